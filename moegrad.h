@@ -1,0 +1,4 @@
+// Everything of moegrad in one include.
+#pragma once
+
+#include "tensor/tensor.h"
