@@ -1,0 +1,292 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string_view>
+#include <type_traits>
+
+// Element-wise functions and their derivatives, shared by the host and the device.
+//
+// A functor of one argument has
+//   name, summary          for the lists and the documentation
+//   kNeeds                 what df reads: the input x, the output y, or nothing
+//   f(x, p), df(x, y, p)   value and derivative; p holds the numbers of a call
+//   kLow, kHigh            the range that the checks draw x from
+//   wall(x, p)             only where f has a kink: x's signed distance to the nearest one
+// A functor of two arguments has f(a, b), da(a, b, y), db(a, b, y), and the ranges of both.
+// A new functor goes into the list at the end; nothing else has to change.
+
+#ifdef __CUDACC__
+#define MOEGRAD_HD __host__ __device__
+#else
+#define MOEGRAD_HD
+#endif
+
+namespace moegrad {
+
+// What a backward pass reads of the forward pass, besides the incoming adjoint.
+enum class Needs { nothing, inputs, output, inputs_and_output };
+
+// The numbers of one call, such as the bounds of clamp.
+struct Scalars {
+  double a = 0.0;
+  double b = 0.0;
+};
+
+namespace functor {
+
+#define MOEGRAD_UNARY(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH)   \
+  static constexpr std::string_view name = TEXT_NAME;         \
+  static constexpr std::string_view summary = SUMMARY;        \
+  static constexpr Needs kNeeds = Needs::NEEDS;               \
+  static constexpr double kLow = LOW, kHigh = HIGH;
+
+struct Neg {
+  MOEGRAD_UNARY("neg", "-x", nothing, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return -x; }
+  template <class T>
+  MOEGRAD_HD static T df(T, T, Scalars) { return T(-1); }
+};
+
+struct Affine {
+  MOEGRAD_UNARY("affine", "a x + b for two numbers a and b", nothing, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars p) { return T(p.a) * x + T(p.b); }
+  template <class T>
+  MOEGRAD_HD static T df(T, T, Scalars p) { return T(p.a); }
+};
+
+struct Exp {
+  MOEGRAD_UNARY("exp", "e^x", output, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return std::exp(x); }
+  template <class T>
+  MOEGRAD_HD static T df(T, T y, Scalars) { return y; }
+};
+
+struct Log {
+  MOEGRAD_UNARY("log", "natural logarithm", inputs, 0.2, 3)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return std::log(x); }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) { return T(1) / x; }
+};
+
+struct Sqrt {
+  MOEGRAD_UNARY("sqrt", "square root", output, 0.2, 3)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return std::sqrt(x); }
+  template <class T>
+  MOEGRAD_HD static T df(T, T y, Scalars) { return T(0.5) / y; }
+};
+
+struct Square {
+  MOEGRAD_UNARY("square", "x^2", inputs, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return x * x; }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) { return T(2) * x; }
+};
+
+struct Tanh {
+  MOEGRAD_UNARY("tanh", "hyperbolic tangent", output, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return std::tanh(x); }
+  template <class T>
+  MOEGRAD_HD static T df(T, T y, Scalars) { return T(1) - y * y; }
+};
+
+struct Sigmoid {
+  MOEGRAD_UNARY("sigmoid", "1 / (1 + e^-x)", output, -3, 3)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    const T e = std::exp(x < T(0) ? x : -x);
+    return x < T(0) ? e / (T(1) + e) : T(1) / (T(1) + e);
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T, T y, Scalars) { return y * (T(1) - y); }
+};
+
+struct Relu {
+  MOEGRAD_UNARY("relu", "max(x, 0); derivative 0 at 0", inputs, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return x < T(0) ? T(0) : x; }  // NaN stays NaN
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) { return x > T(0) ? T(1) : T(0); }
+  template <class T>
+  MOEGRAD_HD static T wall(T x, Scalars) { return x; }
+};
+
+struct GeluTanh {
+  MOEGRAD_UNARY("gelu_tanh", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", inputs, -3, 3)
+  static constexpr double kScale = 0.79788456080286535588;  // sqrt(2/pi)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return T(0.5) * x * (T(1) + std::tanh(T(kScale) * (x + T(0.044715) * x * x * x)));
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    const T t = std::tanh(T(kScale) * (x + T(0.044715) * x * x * x));
+    const T inner = T(kScale) * (T(1) + T(3 * 0.044715) * x * x);
+    return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * inner;
+  }
+};
+
+struct GeluErf {
+  MOEGRAD_UNARY("gelu", "x/2 (1 + erf(x / sqrt(2)))", inputs, -3, 3)
+  static constexpr double kInverseRoot2 = 0.70710678118654752440;
+  static constexpr double kInverseRoot2Pi = 0.39894228040143267794;
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return T(0.5) * x * (T(1) + std::erf(x * T(kInverseRoot2)));
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return T(0.5) * (T(1) + std::erf(x * T(kInverseRoot2))) +
+           x * T(kInverseRoot2Pi) * std::exp(T(-0.5) * x * x);
+  }
+};
+
+struct Silu {
+  MOEGRAD_UNARY("silu", "x sigmoid(x)", inputs, -3, 3)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars p) { return x * Sigmoid::f(x, p); }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars p) {
+    const T s = Sigmoid::f(x, p);
+    return s * (T(1) + x * (T(1) - s));
+  }
+};
+
+struct Softplus {
+  MOEGRAD_UNARY("softplus", "log(1 + e^x)", inputs, -3, 3)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return (x > T(0) ? x : T(0)) + std::log1p(std::exp(x > T(0) ? -x : x));
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars p) { return Sigmoid::f(x, p); }
+};
+
+struct Erf {
+  MOEGRAD_UNARY("erf", "error function", inputs, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) { return std::erf(x); }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return T(1.12837916709551257390) * std::exp(-x * x);  // 2/sqrt(pi)
+  }
+};
+
+struct Clamp {
+  MOEGRAD_UNARY("clamp", "x held within [a, b]; derivative 1 strictly inside, else 0", inputs, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars p) { return x < T(p.a) ? T(p.a) : x > T(p.b) ? T(p.b) : x; }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars p) { return x > T(p.a) && x < T(p.b) ? T(1) : T(0); }
+  template <class T>
+  MOEGRAD_HD static T wall(T x, Scalars p) {
+    const T low = x - T(p.a);
+    const T high = x - T(p.b);
+    return std::abs(low) < std::abs(high) ? low : high;
+  }
+};
+
+#undef MOEGRAD_UNARY
+
+#define MOEGRAD_BINARY(TEXT_NAME, SUMMARY, NEEDS, LOW_A, HIGH_A, LOW_B, HIGH_B) \
+  static constexpr std::string_view name = TEXT_NAME;                           \
+  static constexpr std::string_view summary = SUMMARY;                          \
+  static constexpr Needs kNeeds = Needs::NEEDS;                                 \
+  static constexpr double kLowA = LOW_A, kHighA = HIGH_A;                       \
+  static constexpr double kLowB = LOW_B, kHighB = HIGH_B;
+
+struct Add {
+  MOEGRAD_BINARY("add", "a + b", nothing, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return a + b; }
+  template <class T>
+  MOEGRAD_HD static T da(T, T, T) { return T(1); }
+  template <class T>
+  MOEGRAD_HD static T db(T, T, T) { return T(1); }
+};
+
+struct Sub {
+  MOEGRAD_BINARY("sub", "a - b", nothing, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return a - b; }
+  template <class T>
+  MOEGRAD_HD static T da(T, T, T) { return T(1); }
+  template <class T>
+  MOEGRAD_HD static T db(T, T, T) { return T(-1); }
+};
+
+struct Mul {
+  MOEGRAD_BINARY("mul", "a b, element by element", inputs, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return a * b; }
+  template <class T>
+  MOEGRAD_HD static T da(T, T b, T) { return b; }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T, T) { return a; }
+};
+
+struct Div {
+  MOEGRAD_BINARY("div", "a / b", inputs, -2, 2, 0.5, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return a / b; }
+  template <class T>
+  MOEGRAD_HD static T da(T, T b, T) { return T(1) / b; }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T b, T) { return -a / (b * b); }
+};
+
+struct SquaredDifference {
+  MOEGRAD_BINARY("squared_difference", "(a - b)^2", inputs, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return (a - b) * (a - b); }
+  template <class T>
+  MOEGRAD_HD static T da(T a, T b, T) { return T(2) * (a - b); }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T b, T) { return T(2) * (b - a); }
+};
+
+// Binary cross-entropy of a logit a against a target b in [0, 1]: softplus(a) - a b.
+struct BinaryCrossEntropy {
+  MOEGRAD_BINARY("binary_cross_entropy", "softplus(a) - a b for a logit a and a target b", inputs,
+                 -3, 3, 0, 1)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) { return Softplus::f(a, Scalars{}) - a * b; }
+  template <class T>
+  MOEGRAD_HD static T da(T a, T b, T) { return Sigmoid::f(a, Scalars{}) - b; }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T, T) { return -a; }
+};
+
+#undef MOEGRAD_BINARY
+
+}  // namespace functor
+
+template <class... Types>
+struct TypeList {
+  static constexpr std::size_t size = sizeof...(Types);
+  // The place of a type in the list.
+  template <class T>
+  static constexpr int index_of() {
+    int index = 0;
+    const bool found = ((std::is_same_v<T, Types> ? true : (++index, false)) || ...);
+    return found ? index : -1;
+  }
+};
+
+using UnaryFunctors =
+    TypeList<functor::Neg, functor::Affine, functor::Exp, functor::Log, functor::Sqrt,
+             functor::Square, functor::Tanh, functor::Sigmoid, functor::Relu, functor::GeluTanh,
+             functor::GeluErf, functor::Silu, functor::Softplus, functor::Erf, functor::Clamp>;
+
+using BinaryFunctors =
+    TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div, functor::SquaredDifference,
+             functor::BinaryCrossEntropy>;
+
+}  // namespace moegrad

@@ -1,0 +1,217 @@
+#pragma once
+
+#include "tensor/elementwise.h"
+#include "tensor/rng.h"
+#include "tensor/tensor.h"
+
+namespace moegrad {
+
+// How an operand of an element-wise function of two arguments is laid over the result [rows, cols]:
+// element (r, c) of the result reads element r * row + c * col of the operand.
+struct Layout {
+  std::int64_t row = 0;
+  std::int64_t col = 0;
+};
+
+// A tensor seen as [outer, n, inner], for work along its middle axis.
+struct AxisView {
+  std::int64_t outer = 1;
+  std::int64_t n = 1;
+  std::int64_t inner = 1;
+};
+
+enum class Reduction { sum, sum_of_squares, max, logsumexp };
+
+// Sizes of a convolution or pooling window over images [N, C, H, W].
+struct Window {
+  std::int64_t height = 1;
+  std::int64_t width = 1;
+  std::int64_t stride = 1;
+  std::int64_t padding = 0;
+};
+
+struct AdamWStep {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.0;
+  std::int64_t step = 1;  // counted from 1, for the bias correction
+};
+
+struct SgdStep {
+  double learning_rate = 1e-2;
+  double momentum = 0.0;
+  double weight_decay = 0.0;
+  bool nesterov = false;
+};
+
+// The contract of a device: what the operations are composed of. Outputs come last and are written
+// in full (never added to, where not said otherwise); inputs and outputs are tensors of this device
+// and do not overlap, where not said otherwise. Floating tensors of one call share one dtype.
+// Callers have checked the shapes. Every result has the same bits on every run and at every number
+// of threads: work is cut into pieces of fixed size and sums have a fixed order.
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  // --- filling, copying, converting
+  virtual void fill(double value, const Tensor& out) = 0;
+  virtual void copy(const Tensor& x, const Tensor& out) = 0;     // same dtype and numel
+  virtual void convert(const Tensor& x, const Tensor& out) = 0;  // any dtype to any other
+  // y += alpha x
+  virtual void accumulate(double alpha, const Tensor& x, const Tensor& y) = 0;
+  // dst[r, 0..cols) = src[r, 0..cols) for rows of lengths src_row and dst_row elements; src and dst
+  // start src_offset and dst_offset elements in. Any dtype.
+  virtual void copy_block(const Tensor& src, std::int64_t src_offset, std::int64_t src_row,
+                          std::int64_t rows, std::int64_t cols, std::int64_t dst_offset,
+                          std::int64_t dst_row, const Tensor& dst) = 0;
+  // x as [a, n, b, m, c] becomes out [a, m, b, n, c]. Any dtype.
+  virtual void swap_axes(const Tensor& x, std::int64_t a, std::int64_t n, std::int64_t b,
+                         std::int64_t m, std::int64_t c, const Tensor& out) = 0;
+  // True when no element is NaN or infinite.
+  virtual bool all_finite(const Tensor& x) = 0;
+
+  // --- random numbers: element i from number i of the generator (normal: 2i and 2i+1)
+  virtual void random_uniform(const Rng& rng, double low, double high, const Tensor& out) = 0;
+  virtual void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) = 0;
+  virtual void random_gumbel(const Rng& rng, const Tensor& out) = 0;
+  // y_i = x_i / (1 - p) where uniform number i is >= p, else 0.
+  virtual void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) = 0;
+
+  // --- element-wise; `function` is the place in UnaryFunctors or BinaryFunctors
+  virtual void unary(int function, Scalars p, const Tensor& x, const Tensor& y) = 0;
+  // dx = dy * df(x, y); x or y may be undefined where the functor does not need it.
+  virtual void unary_backward(int function, Scalars p, const Tensor& x, const Tensor& y,
+                              const Tensor& dy, const Tensor& dx) = 0;
+  // y [rows, cols] = f(a, b), each laid over y by its layout.
+  virtual void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
+                      Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
+  // d [rows, cols] = dy * df/da (operand 0) or dy * df/db (operand 1), not yet summed over the
+  // places that a broadcast operand was read from. a and b may be undefined if not needed.
+  virtual void binary_backward(int function, int operand, std::int64_t rows, std::int64_t cols,
+                               const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
+                               const Tensor& dy, const Tensor& d) = 0;
+  // y = condition != 0 ? a : b; condition i32 [rows, cols].
+  virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols,
+                     const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
+                     const Tensor& y) = 0;
+  // out (i32) = a > b, same numel
+  virtual void greater(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+
+  // --- along an axis
+  // out [outer, inner]; sum 0, logsumexp -infinity when n = 0; max needs n > 0
+  virtual void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) = 0;
+  // index (i32) [outer, inner]: the first place of the largest element; n > 0
+  virtual void argmax(const Tensor& x, AxisView view, const Tensor& index) = 0;
+  // out [outer, n, inner] = scale * x [outer, inner]
+  virtual void expand(const Tensor& x, double scale, AxisView view, const Tensor& out) = 0;
+  // out [outer, n, inner] = x [outer, inner] at the place index [outer, inner], elsewhere 0
+  virtual void place(const Tensor& x, const Tensor& index, AxisView view, const Tensor& out) = 0;
+  virtual void softmax(const Tensor& x, AxisView view, const Tensor& y) = 0;
+  // dx = y (dy - sum(dy y))
+  virtual void softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
+                                const Tensor& dx) = 0;
+  virtual void log_softmax(const Tensor& x, AxisView view, const Tensor& y) = 0;
+  // dx = dy - exp(y) sum(dy)
+  virtual void log_softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
+                                    const Tensor& dx) = 0;
+  // dx [outer, n, inner] = exp(x - y) dy for y = logsumexp(x) [outer, inner]
+  virtual void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy,
+                                  AxisView view, const Tensor& dx) = 0;
+
+  // --- normalisation of rows x [R, C]; statistics [R], scale and shift [C]
+  // y = (x - mean) rstd scale + shift, rstd = 1/sqrt(variance + epsilon), population variance
+  virtual void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                          double epsilon, const Tensor& y, const Tensor& mean,
+                          const Tensor& rstd) = 0;
+  virtual void layer_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& mean,
+                                   const Tensor& rstd, const Tensor& dy, const Tensor& dx,
+                                   const Tensor& dscale, const Tensor& dshift) = 0;
+  // y = x rstd scale, rstd = 1/sqrt(mean(x^2) + epsilon)
+  virtual void rms_norm(const Tensor& x, const Tensor& scale, double epsilon, const Tensor& y,
+                        const Tensor& rstd) = 0;
+  virtual void rms_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& rstd,
+                                 const Tensor& dy, const Tensor& dx, const Tensor& dscale) = 0;
+
+  // --- products
+  // out = op(a) op(b) + beta out for matrices [m, k] and [k, n], stored transposed where told;
+  // both may carry a batch as their first axis, or only one of them (the other is then shared).
+  virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
+                      double beta, const Tensor& out) = 0;
+  // Rows [offsets[e], offsets[e+1]) belong to group e; offsets i32 [E+1].
+  // y [S, M]: y_e = x_e w_e for w [E, K, M], or x_e w_e^T for w [E, M, K] when transposed.
+  virtual void grouped_matmul(const Tensor& x, const Tensor& w, bool transpose_w,
+                              const Tensor& offsets, const Tensor& y) = 0;
+  // dw [E, K, M]: dw_e = x_e^T dy_e; zero for an empty group
+  virtual void grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& offsets,
+                             const Tensor& dw) = 0;
+  // y [S, M] = x [S, M] + bias [E, M] of the row's group
+  virtual void grouped_bias(const Tensor& x, const Tensor& bias, const Tensor& offsets,
+                            const Tensor& y) = 0;
+  // out [E, M]: the sum of the rows of each group
+  virtual void grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) = 0;
+
+  // --- rows and columns by index (i32)
+  // out [R, C] = x[index[r], :]; an index of -1 gives a row of zeros
+  virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
+  // out [V, C] = sum over r with index[r] = v of x[r, :], in the order of r; -1 is skipped
+  virtual void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
+  // out [N, k] = x[n, index[n, j]] of x [N, E]; an index of -1 gives 0
+  virtual void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
+  // out [N, E]: zero, plus x [N, k] at index; -1 is skipped
+  virtual void put_columns(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
+  // index (i32) [N, k]: the places of the k largest of each row of x [N, E], largest first; of
+  // equal values the lowest place wins
+  virtual void top_k(const Tensor& x, std::int64_t k, const Tensor& index) = 0;
+
+  // --- losses: rows of logits [N, C], labels i32 [N]
+  // loss [N] = lse - logits[label], lse [N] = logsumexp of the row
+  virtual void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
+                             const Tensor& lse) = 0;
+  // dlogits = scale * dy[0] * (exp(logits - lse) - onehot(label)); dy has one element
+  virtual void cross_entropy_backward(const Tensor& logits, const Tensor& labels,
+                                      const Tensor& lse, const Tensor& dy, double scale,
+                                      const Tensor& dlogits) = 0;
+
+  // --- images, row-major [N, C, H, W]
+  // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width]
+  virtual void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) = 0;
+  virtual void conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
+                                     const Tensor& dx) = 0;
+  virtual void conv2d_backward_weight(const Tensor& x, const Tensor& dy, Window window,
+                                      const Tensor& dweight) = 0;
+  // y [N, C, H', W'] the largest of each window; index (i32) its place in the H*W plane, first wins
+  virtual void max_pool2d(const Tensor& x, Window window, const Tensor& y,
+                          const Tensor& index) = 0;
+  virtual void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) = 0;
+
+  // --- the mixture: token t's j-th choice is selected[t, j], an expert or -1 for none
+  // Stable counting sort of the choices by expert. offsets [E+1]; order [N*k] holds t*k+j by slot
+  // (only the first offsets[E] are written); inverse [N, k] holds the slot, -1 where none.
+  virtual void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
+                    const Tensor& order, const Tensor& inverse) = 0;
+  // out [S, D]: out[s] = x[order[s] / k], times weights [N, k] at order[s] where given
+  virtual void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order,
+                               std::int64_t k, const Tensor& out) = 0;
+  // out [N, D]: sum over j of h[inverse[t, j]], times weights[t, j] where given, in the order of j
+  virtual void slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
+                               const Tensor& out) = 0;
+  // out [N, k] = <dy[t], h[inverse[t, j]]>; 0 where inverse is -1
+  virtual void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
+                             const Tensor& out) = 0;
+
+  // --- optimisers, in place
+  // m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;
+  // p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p), g times grad_scale
+  virtual void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
+                     const Tensor& v, const Tensor& p) = 0;
+  // g += weight_decay p; u = momentum u + g; p -= lr u (nesterov: lr (g + momentum u))
+  virtual void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,
+                   const Tensor& p) = 0;
+};
+
+// The kernels of a device; an error where this build has none for it.
+Kernels& kernels(Device device);
+
+}  // namespace moegrad

@@ -1,0 +1,40 @@
+#include "tensor/rng.h"
+
+#include <numeric>
+
+#include "tensor/kernels.h"
+
+namespace moegrad {
+
+Tensor Rng::uniform(const Shape& shape, DType dtype, double low, double high) {
+  Tensor t = Tensor::empty(shape, dtype);
+  kernels(Device::cpu).random_uniform(take(static_cast<std::uint64_t>(t.numel())), low, high, t);
+  return t;
+}
+
+Tensor Rng::normal(const Shape& shape, DType dtype, double mean, double deviation) {
+  Tensor t = Tensor::empty(shape, dtype);
+  // Two uniform numbers for each normal one.
+  kernels(Device::cpu).random_normal(take(2 * static_cast<std::uint64_t>(t.numel())), mean,
+                                     deviation, t);
+  return t;
+}
+
+Tensor Rng::gumbel(const Shape& shape, DType dtype) {
+  Tensor t = Tensor::empty(shape, dtype);
+  kernels(Device::cpu).random_gumbel(take(static_cast<std::uint64_t>(t.numel())), t);
+  return t;
+}
+
+Tensor Rng::permutation(std::int64_t n) {
+  Tensor t = Tensor::empty({n}, DType::i32);
+  const std::span<std::int32_t> p = t.values<std::int32_t>();
+  std::iota(p.begin(), p.end(), 0);
+  const Rng at = take(static_cast<std::uint64_t>(n));
+  for (std::size_t i = p.size(); i > 1; --i) {
+    std::swap(p[i - 1], p[at.bits(i - 1) % i]);
+  }
+  return t;
+}
+
+}  // namespace moegrad

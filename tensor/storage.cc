@@ -1,0 +1,172 @@
+#include "tensor/storage.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+namespace moegrad {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kGuardBytes = 64;
+constexpr unsigned char kGuard = 0xa5;
+constexpr int kSizeClasses = 4 * 64;
+
+// Size classes: four to each power of two, so that at most a quarter of a block is unused.
+int class_of(std::size_t bytes) {
+  const std::size_t units = (bytes + kAlignment - 1) / kAlignment;
+  if (units <= 4) return units == 0 ? 0 : static_cast<int>(units) - 1;
+  const int exponent = std::bit_width(units - 1) - 1;  // 2^exponent < units <= 2^(exponent+1)
+  const std::size_t quarter = std::size_t{1} << (exponent - 2);
+  const std::size_t step = (units - (std::size_t{1} << exponent) + quarter - 1) / quarter;
+  return 4 * (exponent - 1) + static_cast<int>(step) - 1;
+}
+
+std::size_t capacity_of(int size_class) {
+  if (size_class < 4) return static_cast<std::size_t>(size_class + 1) * kAlignment;
+  const int exponent = size_class / 4 + 1;
+  const auto step = static_cast<std::size_t>(size_class % 4) + 1;
+  return ((std::size_t{1} << exponent) + step * (std::size_t{1} << (exponent - 2))) * kAlignment;
+}
+
+class CpuPool {
+ public:
+  Storage::Block* take(std::size_t bytes) {
+    const bool guarded = checked_.load(std::memory_order_relaxed);
+    const int size_class = class_of(bytes + (guarded ? kGuardBytes : 0));
+    if (size_class >= kSizeClasses) {
+      fail("storage", "{} bytes asked for. Use smaller tensors.", bytes);
+    }
+    Storage::Block* block = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      ++stats_.allocations;
+      Storage::Block*& head = free_[static_cast<std::size_t>(size_class)];
+      if (head != nullptr) {
+        block = std::exchange(head, head->next_free);
+        stats_.bytes_cached -= block->capacity;
+      }
+    }
+    if (block == nullptr) block = take_from_system(bytes, size_class);
+    block->bytes = bytes;
+    block->guarded = guarded;
+    block->next_free = nullptr;
+    block->references.store(1, std::memory_order_relaxed);
+    if (guarded) std::memset(block->data + bytes, kGuard, kGuardBytes);
+    const std::lock_guard lock(mutex_);
+    stats_.bytes_in_use += block->capacity;
+    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+    return block;
+  }
+
+  void give(Storage::Block* block) {
+    if (block->guarded) check_guard(*block);
+    const std::lock_guard lock(mutex_);
+    stats_.bytes_in_use -= block->capacity;
+    stats_.bytes_cached += block->capacity;
+    Storage::Block*& head = free_[static_cast<std::size_t>(block->size_class)];
+    block->next_free = head;
+    head = block;
+  }
+
+  void release_cached() {
+    const std::lock_guard lock(mutex_);
+    for (Storage::Block*& head : free_) {
+      while (head != nullptr) {
+        Storage::Block* block = std::exchange(head, head->next_free);
+        ::operator delete(block->data, std::align_val_t{kAlignment});
+        delete block;
+      }
+    }
+    stats_.bytes_cached = 0;
+  }
+
+  PoolStats stats() {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    stats_.peak_bytes_in_use = stats_.bytes_in_use;
+  }
+  std::atomic<bool>& checked() { return checked_; }
+
+ private:
+  Storage::Block* take_from_system(std::size_t bytes, int size_class) {
+    const std::size_t capacity = capacity_of(size_class);
+    void* data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
+    if (data == nullptr) {
+      fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
+    }
+    auto* block = new Storage::Block{};
+    block->data = static_cast<std::byte*>(data);
+    block->capacity = capacity;
+    block->size_class = size_class;
+    block->device = Device::cpu;
+    const std::lock_guard lock(mutex_);
+    ++stats_.system_allocations;
+    return block;
+  }
+
+  static void check_guard(const Storage::Block& block) {
+    for (std::size_t i = 0; i < kGuardBytes; ++i) {
+      if (block.data[block.bytes + i] != std::byte{kGuard}) {
+        std::fprintf(stderr, "moegrad: byte %zu behind a tensor of %zu bytes was overwritten\n", i,
+                     block.bytes);
+        std::abort();
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  std::array<Storage::Block*, kSizeClasses> free_{};
+  PoolStats stats_;
+  std::atomic<bool> checked_{false};
+};
+
+// Never destroyed: tensors of static lifetime may outlive any order of destruction.
+CpuPool& cpu_pool() {
+  static auto* const instance = new CpuPool;
+  return *instance;
+}
+
+void require_cpu(Device device) {
+  if (device != Device::cpu) {
+    fail("storage", "this build has no {} device. Configure with CUDA, or use the cpu device.",
+         name_of(device));
+  }
+}
+
+}  // namespace
+
+Storage Storage::allocate(std::size_t bytes, Device device) {
+  require_cpu(device);
+  return Storage(cpu_pool().take(bytes));
+}
+
+void Storage::release(Block* block) { cpu_pool().give(block); }
+
+namespace pool {
+
+PoolStats stats(Device device) {
+  require_cpu(device);
+  return cpu_pool().stats();
+}
+void reset_peak(Device device) {
+  require_cpu(device);
+  cpu_pool().reset_peak();
+}
+void release_cached(Device device) {
+  require_cpu(device);
+  cpu_pool().release_cached();
+}
+bool set_checked(bool checked) { return cpu_pool().checked().exchange(checked); }
+bool checked() { return cpu_pool().checked().load(); }
+
+}  // namespace pool
+}  // namespace moegrad

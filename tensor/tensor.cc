@@ -1,0 +1,132 @@
+#include "tensor/tensor.h"
+
+#include <cstring>
+
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+// The high word makes an f64 a signalling NaN and an f32 a NaN; as an i32 it is beyond any index.
+constexpr std::uint32_t kPoison = 0x7ff40000U;
+
+void poison(std::byte* data, std::size_t bytes) {
+  for (std::size_t i = 0; i + 4 <= bytes; i += 4) std::memcpy(data + i, &kPoison, 4);
+}
+
+}  // namespace
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor t;
+  t.shape_ = shape;
+  t.numel_ = shape.numel();
+  t.dtype_ = dtype;
+  t.device_ = device;
+  t.storage_ = Storage::allocate(t.bytes(), device);
+  if (pool::checked()) poison(t.raw(), t.bytes());
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  if (device == Device::cpu) {
+    std::memset(t.raw(), 0, t.bytes());
+  } else {
+    kernels(device).fill(0.0, t);
+  }
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  kernels(device).fill(value, t);
+  return t;
+}
+
+template <class T>
+Tensor Tensor::of(const Shape& shape, std::span<const T> values) {
+  if (static_cast<std::int64_t>(values.size()) != shape.numel()) {
+    fail("tensor", "{} values for shape {}, which has {} elements. Give as many values.",
+         values.size(), shape, shape.numel());
+  }
+  Tensor t = empty(shape, dtype_of<T>);
+  if (!values.empty()) std::memcpy(t.raw(), values.data(), t.bytes());
+  return t;
+}
+template Tensor Tensor::of<float>(const Shape&, std::span<const float>);
+template Tensor Tensor::of<double>(const Shape&, std::span<const double>);
+template Tensor Tensor::of<std::int32_t>(const Shape&, std::span<const std::int32_t>);
+
+void Tensor::require(DType dtype) const {
+  if (dtype_ != dtype) {
+    fail("tensor", "elements are {}, asked for as {}. Convert with to().", name_of(dtype_),
+         name_of(dtype));
+  }
+}
+
+double Tensor::at(std::int64_t index) const {
+  if (index < 0 || index >= numel_) {
+    fail("tensor", "element {} of {} asked for. Use 0 to {}.", index, numel_, numel_ - 1);
+  }
+  switch (dtype_) {
+    case DType::f32:
+      return static_cast<double>(data<float>()[index]);
+    case DType::f64:
+      return data<double>()[index];
+    default:
+      return data<std::int32_t>()[index];
+  }
+}
+
+double Tensor::item() const {
+  if (numel_ != 1) fail("tensor", "item() of shape {}. It needs exactly one element.", shape_);
+  return at(0);
+}
+
+std::vector<double> Tensor::to_vector() const {
+  std::vector<double> values(static_cast<std::size_t>(numel_));
+  for (std::int64_t i = 0; i < numel_; ++i) values[static_cast<std::size_t>(i)] = at(i);
+  return values;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (shape.numel() != numel_) {
+    fail("reshape", "{} has {} elements and {} has {}. The numbers must agree.", shape_, numel_,
+         shape, shape.numel());
+  }
+  Tensor t = *this;
+  t.shape_ = shape;
+  return t;
+}
+
+Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
+  if (rank() == 0 || begin < 0 || begin > end || end > shape_[0]) {
+    fail("rows", "rows {} to {} of shape {}. Stay within the first axis.", begin, end, shape_);
+  }
+  Tensor t = *this;
+  t.shape_[0] = end - begin;
+  t.numel_ = t.shape_.numel();
+  const std::int64_t row = shape_.product(1, rank());
+  t.offset_ += static_cast<std::size_t>(begin * row) * size_of(dtype_);
+  return t;
+}
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, dtype_, device_);
+  if (bytes() > 0) kernels(device_).copy(*this, t);
+  return t;
+}
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  Tensor t = empty(shape_, dtype, device_);
+  kernels(device_).convert(*this, t);
+  return t;
+}
+
+bool Tensor::same_bits(const Tensor& other) const {
+  return shape_ == other.shape_ && dtype_ == other.dtype_ && defined() == other.defined() &&
+         (bytes() == 0 || std::memcmp(raw(), other.raw(), bytes()) == 0);
+}
+
+}  // namespace moegrad

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "tensor/dtype.h"
+#include "tensor/shape.h"
+#include "tensor/storage.h"
+
+namespace moegrad {
+
+// A cheap handle to an array: shared storage, shape, element type, device. Always contiguous and
+// row-major. Copying the handle shares the elements; `reshape` and `rows` are views; `clone` copies.
+class Tensor {
+ public:
+  // No tensor at all; `defined()` is false.
+  Tensor() = default;
+
+  // Elements not set. (In the pool's checked mode: signalling NaN.)
+  static Tensor empty(const Shape& shape, DType dtype, Device device = Device::cpu);
+  static Tensor zeros(const Shape& shape, DType dtype, Device device = Device::cpu);
+  static Tensor full(const Shape& shape, double value, DType dtype, Device device = Device::cpu);
+  // The values in row-major order; as many as the shape has elements.
+  template <class T>
+  static Tensor of(const Shape& shape, std::span<const T> values);
+  template <class T>
+  static Tensor of(const Shape& shape, const std::vector<T>& values) {
+    return of(shape, std::span<const T>(values));
+  }
+  template <class T>
+  static Tensor of(const Shape& shape, std::initializer_list<T> values) {
+    return of(shape, std::span<const T>(values.begin(), values.size()));
+  }
+  template <class T>
+  static Tensor scalar(T value) {
+    return of<T>({}, {value});
+  }
+
+  bool defined() const { return static_cast<bool>(storage_); }
+  const Shape& shape() const { return shape_; }
+  int rank() const { return shape_.rank(); }
+  // The size of an axis; negative axes count from the end.
+  std::int64_t size(int axis) const { return shape_[axis < 0 ? axis + shape_.rank() : axis]; }
+  std::int64_t numel() const { return numel_; }
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(numel_) * size_of(dtype_); }
+  // True when no other handle shares these elements.
+  bool unique() const { return storage_.unique(); }
+  bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
+
+  // The elements, on the host. T must be the type of dtype().
+  template <class T>
+  T* data() const {
+    require(dtype_of<T>);
+    return reinterpret_cast<T*>(storage_.data() + offset_);
+  }
+  std::byte* raw() const { return storage_.data() + offset_; }
+  template <class T>
+  std::span<T> values() const {
+    return {data<T>(), static_cast<std::size_t>(numel_)};
+  }
+  // One element as a double, whatever the dtype; for tests and reports.
+  double at(std::int64_t index) const;
+  // The only element of a tensor of one element.
+  double item() const;
+  std::vector<double> to_vector() const;
+
+  // A view of the same elements with another shape of as many elements.
+  Tensor reshape(const Shape& shape) const;
+  // A view of [begin, end) along the first axis.
+  Tensor rows(std::int64_t begin, std::int64_t end) const;
+  Tensor clone() const;
+  // A copy as another type; itself when the type is the same already.
+  Tensor to(DType dtype) const;
+
+  // The same shape, type and bits (NaN equals the same NaN).
+  bool same_bits(const Tensor& other) const;
+
+ private:
+  void require(DType dtype) const;
+
+  Storage storage_;
+  std::size_t offset_ = 0;
+  std::int64_t numel_ = 0;
+  Shape shape_;
+  DType dtype_ = DType::f32;
+  Device device_ = Device::cpu;
+};
+
+}  // namespace moegrad
