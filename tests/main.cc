@@ -1,9 +1,9 @@
-// The main function of every test program. Beyond doctest's own: a run that selects no test case fails, so that a filter
-// or a file name with a slip in it cannot pass silently.
+// The main function of every test program. Beyond doctest's own: a run that selects no test case
+// fails, so that a filter or a file name with a slip in it cannot pass silently.
 #define DOCTEST_CONFIG_IMPLEMENT
-#include <doctest/doctest.h>
-
 #include <cstdio>
+
+#include <doctest/doctest.h>
 
 namespace {
 
@@ -11,7 +11,9 @@ unsigned selected = 0;
 
 struct CountSelected : doctest::IReporter {
   explicit CountSelected(const doctest::ContextOptions&) {}
-  void test_run_end(const doctest::TestRunStats& stats) override { selected = stats.numTestCasesPassingFilters; }
+  void test_run_end(const doctest::TestRunStats& stats) override {
+    selected = stats.numTestCasesPassingFilters;
+  }
   void report_query(const doctest::QueryData&) override {}
   void test_run_start() override {}
   void test_case_start(const doctest::TestCaseData&) override {}

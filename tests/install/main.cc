@@ -1,5 +1,5 @@
-#include <moegrad/moegrad.h>
-
 #include <cstdio>
+
+#include <moegrad/moegrad.h>
 
 int main() { std::puts("moegrad is installed"); }
