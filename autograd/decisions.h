@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tensor/rng.h"
+#include "tensor/tensor.h"
+
+namespace moegrad {
+
+// The one door for everything that is not differentiable: a selection, a drawn sample, noise, a
+// stopped gradient. Each such step asks its tape's Decisions, which
+//
+//   live       computes it; training
+//   record     computes it and keeps it, in order; the base point of a check
+//   replay     returns what was kept: the program with all decisions frozen is smooth, and finite
+//              differences of it are what a straight-through or sparse gradient claims to be
+//   enumerate  runs the program once for each outcome of its discrete draws, with its probability
+//
+// A replayed program that asks for another decision than was recorded gets an Error saying which.
+class Decisions {
+ public:
+  enum class Mode { live, record, replay, enumerate };
+
+  Decisions() = default;
+  static Decisions recorder() { return Decisions(Mode::record); }
+  static Decisions enumerator() { return Decisions(Mode::enumerate); }
+
+  Mode mode() const { return mode_; }
+  bool live() const { return mode_ == Mode::live; }
+
+  // The decision `kind` of this type and shape: compute() when live, recording or enumerating, what
+  // was kept when replaying. A Gaussian or Gumbel draw is such a decision too.
+  template <class Compute>
+  Tensor decide(std::string_view kind, DType dtype, const Shape& shape, Compute&& compute) {
+    if (mode_ == Mode::live && given_.empty()) return compute();
+    if (mode_ == Mode::replay) return replayed(kind, dtype, shape);
+    const Tensor* forced = given(kind);
+    Tensor value = forced != nullptr ? *forced : compute();
+    require_same(kind, dtype, shape, value, "was given");
+    if (mode_ == Mode::record) records_.push_back({std::string(kind), value.clone()});
+    return value;
+  }
+
+  // One draw for each row of probabilities [N, E] (each row sums to 1): i32 [N]. When enumerating,
+  // every outcome of positive probability gets its run; a draw then never takes numbers from rng.
+  Tensor categorical(std::string_view kind, const Tensor& probabilities, Rng& rng);
+
+  // Forces the decision `kind`, every time it is asked for, outside of replay. For programs that
+  // are to run on decisions made elsewhere.
+  void give(std::string_view kind, const Tensor& value);
+  bool has(std::string_view kind) const { return given(kind) != nullptr; }
+
+  // After recording, or after a replay: the next run replays from the first decision.
+  void replay();
+  // After a replayed run: an Error when the program asked for fewer decisions than were recorded.
+  void finish_replay() const;
+  std::size_t recorded() const { return records_.size(); }
+
+  // Enumerating: to the next outcome; false when all have been run. The first run needs no call.
+  bool next_outcome();
+  // The probability of the outcome of the run just made.
+  double probability() const;
+
+ private:
+  struct Record {
+    std::string kind;
+    Tensor value;
+  };
+  // One draw of an enumerated run: the outcomes of positive probability and the one that is taken.
+  struct Choice {
+    std::vector<std::pair<std::int32_t, double>> outcomes;
+    std::size_t taken = 0;
+  };
+
+  explicit Decisions(Mode mode) : mode_(mode) {}
+  const Tensor* given(std::string_view kind) const;
+  Tensor replayed(std::string_view kind, DType dtype, const Shape& shape);
+  static void require_same(std::string_view kind, DType dtype, const Shape& shape,
+                           const Tensor& value, std::string_view origin);
+  Tensor enumerated(const Tensor& probabilities);
+
+  Mode mode_ = Mode::live;
+  std::vector<Record> records_;
+  std::size_t next_record_ = 0;
+  std::vector<Record> given_;
+  std::vector<Choice> choices_;
+  std::size_t next_choice_ = 0;
+};
+
+}  // namespace moegrad

@@ -1,0 +1,279 @@
+#include "autograd/operation_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <utility>
+
+#include "tensor/kernels.h"
+#include "tensor/storage.h"
+
+namespace moegrad {
+namespace {
+
+// The gradients of <cotangent, y> (+ <extra_i, x_i>), and what came with them.
+struct Pass {
+  Tensor output;
+  std::vector<Tensor> gradients;
+};
+
+class CaseChecker {
+ public:
+  CaseChecker(const OperationCase& c, const Mutation* mutation, CheckRow& row)
+      : case_(c), mutation_(mutation), row_(row), inputs_(make_inputs(c, DType::f64)) {}
+
+  void run() {
+    GradcheckOptions options;
+    options.mutation = mutation_;
+    const GradcheckReport report = gradcheck(case_.program, inputs_, options);
+    row_.error(report.max_error);
+    row_.note(report.verdict, case_.label + ": " + report.text());
+    structure();
+    same_input_twice(options);
+    compare_with_f32();
+    if (case_.written_out) compare_with_written_out(options);
+  }
+
+ private:
+  Pass pass(const Program& program, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
+    Tape tape;
+    std::vector<Var> leaves;
+    for (const Tensor& input : inputs) leaves.push_back(tape.variable(input));
+    const Var y = program(tape, leaves);
+    const Tensor c = cotangent.defined() ? cotangent : random_like(y.value(), 1);
+    const Gradients g = tape.backward(y, {c, true, {}, mutation_});
+    Pass result{y.value(), {}};
+    for (const Var& leaf : leaves) result.gradients.push_back(g[leaf]);
+    return result;
+  }
+
+  static Tensor random_like(const Tensor& t, std::uint64_t stream) {
+    return Rng{7, stream, 0}.uniform(t.shape(), t.dtype(), -1.0, 1.5);
+  }
+
+  void expect_close(const std::vector<Tensor>& a, const std::vector<Tensor>& b, double tolerance,
+                    const std::string& what) {
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      double largest = 0.0;
+      double difference = 0.0;
+      bool finite = true;
+      for (std::int64_t e = 0; e < a[i].numel(); ++e) {
+        const double d = std::abs(a[i].at(e) - b[i].at(e));
+        finite = finite && std::isfinite(d);
+        largest = std::fmax(largest, std::fmax(std::abs(a[i].at(e)), std::abs(b[i].at(e))));
+        difference = std::fmax(difference, d);
+      }
+      row_.note(finite && difference <= tolerance * std::fmax(1.0, largest),
+                fmt::format("{}: {} (input {}, difference {:.3g} at size {:.3g})", case_.label,
+                            what, i, difference, largest));
+    }
+  }
+
+  void structure() {
+    Tape tape;
+    std::vector<Var> leaves;
+    for (const Tensor& input : inputs_) leaves.push_back(tape.variable(input));
+    const Var y = case_.program(tape, leaves);
+    if (!y.needs_gradient()) {
+      row_.note(Verdict::fail, case_.label + ": no gradient reaches the inputs");
+      return;
+    }
+    std::vector<Tensor> before;
+    for (std::size_t i = 0; i < tape.size(); ++i) {
+      for (const Tensor& t : tape.node(i).inputs) before.push_back(t.clone());
+    }
+    const auto backward = [&](const Tensor& cotangent) {
+      const Gradients g = tape.backward(y, {cotangent, true, {}, mutation_});
+      std::vector<Tensor> all;
+      for (const Var& leaf : leaves) all.push_back(g[leaf]);
+      return all;
+    };
+    Kernels& k = kernels(Device::cpu);
+    const Tensor c1 = random_like(y.value(), 1);
+    const Tensor c2 = random_like(y.value(), 2);
+    const std::vector<Tensor> g1 = backward(c1);
+    const std::vector<Tensor> again = backward(c1);
+    for (std::size_t i = 0; i < g1.size(); ++i) {
+      row_.note(g1[i].same_bits(again[i]), case_.label + ": two backward passes differ");
+    }
+    // Linear: g(2 c1 - 3 c2) = 2 g(c1) - 3 g(c2).
+    const std::vector<Tensor> g2 = backward(c2);
+    const Tensor mixed = Tensor::zeros(c1.shape(), c1.dtype());
+    k.accumulate(2.0, c1, mixed);
+    k.accumulate(-3.0, c2, mixed);
+    std::vector<Tensor> expected;
+    for (std::size_t i = 0; i < g1.size(); ++i) {
+      expected.push_back(Tensor::zeros(g1[i].shape(), g1[i].dtype()));
+      k.accumulate(2.0, g1[i], expected.back());
+      k.accumulate(-3.0, g2[i], expected.back());
+    }
+    expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent");
+    for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype()))) {
+      for (std::int64_t e = 0; e < g.numel(); ++e) {
+        row_.note(g.at(e) == 0.0, case_.label + ": a zero cotangent gives a gradient");
+      }
+    }
+    std::size_t t = 0;
+    for (std::size_t i = 0; i < tape.size(); ++i) {
+      for (const Tensor& after : tape.node(i).inputs) {
+        row_.note(after.same_bits(before[t++]), case_.label + ": backward wrote a saved tensor");
+      }
+    }
+    accumulation(g1, c1);
+  }
+
+  // Two uses of the same inputs in one program: the second contribution is added to the first.
+  void accumulation(const std::vector<Tensor>& single, const Tensor& cotangent) {
+    const std::int64_t n = cotangent.numel();
+    const Tensor both = Tensor::empty({2 * n}, DType::f64);
+    Kernels& k = kernels(Device::cpu);
+    k.copy_block(cotangent, 0, n, 1, n, 0, 2 * n, both);
+    k.copy_block(cotangent, 0, n, 1, n, n, 2 * n, both);
+    const Pass p = pass(
+        [&](Tape&, std::span<const Var> x) {
+          return apply<Join>({case_.program(x[0].tape(), x), case_.program(x[0].tape(), x)});
+        },
+        inputs_, both);
+    std::vector<Tensor> expected;
+    for (const Tensor& g : single) {
+      expected.push_back(g.clone());
+      k.accumulate(1.0, g, expected.back());
+    }
+    expect_close(p.gradients, expected, 1e-12, "a second use of an input is not added");
+  }
+
+  // Both results, flattened, one behind the other.
+  struct Join {
+    static constexpr std::string_view name = "join", summary = "two flattened tensors in a row";
+    static constexpr Claim claim = Claim::exact;
+    static constexpr Needs needs = Needs::nothing;
+    using Attributes = NoAttributes;
+    static Tensor forward(Forward& in, const NoAttributes&) {
+      const std::int64_t n = in[0].numel();
+      Tensor out = Tensor::empty({2 * n}, in[0].dtype());
+      Kernels& k = kernels(out.device());
+      k.copy_block(in[0], 0, n, 1, n, 0, 2 * n, out);
+      k.copy_block(in[1], 0, n, 1, n, n, 2 * n, out);
+      return out;
+    }
+    static void backward(Backward& b, const NoAttributes&) {
+      const std::int64_t n = b.dy().numel() / 2;
+      b.add(0, b.dy().rows(0, n).reshape(b.input_shape(0)));
+      b.add(1, b.dy().rows(n, 2 * n).reshape(b.input_shape(1)));
+    }
+    static std::vector<OperationCase> cases() { return {}; }
+  };
+
+  // f(x, x): the program with its first two inputs of equal shape tied together.
+  void same_input_twice(const GradcheckOptions& options) {
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      for (std::size_t j = i + 1; j < inputs_.size(); ++j) {
+        const CaseInput& a = case_.inputs[i];
+        const CaseInput& b = case_.inputs[j];
+        if (!(a.shape == b.shape) || a.low != b.low || a.high != b.high) continue;
+        const Program tied = [&](Tape& tape, std::span<const Var> x) {
+          std::vector<Var> all(x.begin(), x.end());
+          all[j] = all[i];
+          return case_.program(tape, all);
+        };
+        const GradcheckReport report = gradcheck(tied, inputs_, options);
+        row_.note(report.verdict, case_.label + ", the same input twice: " + report.text());
+        return;
+      }
+    }
+  }
+
+  void compare_with_f32() {
+    std::vector<Tensor> rounded;  // f64 inputs that f32 holds exactly
+    std::vector<Tensor> narrow;
+    for (const Tensor& input : inputs_) {
+      narrow.push_back(input.to(DType::f32));
+      rounded.push_back(narrow.back().to(DType::f64));
+    }
+    const Pass wide = pass(case_.program, rounded, {});
+    const Tensor cotangent = random_like(wide.output, 1).to(DType::f32);
+    const Pass w = pass(case_.program, rounded, cotangent.to(DType::f64));
+    const Pass n = pass(case_.program, narrow, cotangent);
+    row_.note(n.output.dtype() == DType::f32, case_.label + ": f32 inputs give another type");
+    expect_close({n.output.to(DType::f64)}, {w.output}, 2e-5, "f32 and f64 values differ");
+    std::vector<Tensor> gradients;
+    for (const Tensor& g : n.gradients) gradients.push_back(g.to(DType::f64));
+    expect_close(gradients, w.gradients, 5e-5, "f32 and f64 gradients differ");
+  }
+
+  void compare_with_written_out(const GradcheckOptions& options) {
+    const GradcheckReport report = gradcheck(case_.written_out, inputs_, options);
+    row_.error(report.max_error);
+    row_.note(report.verdict, case_.label + ", written out: " + report.text());
+    const Pass fused = pass(case_.program, inputs_, {});
+    const Mutation* mutation = std::exchange(mutation_, nullptr);
+    const Pass plain = pass(case_.written_out, inputs_, {});
+    mutation_ = mutation;
+    expect_close({fused.output}, {plain.output}, 1e-12, "differs from its written-out form");
+    expect_close(fused.gradients, plain.gradients, 1e-12,
+                 "gradient differs from the written-out form's");
+  }
+
+  const OperationCase& case_;
+  const Mutation* mutation_;
+  CheckRow& row_;
+  std::vector<Tensor> inputs_;
+};
+
+std::string oracle_of(Claim claim) {
+  switch (claim) {
+    case Claim::exact:
+      return "differences of the forward pass";
+    case Claim::exact_on_cell:
+      return "differences within the cell";
+    default:
+      return "differences with decisions replayed";
+  }
+}
+
+}  // namespace
+
+void CheckRow::note(Verdict result, const std::string& why) {
+  if (result == Verdict::pass) return;
+  if (worse(verdict, result) != verdict || reason.empty()) reason = why;
+  verdict = worse(verdict, result);
+}
+
+std::vector<Tensor> make_inputs(const OperationCase& c, DType dtype, std::uint64_t seed) {
+  std::vector<Tensor> inputs;
+  std::uint64_t stream = 0;
+  for (const CaseInput& input : c.inputs) {
+    inputs.push_back(Rng{seed, ++stream, 0}.uniform(input.shape, dtype, input.low, input.high));
+  }
+  return inputs;
+}
+
+CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) {
+  CheckRow row;
+  row.name = entry.name;
+  row.kind = "operation";
+  row.claim = name_of(entry.claim);
+  row.oracle = oracle_of(entry.claim);
+  const bool was_checked = pool::set_checked(true);
+  bool empty = false;
+  bool single = false;
+  for (const OperationCase& c : entry.cases()) {
+    ++row.cases;
+    for (const CaseInput& input : c.inputs) {
+      empty = empty || input.shape.numel() == 0;
+      single = single || input.shape.numel() == 1;
+    }
+    try {
+      CaseChecker(c, mutation, row).run();
+    } catch (const std::exception& e) {
+      row.note(Verdict::fail, c.label + ": " + e.what());
+    }
+  }
+  pool::set_checked(was_checked);
+  row.note(row.cases > 0, "no cases");
+  row.note(empty || !entry.never_empty.empty(), "no case of size 0");
+  row.note(single, "no case of size 1");
+  return row;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,241 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <iosfwd>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "autograd/decisions.h"
+#include "autograd/operation.h"
+#include "tensor/rng.h"
+#include "tensor/tensor.h"
+
+namespace moegrad {
+
+class Tape;
+
+// A named tensor that training changes. Its address is its identity: it must not move while a tape
+// or Gradients know it.
+struct Parameter {
+  std::string name;
+  Tensor value;
+};
+
+// A value on a tape: {tape, place}. Trivially copyable; valid until the tape is cleared or rewound
+// past it (using it later is an Error).
+class Var {
+ public:
+  Var() = default;
+
+  bool defined() const { return tape_ != nullptr; }
+  Tape& tape() const { return *tape_; }
+  std::int32_t index() const { return index_; }
+  // The value; an Error after a backward pass has released it (BackwardOptions::retain keeps it).
+  Tensor value() const;
+  const Shape& shape() const;
+  std::int64_t size(int axis) const { return shape()[axis < 0 ? axis + shape().rank() : axis]; }
+  int rank() const { return shape().rank(); }
+  DType dtype() const;
+  // True when a leaf that gradients are wanted of is reached from here.
+  bool needs_gradient() const;
+
+ private:
+  friend class Tape;
+  Var(Tape* tape, std::int32_t index, std::uint32_t epoch)
+      : tape_(tape), index_(index), epoch_(epoch) {}
+
+  Tape* tape_ = nullptr;
+  std::int32_t index_ = -1;
+  std::uint32_t epoch_ = 0;
+};
+
+// The result of a backward pass, by leaf or parameter.
+class Gradients {
+ public:
+  // The gradient of a leaf or of a kept Var; zeros where the loss does not depend on it. An Error
+  // for any other Var.
+  Tensor operator[](const Var& v) const;
+  // Zeros where the loss does not depend on it, or where the tape never saw it.
+  Tensor operator[](const Parameter& p) const;
+
+ private:
+  friend class Tape;
+  std::unordered_map<std::int32_t, Tensor> by_index_;
+  std::unordered_map<const Parameter*, std::int32_t> parameters_;
+};
+
+// A defect put into the backward pass of one operation on purpose: proof that checks can fail.
+struct Mutation {
+  enum class Kind { sign, twice, dropped, transposed, rotated, overwrites };
+  std::string_view operation;
+  Kind kind = Kind::sign;
+  int input = 0;
+  // Set when the defect was really applied.
+  bool* applied = nullptr;
+};
+std::string_view name_of(Mutation::Kind kind);
+
+struct BackwardOptions {
+  // dL/dy for an output y that is not a scalar; ones where not given and y has one element.
+  Tensor cotangent = {};
+  // Keeps values and saved tensors, so that they can be read and backward can run again.
+  bool retain = false;
+  // Further Vars whose gradients are wanted.
+  std::vector<Var> keep = {};
+  const Mutation* mutation = nullptr;
+};
+
+// What an operation's backward is given.
+class Backward {
+ public:
+  const Tensor& dy() const { return dy_; }
+  // True when the gradient of input i is wanted.
+  bool wants(int i) const;
+  int inputs() const;
+  const Shape& input_shape(int i) const;
+  // Inputs and output of the forward pass, as far as the operation declares that it needs them.
+  const Tensor& input(int i) const;
+  const Tensor& output() const;
+  const Tensor& saved(int i) const;
+  // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
+  void add(int i, Tensor gradient);
+
+ private:
+  friend class Tape;
+  Backward(Tape& tape, std::int32_t node, Tensor dy, const Mutation* mutation)
+      : tape_(tape), node_(node), dy_(std::move(dy)), mutation_(mutation) {}
+
+  Tape& tape_;
+  std::int32_t node_;
+  Tensor dy_;
+  const Mutation* mutation_;
+  std::vector<Tensor>* adjoints_ = nullptr;
+};
+
+// The record of a computation: nodes in the order of execution. Backward is a reverse loop.
+class Tape {
+ public:
+  struct Options {
+    // An Error at the operation that makes the first NaN or infinity.
+    bool check_finite = false;
+    // False: nothing is recorded for a backward pass.
+    bool gradients = true;
+    // True: operations with kinks report their cells.
+    bool track_cell = false;
+    // Random numbers of the program's draws and noise.
+    Rng rng = {};
+    // Decisions of a check; null: live ones of the tape's own.
+    Decisions* decisions = nullptr;
+  };
+  struct Mark {
+    std::size_t nodes = 0, inputs = 0, saved = 0, attributes = 0;
+  };
+
+  Tape() = default;
+  explicit Tape(const Options& options) : options_(options), rng_(options.rng) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  // Leaves: no gradient; a gradient; the gradient of a parameter (one leaf, however often asked).
+  Var constant(const Tensor& value);
+  Var variable(const Tensor& value);
+  Var parameter(const Parameter& parameter);
+
+  Decisions& decisions() { return options_.decisions != nullptr ? *options_.decisions : own_; }
+  Rng& rng() { return rng_; }
+  const Options& options() const { return options_; }
+
+  // Runs an operation and records it; see apply<Op>().
+  Var record(const Operation& operation, std::span<const Var> inputs, const void* attributes,
+             std::size_t attribute_bytes);
+
+  // Reverse pass from `loss` (one element, or a cotangent of its shape is given).
+  Gradients backward(Var loss, const BackwardOptions& options = {});
+
+  Mark mark() const { return {nodes_.size(), input_indices_.size(), saved_.size(),
+                              attributes_.size()}; }
+  // Forgets everything recorded since the mark; Vars of it become invalid.
+  void rewind(const Mark& mark);
+  void clear() { rewind({}); }
+
+  std::size_t size() const { return nodes_.size(); }
+  const Cell& cell() const { return cell_; }
+  // Bytes that a later backward pass needs: saved tensors, and values declared as needed.
+  std::size_t bytes_saved() const;
+
+  // A table: node, operation, inputs, shape, bytes saved, finite or not.
+  std::string table() const;
+  // Graphviz.
+  std::string dot() const;
+
+  // For the checker: each node's operation in isolation.
+  struct NodeView {
+    const Operation* operation;  // null for leaves
+    std::vector<Tensor> inputs;
+    const void* attributes;
+    bool needs_gradient;
+  };
+  NodeView node(std::size_t index) const;
+  // The contributions of one recorded node to its inputs for a cotangent (undefined: none).
+  std::vector<Tensor> local_backward(std::size_t index, const Tensor& cotangent,
+                                     const Mutation* mutation);
+
+ private:
+  friend class Var;
+  friend class Backward;
+
+  struct Node {
+    const Operation* operation = nullptr;  // null for leaves
+    std::string_view label;                // the operation's name, or the kind of leaf
+    Tensor value;                          // undefined once released
+    Shape shape;
+    DType dtype = DType::f32;
+    bool needs_gradient = false;
+    std::uint32_t epoch = 0;
+    std::uint32_t first_input = 0, inputs = 0;
+    std::uint32_t first_saved = 0, saved = 0;
+    std::uint32_t attributes = 0;
+  };
+
+  Var leaf(std::string_view label, const Tensor& value, bool needs_gradient);
+  Var push(Node node);
+  const Node& at(const Var& v) const;
+  std::int32_t input_index(const Node& node, int i) const {
+    return input_indices_[node.first_input + static_cast<std::size_t>(i)];
+  }
+  void require_finite(std::string_view label, const Tensor& value) const;
+  void release(Node& node);
+  std::size_t bytes_saved(const Node& node) const;
+
+  Options options_;
+  Decisions own_;
+  Rng rng_;
+  std::vector<Node> nodes_;
+  std::vector<std::int32_t> input_indices_;  // of all nodes, one after the other
+  std::vector<Tensor> saved_;                // likewise
+  std::vector<std::max_align_t> attributes_;  // likewise
+  std::unordered_map<const Parameter*, std::int32_t> parameters_;
+  std::vector<Tensor> gathered_;  // the inputs of the operation being recorded
+  Cell cell_;
+  std::uint32_t epoch_ = 0;
+};
+
+// Records Op on the tape of its inputs (at least one).
+template <Declared Op>
+Var apply(std::span<const Var> inputs, const typename Op::Attributes& attributes = {}) {
+  if (inputs.empty() || !inputs[0].defined()) {
+    fail(Op::name, "the first input is no value of a tape. Make one with tape.constant().");
+  }
+  return inputs[0].tape().record(operation<Op>(), inputs, &attributes, sizeof(attributes));
+}
+template <Declared Op>
+Var apply(std::initializer_list<Var> inputs, const typename Op::Attributes& attributes = {}) {
+  return apply<Op>(std::span<const Var>(inputs.begin(), inputs.size()), attributes);
+}
+
+}  // namespace moegrad
