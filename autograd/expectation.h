@@ -19,16 +19,16 @@ struct ExpectationOptions {
 
 // The moments of a sampling program's loss L and of its gradient estimate g, over its draws.
 struct Expectation {
-  double loss = 0.0;                     // E[L]
-  double loss_variance = 0.0;            // Var[L]
-  std::vector<Tensor> gradient;          // E[g], by input
-  std::vector<Tensor> variance;          // Var[g], by element
-  std::vector<Tensor> true_gradient;     // d E[L] / d input by differences (when asked for)
-  double bias = 0.0;                     // ||E[g] - true gradient||, all inputs
-  double true_norm = 0.0;                // ||true gradient||
-  double total_variance = 0.0;           // E ||g - E[g]||^2
-  bool exact = true;                     // enumerated; else Monte Carlo
-  std::int64_t outcomes = 0;             // enumerated outcomes, or samples
+  double loss = 0.0;                  // E[L]
+  double loss_variance = 0.0;         // Var[L]
+  std::vector<Tensor> gradient;       // E[g], by input
+  std::vector<Tensor> variance;       // Var[g], by element
+  std::vector<Tensor> true_gradient;  // d E[L] / d input by differences (when asked for)
+  double bias = 0.0;                  // ||E[g] - true gradient||, all inputs
+  double true_norm = 0.0;             // ||true gradient||
+  double total_variance = 0.0;        // E ||g - E[g]||^2
+  bool exact = true;                  // enumerated; else Monte Carlo
+  std::int64_t outcomes = 0;          // enumerated outcomes, or samples
   // Monte Carlo only: the half width of the 95 % confidence interval of the loss and, for the
   // gradient, the largest |E[g] - true| in standard errors (z).
   double loss_confidence = 0.0;

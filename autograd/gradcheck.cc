@@ -41,8 +41,7 @@ class Comparison {
   Comparison(const GradcheckOptions& options, InputReport& report)
       : options_(options), report_(report) {}
 
-  void compare(std::int64_t place, double analytic, double numeric, double error,
-               double rounding) {
+  void compare(std::int64_t place, double analytic, double numeric, double error, double rounding) {
     const double size = std::fmax(std::abs(analytic), std::abs(numeric));
     const double difference = std::abs(analytic - numeric);
     const double relative = options_.relative * size;
@@ -88,7 +87,9 @@ class Comparison {
 class Checker {
  public:
   Checker(const Program& program, std::span<const Tensor> inputs, const GradcheckOptions& options)
-      : program_(program), inputs_(inputs.begin(), inputs.end()), options_(options),
+      : program_(program),
+        inputs_(inputs.begin(), inputs.end()),
+        options_(options),
         tape_(tape_options()) {}
 
   GradcheckReport run() {
@@ -172,9 +173,8 @@ class Checker {
       } else {
         direction = rng.normal(x.shape(), DType::f64);
       }
-      const Derivative numeric =
-          ridders([&](double h) { return replayed(i, moved(x, h, direction)); }, typical_step(x),
-                  scales_);
+      const Derivative numeric = ridders(
+          [&](double h) { return replayed(i, moved(x, h, direction)); }, typical_step(x), scales_);
       if (!numeric.inside) {
         report.verdict = worse(report.verdict, Verdict::inconclusive);
         report.worst = place;
@@ -199,8 +199,7 @@ class Checker {
     const Tensor y = forward(node.inputs);
     if (!is_floating(y.dtype())) return true;
     const Tensor cotangent = rng.uniform(y.shape(), DType::f64, -1.0, 1.5);
-    const std::vector<Tensor> gradients =
-        tape_.local_backward(index, cotangent, options_.mutation);
+    const std::vector<Tensor> gradients = tape_.local_backward(index, cotangent, options_.mutation);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       if (!gradients[i].defined() || node.inputs[i].numel() == 0) continue;
       const Tensor direction = rng.normal(node.inputs[i].shape(), DType::f64);
@@ -255,8 +254,8 @@ std::string_view name_of(Verdict verdict) {
 }
 
 std::string GradcheckReport::text() const {
-  std::string text = fmt::format("gradcheck: {}, largest relative error {:.3g}\n",
-                                 name_of(verdict), max_error);
+  std::string text =
+      fmt::format("gradcheck: {}, largest relative error {:.3g}\n", name_of(verdict), max_error);
   if (std::isfinite(wall)) text += fmt::format("  distance to the nearest kink {:.3g}\n", wall);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const InputReport& r = inputs[i];

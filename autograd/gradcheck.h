@@ -32,7 +32,7 @@ struct GradcheckOptions {
 // What was found for one input, at its worst element (or direction).
 struct InputReport {
   Verdict verdict = Verdict::pass;
-  std::int64_t worst = -1;     // element, or number of the direction
+  std::int64_t worst = -1;  // element, or number of the direction
   double analytic = 0.0;
   double numeric = 0.0;
   double error_estimate = 0.0;

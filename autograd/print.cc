@@ -46,9 +46,9 @@ std::string Tape::dot() const {
   std::string text = "digraph tape {\n  node [shape=box];\n";
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    text += fmt::format("  n{} [label=\"{}: {}\\n{} {}\"{}];\n", i, i, node.label,
-                        name_of(node.dtype), node.shape,
-                        node.needs_gradient ? "" : ", style=dashed");
+    text +=
+        fmt::format("  n{} [label=\"{}: {}\\n{} {}\"{}];\n", i, i, node.label, name_of(node.dtype),
+                    node.shape, node.needs_gradient ? "" : ", style=dashed");
     for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
       text += fmt::format("  n{} -> n{};\n", input_index(node, k), i);
     }

@@ -18,11 +18,10 @@ struct Derivative {
   bool inside = false;           // false: no step was found that stays within the cell
 };
 
-// f(h) gives the components at h, or nothing where h leaves the cell. `scale` bounds the size of the
-// terms that each component is a sum of, for the rounding. `step` is the first h.
-inline Derivative ridders(
-    const std::function<std::optional<std::vector<double>>(double)>& f, double step,
-    const std::vector<double>& scale) {
+// f(h) gives the components at h, or nothing where h leaves the cell. `scale` bounds the size of
+// the terms that each component is a sum of, for the rounding. `step` is the first h.
+inline Derivative ridders(const std::function<std::optional<std::vector<double>>(double)>& f,
+                          double step, const std::vector<double>& scale) {
   constexpr int kLevels = 8;
   constexpr double kShrink = 2.0;
   constexpr double kSmallest = 1e-7;
@@ -52,8 +51,8 @@ inline Derivative ridders(
         const double lower = previous[order - 1][c];
         row[order][c] = (row[order - 1][c] * factor - lower) / (factor - 1.0);
         // The error counts against both neighbours in the tableau.
-        const double error = std::fmax(std::abs(row[order][c] - row[order - 1][c]),
-                                       std::abs(row[order][c] - lower));
+        const double error =
+            std::fmax(std::abs(row[order][c] - row[order - 1][c]), std::abs(row[order][c] - lower));
         if (error < best.error[c]) {
           best.error[c] = error;
           best.value[c] = row[order][c];

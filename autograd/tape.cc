@@ -94,8 +94,10 @@ std::string_view name_of(Mutation::Kind kind) {
 Tensor Var::value() const {
   const Tape::Node& node = tape_->at(*this);
   if (!node.value.defined()) {
-    fail("value", "the value of node {} ('{}') was released by backward. Read it before, or pass "
-         "retain.", index_, node.label);
+    fail("value",
+         "the value of node {} ('{}') was released by backward. Read it before, or pass "
+         "retain.",
+         index_, node.label);
   }
   return node.value;
 }
@@ -108,8 +110,10 @@ bool Var::needs_gradient() const { return tape_->at(*this).needs_gradient; }
 Tensor Gradients::operator[](const Var& v) const {
   const auto found = by_index_.find(v.index());
   if (found == by_index_.end()) {
-    fail("gradients", "node {} is neither a leaf with a gradient nor kept. Make it with "
-         "tape.variable(), or name it in BackwardOptions::keep.", v.index());
+    fail("gradients",
+         "node {} is neither a leaf with a gradient nor kept. Make it with "
+         "tape.variable(), or name it in BackwardOptions::keep.",
+         v.index());
   }
   if (!found->second.defined()) return Tensor::zeros(v.shape(), v.dtype());
   return found->second;
@@ -163,9 +167,9 @@ void Backward::add(int i, Tensor gradient) {
   const auto source = static_cast<std::size_t>(tape_.input_index(node, i));
   if (!tape_.nodes_[source].needs_gradient) return;
   if (!(gradient.shape() == tape_.nodes_[source].shape)) {
-    throw std::logic_error(fmt::format("backward of {} gives input {} a gradient {}, its shape is {}",
-                                       node.label, i, gradient.shape(),
-                                       tape_.nodes_[source].shape));
+    throw std::logic_error(
+        fmt::format("backward of {} gives input {} a gradient {}, its shape is {}", node.label, i,
+                    gradient.shape(), tape_.nodes_[source].shape));
   }
   Tensor& adjoint = (*adjoints_)[source];
   if (mutation_ != nullptr && mutation_->operation == node.label && mutation_->input == i) {
@@ -301,8 +305,10 @@ Gradients Tape::backward(Var loss, const BackwardOptions& options) {
     const bool wanted = kept[i] || (node.operation == nullptr && node.needs_gradient);
     if (adjoints[i].defined() && node.operation != nullptr && node.needs_gradient) {
       if (!node.value.defined()) {
-        fail("backward", "node {} ('{}') was released by an earlier backward pass. Pass retain to "
-             "the first.", i, node.label);
+        fail("backward",
+             "node {} ('{}') was released by an earlier backward pass. Pass retain to "
+             "the first.",
+             i, node.label);
       }
       Tensor dy = kept[i] ? adjoints[i] : std::exchange(adjoints[i], Tensor());
       Backward context(*this, static_cast<std::int32_t>(i), std::move(dy), options.mutation);

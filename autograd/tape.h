@@ -157,14 +157,17 @@ class Tape {
   // Reverse pass from `loss` (one element, or a cotangent of its shape is given).
   Gradients backward(Var loss, const BackwardOptions& options = {});
 
-  Mark mark() const { return {nodes_.size(), input_indices_.size(), saved_.size(),
-                              attributes_.size()}; }
+  Mark mark() const {
+    return {nodes_.size(), input_indices_.size(), saved_.size(), attributes_.size()};
+  }
   // Forgets everything recorded since the mark; Vars of it become invalid.
   void rewind(const Mark& mark);
   void clear() { rewind({}); }
 
   std::size_t size() const { return nodes_.size(); }
-  const Cell& cell() const { return cell_; }
+  // Where track_cell is set: the cell of everything recorded so far. A decision with a margin (the
+  // gap behind the k-th largest) reports it here.
+  Cell& cell() { return cell_; }
   // Bytes that a later backward pass needs: saved tensors, and values declared as needed.
   std::size_t bytes_saved() const;
 
@@ -216,8 +219,8 @@ class Tape {
   Decisions own_;
   Rng rng_;
   std::vector<Node> nodes_;
-  std::vector<std::int32_t> input_indices_;  // of all nodes, one after the other
-  std::vector<Tensor> saved_;                // likewise
+  std::vector<std::int32_t> input_indices_;   // of all nodes, one after the other
+  std::vector<Tensor> saved_;                 // likewise
   std::vector<std::max_align_t> attributes_;  // likewise
   std::unordered_map<const Parameter*, std::int32_t> parameters_;
   std::vector<Tensor> gathered_;  // the inputs of the operation being recorded

@@ -35,66 +35,94 @@ struct Scalars {
 
 namespace functor {
 
-#define MOEGRAD_UNARY(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH)   \
-  static constexpr std::string_view name = TEXT_NAME;         \
-  static constexpr std::string_view summary = SUMMARY;        \
-  static constexpr Needs kNeeds = Needs::NEEDS;               \
+#define MOEGRAD_UNARY(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH) \
+  static constexpr std::string_view name = TEXT_NAME;       \
+  static constexpr std::string_view summary = SUMMARY;      \
+  static constexpr Needs kNeeds = Needs::NEEDS;             \
   static constexpr double kLow = LOW, kHigh = HIGH;
 
 struct Neg {
   MOEGRAD_UNARY("neg", "-x", nothing, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return -x; }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return -x;
+  }
   template <class T>
-  MOEGRAD_HD static T df(T, T, Scalars) { return T(-1); }
+  MOEGRAD_HD static T df(T, T, Scalars) {
+    return T(-1);
+  }
 };
 
 struct Affine {
   MOEGRAD_UNARY("affine", "a x + b for two numbers a and b", nothing, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars p) { return T(p.a) * x + T(p.b); }
+  MOEGRAD_HD static T f(T x, Scalars p) {
+    return T(p.a) * x + T(p.b);
+  }
   template <class T>
-  MOEGRAD_HD static T df(T, T, Scalars p) { return T(p.a); }
+  MOEGRAD_HD static T df(T, T, Scalars p) {
+    return T(p.a);
+  }
 };
 
 struct Exp {
   MOEGRAD_UNARY("exp", "e^x", output, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return std::exp(x); }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::exp(x);
+  }
   template <class T>
-  MOEGRAD_HD static T df(T, T y, Scalars) { return y; }
+  MOEGRAD_HD static T df(T, T y, Scalars) {
+    return y;
+  }
 };
 
 struct Log {
   MOEGRAD_UNARY("log", "natural logarithm", inputs, 0.2, 3)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return std::log(x); }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::log(x);
+  }
   template <class T>
-  MOEGRAD_HD static T df(T x, T, Scalars) { return T(1) / x; }
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return T(1) / x;
+  }
 };
 
 struct Sqrt {
   MOEGRAD_UNARY("sqrt", "square root", output, 0.2, 3)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return std::sqrt(x); }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::sqrt(x);
+  }
   template <class T>
-  MOEGRAD_HD static T df(T, T y, Scalars) { return T(0.5) / y; }
+  MOEGRAD_HD static T df(T, T y, Scalars) {
+    return T(0.5) / y;
+  }
 };
 
 struct Square {
   MOEGRAD_UNARY("square", "x^2", inputs, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return x * x; }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return x * x;
+  }
   template <class T>
-  MOEGRAD_HD static T df(T x, T, Scalars) { return T(2) * x; }
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return T(2) * x;
+  }
 };
 
 struct Tanh {
   MOEGRAD_UNARY("tanh", "hyperbolic tangent", output, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return std::tanh(x); }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::tanh(x);
+  }
   template <class T>
-  MOEGRAD_HD static T df(T, T y, Scalars) { return T(1) - y * y; }
+  MOEGRAD_HD static T df(T, T y, Scalars) {
+    return T(1) - y * y;
+  }
 };
 
 struct Sigmoid {
@@ -105,17 +133,25 @@ struct Sigmoid {
     return x < T(0) ? e / (T(1) + e) : T(1) / (T(1) + e);
   }
   template <class T>
-  MOEGRAD_HD static T df(T, T y, Scalars) { return y * (T(1) - y); }
+  MOEGRAD_HD static T df(T, T y, Scalars) {
+    return y * (T(1) - y);
+  }
 };
 
 struct Relu {
   MOEGRAD_UNARY("relu", "max(x, 0); derivative 0 at 0", inputs, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return x < T(0) ? T(0) : x; }  // NaN stays NaN
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return x < T(0) ? T(0) : x;
+  }  // NaN stays NaN
   template <class T>
-  MOEGRAD_HD static T df(T x, T, Scalars) { return x > T(0) ? T(1) : T(0); }
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return x > T(0) ? T(1) : T(0);
+  }
   template <class T>
-  MOEGRAD_HD static T wall(T x, Scalars) { return x; }
+  MOEGRAD_HD static T wall(T x, Scalars) {
+    return x;
+  }
 };
 
 struct GeluTanh {
@@ -151,7 +187,9 @@ struct GeluErf {
 struct Silu {
   MOEGRAD_UNARY("silu", "x sigmoid(x)", inputs, -3, 3)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars p) { return x * Sigmoid::f(x, p); }
+  MOEGRAD_HD static T f(T x, Scalars p) {
+    return x * Sigmoid::f(x, p);
+  }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars p) {
     const T s = Sigmoid::f(x, p);
@@ -166,13 +204,17 @@ struct Softplus {
     return (x > T(0) ? x : T(0)) + std::log1p(std::exp(x > T(0) ? -x : x));
   }
   template <class T>
-  MOEGRAD_HD static T df(T x, T, Scalars p) { return Sigmoid::f(x, p); }
+  MOEGRAD_HD static T df(T x, T, Scalars p) {
+    return Sigmoid::f(x, p);
+  }
 };
 
 struct Erf {
   MOEGRAD_UNARY("erf", "error function", inputs, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars) { return std::erf(x); }
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::erf(x);
+  }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars) {
     return T(1.12837916709551257390) * std::exp(-x * x);  // 2/sqrt(pi)
@@ -180,11 +222,16 @@ struct Erf {
 };
 
 struct Clamp {
-  MOEGRAD_UNARY("clamp", "x held within [a, b]; derivative 1 strictly inside, else 0", inputs, -2, 2)
+  MOEGRAD_UNARY("clamp", "x held within [a, b]; derivative 1 strictly inside, else 0", inputs, -2,
+                2)
   template <class T>
-  MOEGRAD_HD static T f(T x, Scalars p) { return x < T(p.a) ? T(p.a) : x > T(p.b) ? T(p.b) : x; }
+  MOEGRAD_HD static T f(T x, Scalars p) {
+    return x < T(p.a) ? T(p.a) : x > T(p.b) ? T(p.b) : x;
+  }
   template <class T>
-  MOEGRAD_HD static T df(T x, T, Scalars p) { return x > T(p.a) && x < T(p.b) ? T(1) : T(0); }
+  MOEGRAD_HD static T df(T x, T, Scalars p) {
+    return x > T(p.a) && x < T(p.b) ? T(1) : T(0);
+  }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars p) {
     const T low = x - T(p.a);
@@ -205,51 +252,81 @@ struct Clamp {
 struct Add {
   MOEGRAD_BINARY("add", "a + b", nothing, -2, 2, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return a + b; }
+  MOEGRAD_HD static T f(T a, T b) {
+    return a + b;
+  }
   template <class T>
-  MOEGRAD_HD static T da(T, T, T) { return T(1); }
+  MOEGRAD_HD static T da(T, T, T) {
+    return T(1);
+  }
   template <class T>
-  MOEGRAD_HD static T db(T, T, T) { return T(1); }
+  MOEGRAD_HD static T db(T, T, T) {
+    return T(1);
+  }
 };
 
 struct Sub {
   MOEGRAD_BINARY("sub", "a - b", nothing, -2, 2, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return a - b; }
+  MOEGRAD_HD static T f(T a, T b) {
+    return a - b;
+  }
   template <class T>
-  MOEGRAD_HD static T da(T, T, T) { return T(1); }
+  MOEGRAD_HD static T da(T, T, T) {
+    return T(1);
+  }
   template <class T>
-  MOEGRAD_HD static T db(T, T, T) { return T(-1); }
+  MOEGRAD_HD static T db(T, T, T) {
+    return T(-1);
+  }
 };
 
 struct Mul {
   MOEGRAD_BINARY("mul", "a b, element by element", inputs, -2, 2, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return a * b; }
+  MOEGRAD_HD static T f(T a, T b) {
+    return a * b;
+  }
   template <class T>
-  MOEGRAD_HD static T da(T, T b, T) { return b; }
+  MOEGRAD_HD static T da(T, T b, T) {
+    return b;
+  }
   template <class T>
-  MOEGRAD_HD static T db(T a, T, T) { return a; }
+  MOEGRAD_HD static T db(T a, T, T) {
+    return a;
+  }
 };
 
 struct Div {
   MOEGRAD_BINARY("div", "a / b", inputs, -2, 2, 0.5, 2)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return a / b; }
+  MOEGRAD_HD static T f(T a, T b) {
+    return a / b;
+  }
   template <class T>
-  MOEGRAD_HD static T da(T, T b, T) { return T(1) / b; }
+  MOEGRAD_HD static T da(T, T b, T) {
+    return T(1) / b;
+  }
   template <class T>
-  MOEGRAD_HD static T db(T a, T b, T) { return -a / (b * b); }
+  MOEGRAD_HD static T db(T a, T b, T) {
+    return -a / (b * b);
+  }
 };
 
 struct SquaredDifference {
   MOEGRAD_BINARY("squared_difference", "(a - b)^2", inputs, -2, 2, -2, 2)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return (a - b) * (a - b); }
+  MOEGRAD_HD static T f(T a, T b) {
+    return (a - b) * (a - b);
+  }
   template <class T>
-  MOEGRAD_HD static T da(T a, T b, T) { return T(2) * (a - b); }
+  MOEGRAD_HD static T da(T a, T b, T) {
+    return T(2) * (a - b);
+  }
   template <class T>
-  MOEGRAD_HD static T db(T a, T b, T) { return T(2) * (b - a); }
+  MOEGRAD_HD static T db(T a, T b, T) {
+    return T(2) * (b - a);
+  }
 };
 
 // Binary cross-entropy of a logit a against a target b in [0, 1]: softplus(a) - a b.
@@ -257,11 +334,17 @@ struct BinaryCrossEntropy {
   MOEGRAD_BINARY("binary_cross_entropy", "softplus(a) - a b for a logit a and a target b", inputs,
                  -3, 3, 0, 1)
   template <class T>
-  MOEGRAD_HD static T f(T a, T b) { return Softplus::f(a, Scalars{}) - a * b; }
+  MOEGRAD_HD static T f(T a, T b) {
+    return Softplus::f(a, Scalars{}) - a * b;
+  }
   template <class T>
-  MOEGRAD_HD static T da(T a, T b, T) { return Sigmoid::f(a, Scalars{}) - b; }
+  MOEGRAD_HD static T da(T a, T b, T) {
+    return Sigmoid::f(a, Scalars{}) - b;
+  }
   template <class T>
-  MOEGRAD_HD static T db(T a, T, T) { return -a; }
+  MOEGRAD_HD static T db(T a, T, T) {
+    return -a;
+  }
 };
 
 #undef MOEGRAD_BINARY
@@ -285,8 +368,7 @@ using UnaryFunctors =
              functor::Square, functor::Tanh, functor::Sigmoid, functor::Relu, functor::GeluTanh,
              functor::GeluErf, functor::Silu, functor::Softplus, functor::Erf, functor::Clamp>;
 
-using BinaryFunctors =
-    TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div, functor::SquaredDifference,
-             functor::BinaryCrossEntropy>;
+using BinaryFunctors = TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div,
+                                functor::SquaredDifference, functor::BinaryCrossEntropy>;
 
 }  // namespace moegrad

@@ -93,9 +93,8 @@ class Kernels {
                                const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
                                const Tensor& dy, const Tensor& d) = 0;
   // y = condition != 0 ? a : b; condition i32 [rows, cols].
-  virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols,
-                     const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                     const Tensor& y) = 0;
+  virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
+                     Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
   // out (i32) = a > b, same numel
   virtual void greater(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
@@ -117,14 +116,13 @@ class Kernels {
   virtual void log_softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
                                     const Tensor& dx) = 0;
   // dx [outer, n, inner] = exp(x - y) dy for y = logsumexp(x) [outer, inner]
-  virtual void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy,
-                                  AxisView view, const Tensor& dx) = 0;
+  virtual void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
+                                  const Tensor& dx) = 0;
 
   // --- normalisation of rows x [R, C]; statistics [R], scale and shift [C]
   // y = (x - mean) rstd scale + shift, rstd = 1/sqrt(variance + epsilon), population variance
-  virtual void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift,
-                          double epsilon, const Tensor& y, const Tensor& mean,
-                          const Tensor& rstd) = 0;
+  virtual void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon,
+                          const Tensor& y, const Tensor& mean, const Tensor& rstd) = 0;
   virtual void layer_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& mean,
                                    const Tensor& rstd, const Tensor& dy, const Tensor& dx,
                                    const Tensor& dscale, const Tensor& dshift) = 0;
@@ -170,9 +168,8 @@ class Kernels {
   virtual void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                              const Tensor& lse) = 0;
   // dlogits = scale * dy[0] * (exp(logits - lse) - onehot(label)); dy has one element
-  virtual void cross_entropy_backward(const Tensor& logits, const Tensor& labels,
-                                      const Tensor& lse, const Tensor& dy, double scale,
-                                      const Tensor& dlogits) = 0;
+  virtual void cross_entropy_backward(const Tensor& logits, const Tensor& labels, const Tensor& lse,
+                                      const Tensor& dy, double scale, const Tensor& dlogits) = 0;
 
   // --- images, row-major [N, C, H, W]
   // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width]
@@ -182,8 +179,7 @@ class Kernels {
   virtual void conv2d_backward_weight(const Tensor& x, const Tensor& dy, Window window,
                                       const Tensor& dweight) = 0;
   // y [N, C, H', W'] the largest of each window; index (i32) its place in the H*W plane, first wins
-  virtual void max_pool2d(const Tensor& x, Window window, const Tensor& y,
-                          const Tensor& index) = 0;
+  virtual void max_pool2d(const Tensor& x, Window window, const Tensor& y, const Tensor& index) = 0;
   virtual void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) = 0;
 
   // --- the mixture: token t's j-th choice is selected[t, j], an expert or -1 for none

@@ -61,12 +61,12 @@ class Storage {
   friend bool operator==(const Storage& a, const Storage& b) { return a.block_ == b.block_; }
 
   struct Block {
-    std::byte* data;          // 64-byte aligned
-    std::size_t bytes;        // asked for
-    std::size_t capacity;     // of the size class
+    std::byte* data;       // 64-byte aligned
+    std::size_t bytes;     // asked for
+    std::size_t capacity;  // of the size class
     int size_class;
     Device device;
-    bool guarded;             // has guard bytes behind `bytes`
+    bool guarded;  // has guard bytes behind `bytes`
     std::atomic<int> references;
     Block* next_free;
   };

@@ -10,7 +10,8 @@
 namespace moegrad {
 
 // A cheap handle to an array: shared storage, shape, element type, device. Always contiguous and
-// row-major. Copying the handle shares the elements; `reshape` and `rows` are views; `clone` copies.
+// row-major. Copying the handle shares the elements; `reshape` and `rows` are views; `clone`
+// copies.
 class Tensor {
  public:
   // No tensor at all; `defined()` is false.
