@@ -1,0 +1,178 @@
+// Rows and columns by index; the k largest of a row.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "tensor/cpu_index.h"
+#include "tensor/cpu_kernels.h"
+#include "tensor/cpu_parallel.h"
+
+namespace moegrad {
+namespace {
+
+constexpr std::int64_t kColumnBlock = 64;  // columns that one worker adds up in scatter_add_rows
+constexpr std::int64_t kInsertion = 32;    // up to this k, top_k keeps a sorted list
+
+// The order of top_k: larger first, NaN before every number, the lower place first among equals.
+template <class T>
+struct Before {
+  const T* row;
+  bool operator()(std::int32_t i, std::int32_t j) const {
+    const T a = row[i];
+    const T b = row[j];
+    if (a > b) return true;
+    if (a < b) return false;
+    const bool nan_a = a != a;
+    const bool nan_b = b != b;
+    return nan_a != nan_b ? nan_a : i < j;
+  }
+};
+
+// One pass over the row with the best k so far kept in order.
+template <class T>
+void top_k_by_insertion(const T* row, std::int64_t n, std::int64_t k, std::int32_t* best) {
+  const Before<T> before{row};
+  std::int64_t held = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto candidate = static_cast<std::int32_t>(i);
+    if (held == k && !before(candidate, best[k - 1])) continue;
+    std::int64_t place = held < k ? held++ : k - 1;
+    for (; place > 0 && before(candidate, best[place - 1]); --place) best[place] = best[place - 1];
+    best[place] = candidate;
+  }
+}
+
+template <class T>
+void top_k_by_selection(const T* row, std::int64_t n, std::int64_t k, std::int32_t* places,
+                        std::int32_t* best) {
+  std::iota(places, places + n, 0);
+  std::partial_sort_copy(places, places + n, best, best + k, Before<T>{row});
+}
+
+}  // namespace
+
+void CpuKernels::gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+  const std::int64_t rows = index.numel();
+  const std::int64_t cols = x.shape().product(1, x.rank());
+  const std::int32_t* const source = index.data<std::int32_t>();
+  cpu::require_indices("gather_rows", source, rows, -1, x.size(0));
+  with_floating(out.dtype(), "gather_rows", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    T* const to = out.data<T>();
+    if (cols == 0) return;
+    cpu::parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        if (source[r] < 0) {
+          std::fill(to + r * cols, to + (r + 1) * cols, T(0));
+        } else {
+          const T* const row = from + source[r] * cols;
+          std::copy(row, row + cols, to + r * cols);
+        }
+      }
+    });
+  });
+}
+
+void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) {
+  const std::int64_t rows = index.numel();
+  const std::int64_t targets = out.size(0);
+  const std::int64_t cols = out.shape().product(1, out.rank());
+  const std::int32_t* const target = index.data<std::int32_t>();
+  cpu::require_indices("scatter_add_rows", target, rows, -1, targets);
+  with_floating(out.dtype(), "scatter_add_rows", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    T* const to = out.data<T>();
+    // Workers own columns, so that every sum is in the order of the rows.
+    const auto add = [=](std::int64_t first, std::int64_t last) {
+      for (std::int64_t v = 0; v < targets; ++v) {
+        std::fill(to + v * cols + first, to + v * cols + last, T(0));
+      }
+      for (std::int64_t r = 0; r < rows; ++r) {
+        if (target[r] < 0) continue;
+        const T* const source = from + r * cols;
+        T* const sums = to + target[r] * cols;
+        for (std::int64_t c = first; c < last; ++c) sums[c] += source[c];
+      }
+    };
+    if ((rows + targets) * cols <= cpu::kGrain) {
+      add(0, cols);
+    } else {
+      cpu::parallel_for(cols, kColumnBlock, add);
+    }
+  });
+}
+
+void CpuKernels::take_columns(const Tensor& x, const Tensor& index, const Tensor& out) {
+  const std::int64_t rows = index.size(0);
+  const std::int64_t k = index.size(1);
+  const std::int64_t cols = x.size(1);
+  const std::int32_t* const source = index.data<std::int32_t>();
+  cpu::require_indices("take_columns", source, rows * k, -1, cols);
+  with_floating(out.dtype(), "take_columns", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    T* const to = out.data<T>();
+    cpu::parallel_for(rows, cpu::items_per_grain(k), [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        for (std::int64_t j = r * k; j < (r + 1) * k; ++j) {
+          to[j] = source[j] < 0 ? T(0) : from[r * cols + source[j]];
+        }
+      }
+    });
+  });
+}
+
+void CpuKernels::put_columns(const Tensor& x, const Tensor& index, const Tensor& out) {
+  const std::int64_t rows = index.size(0);
+  const std::int64_t k = index.size(1);
+  const std::int64_t cols = out.size(1);
+  const std::int32_t* const target = index.data<std::int32_t>();
+  cpu::require_indices("put_columns", target, rows * k, -1, cols);
+  with_floating(out.dtype(), "put_columns", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    T* const to = out.data<T>();
+    cpu::parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
+      std::fill(to + begin * cols, to + end * cols, T(0));
+      for (std::int64_t r = begin; r < end; ++r) {
+        for (std::int64_t j = r * k; j < (r + 1) * k; ++j) {
+          if (target[j] >= 0) to[r * cols + target[j]] += from[j];
+        }
+      }
+    });
+  });
+}
+
+void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
+  const std::int64_t rows = x.size(0);
+  const std::int64_t n = x.size(1);
+  if (k < 0 || k > n) fail("top_k", "k is {} for rows of {} elements. Use 0 to {}.", k, n, n);
+  if (k == 0) return;
+  std::int32_t* const best = index.data<std::int32_t>();
+  with_floating(x.dtype(), "top_k", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    const std::int64_t grain = cpu::items_per_grain(4 * n);
+    if (k <= kInsertion) {
+      cpu::parallel_for(rows, grain, [=](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) {
+          top_k_by_insertion(from + r * n, n, k, best + r * k);
+        }
+      });
+      return;
+    }
+    const Tensor workspace = Tensor::empty({cpu::workers(), n}, DType::i32);
+    std::int32_t* const places = workspace.data<std::int32_t>();
+    cpu::parallel_pieces((rows + grain - 1) / grain, [=](std::int64_t piece, int worker) {
+      for (std::int64_t r = piece * grain; r < std::min(rows, (piece + 1) * grain); ++r) {
+        top_k_by_selection(from + r * n, n, k, places + worker * n, best + r * k);
+      }
+    });
+  });
+}
+
+}  // namespace moegrad

@@ -1,0 +1,96 @@
+#pragma once
+
+#include "tensor/kernels.h"
+
+namespace moegrad {
+
+// The kernels of the CPU. Each family is one file, cpu_<family>.cc; work is cut into pieces of
+// fixed size (cpu_parallel.h), so that results have the same bits at every number of threads.
+class CpuKernels final : public Kernels {
+ public:
+  void fill(double value, const Tensor& out) override;
+  void copy(const Tensor& x, const Tensor& out) override;
+  void convert(const Tensor& x, const Tensor& out) override;
+  void accumulate(double alpha, const Tensor& x, const Tensor& y) override;
+  void copy_block(const Tensor& src, std::int64_t src_offset, std::int64_t src_row,
+                  std::int64_t rows, std::int64_t cols, std::int64_t dst_offset,
+                  std::int64_t dst_row, const Tensor& dst) override;
+  void swap_axes(const Tensor& x, std::int64_t a, std::int64_t n, std::int64_t b, std::int64_t m,
+                 std::int64_t c, const Tensor& out) override;
+  bool all_finite(const Tensor& x) override;
+  void random_uniform(const Rng& rng, double low, double high, const Tensor& out) override;
+  void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) override;
+  void random_gumbel(const Rng& rng, const Tensor& out) override;
+  void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override;
+  void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override;
+  void unary_backward(int function, Scalars p, const Tensor& x, const Tensor& y, const Tensor& dy,
+                      const Tensor& dx) override;
+  void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a, Layout layout_a,
+              const Tensor& b, Layout layout_b, const Tensor& y) override;
+  void binary_backward(int function, int operand, std::int64_t rows, std::int64_t cols,
+                       const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
+                       const Tensor& dy, const Tensor& d) override;
+  void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
+             Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) override;
+  void greater(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) override;
+  void argmax(const Tensor& x, AxisView view, const Tensor& index) override;
+  void expand(const Tensor& x, double scale, AxisView view, const Tensor& out) override;
+  void place(const Tensor& x, const Tensor& index, AxisView view, const Tensor& out) override;
+  void softmax(const Tensor& x, AxisView view, const Tensor& y) override;
+  void softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
+                        const Tensor& dx) override;
+  void log_softmax(const Tensor& x, AxisView view, const Tensor& y) override;
+  void log_softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
+                            const Tensor& dx) override;
+  void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
+                          const Tensor& dx) override;
+  void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon,
+                  const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
+  void layer_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& mean,
+                           const Tensor& rstd, const Tensor& dy, const Tensor& dx,
+                           const Tensor& dscale, const Tensor& dshift) override;
+  void rms_norm(const Tensor& x, const Tensor& scale, double epsilon, const Tensor& y,
+                const Tensor& rstd) override;
+  void rms_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& rstd, const Tensor& dy,
+                         const Tensor& dx, const Tensor& dscale) override;
+  void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, double beta,
+              const Tensor& out) override;
+  void grouped_matmul(const Tensor& x, const Tensor& w, bool transpose_w, const Tensor& offsets,
+                      const Tensor& y) override;
+  void grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& offsets,
+                     const Tensor& dw) override;
+  void grouped_bias(const Tensor& x, const Tensor& bias, const Tensor& offsets,
+                    const Tensor& y) override;
+  void grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) override;
+  void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
+  void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
+  void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;
+  void put_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;
+  void top_k(const Tensor& x, std::int64_t k, const Tensor& index) override;
+  void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
+                     const Tensor& lse) override;
+  void cross_entropy_backward(const Tensor& logits, const Tensor& labels, const Tensor& lse,
+                              const Tensor& dy, double scale, const Tensor& dlogits) override;
+  void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) override;
+  void conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
+                             const Tensor& dx) override;
+  void conv2d_backward_weight(const Tensor& x, const Tensor& dy, Window window,
+                              const Tensor& dweight) override;
+  void max_pool2d(const Tensor& x, Window window, const Tensor& y, const Tensor& index) override;
+  void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) override;
+  void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
+            const Tensor& order, const Tensor& inverse) override;
+  void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
+                       const Tensor& out) override;
+  void slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
+                       const Tensor& out) override;
+  void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
+                     const Tensor& out) override;
+  void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
+             const Tensor& v, const Tensor& p) override;
+  void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,
+           const Tensor& p) override;
+};
+
+}  // namespace moegrad

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace moegrad::cpu {
+
+// The sum of f(i) for i in [0, n), in sixteen sums side by side that are added in pairs at the end:
+// a fixed order, quick, and more exact than one running sum.
+template <class T, class F>
+T lane_sum(std::int64_t n, F&& f) {
+  constexpr std::int64_t kLanes = 16;
+  T lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += f(i + lane);
+  }
+  for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] += f(i);
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
+}
+
+// The largest f(i) for i in [0, n); NaN where there is one, -infinity where n is 0.
+template <class T, class F>
+T largest(std::int64_t n, F&& f) {
+  T best = -std::numeric_limits<T>::infinity();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const T value = f(i);
+    best = value > best || value != value ? value : best;
+  }
+  return best;
+}
+
+}  // namespace moegrad::cpu
