@@ -1,0 +1,335 @@
+#include "tensor/safetensors.h"
+
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include "tensor/files.h"
+#include "tests/temporary_files.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::error_of;
+using test::TemporaryFolder;
+
+std::string with_length(std::uint64_t length, std::string_view rest) {
+  std::string bytes(8, '\0');
+  std::memcpy(bytes.data(), &length, 8);
+  return bytes.append(rest);
+}
+
+// A file of this header and n bytes of data.
+std::string file_of(std::string_view header, std::size_t n) {
+  return with_length(header.size(), header).append(n, '\0');
+}
+
+// Not synchronised with the disk, as the many files of a test need not be.
+void write_quickly(const fs::path& path, std::string_view bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+// The error of reading these bytes, without "[safetensors] FILE: ".
+std::string read_error(std::string_view bytes) {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  write_quickly(path, bytes);
+  const std::string error = error_of([&] { read_safetensors(path); });
+  const std::string prefix = fmt::format("[safetensors] {}: ", path.string());
+  return error.starts_with(prefix) ? error.substr(prefix.size()) : error;
+}
+
+TensorFile example() {
+  return {.tensors = {{"experts.w1", Tensor::of<float>({2, 1, 3}, {1, -2, 3, 4, 5, 6})},
+                      {"scalar", Tensor::scalar(0.1)},
+                      {"counts", Tensor::of<std::int32_t>({3}, {-1, 0, 2'147'483'647})},
+                      {"empty", Tensor::of<float>({0, 4}, {})},
+                      {"\"odd\" näme\n", Tensor::of<double>({2}, {1e300, -0.0})}},
+          .metadata = {{"step", "12"}, {"note", "line\n\"quoted\""}},
+          .path = {}};
+}
+
+TEST_CASE("safetensors: what is written is read, bit by bit") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  const TensorFile file = example();
+  write_safetensors(path, file);
+  const TensorFile back = read_safetensors(path);
+  CHECK(back.path == path);
+  CHECK(back.metadata == file.metadata);
+  REQUIRE(back.tensors.size() == file.tensors.size());
+  for (const auto& [name, tensor] : file.tensors) {
+    CAPTURE(name);
+    CHECK(back.at(name).same_bits(tensor));
+  }
+}
+
+TEST_CASE("safetensors: the bytes of a file, f64 first and then by name") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  write_safetensors(path, {.tensors = {{"b", Tensor::of<float>({1}, {1.0F})},
+                                       {"a", Tensor::of<std::int32_t>({1, 1}, {2})},
+                                       {"c", Tensor::scalar(3.0)}},
+                           .metadata = {},
+                           .path = {}});
+  const std::string header = R"({"a":{"data_offsets":[8,12],"dtype":"I32","shape":[1,1]},)"
+                             R"("b":{"data_offsets":[12,16],"dtype":"F32","shape":[1]},)"
+                             R"("c":{"data_offsets":[0,8],"dtype":"F64","shape":[]}})";
+  std::string expected = with_length((header.size() + 7) / 8 * 8, header);
+  expected.resize((expected.size() + 7) / 8 * 8, ' ');
+  expected += std::string("\0\0\0\0\0\0\x08\x40\2\0\0\0\0\0\x80\x3f", 16);
+  CHECK(read_file(path) == expected);
+  write_safetensors(path, read_safetensors(path));
+  CHECK(read_file(path) == expected);
+}
+
+TEST_CASE("safetensors: a file without tensors") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  write_safetensors(path, {});
+  CHECK(read_file(path) == file_of("{}      ", 0));
+  CHECK(read_safetensors(path).tensors.empty());
+}
+
+TEST_CASE("safetensors: I64 is read as i32 where it fits") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  const auto write = [&](const std::vector<std::int64_t>& values) {
+    const std::string header =
+        fmt::format(R"({{"w":{{"dtype":"I64","shape":[{}],"data_offsets":[0,{}]}}}})",
+                    values.size(), 8 * values.size());
+    write_file_atomic(path,
+                      with_length(header.size(), header)
+                          .append(reinterpret_cast<const char*>(values.data()), 8 * values.size()));
+  };
+  write({-3, 2'147'483'647, -2'147'483'648});
+  CHECK(read_safetensors(path).at("w").same_bits(Tensor::of<std::int32_t>(
+      {3}, {-3, 2'147'483'647, std::numeric_limits<std::int32_t>::min()})));
+  std::vector<std::int64_t> many(100'000);
+  for (std::size_t i = 0; i < many.size(); ++i) many[i] = static_cast<std::int64_t>(i);
+  write(many);
+  const TensorFile file = read_safetensors(path);
+  const auto values = file.at("w").values<std::int32_t>();
+  CHECK(std::equal(values.begin(), values.end(), many.begin(), many.end()));
+  many[70'000] = 2'147'483'648;
+  write(many);
+  CHECK(error_of([&] { read_safetensors(path); }) ==
+        fmt::format("[safetensors] {}: element 70000 of the I64 tensor 'w' is 2147483648. It must "
+                    "fit into i32.",
+                    path.string()));
+}
+
+TEST_CASE("safetensors: a name that is not there") {
+  TensorFile file = example();
+  CHECK(file.find("experts.w2") == nullptr);
+  CHECK(error_of([&] { file.at("experts.w2"); }) ==
+        "[safetensors] the file: no tensor 'experts.w2' among 5. The nearest is 'experts.w1'.");
+  file.path = "a.safetensors";
+  CHECK(error_of([&] { file.at("scaler"); }) ==
+        "[safetensors] a.safetensors: no tensor 'scaler' among 5. The nearest is 'scalar'.");
+  CHECK(error_of([] { TensorFile().at("w"); }) ==
+        "[safetensors] the file: no tensor 'w'. It has none at all.");
+}
+
+TEST_CASE("safetensors: what cannot be written") {
+  const TemporaryFolder folder;
+  const std::string path = (folder / "a.safetensors").string();
+  const auto write_error = [&](const TensorFile& file) {
+    return error_of([&] { write_safetensors(path, file); });
+  };
+  const Tensor one = Tensor::scalar(1.0F);
+  CHECK(write_error({.tensors = {{"w", Tensor()}}, .metadata = {}, .path = {}}) ==
+        fmt::format("[safetensors] {}: tensor 'w' is undefined. Give it a value or leave it out.",
+                    path));
+  CHECK(write_error({.tensors = {{"__metadata__", one}}, .metadata = {}, .path = {}}) ==
+        fmt::format("[safetensors] {}: a tensor is named '__metadata__', which the format keeps "
+                    "for itself. Rename it.",
+                    path));
+  CHECK(write_error({.tensors = {{"w\xff", one}}, .metadata = {}, .path = {}}) ==
+        fmt::format("[safetensors] {}: a name or metadata text is not valid UTF-8. Rename it.",
+                    path));
+  CHECK(folder.files() == 0);
+}
+
+TEST_CASE("safetensors: damage outside the header") {
+  CHECK(read_error("1234567") == "7 bytes. A safetensors file has 8 or more.");
+  CHECK(read_error("") == "0 bytes. A safetensors file has 8 or more.");
+  CHECK(read_error(with_length(100, "{}")) ==
+        "byte 0: a header of 100 bytes in a file of 10. Was it cut short?");
+  CHECK(read_error(with_length(100'000'001, "{}")) ==
+        "byte 0: a header of 100000001 bytes. The format allows 100000000; is this a safetensors "
+        "file?");
+  CHECK(read_error(with_length(~std::uint64_t{0}, "{}")) ==
+        "byte 0: a header of 18446744073709551615 bytes. The format allows 100000000; is this a "
+        "safetensors file?");
+  CHECK(read_error(with_length(0, "")) ==
+        "byte 8: the header does not begin with '{'. Is this a safetensors file?");
+  CHECK(error_of([] { read_safetensors("/nowhere.safetensors"); }) ==
+        "[read] cannot read '/nowhere.safetensors': No such file or directory. Check the path and "
+        "its permissions.");
+}
+
+TEST_CASE("safetensors: a header that is not JSON") {
+  CHECK(read_error(file_of("[]", 0)) ==
+        "byte 8: the header does not begin with '{'. Is this a safetensors file?");
+  CHECK(read_error(file_of("{\"a\" 1}", 0)) ==
+        "the header is not valid JSON at byte 13, near '1'. Is the file damaged?");
+  CHECK(read_error(file_of("{} {}", 0)) ==
+        "the header is not valid JSON at byte 11, near '{} {'. Is the file damaged?");
+  CHECK(read_error(file_of("{", 0)) ==
+        "the header is not valid JSON at byte 9, near '{'. Is the file damaged?");
+  CHECK(read_error(file_of("{\"\xff\":1}", 0)) ==
+        "the header is not valid JSON at byte 10, near '\"?'. Is the file damaged?");
+  CHECK(read_error(file_of(std::string_view("{}\0x", 4), 0)) ==
+        "byte 10: a zero byte in the header. Is the file damaged?");
+  const std::string endless = "{\"" + std::string(200'000, 'x');
+  CHECK(read_error(file_of(endless, 0)).size() < 250);
+}
+
+TEST_CASE("safetensors: a header of wrong kinds of things") {
+  const auto header_error = [](std::string_view header) { return read_error(file_of(header, 8)); };
+  CHECK(header_error(R"({"w":1})") ==
+        "the entry 'w' of the header is a number. It must be an object.");
+  CHECK(header_error(R"({"w":null})") ==
+        "the entry 'w' of the header is null. It must be an object.");
+  CHECK(header_error(R"({"w":-1})") ==
+        "the entry 'w' of the header is a number. It must be an object.");
+  CHECK(header_error(R"({"__metadata__":{"a":true}})") ==
+        "the metadata 'a' are a boolean. They must be a string.");
+  CHECK(header_error(R"({"__metadata__":{"a":"1","a":"2"}})") ==
+        "the metadata have 'a' twice. Remove one.");
+  CHECK(header_error(R"({"__metadata__":{},"__metadata__":{}})") ==
+        "the header has '__metadata__' twice. Remove one.");
+  CHECK(header_error(R"({"__metadata__":[]})") ==
+        "the entry '__metadata__' of the header is an array. It must be an object.");
+  CHECK(header_error(R"({"w":{"dtype":5}})") ==
+        "the field 'dtype' of tensor 'w' is a number. It must be a string.");
+  CHECK(header_error(R"({"w":{"shape":"5"}})") ==
+        "the field 'shape' of tensor 'w' is a string. It must be an array of whole numbers.");
+  CHECK(header_error(R"({"w":{"shape":[null]}})") ==
+        "the field 'shape' of tensor 'w' holds null. It must hold whole numbers.");
+  CHECK(header_error(R"({"w":{"shape":[[2]]}})") ==
+        "the field 'shape' of tensor 'w' holds an array. It must hold whole numbers.");
+  CHECK(header_error(R"({"w":{"shape":[2.5]}})") ==
+        "the field 'shape' of tensor 'w' holds 2.5. It must hold whole numbers of 0 or more.");
+  CHECK(header_error(R"({"w":{"shape":[-2]}})") ==
+        "the field 'shape' of tensor 'w' holds -2. It must hold whole numbers of 0 or more.");
+  CHECK(header_error(R"({"w":{"shape":[99999999999999999999]}})") ==
+        "the field 'shape' of tensor 'w' holds 99999999999999999999. It must hold whole numbers of "
+        "0 or more.");
+  CHECK(header_error(R"({"w":{"data_offsets":[0,8.0]}})") ==
+        "the field 'data_offsets' of tensor 'w' holds 8.0. It must hold whole numbers of 0 or "
+        "more.");
+  CHECK(header_error(R"({"w":{"data_offsets":[0,4,8]}})") ==
+        "tensor 'w' has more than two data_offsets. They are [begin, end].");
+  CHECK(header_error(R"({"w":{"colour":"red"}})") ==
+        "tensor 'w' has a field 'colour'. The format has dtype, shape and data_offsets.");
+  CHECK(header_error(R"({"w":{"shape":[],"shape":[]}})") ==
+        "tensor 'w' has the field 'shape' twice. Remove one.");
+  CHECK(header_error(R"({"w":{"dtype":"F32","shape":[2]}})") ==
+        "tensor 'w' has no complete field 'data_offsets'. Is the file damaged?");
+  CHECK(header_error(R"({"w":{"dtype":"F32","data_offsets":[0]}})") ==
+        "tensor 'w' has no complete field 'shape'. Is the file damaged?");
+  CHECK(header_error(R"({"w":{}})") ==
+        "tensor 'w' has no complete field 'dtype'. Is the file damaged?");
+}
+
+TEST_CASE("safetensors: nesting ends the reading where it leaves the format") {
+  const auto nested = [](std::string_view before) {
+    return read_error(file_of(std::string(before) + std::string(1'000'000, '['), 0));
+  };
+  CHECK(nested("{\"w\":") == "the entry 'w' of the header is an array. It must be an object.");
+  CHECK(nested("{\"w\":{\"dtype\":") ==
+        "the field 'dtype' of tensor 'w' is an array. It must be a string.");
+  CHECK(nested("{\"__metadata__\":{\"a\":") ==
+        "the metadata 'a' are an array. They must be a string.");
+  std::string objects;
+  for (int i = 0; i < 100'000; ++i) objects += "{\"a\":";
+  CHECK(read_error(file_of(objects, 0)) ==
+        "tensor 'a' has a field 'a'. The format has dtype, shape and data_offsets.");
+}
+
+TEST_CASE("safetensors: tensors that do not agree with the data") {
+  const auto entry = [](std::string_view name, std::string_view dtype, std::string_view shape,
+                        std::string_view offsets) {
+    return fmt::format(R"("{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{}]}})", name, dtype,
+                       shape, offsets);
+  };
+  const auto error = [](std::string_view entries, std::size_t n) {
+    return read_error(file_of(fmt::format("{{{}}}", entries), n));
+  };
+  CHECK(error(entry("w", "F32", "2", "0,8"), 8) == "no error");
+  CHECK(error(entry("w", "BF16", "4", "0,8"), 8) ==
+        "tensor 'w' has dtype BF16. Convert it to F32, F64, I32 or I64.");
+  CHECK(error(entry("w", "F32", "2", "0,8") + "," + entry("w", "F32", "0", "8,8"), 8) ==
+        "there are two tensors 'w'. Rename one.");
+  CHECK(error(entry("w", "F32", "1,1,1,1,1,2", "0,8"), 8) ==
+        "tensor 'w' has more than 5 axes. Merge some of them.");
+  CHECK(error(entry("w", "F32", "18446744073709551615", "0,8"), 8) ==
+        "tensor 'w' has a size of 18446744073709551615 in its shape. Is the file damaged?");
+  // 2^62 floats are 2^64 bytes, which would wrap to 0; a size of 0 hides no overflow either.
+  CHECK(error(entry("w", "F32", "4611686018427387904", "0,0"), 0) ==
+        "tensor 'w' of shape [4611686018427387904] has too many elements. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "4294967296,4294967296,0", "0,0"), 0) ==
+        "tensor 'w' of shape [4294967296, 4294967296, 0] has too many elements. Is the file "
+        "damaged?");
+  CHECK(error(entry("w", "F32", "2", "8,0"), 8) ==
+        "tensor 'w' begins at 8 and ends at 0. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "2", "0,8"), 7) ==
+        "tensor 'w' ends at byte 8 of 7 bytes of data. Was it cut short?");
+  CHECK(error(entry("w", "F32", "2", "0,18446744073709551615"), 8) ==
+        "tensor 'w' ends at byte 18446744073709551615 of 8 bytes of data. Was it cut short?");
+  CHECK(error(entry("w", "F64", "2", "0,8"), 8) ==
+        "tensor 'w', F64 of shape [2], needs 16 bytes and has 8. Is the file damaged?");
+  CHECK(error(entry("v", "F32", "2", "0,8") + "," + entry("w", "F32", "2", "4,12"), 12) ==
+        "tensors 'v' and 'w' overlap at byte 4 of the data. Is the file damaged?");
+  CHECK(error(entry("v", "F32", "2", "0,8") + "," + entry("w", "F32", "1", "12,16"), 16) ==
+        "bytes 8 to 12 of the data, before tensor 'w', belong to no tensor. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "2", "0,8"), 12) ==
+        "bytes 8 to 12 of the data, at its end, belong to no tensor. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "0", "4,4") + "," + entry("v", "F32", "2", "0,8"), 8) ==
+        "tensors 'v' and 'w' overlap at byte 4 of the data. Is the file damaged?");
+  CHECK(error("", 3) ==
+        "bytes 0 to 3 of the data, at its end, belong to no tensor. Is the file damaged?");
+  // Names come from the file: they are cut and cannot command a terminal.
+  CHECK(error(entry("\\u001b[2J", "U8", "8", "0,8"), 8) ==
+        "tensor '?[2J' has dtype U8. Convert it to F32, F64, I32 or I64.");
+  CHECK(error(entry(std::string(200'000, 'w'), "U8", "8", "0,8"), 8) ==
+        fmt::format("tensor '{}...' has dtype U8. Convert it to F32, F64, I32 or I64.",
+                    std::string(100, 'w')));
+}
+
+TEST_CASE("safetensors: damaged files give an error of ours, or another valid file") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  write_safetensors(path, example());
+  const std::string valid = read_file(path);
+  // Without the length: most changes to it end the reading at once.
+  int errors = 0;
+  constexpr int kFiles = 4000;
+  for (int i = 0; i < kFiles; ++i) {
+    CAPTURE(i);
+    std::string bytes;
+    if (i % 4 == 0) {
+      bytes = test::mutated(valid, 1, static_cast<std::uint64_t>(i));
+    } else {
+      const std::size_t header = valid.rfind(']') + 3;
+      const std::string text =
+          test::mutated(valid.substr(8, header - 8), 1, static_cast<std::uint64_t>(i));
+      bytes = with_length(text.size(), text) + valid.substr(header);
+    }
+    write_quickly(path, bytes);
+    const std::string error = error_of([&] { read_safetensors(path); });
+    errors += error != "no error";
+    CHECK((error == "no error" || error.starts_with("[safetensors] ")));
+  }
+  CHECK(errors > kFiles / 2);
+}
+
+}  // namespace
+}  // namespace moegrad
