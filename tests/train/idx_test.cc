@@ -1,0 +1,160 @@
+#include "train/idx.h"
+
+#include <fstream>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include "tests/temporary_files.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::error_of;
+using test::TemporaryFolder;
+
+void write(const fs::path& path, std::string_view bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string gzip(std::string_view bytes) {
+  z_stream stream = {};
+  REQUIRE(deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+  std::string packed(deflateBound(&stream, bytes.size()) + 64, '\0');
+  std::string input(bytes);
+  stream.next_in = reinterpret_cast<Bytef*>(input.data());
+  stream.avail_in = static_cast<uInt>(input.size());
+  stream.next_out = reinterpret_cast<Bytef*>(packed.data());
+  stream.avail_out = static_cast<uInt>(packed.size());
+  REQUIRE(deflate(&stream, Z_FINISH) == Z_STREAM_END);
+  packed.resize(stream.total_out);
+  deflateEnd(&stream);
+  return packed;
+}
+
+std::vector<unsigned char> bytes_of(std::string_view text) { return {text.begin(), text.end()}; }
+
+// Bytes that pack badly, so that the packed file is longer than one piece.
+std::string noise(std::size_t n) {
+  const Rng rng{3, 0, 0};
+  std::string text(n, '\0');
+  for (std::size_t i = 0; i < n; ++i) text[i] = static_cast<char>(rng.bits(i) & 0xff);
+  return text;
+}
+
+TEST_CASE("gzip: what was packed is unpacked, also in several members") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.gz";
+  for (const std::string& text : {std::string(), std::string("x"), noise(65'536), noise(200'001),
+                                  std::string(1'000'000, 'a')}) {
+    write(path, gzip(text));
+    CHECK(read_gzip(path, text.size()) == bytes_of(text));
+    write(path, gzip(text) + gzip("") + gzip("end"));
+    CHECK(read_gzip(path, 2'000'000) == bytes_of(text + "end"));
+  }
+}
+
+TEST_CASE("gzip: no more is unpacked than allowed") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.gz";
+  write(path, gzip(std::string(1000, 'a')));
+  CHECK(read_gzip(path, 1000).size() == 1000);
+  CHECK(error_of([&] { read_gzip(path, 999); }) ==
+        fmt::format("[gzip] {}: unpacks to more than 999 bytes. Is it the right file?",
+                    path.string()));
+  CHECK(
+      error_of([&] { read_gzip(path, 0); }) ==
+      fmt::format("[gzip] {}: unpacks to more than 0 bytes. Is it the right file?", path.string()));
+}
+
+TEST_CASE("gzip: cut and damaged files") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.gz";
+  const auto error = [&](std::string_view bytes) {
+    write(path, bytes);
+    const std::string text = error_of([&] { read_gzip(path, 1'000'000); });
+    const std::string prefix = fmt::format("[gzip] {}: ", path.string());
+    return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
+  };
+  const std::string packed = gzip("some text, some text");
+  CHECK(error("") == "ends at byte 0 in the middle of the packed data. Fetch it again.");
+  for (std::size_t n = 1; n < packed.size(); ++n) {
+    CHECK(error(packed.substr(0, n)) ==
+          fmt::format("ends at byte {} in the middle of the packed data. Fetch it again.", n));
+  }
+  CHECK(error("plain text") == "byte 2: incorrect header check. Is it a gzip file, and complete?");
+  std::string damaged = packed;
+  damaged[damaged.size() - 8] ^= 1;
+  CHECK(error(damaged) == fmt::format("byte {}: incorrect data check. Is it a gzip file, and "
+                                      "complete?",
+                                      packed.size() - 4));
+  CHECK(error(packed + "trailing") == fmt::format("byte {}: incorrect header check. Is it a gzip "
+                                                  "file, and complete?",
+                                                  packed.size() + 2));
+  const std::string missing = (folder / "missing").string();
+  CHECK(error_of([&] { read_gzip(missing, 10); }) ==
+        fmt::format("[read] cannot read '{}': No such file or directory. Check the path and its "
+                    "permissions.",
+                    missing));
+}
+
+TEST_CASE("idx: sizes and values") {
+  const std::string file("\0\0\x08\3\0\0\0\2\0\0\0\1\0\0\0\3abcdef", 22);
+  const IdxArray array = parse_idx("a", bytes_of(file), 3);
+  CHECK(array.sizes == std::vector<std::int64_t>{2, 1, 3});
+  CHECK(array.values == bytes_of("abcdef"));
+  const TemporaryFolder folder;
+  write(folder / "a.gz", gzip(file));
+  CHECK(read_idx(folder / "a.gz", 3, 100).values == bytes_of("abcdef"));
+  const IdxArray none = parse_idx("a", bytes_of(std::string("\0\0\x08\1\0\0\0\0", 8)), 1);
+  CHECK(none.sizes == std::vector<std::int64_t>{0});
+  CHECK(none.values.empty());
+}
+
+TEST_CASE("idx: damaged files") {
+  const auto error = [](std::string_view bytes, int rank) {
+    return error_of([&] { parse_idx("a.gz", bytes_of(bytes), rank); });
+  };
+  CHECK(error("", 1) == "[idx] a.gz: 0 bytes; its header has 8. Fetch it again.");
+  CHECK(error(std::string_view("\0\0\x08\3\0\0\0\2", 8), 3) ==
+        "[idx] a.gz: 8 bytes; its header has 16. Fetch it again.");
+  CHECK(error(std::string_view("\0\0\x08\1\0\0\0\2ab", 10), 2) ==
+        "[idx] a.gz: 10 bytes; its header has 12. Fetch it again.");
+  CHECK(error(std::string_view("\0\0\x0d\1\0\0\0\2ab", 10), 1) ==
+        "[idx] a.gz: byte 0: magic number 0x00000d01, not 0x00000801 (unsigned bytes, 1 axes). Is "
+        "it the right file?");
+  CHECK(error(std::string_view("\0\0\x08\1\0\0\0\3ab", 10), 1) ==
+        "[idx] a.gz: byte 4: sizes 3 for 2 bytes of elements. Fetch it again.");
+  CHECK(error(std::string_view("\0\0\x08\2\0\0\0\1\0\0\0\1ab", 14), 2) ==
+        "[idx] a.gz: byte 4: sizes 1 x 1 for 2 bytes of elements. Fetch it again.");
+  // 2^31 * 2^31 * 4 = 2^64, which would wrap to 0.
+  CHECK(error(std::string_view("\0\0\x08\3\x80\0\0\0\x80\0\0\0\0\0\0\4", 16), 3) ==
+        "[idx] a.gz: byte 4: sizes 2147483648 x 2147483648 x 4 for 0 bytes of elements. Fetch it "
+        "again.");
+}
+
+TEST_CASE("idx: damaged files give an error of ours, or another valid file") {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.gz";
+  const std::string valid = std::string("\0\0\x08\2\0\0\0\x40\0\0\0\x40", 12) + noise(4096);
+  const std::string packed = gzip(valid);
+  int errors = 0;
+  constexpr int kFiles = 4000;
+  for (int i = 0; i < kFiles; ++i) {
+    CAPTURE(i);
+    const auto seed = static_cast<std::uint64_t>(i);
+    // The packed file, or a well packed one of damaged content.
+    write(path, i % 2 == 0 ? test::mutated(packed, 1, seed)
+                           : gzip(test::mutated(valid.substr(0, 40), 2, seed) + valid.substr(40)));
+    const std::string error = error_of([&] { read_idx(path, 2, 10'000); });
+    errors += error != "no error";
+    const bool ours = error.starts_with("[gzip] ") || error.starts_with("[idx] ");
+    CHECK((error == "no error" || ours));
+  }
+  CHECK(errors > kFiles / 2);
+}
+
+}  // namespace
+}  // namespace moegrad
