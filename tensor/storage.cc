@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kGuardBytes = 64;
 constexpr unsigned char kGuard = 0xa5;
+constexpr std::size_t kMostBytes = std::size_t{1} << 40;  // beyond any machine this runs on
 constexpr int kSizeClasses = 4 * 64;
 
 // Size classes: four to each power of two, so that at most a quarter of a block is unused.
@@ -38,10 +39,8 @@ class CpuPool {
  public:
   Storage::Block* take(std::size_t bytes) {
     const bool guarded = checked_.load(std::memory_order_relaxed);
+    if (bytes > kMostBytes) fail("storage", "{} bytes asked for. Use smaller tensors.", bytes);
     const int size_class = class_of(bytes + (guarded ? kGuardBytes : 0));
-    if (size_class >= kSizeClasses) {
-      fail("storage", "{} bytes asked for. Use smaller tensors.", bytes);
-    }
     Storage::Block* block = nullptr;
     {
       const std::lock_guard lock(mutex_);
@@ -100,6 +99,10 @@ class CpuPool {
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
     const std::size_t capacity = capacity_of(size_class);
     void* data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
+    if (data == nullptr) {  // cached blocks of other sizes may be in the way
+      release_cached();
+      data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
+    }
     if (data == nullptr) {
       fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
     }

@@ -1,0 +1,46 @@
+#include "tensor/shape.h"
+
+#include <doctest/doctest.h>
+
+using moegrad::Error;
+using moegrad::Shape;
+
+TEST_CASE("a shape counts its elements") {
+  CHECK(Shape{}.numel() == 1);
+  CHECK(Shape{}.rank() == 0);
+  CHECK(Shape{}.back() == 1);
+  CHECK(Shape{3}.numel() == 3);
+  CHECK(Shape{2, 3, 4}.numel() == 24);
+  CHECK(Shape{2, 0, 4}.numel() == 0);
+  CHECK(Shape{2, 3, 4}.back() == 4);
+  CHECK(Shape{2, 3, 4}.product(1, 3) == 12);
+  CHECK(Shape{2, 3, 4}.product(1, 1) == 1);
+}
+
+TEST_CASE("shapes compare by rank and sizes") {
+  CHECK(Shape{2, 3} == Shape{2, 3});
+  CHECK(Shape{2, 3} != Shape{3, 2});
+  CHECK(Shape{2} != Shape{2, 1});
+  CHECK(Shape{} != Shape{1});
+}
+
+TEST_CASE("a shape is written as a list") {
+  CHECK(Shape{}.str() == "[]");
+  CHECK(Shape{7}.str() == "[7]");
+  CHECK(fmt::format("{}", Shape{2, 3}) == "[2, 3]");
+}
+
+TEST_CASE("a shape refuses negative sizes and too many axes") {
+  CHECK_THROWS_WITH_AS(Shape({2, -1}), "[shape] a size is -1. Sizes are 0 or more.", Error);
+  CHECK_NOTHROW(Shape({1, 2, 3, 4, 5}));
+  CHECK_THROWS_WITH_AS(Shape({1, 2, 3, 4, 5, 6}),
+                       "[shape] more than 5 axes. Merge some by reshape.", Error);
+}
+
+TEST_CASE("a shape is walked axis by axis") {
+  Shape shape{2, 3};
+  shape[0] = 5;
+  std::int64_t sum = 0;
+  for (const std::int64_t size : shape) sum += size;
+  CHECK(sum == 8);
+}

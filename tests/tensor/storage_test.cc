@@ -1,0 +1,105 @@
+#include "tensor/storage.h"
+
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+using namespace moegrad;
+
+TEST_CASE("storage is aligned at every size") {
+  for (std::size_t bytes = 0; bytes < 3000; bytes += 7) {
+    const Storage s = Storage::allocate(bytes, Device::cpu);
+    CHECK(s.bytes() == bytes);
+    CHECK(reinterpret_cast<std::uintptr_t>(s.data()) % 64 == 0);
+    if (bytes > 0) std::memset(s.data(), 1, bytes);
+  }
+}
+
+TEST_CASE("a freed block is used again, and never two at once") {
+  std::byte* first = nullptr;
+  {
+    const Storage a = Storage::allocate(1000, Device::cpu);
+    first = a.data();
+    const Storage b = Storage::allocate(1000, Device::cpu);
+    CHECK(b.data() != first);
+  }
+  const std::uint64_t before = pool::stats(Device::cpu).system_allocations;
+  const Storage c = Storage::allocate(1000, Device::cpu);
+  const Storage d = Storage::allocate(990, Device::cpu);
+  CHECK(c.data() != d.data());
+  CHECK((c.data() == first || d.data() == first));
+  CHECK(pool::stats(Device::cpu).system_allocations == before);
+}
+
+TEST_CASE("the last handle frees") {
+  const std::size_t before = pool::stats(Device::cpu).bytes_in_use;
+  Storage a = Storage::allocate(5000, Device::cpu);
+  CHECK(a.unique());
+  Storage b = a;
+  CHECK(a == b);
+  CHECK_FALSE(a.unique());
+  Storage c = std::move(a);
+  CHECK_FALSE(static_cast<bool>(a));  // NOLINT(bugprone-use-after-move)
+  b = Storage();
+  CHECK(c.unique());
+  c = c;  // NOLINT
+  CHECK(c.unique());
+  CHECK(pool::stats(Device::cpu).bytes_in_use > before);
+  c = Storage();
+  CHECK(pool::stats(Device::cpu).bytes_in_use == before);
+}
+
+TEST_CASE("the pool counts what it holds") {
+  pool::release_cached(Device::cpu);
+  CHECK(pool::stats(Device::cpu).bytes_cached == 0);
+  pool::reset_peak(Device::cpu);
+  const PoolStats before = pool::stats(Device::cpu);
+  CHECK(before.peak_bytes_in_use == before.bytes_in_use);
+  {
+    const Storage a = Storage::allocate(std::size_t{1} << 20, Device::cpu);
+    const Storage b = Storage::allocate(std::size_t{1} << 20, Device::cpu);
+  }
+  const PoolStats after = pool::stats(Device::cpu);
+  CHECK(after.allocations == before.allocations + 2);
+  CHECK(after.system_allocations == before.system_allocations + 2);
+  CHECK(after.bytes_in_use == before.bytes_in_use);
+  CHECK(after.peak_bytes_in_use >= before.bytes_in_use + (std::size_t{2} << 20));
+  CHECK(after.bytes_cached >= (std::size_t{2} << 20));
+  // At most a quarter more than asked for.
+  CHECK(after.bytes_cached <= (std::size_t{2} << 20) * 5 / 4);
+}
+
+TEST_CASE("a request that memory cannot hold is an error") {
+  CHECK_THROWS_AS(Storage::allocate(std::size_t{1} << 60, Device::cpu), Error);
+  CHECK_THROWS_AS(Storage::allocate(~std::size_t{0}, Device::cpu), Error);
+  CHECK_THROWS_AS(Storage::allocate(~std::size_t{0} - 100, Device::cpu), Error);
+}
+
+TEST_CASE("a device that the build lacks is an error") {
+  CHECK_THROWS_WITH_AS(
+      Storage::allocate(8, Device::cuda),
+      "[storage] this build has no cuda device. Configure with CUDA, or use the cpu device.",
+      Error);
+}
+
+TEST_CASE("threads may share the pool") {
+  const std::size_t before = pool::stats(Device::cpu).bytes_in_use;
+  std::vector<std::thread> threads;
+  std::atomic<int> clashes{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([t, &clashes] {
+      for (int i = 0; i < 2000; ++i) {
+        const auto bytes = static_cast<std::size_t>(64 + i % 300);
+        const Storage s = Storage::allocate(bytes, Device::cpu);
+        std::memset(s.data(), t, bytes);
+        const Storage copy = s;
+        if (copy.data()[bytes - 1] != static_cast<std::byte>(t)) ++clashes;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(clashes == 0);
+  CHECK(pool::stats(Device::cpu).bytes_in_use == before);
+}
