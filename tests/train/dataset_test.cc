@@ -1,0 +1,297 @@
+#include "train/dataset.h"
+
+#include <cmath>
+#include <limits>
+#include <set>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include "tests/temporary_files.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::error_of;
+using test::TemporaryFolder;
+
+void write_gzip(const fs::path& path, const std::string& bytes) {
+  const gzFile file = gzopen(path.c_str(), "wb");
+  REQUIRE(file != nullptr);
+  CHECK(gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size())) ==
+        static_cast<int>(bytes.size()));
+  CHECK(gzclose(file) == Z_OK);
+}
+
+// An IDX file of up to 255 on each axis.
+std::string idx(const std::vector<int>& sizes, const std::string& values) {
+  std::string bytes = {0, 0, 8, static_cast<char>(sizes.size())};
+  for (const int size : sizes) bytes += {0, 0, 0, static_cast<char>(size)};
+  return bytes + values;
+}
+
+// A small Fashion-MNIST: 3 + 2 images of 1 x 2 pixels.
+class Fixture {
+ public:
+  Fixture() {
+    fs::create_directory(images());
+    write("train-images-idx3", idx({3, 1, 2}, std::string("\0\xff\1\2\3\4", 6)));
+    write("train-labels-idx1", idx({3}, std::string("\0\x09\5", 3)));
+    write("t10k-images-idx3", idx({2, 1, 2}, std::string("\5\6\7\x08", 4)));
+    write("t10k-labels-idx1", idx({2}, std::string("\1\2", 2)));
+  }
+  void write(std::string_view name, const std::string& bytes) const {
+    write_gzip(file(name), bytes);
+  }
+  fs::path images() const { return folder_ / "fashion-mnist"; }
+  fs::path file(std::string_view name) const { return images() / fmt::format("{}-ubyte.gz", name); }
+  std::string error() const {
+    return error_of([&] { load_vision(folder_.path(), DType::f32); });
+  }
+  const fs::path& folder() const { return folder_.path(); }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+TEST_CASE("vision: images as scaled rows") {
+  const Fixture fixture;
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const Task task = load_task("vision", fixture.folder(), dtype, 0);
+    CHECK(task.name == "vision");
+    CHECK(task.train.classes == 10);
+    CHECK(task.train.x.dtype() == dtype);
+    CHECK(task.train.x.shape() == Shape{3, 2});
+    CHECK(task.train.labels.same_bits(Tensor::of<std::int32_t>({3}, {0, 9, 5})));
+    CHECK(task.test.x.shape() == Shape{2, 2});
+    CHECK(task.test.labels.same_bits(Tensor::of<std::int32_t>({2}, {1, 2})));
+    CHECK(task.train.x.at(0) == doctest::Approx(-0.2860 / 0.3530));
+    CHECK(task.train.x.at(1) == doctest::Approx((1.0 - 0.2860) / 0.3530));
+    CHECK(task.test.x.at(3) == doctest::Approx((8.0 / 255.0 - 0.2860) / 0.3530));
+  }
+  CHECK(error_of([&] { load_vision(fixture.folder(), DType::i32); }) ==
+        "[vision] needs f32 or f64, got i32. Convert the tensor first.");
+}
+
+TEST_CASE("vision: files that are missing or do not agree") {
+  const auto path = [](const Fixture& fixture, std::string_view name) {
+    return fixture.file(name).string();
+  };
+  CHECK(error_of([] { load_vision("nowhere", DType::f32); }) ==
+        "[vision] there is no folder 'nowhere/fashion-mnist'. Run scripts/data.");
+  {
+    const Fixture fixture;
+    fs::remove(fixture.file("t10k-labels-idx1"));
+    CHECK(fixture.error() == fmt::format("[vision] '{}' is missing. Run scripts/data.",
+                                         path(fixture, "t10k-labels-idx1")));
+  }
+  {
+    const Fixture fixture;
+    fixture.write("train-labels-idx1", idx({2}, "\1\2"));
+    CHECK(fixture.error() == fmt::format("[vision] {}: 2 labels for 3 images. Run scripts/data.",
+                                         path(fixture, "train-labels-idx1")));
+  }
+  {
+    const Fixture fixture;
+    fixture.write("train-labels-idx1", idx({3}, "\1\2\x0a"));
+    CHECK(fixture.error() ==
+          fmt::format("[vision] {}: label 10 of image 2. Labels are 0 to 9; run scripts/data.",
+                      path(fixture, "train-labels-idx1")));
+  }
+  {
+    const Fixture fixture;
+    fixture.write("t10k-images-idx3", idx({2, 0, 2}, ""));
+    CHECK(fixture.error() == fmt::format("[vision] {}: 2 images of 0 x 2. Run scripts/data.",
+                                         path(fixture, "t10k-images-idx3")));
+  }
+  {
+    const Fixture fixture;
+    fixture.write("t10k-images-idx3", idx({2, 1, 1}, "ab"));
+    CHECK(fixture.error() ==
+          fmt::format("[vision] {}: images of 2 pixels to train and 1 to test. Run scripts/data.",
+                      fixture.images().string()));
+  }
+  {
+    const Fixture fixture;
+    fixture.write("train-images-idx3", idx({3}, "abc"));
+    CHECK(fixture.error() == fmt::format("[idx] {}: 11 bytes; its header has 16. Fetch it again.",
+                                         path(fixture, "train-images-idx3")));
+  }
+}
+
+TEST_CASE("vision: the real Fashion-MNIST") {
+  const fs::path folder = fs::path(MOEGRAD_SOURCE_DIR) / "data";
+  if (!fs::exists(folder / "fashion-mnist")) {
+    MESSAGE("skipped, run scripts/data");
+    return;
+  }
+  const Task task = load_vision(folder, DType::f32);
+  CHECK(task.train.x.shape() == Shape{60'000, 784});
+  CHECK(task.test.x.shape() == Shape{10'000, 784});
+  std::vector<int> per_class(10);
+  for (const std::int32_t label : task.train.labels.values<std::int32_t>()) {
+    ++per_class[static_cast<std::size_t>(label)];
+  }
+  CHECK(per_class == std::vector<int>(10, 6000));
+  double sum = 0.0;
+  double squares = 0.0;
+  for (const float v : task.train.x.values<float>()) {
+    sum += static_cast<double>(v);
+    squares += static_cast<double>(v) * static_cast<double>(v);
+  }
+  const auto n = static_cast<double>(task.train.x.numel());
+  CHECK(std::abs(sum / n) < 1e-3);
+  CHECK(std::abs(squares / n - 1.0) < 1e-3);
+  check_finite(task.train);
+}
+
+TEST_CASE("tasks: the list, and a name that is not on it") {
+  CHECK(tasks().size() == 2);
+  CHECK(tasks()[0].name == "vision");
+  CHECK(tasks()[1].name == "synthetic");
+  CHECK(load_task("synthetic", "", DType::f32, 3)
+            .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
+  CHECK(error_of([] { load_task("visoin", "data", DType::f32, 0); }) ==
+        "[task] there is no task 'visoin'. Choose one of: vision, synthetic.");
+}
+
+TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
+  const Task a = make_synthetic(DType::f64, 1);
+  const Task b = make_synthetic(DType::f64, 1);
+  const Task single = make_synthetic(DType::f32, 1);
+  const Task other = make_synthetic(DType::f64, 2);
+  CHECK(a.train.x.shape() == Shape{8192, 16});
+  CHECK(a.test.x.shape() == Shape{2048, 16});
+  CHECK(a.train.classes == 4);
+  CHECK(a.train.x.same_bits(b.train.x));
+  CHECK(a.test.labels.same_bits(b.test.labels));
+  CHECK(single.train.labels.same_bits(a.train.labels));
+  CHECK(single.train.x.at(5) == static_cast<double>(static_cast<float>(a.train.x.at(5))));
+  CHECK_FALSE(other.train.x.same_bits(a.train.x));
+  CHECK_FALSE(a.train.x.rows(0, 2048).same_bits(a.test.x));
+  check_finite(a.train);
+}
+
+TEST_CASE("synthetic: every class occurs, of unit scale") {
+  const Task task = make_synthetic(DType::f64, 7);
+  std::vector<int> count(4);
+  for (const std::int32_t label : task.train.labels.values<std::int32_t>()) {
+    REQUIRE(label >= 0);
+    REQUIRE(label < 4);
+    ++count[static_cast<std::size_t>(label)];
+  }
+  for (const int n : count) CHECK(n > 8192 / 4 / 2);
+  double squares = 0.0;
+  for (const double v : task.train.x.values<double>()) squares += v * v;
+  CHECK(squares / static_cast<double>(task.train.x.numel()) == doctest::Approx(1.0).epsilon(0.3));
+}
+
+TEST_CASE("synthetic: with one cluster, a linear rule of x - centre gives the labels") {
+  const SyntheticOptions options{
+      .train_size = 4000, .test_size = 1, .dimension = 2, .clusters = 1, .classes = 2};
+  const Task task = make_synthetic(DType::f64, 5, options);
+  // The two classes lie on two sides of a line: a perceptron of x, with a constant, comes close.
+  std::vector<double> w(3);
+  int wrong = 0;
+  for (int epoch = 0; epoch < 50; ++epoch) {
+    wrong = 0;
+    for (std::int64_t i = 0; i < 4000; ++i) {
+      const double* x = task.train.x.data<double>() + 2 * i;
+      const double side = task.train.labels.at(i) == 0 ? 1.0 : -1.0;
+      if (side * (w[0] * x[0] + w[1] * x[1] + w[2]) > 0.0) continue;
+      ++wrong;
+      w[0] += side * x[0];
+      w[1] += side * x[1];
+      w[2] += side;
+    }
+  }
+  CHECK(wrong < 200);
+}
+
+TEST_CASE("synthetic: options out of range") {
+  CHECK(error_of([] { make_synthetic(DType::f32, 0, {.clusters = 0}); }) ==
+        "[synthetic] clusters is 0. Give 1 or more.");
+  CHECK(error_of([] { make_synthetic(DType::f32, 0, {.classes = 1}); }) ==
+        "[synthetic] classes is 1. Give 2 or more.");
+  CHECK(error_of([] { make_synthetic(DType::f32, 0, {.train_size = -1}); }) ==
+        "[synthetic] train_size is -1. Give 1 or more.");
+  CHECK(error_of([] { make_synthetic(DType::i32, 0); }) ==
+        "[synthetic] needs f32 or f64, got i32. Convert the tensor first.");
+}
+
+Dataset counted(std::int64_t rows) {
+  Dataset dataset{.x = Tensor::empty({rows, 2}, DType::f64),
+                  .labels = Tensor::empty({rows}, DType::i32),
+                  .classes = 100};
+  for (std::int64_t i = 0; i < rows; ++i) {
+    dataset.x.data<double>()[2 * i] = static_cast<double>(i);
+    dataset.x.data<double>()[2 * i + 1] = -static_cast<double>(i);
+    dataset.labels.data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
+  }
+  return dataset;
+}
+
+TEST_CASE("dataset: what is not finite is named") {
+  Dataset dataset = counted(4);
+  check_finite(dataset);
+  dataset.x.data<double>()[5] = std::numeric_limits<double>::quiet_NaN();
+  CHECK(error_of([&] { check_finite(dataset); }) ==
+        "[dataset] data set: row 2, column 1 is nan. Repair or remove the row.");
+  dataset.x.data<double>()[2] = -std::numeric_limits<double>::infinity();
+  CHECK(error_of([&] { check_finite(dataset, "vision train"); }) ==
+        "[dataset] vision train: row 1, column 0 is -inf. Repair or remove the row.");
+}
+
+TEST_CASE("batches: every row once, in an order of (seed, epoch) alone") {
+  const Dataset dataset = counted(10);
+  const auto order = [&](std::uint64_t seed, std::uint64_t epoch) {
+    const Batches batches(dataset, 4, epoch_rng(seed, epoch));
+    REQUIRE(batches.size() == 3);
+    std::vector<std::int32_t> rows;
+    for (std::int64_t i = 0; i < 3; ++i) {
+      const Batch batch = batches.get(i);
+      REQUIRE(batch.x.shape() == Shape{i < 2 ? 4 : 2, 2});
+      for (std::int64_t r = 0; r < batch.x.size(0); ++r) {
+        const std::int32_t label = batch.labels.data<std::int32_t>()[r];
+        CHECK(batch.x.at(2 * r) == label);
+        CHECK(batch.x.at(2 * r + 1) == -label);
+        rows.push_back(label);
+      }
+    }
+    CHECK(std::set<std::int32_t>(rows.begin(), rows.end()).size() == 10);
+    return rows;
+  };
+  CHECK(order(1, 0) == order(1, 0));
+  CHECK(order(1, 0) != order(1, 1));
+  CHECK(order(1, 0) != order(2, 0));
+  // A batch does not depend on those taken before it.
+  const Batches batches(dataset, 4, epoch_rng(1, 0));
+  CHECK(batches.get(2).labels.at(0) == order(1, 0)[8]);
+}
+
+TEST_CASE("batches: without a generator, the order of the data set") {
+  const Batches batches(counted(5), 3);
+  CHECK(batches.size() == 2);
+  CHECK(batches.get(0).labels.same_bits(Tensor::of<std::int32_t>({3}, {0, 1, 2})));
+  CHECK(batches.get(1).labels.same_bits(Tensor::of<std::int32_t>({2}, {3, 4})));
+  CHECK(Batches(counted(0), 3).size() == 0);
+  CHECK(Batches(counted(6), 3).size() == 2);
+  CHECK(Batches(counted(5), std::numeric_limits<std::int64_t>::max()).get(0).x.shape() ==
+        Shape{5, 2});
+}
+
+TEST_CASE("batches: mistakes") {
+  CHECK(error_of([] { Batches(counted(5), 0); }) == "[batches] a batch of 0 rows. Give 1 or more.");
+  CHECK(error_of([] { Batches(counted(5), 2).get(3); }) ==
+        "[batches] batch 3 of 3 asked for. They count from 0.");
+  Dataset dataset = counted(5);
+  dataset.labels = counted(4).labels;
+  CHECK(error_of([&] { Batches(dataset, 2); }) ==
+        "[batches] x f64 [5, 2] and labels i32 [4]. They must be [N, D] and i32 [N].");
+}
+
+}  // namespace
+}  // namespace moegrad

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tensor/rng.h"
+#include "tensor/tensor.h"
+
+namespace moegrad {
+
+struct Dataset {
+  Tensor x;       // [N, D] floating
+  Tensor labels;  // i32 [N], 0 to classes - 1
+  std::int64_t classes = 0;
+};
+
+struct Task {
+  std::string name;
+  std::string summary;
+  std::string source;
+  Dataset train;
+  Dataset test;
+};
+
+struct TaskInfo {
+  std::string_view name;
+  std::string_view summary;
+  std::string_view source;
+};
+
+// Every task there is.
+std::span<const TaskInfo> tasks();
+
+// A task by its name. Data are read from `folder`; the seed is for tasks that are made up.
+Task load_task(std::string_view name, const std::filesystem::path& folder, DType dtype,
+               std::uint64_t seed);
+
+// Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) from folder/fashion-mnist/{train,t10k}-{images-idx3,
+// labels-idx1}-ubyte.gz: images as rows, x = (pixel / 255 - 0.2860) / 0.3530, which has mean 0 and
+// variance 1 over the training images; 10 classes.
+Task load_vision(const std::filesystem::path& folder, DType dtype);
+
+struct SyntheticOptions {
+  std::int64_t train_size = 8192;
+  std::int64_t test_size = 2048;
+  std::int64_t dimension = 16;
+  std::int64_t clusters = 8;
+  std::int64_t classes = 4;
+};
+
+// Points around cluster centres, each cluster with a linear rule of its own: what a mixture should
+// discover, and no single linear rule can follow. For cluster c, uniform, and z ~ N(0, I):
+//   centre_c ~ N(0, 4 I),   x = (centre_c + z) / sqrt(5),   label = argmax_j (A_c z)_j
+// with A_c [classes, dimension] ~ N(0, 1). Each coordinate of x has mean 0 and variance 1 over the
+// draws of the centres. A function of (seed, options) alone: the labels do not depend on the dtype.
+Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& options = {});
+
+// An error that names the first row and column where x is NaN or infinite.
+void check_finite(const Dataset& dataset, std::string_view name = "data set");
+
+// The order of an epoch: a function of (seed, epoch) alone, so that training resumes anywhere.
+Rng epoch_rng(std::uint64_t seed, std::uint64_t epoch);
+
+struct Batch {
+  Tensor x;       // [B, D]
+  Tensor labels;  // i32 [B]
+};
+
+// A data set in batches of batch_size rows, the last of them smaller where the rows do not divide.
+class Batches {
+ public:
+  // In the order of the data set.
+  Batches(Dataset dataset, std::int64_t batch_size);
+  // In the order of rng's permutation.
+  Batches(Dataset dataset, std::int64_t batch_size, Rng rng);
+
+  // The number of batches.
+  std::int64_t size() const;
+  // Batch i, copied.
+  Batch get(std::int64_t i) const;
+
+ private:
+  Dataset dataset_;
+  std::int64_t batch_size_;
+  Tensor order_;  // i32 [N]; undefined: the data set's own
+};
+
+}  // namespace moegrad
