@@ -19,11 +19,12 @@ namespace moegrad {
 
 class Tape;
 
-// A named tensor that training changes. Its address is its identity: it must not move while a tape
-// or Gradients know it.
+// A named tensor that training changes, or (not trained) state that goes into checkpoints with the
+// parameters. Its address is its identity: it must not move while a tape or Gradients know it.
 struct Parameter {
   std::string name;
   Tensor value;
+  bool trained = true;
 };
 
 // A value on a tape: {tape, place}. Trivially copyable; valid until the tape is cleared or rewound

@@ -1,0 +1,35 @@
+// sparse: the conventional gradient of a sparse mixture (Shazeer et al., arXiv:1701.06538).
+//
+//   y = sum_{i in R} w_i E_i(x);  dL/dw_i = <g, E_i> on R, 0 off R;  experts get w_i g
+
+#include "moe/dispatch.h"
+#include "moe/estimators/surrogate.h"
+#include "moe/registry.h"
+
+namespace moegrad {
+namespace {
+
+class SparseEstimator : public Estimator {
+ public:
+  Var combine(const EstimatorInput& in) const override {
+    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    return fused(in.x.tape()) ? moegrad::combine(h, in.routing.weights, in.plan)
+                              : written_sparse(h, in.routing.weights, in.plan);
+  }
+};
+
+}  // namespace
+
+EstimatorEntry sparse_estimator() {
+  return {"sparse",
+          "the conventional gradient: nothing passes the selection",
+          "Shazeer et al. 2017, arXiv:1701.06538",
+          Claim::surrogate,
+          false,
+          {},
+          [](const Options&) -> std::unique_ptr<Estimator> {
+            return std::make_unique<SparseEstimator>();
+          }};
+}
+
+}  // namespace moegrad

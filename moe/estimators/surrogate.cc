@@ -1,0 +1,36 @@
+#include "moe/estimators/surrogate.h"
+
+#include "moe/dispatch.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+// x - sg x: zero, with the gradient of x.
+Var gradient_only(Var x) { return x - stop_gradient(x); }
+
+Var scaled(Var x, const Tensor& factor) {
+  return factor.defined() ? x * x.tape().constant(factor) : x;
+}
+
+}  // namespace
+
+Var written_sparse(Var h, Var weights, const Plan& plan) {
+  return combine(h, stop_gradient(weights), plan) +
+         combine(stop_gradient(h), gradient_only(weights), plan);
+}
+
+Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
+  const Var value = combine(h, stop_gradient(weights), plan);
+  const Var on = scaled(gradient_only(weights), rest.on);
+  const Var off = scaled(gradient_only(rest.scores), rest.off);
+  Var y = value + combine(stop_gradient(h), on, plan) +
+          combine(stop_gradient(rest.values), off, rest.plan);
+  if (rest.gated) y = y - sum(off, 1, true) * stop_gradient(value);
+  if (rest.experts) {
+    y = y + combine(gradient_only(rest.values), stop_gradient(rest.scores), rest.plan);
+  }
+  return y;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,61 @@
+#include "moe/experts.h"
+
+#include <array>
+
+#include "moe/dispatch.h"
+#include "moe/options.h"
+#include "ops/elementwise.h"
+
+namespace moegrad {
+namespace {
+
+constexpr std::array<std::string_view, 4> kNames = {"relu", "gelu", "silu", "swiglu"};
+
+Var linear(Var rows, Var w, Var b, const Plan& plan) {
+  const Var product = grouped_matmul(rows, w, plan);
+  return b.defined() ? grouped_bias(product, b, plan) : product;
+}
+
+}  // namespace
+
+std::string_view name_of(Activation activation) {
+  return kNames[static_cast<std::size_t>(activation)];
+}
+
+Activation activation_of(std::string_view name) {
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (kNames[i] == name) return static_cast<Activation>(i);
+  }
+  const std::array<std::string, 4> names = {"relu", "gelu", "silu", "swiglu"};
+  fail("experts", "no activation '{}'. Did you mean '{}'?", name, nearest(name, names));
+}
+
+Var Experts::operator()(Var rows, const Plan& plan) const {
+  const Var first = linear(rows, w1, b1, plan);
+  Var hidden;
+  switch (activation) {
+    case Activation::relu:
+      hidden = relu(first);
+      break;
+    case Activation::gelu:
+      hidden = gelu(first);
+      break;
+    case Activation::silu:
+      hidden = silu(first);
+      break;
+    case Activation::swiglu:
+      hidden = silu(first) * linear(rows, w3, b3, plan);
+      break;
+  }
+  return linear(hidden, w2, b2, plan);
+}
+
+Experts Experts::detached() const {
+  Experts copy = *this;
+  for (Var* v : {&copy.w1, &copy.w2, &copy.w3, &copy.b1, &copy.b2, &copy.b3}) {
+    if (v->defined()) *v = v->tape().constant(v->value());
+  }
+  return copy;
+}
+
+}  // namespace moegrad

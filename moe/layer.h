@@ -1,0 +1,65 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "moe/estimator.h"
+#include "moe/experts.h"
+#include "moe/options.h"
+#include "moe/router.h"
+
+namespace moegrad {
+
+// What a mixture layer is made of.
+struct LayerConfig {
+  LayerSize size;
+  std::string router = "top-k";
+  std::string estimator = "sparse";
+  Activation activation = Activation::relu;
+  bool biases = true;
+  // Options by name: of the router, of the estimator, or of the layer itself (layer_options()).
+  std::map<std::string, std::string> options = {};
+};
+
+// Options that every layer has: aux (switch auxiliary), z-loss, shared (experts always on).
+const std::vector<OptionSpec>& layer_options();
+
+struct LayerOutput {
+  Var y;  // [N, Dout]
+  Routing routing;
+  Plan plan;
+  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+};
+
+// One mixture layer: router, plan, experts, estimator. Holds no numbers: they come as Weights.
+//   router.*, experts.w1 [E, D, H], experts.w2 [E, H, Dout], for SwiGLU experts.w3 [E, D, H],
+//   optional experts.b1, experts.b2, experts.b3; for shared experts shared.* likewise
+class Layer {
+ public:
+  // Errors: unknown router, estimator or option; k outside 1 .. E; sizes below 1.
+  explicit Layer(const LayerConfig& config);
+
+  // Adds all parameters under prefix + name, f64 values drawn from rng: experts uniform within
+  // +- sqrt(1 / fan-in) (He et al. for relu within a constant), biases zero.
+  void declare(std::string_view prefix, Parameters& parameters, Rng& rng) const;
+
+  // x [N, D], N >= 1.
+  LayerOutput forward(Var x, const Weights& weights, bool training) const;
+
+  const LayerConfig& config() const { return config_; }
+  // The estimator's form, for tests; automatic by default.
+  void set_form(Form form) { estimator_->form = form; }
+
+ private:
+  Experts experts(const Weights& weights, std::string_view kind) const;
+
+  LayerConfig config_;
+  std::unique_ptr<Router> router_;
+  std::unique_ptr<Estimator> estimator_;
+  double auxiliary_ = 0.0;
+  double z_loss_ = 0.0;
+  std::int64_t shared_ = 0;
+};
+
+}  // namespace moegrad

@@ -1,0 +1,113 @@
+#include "moe/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+
+#include "tensor/error.h"
+
+namespace moegrad {
+namespace {
+
+// Levenshtein's distance.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t substituted = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({substituted, row[j] + 1, row[j + 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+template <class T>
+bool parse(std::string_view text, T& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+}  // namespace
+
+std::string nearest(std::string_view name, std::span<const std::string> names) {
+  std::string best;
+  std::size_t least = std::string::npos;
+  for (const std::string& candidate : names) {
+    const std::size_t distance = edit_distance(name, candidate);
+    if (distance < least) {
+      least = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+Options::Options(std::string owner, std::vector<OptionSpec> specs)
+    : owner_(std::move(owner)), specs_(std::move(specs)) {
+  for (const OptionSpec& spec : specs_) values_[spec.name] = spec.default_value;
+}
+
+bool Options::knows(std::string_view name) const { return values_.find(name) != values_.end(); }
+
+void Options::set(const std::string& name, const std::string& value) {
+  const auto spec = std::find_if(specs_.begin(), specs_.end(),
+                                 [&](const OptionSpec& s) { return s.name == name; });
+  if (spec == specs_.end()) {
+    std::vector<std::string> names;
+    for (const OptionSpec& s : specs_) names.push_back(s.name);
+    if (names.empty())
+      fail("option", "{} has no option '{}', and no others. Leave it out.", owner_, name);
+    fail("option", "{} has no option '{}'. Did you mean '{}'?", owner_, name, nearest(name, names));
+  }
+  const auto refuse = [&](std::string_view wanted) {
+    fail("option", "'{}' of {} is '{}'. Give {}.", name, owner_, value, wanted);
+  };
+  switch (spec->kind) {
+    case OptionSpec::Kind::flag:
+      if (value != "true" && value != "false") refuse("true or false");
+      break;
+    case OptionSpec::Kind::choice:
+      if (std::find(spec->choices.begin(), spec->choices.end(), value) == spec->choices.end()) {
+        refuse(fmt::format("one of {}", fmt::join(spec->choices, ", ")));
+      }
+      break;
+    default: {
+      double number = 0.0;
+      std::int64_t integer = 0;
+      const bool whole = spec->kind == OptionSpec::Kind::integer;
+      const bool read = whole ? parse(value, integer) : parse(value, number);
+      if (whole) number = static_cast<double>(integer);
+      if (!read || !std::isfinite(number) || number < spec->lowest || number > spec->highest) {
+        refuse(fmt::format("{} from {} to {}", whole ? "a whole number" : "a number", spec->lowest,
+                           spec->highest));
+      }
+    }
+  }
+  values_[name] = value;
+}
+
+const std::string& Options::text(std::string_view name) const {
+  const auto found = values_.find(name);
+  if (found == values_.end()) fail("option", "{} declares no option '{}'.", owner_, name);
+  return found->second;
+}
+
+double Options::number(std::string_view name) const {
+  double value = 0.0;
+  parse(text(name), value);
+  return value;
+}
+std::int64_t Options::integer(std::string_view name) const {
+  std::int64_t value = 0;
+  parse(text(name), value);
+  return value;
+}
+bool Options::flag(std::string_view name) const { return text(name) == "true"; }
+const std::string& Options::choice(std::string_view name) const { return text(name); }
+
+}  // namespace moegrad

@@ -1,0 +1,69 @@
+#include "moe/registry.h"
+
+#include <algorithm>
+
+#include "moe/dispatch.h"
+#include "ops/all.h"
+
+namespace moegrad {
+
+// One word for each router: moe/routers/NAME.cc defines NAME_router().
+#define MOEGRAD_ROUTERS(X) X(softmax) X(top_k) X(moesart)
+// One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
+#define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group)
+// The files that declare operations of their own: FILE_operations().
+#define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
+
+#define MOEGRAD_DECLARE_ROUTER(name) RouterEntry name##_router();
+#define MOEGRAD_DECLARE_ESTIMATOR(name) EstimatorEntry name##_estimator();
+#define MOEGRAD_DECLARE_OPERATIONS(name) std::vector<OperationEntry> name##_operations();
+MOEGRAD_ROUTERS(MOEGRAD_DECLARE_ROUTER)
+MOEGRAD_ESTIMATORS(MOEGRAD_DECLARE_ESTIMATOR)
+MOEGRAD_OPERATIONS(MOEGRAD_DECLARE_OPERATIONS)
+
+namespace {
+
+template <class Entry>
+const Entry& find(const std::vector<Entry>& entries, const std::string& name,
+                  std::string_view kind) {
+  std::vector<std::string> names;
+  for (const Entry& entry : entries) {
+    if (entry.name == name) return entry;
+    names.push_back(entry.name);
+  }
+  fail(kind, "no {} '{}'. Did you mean '{}'?", kind, name, nearest(name, names));
+}
+
+}  // namespace
+
+const std::vector<RouterEntry>& routers() {
+#define MOEGRAD_ENTRY(name) name##_router(),
+  static const std::vector<RouterEntry> all = {MOEGRAD_ROUTERS(MOEGRAD_ENTRY)};
+#undef MOEGRAD_ENTRY
+  return all;
+}
+
+const std::vector<EstimatorEntry>& estimators() {
+#define MOEGRAD_ENTRY(name) name##_estimator(),
+  static const std::vector<EstimatorEntry> all = {MOEGRAD_ESTIMATORS(MOEGRAD_ENTRY)};
+#undef MOEGRAD_ENTRY
+  return all;
+}
+
+const RouterEntry& router_entry(const std::string& name) { return find(routers(), name, "router"); }
+const EstimatorEntry& estimator_entry(const std::string& name) {
+  return find(estimators(), name, "estimator");
+}
+
+std::vector<OperationEntry> all_declared_operations() {
+  std::vector<OperationEntry> all = all_operations();
+  const auto append = [&](std::vector<OperationEntry> more) {
+    all.insert(all.end(), more.begin(), more.end());
+  };
+#define MOEGRAD_APPEND(name) append(name##_operations());
+  MOEGRAD_OPERATIONS(MOEGRAD_APPEND)
+#undef MOEGRAD_APPEND
+  return all;
+}
+
+}  // namespace moegrad

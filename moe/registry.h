@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/operation_check.h"
+#include "moe/estimator.h"
+#include "moe/options.h"
+#include "moe/router.h"
+
+namespace moegrad {
+
+struct RouterEntry {
+  std::string name;
+  std::string summary;
+  std::string source;
+  Claim claim;
+  bool samples;  // draws experts in training
+  std::vector<OptionSpec> options;
+  std::function<std::unique_ptr<Router>(const Options&)> make;
+};
+
+struct EstimatorEntry {
+  std::string name;
+  std::string summary;
+  std::string source;
+  Claim claim;
+  bool dense;  // runs experts that were not selected, in training
+  std::vector<OptionSpec> options;
+  std::function<std::unique_ptr<Estimator>(const Options&)> make;
+};
+
+const std::vector<RouterEntry>& routers();
+const std::vector<EstimatorEntry>& estimators();
+// An Error that names the nearest for an unknown name.
+const RouterEntry& router_entry(const std::string& name);
+const EstimatorEntry& estimator_entry(const std::string& name);
+
+// Every declared operation: those of ops/, of dispatch and of the fused estimators.
+std::vector<OperationEntry> all_declared_operations();
+
+}  // namespace moegrad

@@ -1,0 +1,24 @@
+#include "moe/router.h"
+
+#include <cmath>
+
+#include "ops/ops.h"
+
+namespace moegrad {
+
+void Router::declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+                     Rng& rng) const {
+  const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
+  const std::string start(prefix);
+  parameters.add(start + "router.weight",
+                 rng.normal({size.model, size.experts}, DType::f64, 0.0, deviation));
+  parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64));
+}
+
+Var router_logits(Var x, const Weights& weights) {
+  const Var logits = matmul(x, weights.at("router.weight"));
+  const Var bias = weights.find("router.bias");
+  return bias.defined() ? logits + bias : logits;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,121 @@
+// moesart: k experts sampled from the softmax and re-weighted to approximate it
+// (Ibrahim et al., ICLR 2024 submission 449; the formulas are those of the authors' released code).
+//
+//   o = (x W + b)/tau;  g = softmax(o)
+//   training    S = k experts sampled without replacement from g (k >= 2); j = uniform draw from S
+//               adj_j = o_j;  adj_i = o_i - log((k-1) g_i) for i in S\{j};  w = softmax(adj) over S
+//               in closed form w_j = g_j/(1+g_j), w_i = 1/((k-1)(1+g_j))
+//   inference   S = TopK(o), w = 1/k
+//   auxiliary   lasso * mean over tokens of sum_{i not in TopK(g)} g_i
+//
+// `weighting`: small-random (above); zero, all k adjusted by log(k g), constant weights 1/k; large,
+// no adjustment, the softmax of o over S. Only g_j carries a gradient, and it reaches all E logits
+// with no further expert evaluated.
+
+#include <cmath>
+
+#include "moe/registry.h"
+#include "moe/sampling.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+enum class Weighting { small_random, zero, large };
+
+class MoesartRouter : public Router {
+ public:
+  MoesartRouter(Weighting weighting, bool replacement, double temperature, double lasso)
+      : weighting_(weighting),
+        replacement_(replacement),
+        temperature_(temperature),
+        lasso_(lasso) {}
+
+  void check(const LayerSize& size) const override {
+    if (size.active < 2) {
+      fail("moesart", "k is {}. It re-weights a sample of at least 2 experts: use k >= 2.",
+           size.active);
+    }
+  }
+
+  Routing route(const LayerSize& size, Var x, const Weights& weights,
+                bool training) const override {
+    Routing r;
+    r.logits = router_logits(x, weights);
+    if (temperature_ != 1.0) r.logits = r.logits / temperature_;
+    r.scores = softmax(r.logits);
+    const std::int64_t k = size.active;
+    if (training) {
+      r.selected = sample_experts(r.logits, k, replacement_);
+      r.weights = training_weights(r, k);
+    } else {
+      r.selected = top_k_indices(r.logits, k, "selected");
+      r.weights = uniform(r, k);
+    }
+    if (lasso_ > 0.0) {
+      const Tensor kept = top_k_indices(r.scores, k, "lasso");
+      const Var inside = sum(take_columns(r.scores, kept), 1);
+      r.auxiliary = lasso_ * mean(sum(r.scores, 1) - inside);
+    }
+    return r;
+  }
+
+ private:
+  static Var uniform(const Routing& r, std::int64_t k) {
+    return r.logits.tape().constant(
+        Tensor::full({r.logits.size(0), k}, 1.0 / static_cast<double>(k), r.logits.dtype()));
+  }
+
+  Var training_weights(const Routing& r, std::int64_t k) const {
+    if (weighting_ == Weighting::zero) return uniform(r, k);
+    const Var chosen = take_columns(r.logits, r.selected);
+    if (weighting_ == Weighting::large) return softmax(chosen);
+    Tape& tape = r.logits.tape();
+    const std::int64_t tokens = r.logits.size(0);
+    const Tensor even = Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), DType::f64);
+    const Tensor j = tape.decisions().categorical("unadjusted", even, tape.rng());
+    const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      is_j.data<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
+    }
+    // o_i - log((k-1) g_i) = logsumexp(o) - log(k-1), the same for every i: no log of a small g.
+    const Var adjusted = logsumexp(r.logits, 1, true) - std::log(static_cast<double>(k) - 1.0);
+    return softmax(where(is_j, chosen, adjusted));
+  }
+
+  Weighting weighting_;
+  bool replacement_;
+  double temperature_;
+  double lasso_;
+};
+
+}  // namespace
+
+RouterEntry moesart_router() {
+  return {"moesart",
+          "k experts sampled from the softmax, re-weighted to approximate it",
+          "Ibrahim et al., ICLR 2024 submission 449",
+          Claim::documented,
+          true,
+          {{"weighting",
+            OptionSpec::Kind::choice,
+            "small-random",
+            "how the sampled experts are re-weighted",
+            0,
+            0,
+            {"small-random", "zero", "large"}},
+           {"replacement", OptionSpec::Kind::flag, "false", "sample with replacement"},
+           {"temperature", OptionSpec::Kind::number, "1", "divides the logits", 1e-6, 1e6},
+           {"lasso", OptionSpec::Kind::number, "0",
+            "coefficient of the trimmed lasso, the score outside the top k", 0.0, 1e6}},
+          [](const Options& o) -> std::unique_ptr<Router> {
+            const std::string& name = o.choice("weighting");
+            const Weighting weighting = name == "zero"    ? Weighting::zero
+                                        : name == "large" ? Weighting::large
+                                                          : Weighting::small_random;
+            return std::make_unique<MoesartRouter>(weighting, o.flag("replacement"),
+                                                   o.number("temperature"), o.number("lasso"));
+          }};
+}
+
+}  // namespace moegrad

@@ -1,0 +1,67 @@
+// top-k: the k largest logits (Shazeer et al., arXiv:1701.06538, without its noise).
+//
+//   o = x W + b;  p = softmax(o);  R = TopK(o), of equal logits the lowest expert first
+//   w = p on R (default), or with `renormalise` w = softmax of o over R = p / sum_R p
+//
+// Training and inference are the same. With k = 1 and renormalise w is 1 and the router gets no
+// gradient: allowed, with one warning.
+
+#include <cstdio>
+#include <mutex>
+
+#include "moe/registry.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+class TopKRouter : public Router {
+ public:
+  explicit TopKRouter(bool renormalise) : renormalise_(renormalise) {}
+
+  void check(const LayerSize& size) const override {
+    static std::once_flag warned;
+    if (renormalise_ && size.active == 1) {
+      std::call_once(warned, [] {
+        std::fputs(
+            "moegrad: [top-k] renormalised with k = 1 every weight is 1: the router gets no "
+            "gradient.\n",
+            stderr);
+      });
+    }
+  }
+
+  Routing route(const LayerSize& size, Var x, const Weights& weights, bool) const override {
+    Routing r;
+    r.logits = router_logits(x, weights);
+    r.scores = softmax(r.logits);
+    r.selected = top_k_indices(r.logits, size.active, "selected");
+    if (renormalise_) {
+      r.weights = softmax(take_columns(r.logits, r.selected));
+      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+    } else {
+      r.weights = take_columns(r.scores, r.selected);
+    }
+    return r;
+  }
+
+ private:
+  bool renormalise_;
+};
+
+}  // namespace
+
+RouterEntry top_k_router() {
+  return {"top-k",
+          "the k experts of the largest logits",
+          "Shazeer et al. 2017, arXiv:1701.06538",
+          Claim::exact_on_cell,
+          false,
+          {{"renormalise", OptionSpec::Kind::flag, "false",
+            "weights are the softmax over the selected instead of the full softmax"}},
+          [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<TopKRouter>(o.flag("renormalise"));
+          }};
+}
+
+}  // namespace moegrad

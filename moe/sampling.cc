@@ -1,0 +1,61 @@
+#include "moe/sampling.h"
+
+#include <limits>
+
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
+  const Tensor noisy = rng.gumbel(logits.shape(), logits.dtype());
+  Kernels& kernel = kernels(logits.device());
+  kernel.accumulate(1.0, logits, noisy);
+  Tensor selected = Tensor::empty({logits.size(0), k}, DType::i32);
+  kernel.top_k(noisy, k, selected);
+  return selected;
+}
+
+// Draw by draw from the softmax over what is left: logits, not probabilities, so that a score that
+// underflows can still be drawn once the others are gone.
+Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replacement) {
+  const std::int64_t tokens = logits.size(0);
+  const std::int64_t experts = logits.size(1);
+  const Tensor left = logits.to(DType::f64).clone();
+  const Tensor probabilities = Tensor::empty(left.shape(), DType::f64);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  for (std::int64_t draw = 0; draw < k; ++draw) {
+    kernels(Device::cpu).softmax(left, {tokens, experts, 1}, probabilities);
+    const Tensor drawn = tape.decisions().categorical("draw", probabilities, tape.rng());
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int32_t expert = drawn.data<std::int32_t>()[t];
+      selected.data<std::int32_t>()[t * k + draw] = expert;
+      if (!replacement) {
+        left.data<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
+      }
+    }
+  }
+  return selected;
+}
+
+}  // namespace
+
+Tensor sample_experts(Var logits, std::int64_t k, bool replacement) {
+  Tape& tape = logits.tape();
+  Decisions& decisions = tape.decisions();
+  const Tensor value = logits.value();
+  if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
+    return sequential(tape, value, k, replacement);
+  }
+  return decisions.decide("selected", DType::i32, {value.size(0), k}, [&] {
+    if (!replacement) return gumbel_top_k(value, k, tape.rng());
+    Tensor selected = Tensor::empty({value.size(0), k}, DType::i32);
+    for (std::int64_t j = 0; j < k; ++j) {
+      const Tensor one = gumbel_top_k(value, 1, tape.rng());
+      kernels(value.device()).copy_block(one, 0, 1, one.size(0), 1, j, k, selected);
+    }
+    return selected;
+  });
+}
+
+}  // namespace moegrad
