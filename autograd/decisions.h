@@ -59,6 +59,14 @@ class Decisions {
   // After a replayed run: an Error when the program asked for fewer decisions than were recorded.
   void finish_replay() const;
   std::size_t recorded() const { return records_.size(); }
+  // The recorded decisions of a kind, in order.
+  std::vector<Tensor> recorded(std::string_view kind) const {
+    std::vector<Tensor> values;
+    for (const Record& record : records_) {
+      if (record.kind == kind) values.push_back(record.value);
+    }
+    return values;
+  }
 
   // Enumerating: to the next outcome; false when all have been run. The first run needs no call.
   bool next_outcome();

@@ -56,6 +56,8 @@ class Forward {
 
   std::size_t size() const { return inputs_.size(); }
   const Tensor& operator[](std::size_t i) const { return inputs_[i]; }
+  // True where a backward pass may follow: what is worked out for it alone can be left out else.
+  bool saves() const { return saved_ != nullptr; }
   // Kept for Backward::saved, in the order of the calls. Dropped where no gradient will be asked.
   void save(const Tensor& tensor) {
     if (saved_ != nullptr) saved_->push_back(tensor);

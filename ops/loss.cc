@@ -1,0 +1,115 @@
+#include "ops/loss.h"
+
+#include "ops/checks.h"
+#include "ops/elementwise.h"
+#include "ops/reduce.h"
+
+namespace moegrad {
+namespace {
+
+void require_same_shape(std::string_view operation, Var a, Var b) {
+  if (!(a.shape() == b.shape())) {
+    fail(operation, "shapes {} and {}. A loss does not broadcast: reshape one of them.", a.shape(),
+         b.shape());
+  }
+}
+
+}  // namespace
+
+Tensor CrossEntropy::forward(Forward& in, const Attributes&) {
+  const Tensor& logits = in[0];
+  const std::int64_t rows = logits.size(0);
+  const Tensor each = Tensor::empty({rows}, logits.dtype(), logits.device());
+  const Tensor lse = Tensor::empty({rows}, logits.dtype(), logits.device());
+  Kernels& k = kernels(logits.device());
+  k.cross_entropy(logits, in[1], each, lse);
+  in.save(lse);
+  const Tensor total = Tensor::empty({}, logits.dtype(), logits.device());
+  k.reduce(Reduction::sum, each, {1, rows, 1}, total);
+  Tensor loss = Tensor::empty({}, logits.dtype(), logits.device());
+  k.expand(total, 1.0 / static_cast<double>(rows), {1, 1, 1}, loss);
+  return loss;
+}
+
+void CrossEntropy::backward(Backward& b, const Attributes&) {
+  const Shape& shape = b.input_shape(0);
+  Tensor dlogits = Tensor::empty(shape, b.dy().dtype(), b.dy().device());
+  kernels(dlogits.device())
+      .cross_entropy_backward(b.input(0), b.input(1), b.saved(0), b.dy(),
+                              1.0 / static_cast<double>(shape[0]), dlogits);
+  b.add(0, std::move(dlogits));
+}
+
+std::vector<OperationCase> CrossEntropy::cases() {
+  std::vector<OperationCase> cases;
+  const auto add = [&](const Shape& shape, std::initializer_list<std::int32_t> labels, double low,
+                       double high) {
+    const Tensor l = Tensor::of<std::int32_t>({shape[0]}, labels);
+    cases.push_back({fmt::format("{} in {} to {}", shape, low, high),
+                     {{shape, low, high}},
+                     [=](Tape&, std::span<const Var> x) { return cross_entropy(x[0], l); }});
+  };
+  add({4, 3}, {2, 0, 2, 1}, -2, 2);
+  add({3, 4}, {3, 3, 0}, 100, 104);  // e^x alone would overflow in f32
+  add({1, 5}, {4}, -2, 2);
+  add({2, 1}, {0, 0}, -2, 2);
+  add({1, 1}, {0}, -2, 2);
+  add({5, 47}, {46, 0, 17, 17, 3}, -2, 2);
+  return cases;
+}
+
+std::vector<OperationCase> Mse::cases() {
+  std::vector<OperationCase> cases;
+  for (const Shape& shape : {Shape{4, 3}, Shape{}, Shape{1, 1}}) {
+    cases.push_back({shape.str(), {{shape}, {shape}}, [](Tape&, std::span<const Var> x) {
+                       return mse(x[0], x[1]);
+                     }});
+  }
+  return cases;
+}
+
+std::vector<OperationCase> BceWithLogits::cases() {
+  std::vector<OperationCase> cases;
+  for (const Shape& shape : {Shape{4, 3}, Shape{}, Shape{1, 1}}) {
+    cases.push_back({shape.str(),
+                     {{shape, -3, 3}, {shape, 0, 1}},
+                     [](Tape&, std::span<const Var> x) { return bce_with_logits(x[0], x[1]); }});
+  }
+  return cases;
+}
+
+Var cross_entropy(Var logits, const Tensor& labels) {
+  constexpr std::string_view name = CrossEntropy::name;
+  require_rank(name, "logits", logits.shape(), 2);
+  const std::int64_t rows = logits.size(0);
+  const std::int64_t classes = logits.size(1);
+  if (!labels.defined() || labels.dtype() != DType::i32 || !(labels.shape() == Shape{rows})) {
+    fail(name, "labels are {} for logits {}. Give i32 [{}].",
+         labels.defined() ? fmt::format("{} {}", moegrad::name_of(labels.dtype()), labels.shape())
+                          : "undefined",
+         logits.shape(), rows);
+  }
+  if (rows == 0) fail(name, "logits {} have no rows. Leave empty batches out.", logits.shape());
+  if (labels.device() == Device::cpu) {
+    const auto values = labels.values<std::int32_t>();
+    for (std::size_t row = 0; row < values.size(); ++row) {
+      if (values[row] < 0 || values[row] >= classes) {
+        fail(name, "row {} has label {}, outside 0 to {}. Check the labels.", row, values[row],
+             classes - 1);
+      }
+    }
+  }
+  return apply<CrossEntropy>({logits, logits.tape().constant(labels)});
+}
+
+Var mse(Var a, Var b) {
+  require_same_shape(Mse::name, a, b);
+  return mean(squared_difference(a, b));
+}
+
+Var bce_with_logits(Var logits, Var targets) {
+  require_same_shape(BceWithLogits::name, logits, targets);
+  return mean(binary_cross_entropy(logits, targets));
+}
+
+}  // namespace moegrad

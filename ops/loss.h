@@ -1,0 +1,43 @@
+#pragma once
+
+#include "autograd/operation_check.h"
+#include "autograd/tape.h"
+
+namespace moegrad {
+
+// The mean over rows of logsumexp(logits) - logits[label], for logits [N, C] and i32 labels [N].
+Var cross_entropy(Var logits, const Tensor& labels);
+// mean (a - b)^2, of equal shapes
+Var mse(Var a, Var b);
+// mean softplus(logit) - logit target, of equal shapes: binary cross-entropy
+Var bce_with_logits(Var logits, Var targets);
+
+struct CrossEntropy {
+  static constexpr std::string_view name = "cross_entropy";
+  static constexpr std::string_view summary = "mean over rows of -log softmax(logits)[label]";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr Needs needs = Needs::inputs;
+  static constexpr std::string_view never_empty = "the mean over no rows is undefined";
+  using Attributes = NoAttributes;
+  static Tensor forward(Forward& in, const Attributes&);
+  static void backward(Backward& b, const Attributes&);
+  static std::vector<OperationCase> cases();
+};
+
+struct Mse {
+  static constexpr std::string_view name = "mse";
+  static constexpr std::string_view summary = "mean (a - b)^2";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr std::string_view never_empty = "the mean over no elements is undefined";
+  static std::vector<OperationCase> cases();
+};
+
+struct BceWithLogits {
+  static constexpr std::string_view name = "bce_with_logits";
+  static constexpr std::string_view summary = "mean softplus(logit) - logit target";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr std::string_view never_empty = "the mean over no elements is undefined";
+  static std::vector<OperationCase> cases();
+};
+
+}  // namespace moegrad

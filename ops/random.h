@@ -1,0 +1,27 @@
+#pragma once
+
+#include "autograd/operation_check.h"
+#include "autograd/tape.h"
+
+namespace moegrad {
+
+// Each element is 0 with probability p, else x / (1 - p). The random numbers come from tape.rng();
+// the state of that generator is the decision "dropout". No mask is kept.
+Var dropout(Var x, double p);
+
+struct Dropout {
+  static constexpr std::string_view name = "dropout";
+  static constexpr std::string_view summary = "0 with probability p, else x / (1 - p)";
+  static constexpr std::string_view source = "Srivastava et al. 2014";
+  static constexpr Claim claim = Claim::surrogate;
+  static constexpr Needs needs = Needs::nothing;
+  struct Attributes {
+    Rng rng;
+    double p = 0.0;
+  };
+  static Tensor forward(Forward& in, const Attributes& a);
+  static void backward(Backward& b, const Attributes& a);
+  static std::vector<OperationCase> cases();
+};
+
+}  // namespace moegrad
