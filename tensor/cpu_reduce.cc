@@ -12,7 +12,7 @@ namespace {
 
 using cpu::parallel_for;
 
-constexpr std::int64_t kSumChunk = 4096;     // summands of one partial sum of a contiguous row
+constexpr std::int64_t kSumChunk = 1024;     // summands of one partial sum of a contiguous row
 constexpr std::int64_t kRowChunk = 256;      // rows of one partial sum over rows
 constexpr std::int64_t kColumnBlock = 2048;  // columns summed side by side
 

@@ -27,7 +27,7 @@ class CheckedPool {
   bool before_;
 };
 
-inline Kernels& cpu() { return kernels(Device::cpu); }
+inline Kernels& cpu_kernels() { return kernels(Device::cpu); }
 
 inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 

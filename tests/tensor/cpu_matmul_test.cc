@@ -1,0 +1,159 @@
+#include "kernel_checks.h"
+#include "tensor/cpu_product.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Sizes {
+  std::int64_t m, n, k;
+};
+// Empty ones, vectors, odd ones, and products of several tiles in rows, in columns and in both.
+const std::vector<Sizes> kSizes = {{0, 3, 4},     {3, 0, 4},     {3, 4, 0},      {1, 1, 1},
+                                   {1, 9, 5},     {9, 1, 5},     {7, 5, 3},      {33, 31, 37},
+                                   {8, 600, 300}, {300, 65, 90}, {130, 260, 64}, {1100, 20, 50}};
+
+// The sum over k of op(a)[i, k] op(b)[k, j].
+Values product(Sizes s, const Values& a, bool ta, const Values& b, bool tb) {
+  Values out(at(s.m * s.n), 0.0);
+  for (std::int64_t i = 0; i < s.m; ++i) {
+    for (std::int64_t l = 0; l < s.k; ++l) {
+      const double a_il = a[at(ta ? l * s.m + i : i * s.k + l)];
+      for (std::int64_t j = 0; j < s.n; ++j) {
+        out[at(i * s.n + j)] += a_il * b[at(tb ? j * s.k + l : l * s.n + j)];
+      }
+    }
+  }
+  return out;
+}
+
+Shape matrix(std::int64_t rows, std::int64_t cols, bool transposed) {
+  return transposed ? Shape{cols, rows} : Shape{rows, cols};
+}
+
+Values part(const Tensor& t, std::int64_t batch, std::int64_t i) {
+  const Values all = t.to_vector();
+  const auto size = static_cast<std::ptrdiff_t>(t.numel() / batch);
+  return {all.begin() + i * size, all.begin() + (i + 1) * size};
+}
+
+}  // namespace
+
+TEST_CASE("matrix products in every orientation") {
+  for (const DType dtype : floating()) {
+    for (const Sizes s : kSizes) {
+      for (const bool ta : {false, true}) {
+        for (const bool tb : {false, true}) {
+          CAPTURE(s.m);
+          CAPTURE(s.n);
+          CAPTURE(s.k);
+          CAPTURE(ta);
+          CAPTURE(tb);
+          const Tensor a = random(matrix(s.m, s.k, ta), dtype, 1);
+          const Tensor b = random(matrix(s.k, s.n, tb), dtype, 2);
+          const Values want = product(s, a.to_vector(), ta, b.to_vector(), tb);
+          check_close(
+              run_on({s.m, s.n}, dtype,
+                     [&](const Tensor& out) { cpu_kernels().matmul(a, ta, b, tb, 0.0, out); }),
+              want, 32.0);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a product may be added to a multiple of what is there") {
+  for (const DType dtype : floating()) {
+    for (const Sizes s : kSizes) {
+      for (const double beta : {1.0, -0.5}) {
+        const Tensor a = random({s.m, s.k}, dtype, 1);
+        const Tensor b = random({s.k, s.n}, dtype, 2);
+        const Tensor c = random({s.m, s.n}, dtype, 3);
+        Values want = product(s, a.to_vector(), false, b.to_vector(), false);
+        for (std::size_t i = 0; i < want.size(); ++i) {
+          want[i] += beta * c.at(static_cast<std::int64_t>(i));
+        }
+        check_close(run_on({s.m, s.n}, dtype,
+                           [&](const Tensor& out) {
+                             cpu_kernels().copy(c, out);
+                             cpu_kernels().matmul(a, false, b, false, beta, out);
+                           }),
+                    want, 32.0);
+      }
+    }
+  }
+}
+
+TEST_CASE("products in batches, of two batches or of one and a matrix") {
+  for (const DType dtype : floating()) {
+    for (const std::int64_t batch : {0, 1, 3}) {
+      for (const Sizes s :
+           {Sizes{3, 4, 5}, Sizes{5, 4, 0}, Sizes{70, 90, 80}, Sizes{160, 40, 90}}) {
+        for (int orientation = 0; orientation < 4; ++orientation) {
+          for (const auto& [batch_a, batch_b] :
+               {std::pair{true, true}, std::pair{true, false}, std::pair{false, true}}) {
+            const bool ta = orientation % 2 == 1;
+            const bool tb = orientation / 2 == 1;
+            const auto shape = [batch](bool batched, const Shape& one) {
+              return batched ? Shape{batch, one[0], one[1]} : one;
+            };
+            const Tensor a = random(shape(batch_a, matrix(s.m, s.k, ta)), dtype, 1);
+            const Tensor b = random(shape(batch_b, matrix(s.k, s.n, tb)), dtype, 2);
+            Values want;
+            for (std::int64_t i = 0; i < batch; ++i) {
+              const Values one = product(s, batch_a ? part(a, batch, i) : a.to_vector(), ta,
+                                         batch_b ? part(b, batch, i) : b.to_vector(), tb);
+              want.insert(want.end(), one.begin(), one.end());
+            }
+            check_close(
+                run_on({batch, s.m, s.n}, dtype,
+                       [&](const Tensor& out) { cpu_kernels().matmul(a, ta, b, tb, 0.0, out); }),
+                want, 32.0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a NaN reaches the whole of its row and no other") {
+  for (const DType dtype : floating()) {
+    for (const std::int64_t n : {3, 64}) {
+      const Tensor a = random({n, n}, dtype, 1);
+      cpu_kernels().fill(std::nan(""), a.rows(1, 2));
+      const Tensor out = Tensor::empty({n, n}, dtype);
+      cpu_kernels().matmul(a, false, random({n, n}, dtype, 2), false, 0.0, out);
+      for (std::int64_t i = 0; i < n * n; ++i) CHECK(std::isnan(out.at(i)) == (i / n == 1));
+    }
+  }
+}
+
+TEST_CASE("a part of a matrix can be multiplied in place") {
+  for (const Sizes s : {Sizes{3, 4, 5}, Sizes{40, 50, 60}}) {
+    // Rows longer than the matrix on all three sides; what lies between them stays.
+    const std::int64_t longer = 7;
+    const auto run = [&](auto zero) {
+      using T = decltype(zero);
+      const Tensor a = random({s.m, s.k + longer}, dtype_of<T>, 1);
+      const Tensor b = random({s.n, s.k + longer}, dtype_of<T>, 2);
+      const Tensor c = Tensor::full({s.m, s.n + longer}, 9.0, dtype_of<T>);
+      cpu::product(s.m, s.n, s.k, cpu::Matrix<T>{a.data<T>(), s.k + longer},
+                   cpu::Matrix<T>{b.data<T>(), s.k + longer, true}, T(0), c.data<T>(),
+                   s.n + longer);
+      Values want(at(c.numel()), 9.0);
+      for (std::int64_t i = 0; i < s.m; ++i) {
+        for (std::int64_t j = 0; j < s.n; ++j) {
+          double sum = 0.0;
+          for (std::int64_t l = 0; l < s.k; ++l) {
+            sum += a.at(i * (s.k + longer) + l) * b.at(j * (s.k + longer) + l);
+          }
+          want[at(i * (s.n + longer) + j)] = sum;
+        }
+      }
+      check_close(c, want, 32.0);
+    };
+    run(float{});
+    run(double{});
+  }
+}
