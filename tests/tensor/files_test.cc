@@ -3,6 +3,7 @@
 #include <array>
 #include <csignal>
 #include <exception>
+#include <fstream>
 #include <functional>
 #include <vector>
 
@@ -137,6 +138,19 @@ TEST_CASE("files: a write that stops half-way leaves the old file") {
   CHECK(folder.files() == 1);
 }
 
+// Lets this process mount what no other sees; who is not root becomes the root of its own users.
+bool enter_namespace() {
+  if (::unshare(CLONE_NEWNS) == 0) return true;
+  const std::string user = fmt::format("0 {} 1", ::getuid());
+  const std::string group = fmt::format("0 {} 1", ::getgid());
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+  const auto set = [](const char* file, std::string_view text) {
+    return (std::ofstream(file) << text << std::flush).good();
+  };
+  return set("/proc/self/uid_map", user) && set("/proc/self/setgroups", "deny") &&
+         set("/proc/self/gid_map", group);
+}
+
 // Calls f in a process of its own that sees a small file system at `folder`, read-only after
 // `prepare` if told so. Gives what f returns, or "skipped" where this system does not allow it.
 std::string on_small_disk(const fs::path& folder, const std::function<void()>& prepare,
@@ -148,8 +162,7 @@ std::string on_small_disk(const fs::path& folder, const std::function<void()>& p
   REQUIRE(child >= 0);
   if (child == 0) {
     std::string answer = "skipped";
-    const bool alone = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
-    if (alone && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+    if (enter_namespace() && ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
         ::mount("moegrad", folder.c_str(), "tmpfs", 0, "size=64k") == 0) {
       try {
         prepare();
