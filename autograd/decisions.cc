@@ -1,8 +1,32 @@
 #include "autograd/decisions.h"
 
+#include <cmath>
+
 namespace moegrad {
+namespace {
+
+// Probability `i` of a row; an Error where it is none.
+double probability_at(const Tensor& probabilities, std::int64_t row, std::int64_t i) {
+  const double p = probabilities.at(row * probabilities.size(1) + i);
+  if (!(p >= 0.0)) {
+    fail("categorical", "row {} holds the probability {}. Use 0 or more.", row, p);
+  }
+  return p;
+}
+
+[[noreturn]] void no_outcome(std::int64_t row) {
+  fail("categorical", "row {} holds no positive probability. Give each row a sum of 1.", row);
+}
+
+}  // namespace
 
 void Decisions::give(std::string_view kind, const Tensor& value) {
+  for (Record& record : given_) {
+    if (record.kind == kind) {
+      record.value = value;
+      return;
+    }
+  }
   given_.push_back({std::string(kind), value});
 }
 
@@ -71,13 +95,11 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       double sum = 0.0;
       std::int32_t taken = -1;
       for (std::int64_t i = 0; i < outcomes && sum <= u; ++i) {
-        const double p = probabilities.at(row * outcomes + i);
+        const double p = probability_at(probabilities, row, i);
         sum += p;
         if (p > 0.0) taken = static_cast<std::int32_t>(i);
       }
-      if (taken < 0) {
-        fail("categorical", "row {} holds no positive probability. Give each row a sum of 1.", row);
-      }
+      if (taken < 0) no_outcome(row);
       drawn.data<std::int32_t>()[row] = taken;
     }
     return drawn;
@@ -91,12 +113,16 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
   for (std::int64_t row = 0; row < rows; ++row) {
     if (next_choice_ == choices_.size()) {
       Choice choice;
+      double sum = 0.0;
       for (std::int64_t i = 0; i < outcomes; ++i) {
-        const double p = probabilities.at(row * outcomes + i);
+        const double p = probability_at(probabilities, row, i);
+        sum += p;
         if (p > 0.0) choice.outcomes.emplace_back(static_cast<std::int32_t>(i), p);
       }
-      if (choice.outcomes.empty()) {
-        fail("categorical", "row {} holds no positive probability. Give each row a sum of 1.", row);
+      if (choice.outcomes.empty()) no_outcome(row);
+      if (std::abs(sum - 1.0) > 1e-5) {
+        fail("categorical", "row {} has probabilities that add up to {}. Divide by the sum.", row,
+             sum);
       }
       choices_.push_back(std::move(choice));
     }

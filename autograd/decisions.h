@@ -33,14 +33,15 @@ class Decisions {
   bool live() const { return mode_ == Mode::live; }
 
   // The decision `kind` of this type and shape: compute() when live, recording or enumerating, what
-  // was kept when replaying. A Gaussian or Gumbel draw is such a decision too.
+  // was kept when replaying. A Gaussian or Gumbel draw is such a decision too. compute() asks for
+  // no decision itself: a replay would not reach it.
   template <class Compute>
   Tensor decide(std::string_view kind, DType dtype, const Shape& shape, Compute&& compute) {
     if (mode_ == Mode::live && given_.empty()) return compute();
     if (mode_ == Mode::replay) return replayed(kind, dtype, shape);
     const Tensor* forced = given(kind);
     Tensor value = forced != nullptr ? *forced : compute();
-    require_same(kind, dtype, shape, value, "was given");
+    require_same(kind, dtype, shape, value, forced != nullptr ? "was given" : "was computed");
     if (mode_ == Mode::record) records_.push_back({std::string(kind), value.clone()});
     return value;
   }
@@ -50,7 +51,7 @@ class Decisions {
   Tensor categorical(std::string_view kind, const Tensor& probabilities, Rng& rng);
 
   // Forces the decision `kind`, every time it is asked for, outside of replay. For programs that
-  // are to run on decisions made elsewhere.
+  // are to run on decisions made elsewhere. A second value of a kind takes the place of the first.
   void give(std::string_view kind, const Tensor& value);
   bool has(std::string_view kind) const { return given(kind) != nullptr; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "autograd/ridders.h"
@@ -114,6 +115,21 @@ void moments(const std::vector<Run>& runs, std::span<const Tensor> inputs, Expec
   }
 }
 
+// The mean and the variance of (up - down) / width over samples with common random numbers. One
+// wide difference: a draw may flip within the step.
+void sampled_derivative(const std::vector<Run>& up, const std::vector<Run>& down, double width,
+                        double& mean, double& variance) {
+  const auto samples = static_cast<double>(up.size());
+  double squares = 0.0;
+  mean = 0.0;
+  for (std::size_t s = 0; s < up.size(); ++s) {
+    const double d = (up[s].loss - down[s].loss) / width;
+    mean += d / samples;
+    squares += d * d / samples;
+  }
+  variance = std::fmax(0.0, squares - mean * mean);
+}
+
 void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expectation& result) {
   double squares = 0.0;
   double true_squares = 0.0;
@@ -126,31 +142,38 @@ void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expecta
     }
     const Tensor gradient = Tensor::zeros(inputs[i].shape(), DType::f64);
     for (std::int64_t e = 0; e < gradient.numel(); ++e) {
-      const auto at = [&](double h) -> std::optional<std::vector<double>> {
+      const auto move = [&](double h) {
         moved[i] = inputs[i].clone();
         moved[i].data<double>()[e] += h;
-        const auto runs = result.exact ? sampler.enumerate(moved, false)
-                                       : std::optional(sampler.sample(moved, false));
+      };
+      const auto at = [&](double h) -> std::optional<std::vector<double>> {
+        move(h);
+        const auto runs = sampler.enumerate(moved, false);
         if (!runs) return std::nullopt;
         return std::vector<double>{mean_loss(*runs)};
       };
+      const auto sample_at = [&](double h) {
+        move(h);
+        return sampler.sample(moved, false);
+      };
       double derivative = 0.0;
+      double variance = 0.0;  // of one sample of the derivative
       if (result.exact) {
-        derivative = ridders(at, 0.02, {std::abs(result.loss) + 1.0}).value[0];
-      } else {  // a draw may flip within the step: one wide difference
-        const double h = 0.1;
-        derivative = ((*at(h))[0] - (*at(-h))[0]) / (2.0 * h);
+        const Derivative d = ridders(at, 0.02, {std::abs(result.loss) + 1.0});
+        derivative = d.inside ? d.value[0] : std::numeric_limits<double>::quiet_NaN();
+      } else {
+        sampled_derivative(sample_at(0.1), sample_at(-0.1), 0.2, derivative, variance);
       }
-      moved[i] = inputs[i];
       gradient.data<double>()[e] = derivative;
       const double bias = result.gradient[i].at(e) - derivative;
       squares += bias * bias;
       true_squares += derivative * derivative;
-      const double error = std::sqrt(result.variance[i].at(e) / samples);
+      const double error = std::sqrt((result.variance[i].at(e) + variance) / samples);
       if (!result.exact && error > 0.0) {
         result.largest_z = std::fmax(result.largest_z, std::abs(bias) / error);
       }
     }
+    moved[i] = inputs[i];
     result.true_gradient.push_back(gradient);
   }
   result.bias = std::sqrt(squares);

@@ -30,7 +30,7 @@ struct Expectation {
   bool exact = true;                  // enumerated; else Monte Carlo
   std::int64_t outcomes = 0;          // enumerated outcomes, or samples
   // Monte Carlo only: the half width of the 95 % confidence interval of the loss and, for the
-  // gradient, the largest |E[g] - true| in standard errors (z).
+  // gradient, the largest |E[g] - true| in standard errors of both (z).
   double loss_confidence = 0.0;
   double largest_z = 0.0;
 };

@@ -36,8 +36,9 @@ struct InputReport {
   double analytic = 0.0;
   double numeric = 0.0;
   double error_estimate = 0.0;
-  double relative_error = 0.0;  // |a - n| / max(|a|, |n|), beyond rounding
-  std::string reason;           // of a verdict other than pass
+  // |a - n| / max(|a|, |n|, what rounding lets be told apart)
+  double relative_error = 0.0;
+  std::string reason;  // of a verdict other than pass
 };
 
 struct GradcheckReport {

@@ -28,10 +28,14 @@ class CaseChecker {
     const GradcheckReport report = gradcheck(case_.program, inputs_, options);
     row_.error(report.max_error);
     row_.note(report.verdict, case_.label + ": " + report.text());
+    if (caught()) return;
     structure();
+    if (caught()) return;
     same_input_twice(options);
+    if (caught()) return;
     compare_with_f32();
-    if (case_.written_out) compare_with_written_out(options);
+    if (caught() || !case_.written_out) return;
+    compare_with_written_out(options);
   }
 
  private:
@@ -47,12 +51,19 @@ class CaseChecker {
     return result;
   }
 
+  // A mutant that one check has caught needs no other.
+  bool caught() const { return mutation_ != nullptr && row_.verdict == Verdict::fail; }
+
+  void expect(bool ok, const char* what) {
+    if (!ok) row_.note(Verdict::fail, case_.label + ": " + what);
+  }
+
   static Tensor random_like(const Tensor& t, std::uint64_t stream) {
     return Rng{7, stream, 0}.uniform(t.shape(), t.dtype(), -1.0, 1.5);
   }
 
   void expect_close(const std::vector<Tensor>& a, const std::vector<Tensor>& b, double tolerance,
-                    const std::string& what) {
+                    std::string_view what) {
     for (std::size_t i = 0; i < a.size(); ++i) {
       double largest = 0.0;
       double difference = 0.0;
@@ -63,25 +74,44 @@ class CaseChecker {
         largest = std::fmax(largest, std::fmax(std::abs(a[i].at(e)), std::abs(b[i].at(e))));
         difference = std::fmax(difference, d);
       }
-      row_.note(finite && difference <= tolerance * std::fmax(1.0, largest),
-                fmt::format("{}: {} (input {}, difference {:.3g} at size {:.3g})", case_.label,
-                            what, i, difference, largest));
+      if (finite && difference <= tolerance * std::fmax(1.0, largest)) continue;
+      row_.note(Verdict::fail, fmt::format("{}: {} (number {}, difference {:.3g} at size {:.3g})",
+                                           case_.label, what, i, difference, largest));
     }
+  }
+
+  // Everything a tape holds: inputs, outputs and saved tensors of its nodes.
+  static std::vector<Tensor> contents(const Tape& tape) {
+    std::vector<Tensor> all;
+    for (std::size_t i = 0; i < tape.size(); ++i) {
+      const Tape::NodeView node = tape.node(i);
+      all.push_back(node.output);
+      all.insert(all.end(), node.inputs.begin(), node.inputs.end());
+      all.insert(all.end(), node.saved.begin(), node.saved.end());
+    }
+    return all;
+  }
+  static std::vector<Tensor> clones(const std::vector<Tensor>& tensors) {
+    std::vector<Tensor> copies;
+    for (const Tensor& t : tensors) copies.push_back(t.clone());
+    return copies;
   }
 
   void structure() {
     Tape tape;
     std::vector<Var> leaves;
     for (const Tensor& input : inputs_) leaves.push_back(tape.variable(input));
+    const std::vector<Tensor> inputs_before = clones(inputs_);
     const Var y = case_.program(tape, leaves);
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      expect(inputs_[i].same_bits(inputs_before[i]), "forward wrote an input");
+    }
     if (!y.needs_gradient()) {
-      row_.note(Verdict::fail, case_.label + ": no gradient reaches the inputs");
+      expect(false, "no gradient reaches the inputs");
       return;
     }
-    std::vector<Tensor> before;
-    for (std::size_t i = 0; i < tape.size(); ++i) {
-      for (const Tensor& t : tape.node(i).inputs) before.push_back(t.clone());
-    }
+    const std::vector<Tensor> held = contents(tape);
+    const std::vector<Tensor> before = clones(held);
     const auto backward = [&](const Tensor& cotangent) {
       const Gradients g = tape.backward(y, {cotangent, true, {}, mutation_});
       std::vector<Tensor> all;
@@ -94,7 +124,7 @@ class CaseChecker {
     const std::vector<Tensor> g1 = backward(c1);
     const std::vector<Tensor> again = backward(c1);
     for (std::size_t i = 0; i < g1.size(); ++i) {
-      row_.note(g1[i].same_bits(again[i]), case_.label + ": two backward passes differ");
+      expect(g1[i].same_bits(again[i]), "two backward passes differ");
     }
     // Linear: g(2 c1 - 3 c2) = 2 g(c1) - 3 g(c2).
     const std::vector<Tensor> g2 = backward(c2);
@@ -110,14 +140,11 @@ class CaseChecker {
     expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent");
     for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype()))) {
       for (std::int64_t e = 0; e < g.numel(); ++e) {
-        row_.note(g.at(e) == 0.0, case_.label + ": a zero cotangent gives a gradient");
+        expect(g.at(e) == 0.0, "a zero cotangent gives a gradient");
       }
     }
-    std::size_t t = 0;
-    for (std::size_t i = 0; i < tape.size(); ++i) {
-      for (const Tensor& after : tape.node(i).inputs) {
-        row_.note(after.same_bits(before[t++]), case_.label + ": backward wrote a saved tensor");
-      }
+    for (std::size_t i = 0; i < held.size(); ++i) {
+      expect(held[i].same_bits(before[i]), "backward wrote an input, output or saved tensor");
     }
     accumulation(g1, c1);
   }
@@ -130,8 +157,11 @@ class CaseChecker {
     k.copy_block(cotangent, 0, n, 1, n, 0, 2 * n, both);
     k.copy_block(cotangent, 0, n, 1, n, n, 2 * n, both);
     const Pass p = pass(
-        [&](Tape&, std::span<const Var> x) {
-          return apply<Join>({case_.program(x[0].tape(), x), case_.program(x[0].tape(), x)});
+        [&](Tape& tape, std::span<const Var> x) {
+          const Rng start = tape.rng();
+          const Var first = case_.program(tape, x);
+          tape.rng() = start;  // the same draws
+          return apply<Join>({first, case_.program(tape, x)});
         },
         inputs_, both);
     std::vector<Tensor> expected;
@@ -194,7 +224,8 @@ class CaseChecker {
     const Tensor cotangent = random_like(wide.output, 1).to(DType::f32);
     const Pass w = pass(case_.program, rounded, cotangent.to(DType::f64));
     const Pass n = pass(case_.program, narrow, cotangent);
-    row_.note(n.output.dtype() == DType::f32, case_.label + ": f32 inputs give another type");
+    expect(n.output.dtype() == DType::f32, "f32 inputs give another type");
+    if (n.output.dtype() != DType::f32) return;
     expect_close({n.output.to(DType::f64)}, {w.output}, 2e-5, "f32 and f64 values differ");
     std::vector<Tensor> gradients;
     for (const Tensor& g : n.gradients) gradients.push_back(g.to(DType::f64));
@@ -218,6 +249,18 @@ class CaseChecker {
   const Mutation* mutation_;
   CheckRow& row_;
   std::vector<Tensor> inputs_;
+};
+
+// While it lives, fresh tensors are filled with signalling NaN and guarded.
+class Poison {
+ public:
+  Poison() : before_(pool::set_checked(true)) {}
+  ~Poison() { pool::set_checked(before_); }
+  Poison(const Poison&) = delete;
+  Poison& operator=(const Poison&) = delete;
+
+ private:
+  bool before_;
 };
 
 std::string oracle_of(Claim claim) {
@@ -254,7 +297,7 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) 
   row.kind = "operation";
   row.claim = name_of(entry.claim);
   row.oracle = oracle_of(entry.claim);
-  const bool was_checked = pool::set_checked(true);
+  const Poison poison;
   bool empty = false;
   bool single = false;
   for (const OperationCase& c : entry.cases()) {
@@ -268,8 +311,8 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) 
     } catch (const std::exception& e) {
       row.note(Verdict::fail, c.label + ": " + e.what());
     }
+    if (mutation != nullptr && row.verdict == Verdict::fail) return row;
   }
-  pool::set_checked(was_checked);
   row.note(row.cases > 0, "no cases");
   row.note(empty || !entry.never_empty.empty(), "no case of size 0");
   row.note(single, "no case of size 1");

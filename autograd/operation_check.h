@@ -61,7 +61,8 @@ OperationEntry entry_of() {
 // Checks an operation on all of its cases: its claim against differences, and the structure that
 // every backward pass must have (linear in the cotangent, accumulating, repeatable, zero for a zero
 // cotangent, correct for f(x, x), inputs and saved tensors left alone, every element written, f32
-// close to f64, sizes 0 and 1 among the cases). `mutation` breaks it on purpose.
+// close to f64, sizes 0 and 1 among the cases). `mutation` breaks it on purpose; then the first
+// failure ends the check.
 CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation = nullptr);
 
 // The inputs of a case, drawn from its ranges.

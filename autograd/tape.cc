@@ -1,59 +1,11 @@
 #include "autograd/tape.h"
 
+#include <cmath>
 #include <cstring>
-#include <stdexcept>
 
 #include "tensor/kernels.h"
 
 namespace moegrad {
-namespace {
-
-[[noreturn]] void undeclared(std::string_view operation, std::string_view what) {
-  throw std::logic_error("backward of " + std::string(operation) + " reads its " +
-                         std::string(what) + " without declaring the need");
-}
-
-void accumulate(Tensor& adjoint, Tensor contribution) {
-  if (!adjoint.defined()) {
-    adjoint = std::move(contribution);
-    return;
-  }
-  // A shared adjoint (a view of somebody's dy) must not be written.
-  if (!adjoint.unique()) adjoint = adjoint.clone();
-  kernels(adjoint.device()).accumulate(1.0, contribution, adjoint);
-}
-
-Tensor mutated(Mutation::Kind kind, const Tensor& gradient) {
-  Kernels& k = kernels(gradient.device());
-  const std::int64_t n = gradient.numel();
-  Tensor out = Tensor::zeros(gradient.shape(), gradient.dtype());
-  switch (kind) {
-    case Mutation::Kind::sign:
-      k.accumulate(-1.0, gradient, out);
-      break;
-    case Mutation::Kind::twice:
-      k.accumulate(2.0, gradient, out);
-      break;
-    case Mutation::Kind::transposed: {
-      const std::int64_t cols = gradient.shape().back();
-      const std::int64_t rows = cols == 0 ? 0 : n / cols;
-      k.swap_axes(gradient, 1, rows, 1, cols, 1, out);
-      break;
-    }
-    case Mutation::Kind::rotated: {
-      const std::int64_t cols = n == gradient.shape().back() ? 1 : gradient.shape().back();
-      if (n == 0) break;
-      k.copy_block(gradient, 0, n, 1, n - cols, cols, n, out);
-      k.copy_block(gradient, n - cols, n, 1, cols, 0, n, out);
-      break;
-    }
-    default:  // dropped: zeros
-      break;
-  }
-  return out;
-}
-
-}  // namespace
 
 std::string_view name_of(Claim claim) {
   switch (claim) {
@@ -72,120 +24,17 @@ std::string_view name_of(Claim claim) {
   }
 }
 
-std::string_view name_of(Mutation::Kind kind) {
-  switch (kind) {
-    case Mutation::Kind::sign:
-      return "sign";
-    case Mutation::Kind::twice:
-      return "factor 2";
-    case Mutation::Kind::dropped:
-      return "dropped";
-    case Mutation::Kind::transposed:
-      return "transposed";
-    case Mutation::Kind::rotated:
-      return "stale permutation";
-    default:
-      return "= for +=";
-  }
+void Var::undefined() {
+  fail("tape", "a Var without a value is used. Make one with tape.constant() or variable().");
 }
-
-// --- Var
-
 Tensor Var::value() const {
-  const Tape::Node& node = tape_->at(*this);
-  if (!node.value.defined()) {
-    fail("value",
-         "the value of node {} ('{}') was released by backward. Read it before, or pass "
-         "retain.",
-         index_, node.label);
-  }
+  const Tape::Node& node = tape().at(*this);
+  if (!node.value.defined()) tape_->released("value", static_cast<std::size_t>(index_));
   return node.value;
 }
-const Shape& Var::shape() const { return tape_->at(*this).shape; }
-DType Var::dtype() const { return tape_->at(*this).dtype; }
-bool Var::needs_gradient() const { return tape_->at(*this).needs_gradient; }
-
-// --- Gradients
-
-Tensor Gradients::operator[](const Var& v) const {
-  const auto found = by_index_.find(v.index());
-  if (found == by_index_.end()) {
-    fail("gradients",
-         "node {} is neither a leaf with a gradient nor kept. Make it with "
-         "tape.variable(), or name it in BackwardOptions::keep.",
-         v.index());
-  }
-  if (!found->second.defined()) return Tensor::zeros(v.shape(), v.dtype());
-  return found->second;
-}
-
-Tensor Gradients::operator[](const Parameter& p) const {
-  const auto found = parameters_.find(&p);
-  const Tensor gradient = found == parameters_.end() ? Tensor() : by_index_.at(found->second);
-  return gradient.defined() ? gradient : Tensor::zeros(p.value.shape(), p.value.dtype());
-}
-
-// --- Backward
-
-int Backward::inputs() const {
-  return static_cast<int>(tape_.nodes_[static_cast<std::size_t>(node_)].inputs);
-}
-bool Backward::wants(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  return tape_.nodes_[static_cast<std::size_t>(tape_.input_index(node, i))].needs_gradient;
-}
-const Shape& Backward::input_shape(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  return tape_.nodes_[static_cast<std::size_t>(tape_.input_index(node, i))].shape;
-}
-const Tensor& Backward::input(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  const Tape::Node& source = tape_.nodes_[static_cast<std::size_t>(tape_.input_index(node, i))];
-  const Needs needs = node.operation->needs;
-  // Integer inputs (indices, labels) are not differentiated: they are always there.
-  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(source.dtype)) {
-    undeclared(node.label, "inputs");
-  }
-  return source.value;
-}
-const Tensor& Backward::output() const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  const Needs needs = node.operation->needs;
-  if (needs != Needs::output && needs != Needs::inputs_and_output) {
-    undeclared(node.label, "output");
-  }
-  return node.value;
-}
-const Tensor& Backward::saved(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared(node.label, "saved tensor");
-  return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
-}
-
-void Backward::add(int i, Tensor gradient) {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  const auto source = static_cast<std::size_t>(tape_.input_index(node, i));
-  if (!tape_.nodes_[source].needs_gradient) return;
-  if (!(gradient.shape() == tape_.nodes_[source].shape)) {
-    throw std::logic_error(
-        fmt::format("backward of {} gives input {} a gradient {}, its shape is {}", node.label, i,
-                    gradient.shape(), tape_.nodes_[source].shape));
-  }
-  Tensor& adjoint = (*adjoints_)[source];
-  if (mutation_ != nullptr && mutation_->operation == node.label && mutation_->input == i) {
-    if (mutation_->kind == Mutation::Kind::overwrites) {
-      if (mutation_->applied != nullptr && adjoint.defined()) *mutation_->applied = true;
-      adjoint = Tensor();
-    } else {
-      Tensor changed = mutated(mutation_->kind, gradient);
-      if (mutation_->applied != nullptr && !changed.same_bits(gradient)) *mutation_->applied = true;
-      gradient = std::move(changed);
-    }
-  }
-  accumulate(adjoint, std::move(gradient));
-}
-
-// --- Tape
+const Shape& Var::shape() const { return tape().at(*this).shape; }
+DType Var::dtype() const { return tape().at(*this).dtype; }
+bool Var::needs_gradient() const { return tape().at(*this).needs_gradient; }
 
 const Tape::Node& Tape::at(const Var& v) const {
   const auto index = static_cast<std::size_t>(v.index_);
@@ -200,6 +49,12 @@ Var Tape::push(Node node) {
   node.epoch = epoch_;
   nodes_.push_back(std::move(node));
   return {this, static_cast<std::int32_t>(nodes_.size() - 1), epoch_};
+}
+
+void Tape::released(std::string_view operation, std::size_t index) const {
+  fail(operation,
+       "node {} ('{}') was released by an earlier backward pass. Read it before, or pass retain.",
+       index, nodes_[index].label);
 }
 
 void Tape::require_finite(std::string_view label, const Tensor& value) const {
@@ -218,6 +73,7 @@ Var Tape::leaf(std::string_view label, const Tensor& value, bool needs_gradient)
   node.value = value;
   node.shape = value.shape();
   node.dtype = value.dtype();
+  node.device = value.device();
   node.needs_gradient = needs_gradient && options_.gradients && is_floating(value.dtype());
   return push(std::move(node));
 }
@@ -226,12 +82,12 @@ Var Tape::constant(const Tensor& value) { return leaf("constant", value, false);
 Var Tape::variable(const Tensor& value) { return leaf("variable", value, true); }
 
 Var Tape::parameter(const Parameter& parameter) {
-  const auto [place, fresh] = parameters_.try_emplace(&parameter, 0);
-  if (!fresh) {
-    return {this, place->second, nodes_[static_cast<std::size_t>(place->second)].epoch};
+  const auto found = parameters_.find(&parameter);
+  if (found != parameters_.end()) {
+    return {this, found->second, nodes_[static_cast<std::size_t>(found->second)].epoch};
   }
   const Var v = leaf("parameter", parameter.value, true);
-  place->second = v.index();
+  parameters_.emplace(&parameter, v.index());
   return v;
 }
 
@@ -244,7 +100,7 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
   for (const Var& v : inputs) {
     if (!v.defined()) fail(operation.name, "an input is no value of a tape. Pass every input.");
     const Node& source = at(v);
-    if (!source.value.defined()) v.value();  // throws
+    if (!source.value.defined()) released(operation.name, static_cast<std::size_t>(v.index_));
     node.needs_gradient = node.needs_gradient || source.needs_gradient;
     gathered_.push_back(source.value);
   }
@@ -252,13 +108,19 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
   Forward forward(gathered_, node.needs_gradient ? &saved_ : nullptr);
   try {
     node.value = operation.forward(forward, attributes);
+    if (options_.check_finite) require_finite(operation.name, node.value);
   } catch (...) {
     saved_.resize(node.first_saved);
+    gathered_.clear();
     throw;
   }
   node.shape = node.value.shape();
   node.dtype = node.value.dtype();
-  if (options_.check_finite) require_finite(operation.name, node.value);
+  node.device = node.value.device();
+  if (!is_floating(node.dtype)) {
+    node.needs_gradient = false;
+    saved_.resize(node.first_saved);
+  }
   if (options_.track_cell && operation.cell != nullptr) {
     operation.cell(gathered_, attributes, cell_);
   }
@@ -274,66 +136,6 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
   }
   gathered_.clear();
   return push(std::move(node));
-}
-
-Gradients Tape::backward(Var loss, const BackwardOptions& options) {
-  const Node& root = at(loss);
-  Gradients gradients;
-  std::vector<Tensor> adjoints(nodes_.size());
-  std::vector<bool> kept(nodes_.size(), false);
-  for (const Var& v : options.keep) {
-    at(v);
-    kept[static_cast<std::size_t>(v.index())] = true;
-  }
-  const auto start = static_cast<std::size_t>(loss.index());
-  if (options.cotangent.defined()) {
-    if (!(options.cotangent.shape() == root.shape) || options.cotangent.dtype() != root.dtype) {
-      fail("backward", "the cotangent is {} {} and the output {} {}. They must agree.",
-           name_of(options.cotangent.dtype()), options.cotangent.shape(), name_of(root.dtype),
-           root.shape);
-    }
-    adjoints[start] = options.cotangent;
-  } else {
-    if (root.shape.numel() != 1 || !is_floating(root.dtype)) {
-      fail("backward", "the loss is {} {}. Reduce it to one floating number, or give a cotangent.",
-           name_of(root.dtype), root.shape);
-    }
-    adjoints[start] = Tensor::full(root.shape, 1.0, root.dtype);
-  }
-  for (std::size_t i = start + 1; i-- > 0;) {
-    Node& node = nodes_[i];
-    const bool wanted = kept[i] || (node.operation == nullptr && node.needs_gradient);
-    if (adjoints[i].defined() && node.operation != nullptr && node.needs_gradient) {
-      if (!node.value.defined()) {
-        fail("backward",
-             "node {} ('{}') was released by an earlier backward pass. Pass retain to "
-             "the first.",
-             i, node.label);
-      }
-      Tensor dy = kept[i] ? adjoints[i] : std::exchange(adjoints[i], Tensor());
-      Backward context(*this, static_cast<std::int32_t>(i), std::move(dy), options.mutation);
-      context.adjoints_ = &adjoints;
-      node.operation->backward(context, attributes_.data() + node.attributes);
-    }
-    if (wanted) {
-      gradients.by_index_.emplace(static_cast<std::int32_t>(i), std::move(adjoints[i]));
-    }
-    adjoints[i] = Tensor();
-    if (!options.retain && node.operation != nullptr && i != start) release(node);
-  }
-  for (std::size_t i = start + 1; i < nodes_.size(); ++i) {
-    if (kept[i] || (nodes_[i].operation == nullptr && nodes_[i].needs_gradient)) {
-      gradients.by_index_.emplace(static_cast<std::int32_t>(i), Tensor());
-    }
-  }
-  gradients.parameters_ = parameters_;
-  return gradients;
-}
-
-void Tape::release(Node& node) {
-  if (!node.needs_gradient) return;
-  node.value = Tensor();
-  for (std::uint32_t s = 0; s < node.saved; ++s) saved_[node.first_saved + s] = Tensor();
 }
 
 void Tape::rewind(const Mark& mark) {
@@ -382,25 +184,19 @@ std::size_t Tape::bytes_saved() const {
 
 Tape::NodeView Tape::node(std::size_t index) const {
   const Node& node = nodes_.at(index);
-  NodeView view{node.operation, {}, attributes_.data() + node.attributes, node.needs_gradient};
+  NodeView view;
+  view.operation = node.operation;
+  view.output = node.value;
+  view.attributes = attributes_.data() + node.attributes;
+  view.needs_gradient = node.needs_gradient;
   for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-    view.inputs.push_back(nodes_[static_cast<std::size_t>(input_index(node, k))].value);
+    view.sources.push_back(input_index(node, k));
+    view.inputs.push_back(nodes_[static_cast<std::size_t>(view.sources.back())].value);
+  }
+  for (std::uint32_t k = 0; k < node.saved; ++k) {
+    view.saved.push_back(saved_[node.first_saved + k]);
   }
   return view;
-}
-
-std::vector<Tensor> Tape::local_backward(std::size_t index, const Tensor& cotangent,
-                                         const Mutation* mutation) {
-  const Node& node = nodes_.at(index);
-  std::vector<Tensor> adjoints(nodes_.size());
-  Backward context(*this, static_cast<std::int32_t>(index), cotangent, mutation);
-  context.adjoints_ = &adjoints;
-  node.operation->backward(context, attributes_.data() + node.attributes);
-  std::vector<Tensor> contributions;
-  for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-    contributions.push_back(adjoints[static_cast<std::size_t>(input_index(node, k))]);
-  }
-  return contributions;
 }
 
 }  // namespace moegrad

@@ -28,13 +28,16 @@ struct Parameter {
 };
 
 // A value on a tape: {tape, place}. Trivially copyable; valid until the tape is cleared or rewound
-// past it (using it later is an Error).
+// past it (using it later is an Error, as is using one that was never made).
 class Var {
  public:
   Var() = default;
 
   bool defined() const { return tape_ != nullptr; }
-  Tape& tape() const { return *tape_; }
+  Tape& tape() const {
+    if (tape_ == nullptr) undefined();
+    return *tape_;
+  }
   std::int32_t index() const { return index_; }
   // The value; an Error after a backward pass has released it (BackwardOptions::retain keeps it).
   Tensor value() const;
@@ -47,6 +50,8 @@ class Var {
 
  private:
   friend class Tape;
+  friend class Gradients;
+  [[noreturn]] static void undefined();
   Var(Tape* tape, std::int32_t index, std::uint32_t epoch)
       : tape_(tape), index_(index), epoch_(epoch) {}
 
@@ -55,7 +60,8 @@ class Var {
   std::uint32_t epoch_ = 0;
 };
 
-// The result of a backward pass, by leaf or parameter.
+// The result of a backward pass, by leaf or parameter. The tensors share no storage, with each
+// other or with anything else.
 class Gradients {
  public:
   // The gradient of a leaf or of a kept Var; zeros where the loss does not depend on it. An Error
@@ -66,7 +72,16 @@ class Gradients {
 
  private:
   friend class Tape;
-  std::unordered_map<std::int32_t, Tensor> by_index_;
+  struct Entry {
+    Tensor value;  // undefined: zeros
+    Shape shape;
+    DType dtype;
+    Device device;
+    std::uint32_t epoch;
+    Tensor get() const;
+  };
+  const Tape* tape_ = nullptr;
+  std::unordered_map<std::int32_t, Entry> by_index_;
   std::unordered_map<const Parameter*, std::int32_t> parameters_;
 };
 
@@ -84,9 +99,10 @@ std::string_view name_of(Mutation::Kind kind);
 struct BackwardOptions {
   // dL/dy for an output y that is not a scalar; ones where not given and y has one element.
   Tensor cotangent = {};
-  // Keeps values and saved tensors, so that they can be read and backward can run again.
+  // Keeps values and saved tensors, so that they can be read and backward can run again. Else those
+  // that the pass went through are released, except the value of the loss.
   bool retain = false;
-  // Further Vars whose gradients are wanted.
+  // Further Vars whose gradients are wanted; each is reached by a leaf with a gradient.
   std::vector<Var> keep = {};
   const Mutation* mutation = nullptr;
 };
@@ -116,6 +132,9 @@ class Backward {
   Tensor dy_;
   const Mutation* mutation_;
   std::vector<Tensor>* adjoints_ = nullptr;
+
+  // The place on the tape of input i.
+  std::size_t source(int i) const;
 };
 
 // The record of a computation: nodes in the order of execution. Backward is a reverse loop.
@@ -181,11 +200,15 @@ class Tape {
   struct NodeView {
     const Operation* operation;  // null for leaves
     std::vector<Tensor> inputs;
+    std::vector<std::int32_t> sources;  // the nodes that the inputs come from
+    Tensor output;
+    std::vector<Tensor> saved;
     const void* attributes;
     bool needs_gradient;
   };
   NodeView node(std::size_t index) const;
-  // The contributions of one recorded node to its inputs for a cotangent (undefined: none).
+  // The contributions of one recorded node to its inputs for a cotangent (undefined: none); those
+  // to one source are added up, and stand at each input that comes from it.
   std::vector<Tensor> local_backward(std::size_t index, const Tensor& cotangent,
                                      const Mutation* mutation);
 
@@ -199,7 +222,9 @@ class Tape {
     Tensor value;                          // undefined once released
     Shape shape;
     DType dtype = DType::f32;
+    Device device = Device::cpu;
     bool needs_gradient = false;
+    bool released = false;  // a backward pass went through it and did not retain
     std::uint32_t epoch = 0;
     std::uint32_t first_input = 0, inputs = 0;
     std::uint32_t first_saved = 0, saved = 0;
@@ -213,7 +238,8 @@ class Tape {
     return input_indices_[node.first_input + static_cast<std::size_t>(i)];
   }
   void require_finite(std::string_view label, const Tensor& value) const;
-  void release(Node& node);
+  [[noreturn]] void released(std::string_view operation, std::size_t index) const;
+  void release(Node& node, bool value);
   std::size_t bytes_saved(const Node& node) const;
 
   Options options_;

@@ -1,0 +1,250 @@
+// The reverse pass over a tape.
+
+#include <stdexcept>
+#include <utility>
+
+#include "autograd/tape.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+[[noreturn]] void undeclared(std::string_view operation, std::string_view what) {
+  throw std::logic_error("backward of " + std::string(operation) + " reads its " +
+                         std::string(what) + " without declaring the need");
+}
+
+void accumulate(Tensor& adjoint, Tensor contribution) {
+  if (!adjoint.defined()) {
+    adjoint = std::move(contribution);
+    return;
+  }
+  // A shared adjoint (a view of somebody's dy) must not be written.
+  if (!adjoint.unique()) adjoint = adjoint.clone();
+  kernels(adjoint.device()).accumulate(1.0, contribution, adjoint);
+}
+
+Tensor mutated(Mutation::Kind kind, const Tensor& gradient) {
+  Kernels& k = kernels(gradient.device());
+  const std::int64_t n = gradient.numel();
+  Tensor out = Tensor::zeros(gradient.shape(), gradient.dtype(), gradient.device());
+  switch (kind) {
+    case Mutation::Kind::sign:
+      k.accumulate(-1.0, gradient, out);
+      break;
+    case Mutation::Kind::twice:
+      k.accumulate(2.0, gradient, out);
+      break;
+    case Mutation::Kind::transposed: {
+      const std::int64_t cols = gradient.shape().back();
+      const std::int64_t rows = cols == 0 ? 0 : n / cols;
+      k.swap_axes(gradient, 1, rows, 1, cols, 1, out);
+      break;
+    }
+    case Mutation::Kind::rotated: {
+      const std::int64_t cols = n == gradient.shape().back() ? 1 : gradient.shape().back();
+      if (n == 0) break;
+      k.copy_block(gradient, 0, n, 1, n - cols, cols, n, out);
+      k.copy_block(gradient, n - cols, n, 1, cols, 0, n, out);
+      break;
+    }
+    default:  // dropped: zeros
+      break;
+  }
+  return out;
+}
+
+// As numbers: -0 is 0, and NaN differs from everything.
+bool same_values(const Tensor& a, const Tensor& b) {
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    if (!(a.at(i) == b.at(i))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string_view name_of(Mutation::Kind kind) {
+  switch (kind) {
+    case Mutation::Kind::sign:
+      return "sign";
+    case Mutation::Kind::twice:
+      return "factor 2";
+    case Mutation::Kind::dropped:
+      return "dropped";
+    case Mutation::Kind::transposed:
+      return "transposed";
+    case Mutation::Kind::rotated:
+      return "stale permutation";
+    default:
+      return "= for +=";
+  }
+}
+
+// --- Gradients
+
+Tensor Gradients::Entry::get() const {
+  return value.defined() ? value : Tensor::zeros(shape, dtype, device);
+}
+
+Tensor Gradients::operator[](const Var& v) const {
+  const auto found = by_index_.find(v.index_);
+  if (found == by_index_.end() || v.tape_ != tape_ || v.epoch_ != found->second.epoch) {
+    fail("gradients",
+         "node {} is neither a leaf with a gradient nor kept. Make it with tape.variable(), or "
+         "name it in BackwardOptions::keep.",
+         v.index_);
+  }
+  return found->second.get();
+}
+
+Tensor Gradients::operator[](const Parameter& p) const {
+  const auto place = parameters_.find(&p);
+  if (place != parameters_.end()) {
+    const auto found = by_index_.find(place->second);
+    if (found != by_index_.end()) return found->second.get();
+  }
+  return Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device());
+}
+
+// --- Backward
+
+int Backward::inputs() const {
+  return static_cast<int>(tape_.nodes_[static_cast<std::size_t>(node_)].inputs);
+}
+std::size_t Backward::source(int i) const {
+  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared(node.label, "further inputs");
+  return static_cast<std::size_t>(tape_.input_index(node, i));
+}
+bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
+const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape; }
+const Tensor& Backward::input(int i) const {
+  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  const Tape::Node& from = tape_.nodes_[source(i)];
+  const Needs needs = node.operation->needs;
+  // Integer inputs (indices, labels) are not differentiated: they are always there.
+  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype)) {
+    undeclared(node.label, "inputs");
+  }
+  if (!from.value.defined()) tape_.released("backward", source(i));
+  return from.value;
+}
+const Tensor& Backward::output() const {
+  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  const Needs needs = node.operation->needs;
+  if (needs != Needs::output && needs != Needs::inputs_and_output) {
+    undeclared(node.label, "output");
+  }
+  return node.value;
+}
+const Tensor& Backward::saved(int i) const {
+  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared(node.label, "saved tensor");
+  return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
+}
+
+void Backward::add(int i, Tensor gradient) {
+  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  const Tape::Node& from = tape_.nodes_[source(i)];
+  if (!from.needs_gradient) return;
+  if (!(gradient.shape() == from.shape) || gradient.dtype() != from.dtype) {
+    throw std::logic_error(fmt::format(
+        "backward of {} gives input {} a gradient {} {}, the input is {} {}", node.label, i,
+        name_of(gradient.dtype()), gradient.shape(), name_of(from.dtype), from.shape));
+  }
+  Tensor& adjoint = (*adjoints_)[source(i)];
+  if (mutation_ != nullptr && mutation_->operation == node.label && mutation_->input == i) {
+    if (mutation_->kind == Mutation::Kind::overwrites) {
+      const bool matters =
+          adjoint.defined() &&
+          !same_values(adjoint, Tensor::zeros(adjoint.shape(), adjoint.dtype(), adjoint.device()));
+      if (mutation_->applied != nullptr && matters) *mutation_->applied = true;
+      adjoint = Tensor();
+    } else {
+      Tensor changed = mutated(mutation_->kind, gradient);
+      if (mutation_->applied != nullptr && !same_values(changed, gradient)) {
+        *mutation_->applied = true;
+      }
+      gradient = std::move(changed);
+    }
+  }
+  accumulate(adjoint, std::move(gradient));
+}
+
+// --- Tape
+
+Gradients Tape::backward(Var loss, const BackwardOptions& options) {
+  const Node& root = at(loss);
+  if (!options_.gradients) {
+    fail("backward", "this tape records no gradients. Set Tape::Options::gradients.");
+  }
+  std::vector<Tensor> adjoints(nodes_.size());
+  std::vector<bool> kept(nodes_.size(), false);
+  for (const Var& v : options.keep) {
+    if (!at(v).needs_gradient) {
+      fail("backward", "node {} ('{}') is to be kept and has no gradient. Use a tape.variable().",
+           v.index_, at(v).label);
+    }
+    kept[static_cast<std::size_t>(v.index())] = true;
+  }
+  const auto start = static_cast<std::size_t>(loss.index());
+  if (options.cotangent.defined()) {
+    if (!(options.cotangent.shape() == root.shape) || options.cotangent.dtype() != root.dtype) {
+      fail("backward", "the cotangent is {} {} and the output {} {}. They must agree.",
+           name_of(options.cotangent.dtype()), options.cotangent.shape(), name_of(root.dtype),
+           root.shape);
+    }
+    adjoints[start] = options.cotangent;
+  } else {
+    if (root.shape.numel() != 1 || !is_floating(root.dtype)) {
+      fail("backward", "the loss is {} {}. Reduce it to one floating number, or give a cotangent.",
+           name_of(root.dtype), root.shape);
+    }
+    adjoints[start] = Tensor::full(root.shape, 1.0, root.dtype, root.device);
+  }
+  Gradients gradients;
+  gradients.tape_ = this;
+  gradients.parameters_ = parameters_;
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    Node& node = nodes_[i];
+    const bool wanted = kept[i] || (node.operation == nullptr && node.needs_gradient);
+    if (adjoints[i].defined() && node.operation != nullptr && node.needs_gradient) {
+      if (node.released) released("backward", i);
+      Tensor dy = wanted ? adjoints[i] : std::exchange(adjoints[i], Tensor());
+      Backward context(*this, static_cast<std::int32_t>(i), std::move(dy), options.mutation);
+      context.adjoints_ = &adjoints;
+      node.operation->backward(context, attributes_.data() + node.attributes);
+      if (!options.retain) release(node, i != start);
+    }
+    Tensor adjoint = std::exchange(adjoints[i], Tensor());
+    if (!wanted) continue;
+    if (adjoint.defined() && !adjoint.unique()) adjoint = adjoint.clone();
+    gradients.by_index_.emplace(
+        static_cast<std::int32_t>(i),
+        Gradients::Entry{std::move(adjoint), node.shape, node.dtype, node.device, node.epoch});
+  }
+  return gradients;
+}
+
+void Tape::release(Node& node, bool value) {
+  node.released = true;
+  if (value) node.value = Tensor();
+  for (std::uint32_t s = 0; s < node.saved; ++s) saved_[node.first_saved + s] = Tensor();
+}
+
+std::vector<Tensor> Tape::local_backward(std::size_t index, const Tensor& cotangent,
+                                         const Mutation* mutation) {
+  const Node& node = nodes_.at(index);
+  std::vector<Tensor> adjoints(nodes_.size());
+  Backward context(*this, static_cast<std::int32_t>(index), cotangent, mutation);
+  context.adjoints_ = &adjoints;
+  node.operation->backward(context, attributes_.data() + node.attributes);
+  std::vector<Tensor> contributions;
+  for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
+    contributions.push_back(adjoints[static_cast<std::size_t>(input_index(node, k))]);
+  }
+  return contributions;
+}
+
+}  // namespace moegrad
