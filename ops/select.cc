@@ -180,16 +180,22 @@ void StraightThrough::backward(Backward& b, const Attributes&) { b.add(1, b.dy()
 
 std::vector<OperationCase> StraightThrough::cases() {
   std::vector<OperationCase> cases;
-  const Program fused = [](Tape&, std::span<const Var> x) {
-    return straight_through(square(x[0]), tanh(x[1]));
-  };
+  const Program fused = [](Tape&, std::span<const Var> x) { return straight_through(x[0], x[1]); };
   const Program written_out = [](Tape&, std::span<const Var> x) {
-    const Var soft = tanh(x[1]);
-    return soft + stop_gradient(square(x[0]) - soft);
+    return x[1] + stop_gradient(x[0] - x[1]);
   };
   for (const Shape& shape : {Shape{4, 3}, Shape{}, Shape{0, 3}, Shape{11, 23}}) {
     cases.push_back({shape.str(), {{shape}, {shape}}, fused, written_out});
   }
+  const Program inner = [fused](Tape& tape, std::span<const Var> x) {
+    const Var parts[] = {square(x[0]), tanh(x[0])};
+    return square(fused(tape, parts));
+  };
+  const Program inner_written_out = [written_out](Tape& tape, std::span<const Var> x) {
+    const Var parts[] = {square(x[0]), tanh(x[0])};
+    return square(written_out(tape, parts));
+  };
+  cases.push_back({"[5] within a program", {{{5}}}, inner, inner_written_out});
   return cases;
 }
 
