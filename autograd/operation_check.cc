@@ -45,7 +45,7 @@ class CaseChecker {
     for (const Tensor& input : inputs) leaves.push_back(tape.variable(input));
     const Var y = program(tape, leaves);
     const Tensor c = cotangent.defined() ? cotangent : random_like(y.value(), 1);
-    const Gradients g = tape.backward(y, {c, true, {}, mutation_});
+    const Gradients g = tape.backward(y, {c.to(y.dtype()), true, {}, mutation_});
     Pass result{y.value(), {}};
     for (const Var& leaf : leaves) result.gradients.push_back(g[leaf]);
     return result;
