@@ -20,6 +20,8 @@ struct OptionSpec {
   double lowest = -std::numeric_limits<double>::infinity();  // of a number or integer, inclusive
   double highest = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices = {};
+  // Values of a number that the checks try besides the default.
+  std::vector<std::string> examples = {};
 };
 
 // The name of the list that is nearest to a misspelt one (edit distance); empty for no names.

@@ -12,6 +12,18 @@
 
 namespace moegrad {
 
+// What a router that is biased as documented does on one fixed case, found by enumeration: its
+// combine weights against the softmax g, and its router gradient for a loss linear in the weights.
+struct RecordedBias {
+  std::string weighting;  // value of the option "weighting"
+  std::int64_t experts;
+  std::int64_t active;
+  double weight_bias_l1;     // ||E[w] - g||_1
+  double weight_mse;         // E ||w - g||^2
+  double gradient_bias;      // ||E[gradient] - dense gradient||
+  double gradient_variance;  // E ||gradient - E[gradient]||^2
+};
+
 struct RouterEntry {
   std::string name;
   std::string summary;
@@ -20,6 +32,8 @@ struct RouterEntry {
   bool samples;  // draws experts in training
   std::vector<OptionSpec> options;
   std::function<std::unique_ptr<Router>(const Options&)> make;
+  std::vector<RecordedBias> recorded = {};
+  std::int64_t least_active = 1;
 };
 
 struct EstimatorEntry {

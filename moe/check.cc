@@ -1,0 +1,229 @@
+#include "moe/check.h"
+
+#include <cmath>
+
+#include "moe/moments.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+using OptionMap = std::map<std::string, std::string>;
+
+// The defaults, and each option at each other value by itself.
+std::vector<OptionMap> variants(const std::vector<OptionSpec>& specs) {
+  std::vector<OptionMap> all = {{}};
+  for (const OptionSpec& spec : specs) {
+    std::vector<std::string> values = spec.examples;
+    if (spec.kind == OptionSpec::Kind::flag) values = {"true", "false"};
+    if (spec.kind == OptionSpec::Kind::choice) values = spec.choices;
+    for (const std::string& value : values) {
+      if (value != spec.default_value) all.push_back({{spec.name, value}});
+    }
+  }
+  return all;
+}
+
+std::string text(const OptionMap& options) {
+  std::string out;
+  for (const auto& [name, value] : options) out += ", " + name + "=" + value;
+  return out;
+}
+
+LayerConfig config_of(const std::string& router, const std::string& estimator,
+                      const OptionMap& options) {
+  LayerConfig config;
+  config.size = {3, 4, 2, 4, 2};
+  config.router = router;
+  config.estimator = estimator;
+  config.activation = Activation::silu;  // smooth: no wall but the selection's
+  config.options = options;
+  return config;
+}
+
+// y (or the auxiliary loss) of a fixture as a program of its values.
+Program program_of(const LayerFixture& fixture, bool auxiliary) {
+  return [&fixture, auxiliary](Tape&, std::span<const Var> in) {
+    const Layer layer(fixture.config);
+    Weights weights;
+    for (std::size_t i = 1; i < in.size(); ++i) weights.set(fixture.names[i], in[i]);
+    const LayerOutput out = layer.forward(in[0], weights, fixture.training);
+    return auxiliary ? out.auxiliary : out.y;
+  };
+}
+
+void check_replayed(const LayerFixture& fixture, const std::string& label, CheckRow& row,
+                    const Mutation* mutation) {
+  GradcheckOptions options;
+  options.mutation = mutation;
+  options.rng = Rng{17, 0, 0};
+  const GradcheckReport y = gradcheck(program_of(fixture, false), fixture.values, options);
+  row.error(y.max_error);
+  row.note(y.verdict, label + ": " + y.text());
+  Tape tape({.rng = Rng{17, 0, 0}});
+  std::vector<Var> leaves;
+  for (const Tensor& value : fixture.values) leaves.push_back(tape.constant(value));
+  Weights weights;
+  for (std::size_t i = 1; i < leaves.size(); ++i) weights.set(fixture.names[i], leaves[i]);
+  const Layer layer(fixture.config);
+  if (!layer.forward(leaves[0], weights, fixture.training).auxiliary.defined()) return;
+  const GradcheckReport aux = gradcheck(program_of(fixture, true), fixture.values, options);
+  row.error(aux.max_error);
+  row.note(aux.verdict, label + ", auxiliary loss: " + aux.text());
+}
+
+// Fused against written out, on the same decisions.
+void check_forms(const LayerFixture& fixture, const std::string& label, CheckRow& row,
+                 const Mutation* mutation) {
+  PassOptions options;
+  options.given = decisions_of(fixture);
+  options.form = Form::written;
+  const LayerPass written = run_pass(fixture, options);
+  options.form = Form::fused;
+  options.mutation = mutation;
+  const LayerPass fused = run_pass(fixture, options);
+  row.note(close(fused.y, written.y, 1e-12), label + ": fused and written out differ in y");
+  for (std::size_t i = 0; i < fixture.names.size(); ++i) {
+    row.note(close(fused.gradients[i], written.gradients[i], 1e-12),
+             label + ": fused and written out differ in the gradient of " + fixture.names[i]);
+  }
+}
+
+// The enumerated moments against the recorded figures.
+void check_recorded(const RouterEntry& entry, CheckRow& row) {
+  row.note(!entry.recorded.empty(), "no recorded figures");
+  for (const RecordedBias& r : entry.recorded) {
+    Options options("router " + entry.name, entry.options);
+    options.set("weighting", r.weighting);
+    const RouterMoments m = router_moments(*entry.make(options), recorded_logits(r.experts),
+                                           recorded_outcomes(r.experts), r.active);
+    const auto same = [](double a, double b) { return std::abs(a - b) <= 1e-9; };
+    ++row.cases;
+    row.note(same(m.weight_bias_l1, r.weight_bias_l1) && same(m.weight_mse, r.weight_mse) &&
+                 same(m.gradient_bias, r.gradient_bias) &&
+                 same(m.gradient_variance, r.gradient_variance),
+             fmt::format("{} of {} experts, {}: enumerated {{{:.12f}, {:.12f}, {:.12f}, {:.12f}}}, "
+                         "recorded {{{:.12f}, {:.12f}, {:.12f}, {:.12f}}}",
+                         r.active, r.experts, r.weighting, m.weight_bias_l1, m.weight_mse,
+                         m.gradient_bias, m.gradient_variance, r.weight_bias_l1, r.weight_mse,
+                         r.gradient_bias, r.gradient_variance));
+  }
+}
+
+void check_against_sparse(const LayerFixture& fixture, const std::string& label, CheckRow& row) {
+  LayerFixture sparse = fixture;
+  sparse.config.estimator = "sparse";
+  for (const OptionSpec& spec : estimator_entry(fixture.config.estimator).options) {
+    sparse.config.options.erase(spec.name);
+  }
+  PassOptions options;
+  options.given = decisions_of(fixture);
+  const LayerPass mine = run_pass(fixture, options);
+  const LayerPass theirs = run_pass(sparse, options);
+  row.note(mine.y.same_bits(theirs.y), label + ": the forward value is not the sparse layer's");
+}
+
+// k = E: the dense softmax layer, in value and every gradient.
+void check_against_dense(const LayerConfig& config, const std::string& label, CheckRow& row,
+                         const Mutation* mutation) {
+  LayerConfig all = config;
+  all.size.active = all.size.experts;
+  LayerConfig dense = all;
+  dense.router = "softmax";
+  dense.estimator = "sparse";
+  dense.options.clear();
+  PassOptions options;
+  options.mutation = mutation;
+  const LayerPass mine = run_pass(random_fixture(all, 5, true), options);
+  const LayerPass theirs = run_pass(random_fixture(dense, 5, true));
+  row.note(close(mine.y, theirs.y, 1e-12), label + ": with k = E not the dense layer");
+  for (std::size_t i = 0; i < mine.gradients.size(); ++i) {
+    row.note(close(mine.gradients[i], theirs.gradients[i], 1e-11),
+             label + ": with k = E not the dense layer's gradient");
+  }
+}
+
+std::string oracle_of(Claim claim) {
+  switch (claim) {
+    case Claim::exact:
+      return "differences of the forward pass";
+    case Claim::exact_on_cell:
+      return "differences with the selection replayed";
+    case Claim::surrogate:
+      return "differences of the surrogate, replayed; fused = written out";
+    default:
+      return "enumerated bias and variance = recorded; differences, draws replayed";
+  }
+}
+
+template <class Entry, class Body>
+CheckRow checked(const Entry& entry, const char* kind, Body body) {
+  CheckRow row;
+  row.name = entry.name;
+  row.kind = kind;
+  row.claim = name_of(entry.claim);
+  row.oracle = oracle_of(entry.claim);
+  try {
+    body(row);
+  } catch (const std::exception& e) {
+    row.note(Verdict::fail, e.what());
+  }
+  return row;
+}
+
+}  // namespace
+
+CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
+  return checked(entry, "router", [&](CheckRow& row) {
+    std::vector<OptionMap> all = variants(entry.options);
+    all.push_back({{"aux", "0.3"}, {"z-loss", "0.2"}, {"shared", "1"}});
+    for (const OptionMap& options : all) {
+      for (const bool training : {true, false}) {
+        const LayerConfig config = config_of(entry.name, "sparse", options);
+        LayerFixture fixture = random_fixture(config, 5, training);
+        if (options.contains("shared")) {
+          for (const char* name : {"w1", "w2"}) {
+            fixture.names.push_back(std::string("shared.") + name);
+            const Shape shape = name[1] == '1' ? Shape{1, 3, 4} : Shape{1, 4, 2};
+            fixture.values.push_back(Rng{9, 1, 0}.uniform(shape, DType::f64, -1.0, 1.0));
+          }
+        }
+        ++row.cases;
+        check_replayed(fixture, fixture.label + text(options), row, mutation);
+      }
+    }
+    check_edges(config_of(entry.name, "sparse", {}), row, mutation);
+    if (entry.claim == Claim::documented) check_recorded(entry, row);
+  });
+}
+
+CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) {
+  return checked(entry, "estimator", [&](CheckRow& row) {
+    const std::pair<std::string, OptionMap> routers_to_try[] = {
+        {"top-k", {}}, {"top-k", {{"renormalise", "true"}}}, {"moesart", {}}};
+    for (const OptionMap& options : variants(entry.options)) {
+      for (const auto& [router, router_options] : routers_to_try) {
+        OptionMap merged = options;
+        merged.insert(router_options.begin(), router_options.end());
+        const LayerConfig config = config_of(router, entry.name, merged);
+        const std::string label = router + text(merged);
+        const auto forward = options.find("forward");
+        const bool changes_forward = forward != options.end() && forward->second == "true";
+        for (const bool training : {true, false}) {
+          const LayerFixture fixture = random_fixture(config, 7, training);
+          ++row.cases;
+          check_replayed(fixture, label, row, mutation);
+          check_forms(fixture, label, row, mutation);
+          if (!changes_forward) check_against_sparse(fixture, label, row);
+        }
+        // The weighted cotangent is not the dense layer's by design, whatever k is.
+        if (router == "top-k" && router_options.empty() && !options.contains("cotangent")) {
+          check_against_dense(config, label, row, mutation);
+        }
+      }
+      check_edges(config_of("top-k", entry.name, options), row, mutation);
+    }
+  });
+}
+
+}  // namespace moegrad

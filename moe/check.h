@@ -1,0 +1,58 @@
+#pragma once
+
+#include "autograd/operation_check.h"
+#include "moe/layer.h"
+#include "moe/registry.h"
+
+namespace moegrad {
+
+// The checks of a router and of an estimator: its claim against the claim's oracle for every value
+// of every option, in training and at inference; fused against written out; the edge suite.
+// `mutation` breaks an operation on purpose.
+CheckRow check_router(const RouterEntry& entry, const Mutation* mutation = nullptr);
+CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation = nullptr);
+
+// A layer on fixed numbers: what the checks run.
+struct LayerFixture {
+  std::string label;
+  LayerConfig config;
+  bool training = true;
+  bool permutable = true;          // no ties: permuting tokens or experts permutes the results
+  std::vector<std::string> names;  // "x" first, then the layer's parameters
+  std::vector<Tensor> values;      // f64
+};
+
+// Random x [tokens, D], random parameters, logits of deviation about 1.
+LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool training,
+                            std::uint64_t seed = 1);
+
+// The edge suite of a mixture: an empty expert; all tokens on one expert; one token; k = E; k = 1;
+// an odd number of choices; ties; zero gates; logits of +-1e4. The logits of a token are the first
+// E columns of x, which the experts do not read: their gradient is that of x there.
+std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t least_active);
+
+// One forward and backward pass of a fixture.
+struct LayerPass {
+  Tensor y, weights, selected;
+  std::vector<Tensor> gradients;  // by input, of <cotangent, y> + auxiliary
+};
+struct PassOptions {
+  Form form = Form::automatic;
+  DType dtype = DType::f64;
+  // Forced decisions: "selected", "unadjusted".
+  std::vector<std::pair<std::string, Tensor>> given = {};
+  bool zero_cotangent = false;
+  const Mutation* mutation = nullptr;
+};
+LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {});
+
+// The decisions of a fixture's run, to be given to others.
+std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fixture);
+
+// Runs the edge suite of a layer and notes what is wrong in the row.
+void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation = nullptr);
+
+// |a - b| <= tolerance * max(1, |a|, |b|) everywhere; NaN is not close to anything.
+bool close(const Tensor& a, const Tensor& b, double tolerance);
+
+}  // namespace moegrad

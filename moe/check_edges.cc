@@ -1,0 +1,226 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "moe/check.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+// Rows of t in another order: row r of the result is row order[r]; t as [rows, rest].
+Tensor permuted_rows(const Tensor& t, const std::vector<std::int32_t>& order) {
+  const Tensor out = Tensor::empty(t.shape(), t.dtype());
+  const std::int64_t rest = t.numel() / static_cast<std::int64_t>(order.size());
+  for (std::size_t r = 0; r < order.size(); ++r) {
+    kernels(Device::cpu)
+        .copy_block(t, order[r] * rest, rest, 1, rest, static_cast<std::int64_t>(r) * rest, rest,
+                    out);
+  }
+  return out;
+}
+
+Tensor permuted_columns(const Tensor& t, const std::vector<std::int32_t>& order) {
+  const Tensor out = Tensor::empty(t.shape(), t.dtype());
+  const auto columns = static_cast<std::int64_t>(order.size());
+  for (std::int64_t c = 0; c < columns; ++c) {
+    kernels(Device::cpu)
+        .copy_block(t, order[static_cast<std::size_t>(c)], columns, t.numel() / columns, 1, c,
+                    columns, out);
+  }
+  return out;
+}
+
+// Some permutation of n things that moves all of them.
+std::vector<std::int32_t> rotation(std::int64_t n) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::rotate(order.begin(), order.begin() + (n > 1 ? 1 : 0), order.end());
+  return order;
+}
+
+class EdgeCheck {
+ public:
+  EdgeCheck(const LayerFixture& fixture, CheckRow& row, const Mutation* mutation)
+      : f_(fixture), row_(row), given_(decisions_of(fixture)) {
+    options_.given = given_;
+    options_.mutation = mutation;
+    base_ = run_pass(f_, options_);
+  }
+
+  void run() {
+    finite();
+    zero_cotangent();
+    empty_experts();
+    logit_gradients_sum_to_zero();
+    fused_equals_written();
+    f32_equals_f64();
+    if (!f_.training) ties();
+    if (f_.permutable) {
+      permuted_tokens();
+      permuted_experts();
+    }
+  }
+
+ private:
+  void note(bool ok, const std::string& what) { row_.note(ok, f_.label + ": " + what); }
+
+  void finite() {
+    const auto is_finite = [](const Tensor& t) { return kernels(Device::cpu).all_finite(t); };
+    note(is_finite(base_.y), "the output is not finite");
+    for (std::size_t i = 0; i < f_.names.size(); ++i) {
+      note(is_finite(base_.gradients[i]), "the gradient of " + f_.names[i] + " is not finite");
+    }
+  }
+
+  void zero_cotangent() {
+    PassOptions options = options_;
+    options.zero_cotangent = true;
+    for (const Tensor& g : run_pass(f_, options).gradients) {
+      bool zero = true;
+      for (std::int64_t i = 0; i < g.numel(); ++i) zero = zero && g.at(i) == 0.0;
+      note(zero, "a zero cotangent gives a gradient");
+    }
+  }
+
+  void empty_experts() {
+    if (estimator_entry(f_.config.estimator).dense) return;
+    std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
+    for (const std::int32_t e : base_.selected.values<std::int32_t>()) {
+      if (e >= 0) used[static_cast<std::size_t>(e)] = true;
+    }
+    for (std::size_t i = 0; i < f_.names.size(); ++i) {
+      if (!f_.names[i].starts_with("experts.")) continue;
+      const Tensor& g = base_.gradients[i];
+      const std::int64_t each = g.numel() / f_.config.size.experts;
+      for (std::int64_t j = 0; j < g.numel(); ++j) {
+        const bool zero = g.at(j) == 0.0;
+        note(zero || used[static_cast<std::size_t>(j / each)],
+             "an empty expert has a gradient in " + f_.names[i]);
+      }
+    }
+  }
+
+  // The experts do not read the first E columns of x: their gradient is that of the logits.
+  void logit_gradients_sum_to_zero() {
+    const std::int64_t experts = f_.config.size.experts;
+    const std::int64_t width = f_.config.size.model;
+    const Tensor& dx = base_.gradients[0];
+    for (std::int64_t t = 0; t < dx.size(0); ++t) {
+      double total = 0.0;
+      double size = 0.0;
+      for (std::int64_t e = 0; e < experts; ++e) {
+        total += dx.at(t * width + e);
+        size += std::abs(dx.at(t * width + e));
+      }
+      note(std::abs(total) <= 1e-12 * std::fmax(1.0, size),
+           "the gradients of a token's logits do not sum to zero");
+    }
+  }
+
+  void compare(const LayerPass& other, double tolerance, const std::string& what) {
+    note(close(base_.y, other.y.to(DType::f64), tolerance), what + " changes the output");
+    for (std::size_t i = 0; i < f_.names.size(); ++i) {
+      note(close(base_.gradients[i], other.gradients[i].to(DType::f64), tolerance),
+           what + " changes the gradient of " + f_.names[i]);
+    }
+  }
+
+  void fused_equals_written() {
+    PassOptions options = options_;
+    options.mutation = nullptr;
+    options.form = Form::written;
+    compare(run_pass(f_, options), 1e-12, "writing it out");
+  }
+
+  void f32_equals_f64() {
+    PassOptions options = options_;
+    options.dtype = DType::f32;
+    compare(run_pass(f_, options), 1e-4, "f32");
+  }
+
+  void ties() {
+    if (!f_.label.starts_with("ties")) return;
+    const std::int64_t k = base_.selected.size(1);
+    for (std::int64_t i = 0; i < base_.selected.numel(); ++i) {
+      note(base_.selected.at(i) == static_cast<double>(i % k),
+           "of equal scores the lowest expert does not win");
+    }
+  }
+
+  void permuted_tokens() {
+    const std::vector<std::int32_t> order = rotation(base_.y.size(0));
+    LayerFixture f = f_;
+    f.values[0] = permuted_rows(f.values[0], order);
+    // The cotangent belongs to the place, not to the token: compare outputs only, and the gradients
+    // of a run whose outputs are permuted back by their own check in the tests of dispatch.
+    PassOptions options = options_;
+    options.given.clear();
+    for (const auto& [kind, value] : given_) {
+      options.given.emplace_back(kind, permuted_rows(value, order));
+    }
+    const LayerPass other = run_pass(f, options);
+    note(close(other.y, permuted_rows(base_.y, order), 1e-12),
+         "permuting the tokens does not permute the output");
+  }
+
+  void permuted_experts() {
+    const std::int64_t experts = f_.config.size.experts;
+    const std::vector<std::int32_t> order = rotation(experts);
+    std::vector<std::int32_t> place(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      place[static_cast<std::size_t>(order[i])] = static_cast<std::int32_t>(i);
+    }
+    LayerFixture f = f_;
+    for (std::size_t i = 1; i < f.names.size(); ++i) {
+      f.values[i] = f.names[i].starts_with("router.") ? permuted_columns(f.values[i], order)
+                                                      : permuted_rows(f.values[i], order);
+    }
+    PassOptions options = options_;
+    options.given.clear();
+    for (const auto& [kind, value] : given_) {
+      const Tensor changed = value.clone();
+      if (kind == "selected") {
+        for (std::int32_t& e : changed.values<std::int32_t>()) {
+          if (e >= 0) e = place[static_cast<std::size_t>(e)];
+        }
+      }
+      options.given.emplace_back(kind, changed);
+    }
+    const LayerPass other = run_pass(f, options);
+    // The dense router lists its experts in order: its selection cannot be given.
+    const bool same_order = other.selected.same_bits(base_.selected);
+    note(close(other.y, base_.y, 1e-12), "permuting the experts changes the output");
+    for (std::size_t i = 0; i < f.names.size(); ++i) {
+      Tensor expected = base_.gradients[i];
+      if (i > 0) {
+        expected = f.names[i].starts_with("router.") ? permuted_columns(expected, order)
+                                                     : permuted_rows(expected, order);
+      }
+      note(close(other.gradients[i], expected, 1e-11) || (same_order && i == 0 && experts == 1),
+           "permuting the experts does not permute the gradient of " + f.names[i]);
+    }
+  }
+
+  const LayerFixture& f_;
+  CheckRow& row_;
+  std::vector<std::pair<std::string, Tensor>> given_;
+  PassOptions options_;
+  LayerPass base_;
+};
+
+}  // namespace
+
+void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation) {
+  for (const LayerFixture& fixture :
+       edge_fixtures(config, router_entry(config.router).least_active)) {
+    ++row.cases;
+    try {
+      EdgeCheck(fixture, row, mutation).run();
+    } catch (const std::exception& e) {
+      row.note(Verdict::fail, fixture.label + ": " + e.what());
+    }
+  }
+}
+
+}  // namespace moegrad

@@ -1,0 +1,182 @@
+#include <cmath>
+
+#include "moe/check.h"
+#include "moe/dispatch.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+constexpr std::int64_t kHidden = 4;
+constexpr std::int64_t kOutput = 3;
+
+Tensor random(const Shape& shape, std::uint64_t seed, std::uint64_t stream, double size) {
+  return Rng{seed, stream, 0}.uniform(shape, DType::f64, -size, size);
+}
+
+// The experts' parameters; the rows of w1 (and w3) that read the first `blind` columns are zero.
+void add_experts(LayerFixture& f, std::int64_t blind, std::uint64_t seed) {
+  const LayerSize& s = f.config.size;
+  std::uint64_t stream = 100;
+  const auto add = [&](const char* name, const Shape& shape, double size) {
+    f.names.emplace_back(name);
+    f.values.push_back(random(shape, seed, ++stream, size));
+    if (shape.rank() != 3 || shape[1] != s.model) return;
+    for (std::int64_t e = 0; e < shape[0]; ++e) {
+      double* matrix = f.values.back().data<double>() + e * shape[1] * shape[2];
+      std::fill(matrix, matrix + blind * shape[2], 0.0);
+    }
+  };
+  add("experts.w1", {s.experts, s.model, s.hidden}, 1.0);
+  add("experts.b1", {s.experts, s.hidden}, 0.5);
+  if (f.config.activation == Activation::swiglu) {
+    add("experts.w3", {s.experts, s.model, s.hidden}, 1.0);
+    add("experts.b3", {s.experts, s.hidden}, 0.5);
+  }
+  add("experts.w2", {s.experts, s.hidden, s.output}, 1.0);
+  add("experts.b2", {s.experts, s.output}, 0.5);
+}
+
+struct Edge {
+  const char* label;
+  std::int64_t tokens, experts, active;
+  bool permutable;
+  void (*shape_logits)(const Tensor& logits);  // [N, E], random when it is called
+};
+
+void set_column(const Tensor& logits, std::int64_t column, double value) {
+  for (std::int64_t t = 0; t < logits.size(0); ++t) {
+    logits.data<double>()[t * logits.size(1) + column] = value;
+  }
+}
+
+constexpr Edge kEdges[] = {
+    {"an empty expert", 6, 4, 2, true, [](const Tensor& o) { set_column(o, 3, -1e4); }},
+    {"all tokens on one expert", 5, 3, 1, true, [](const Tensor& o) { set_column(o, 1, 1e4); }},
+    {"one token", 1, 4, 2, true, [](const Tensor&) {}},
+    {"k = E", 4, 3, 3, true, [](const Tensor&) {}},
+    {"k = 1", 5, 4, 1, true, [](const Tensor&) {}},
+    {"an odd number of choices", 7, 5, 3, true, [](const Tensor&) {}},
+    {"ties", 4, 4, 2, false,
+     [](const Tensor& o) { std::fill_n(o.data<double>(), o.numel(), 0.25); }},
+    {"zero gates", 4, 4, 2, false,
+     [](const Tensor& o) {
+       std::fill_n(o.data<double>(), o.numel(), -1e4);
+       for (std::int64_t t = 0; t < 4; ++t) o.data<double>()[t * 4 + t] = 1e4;
+     }},
+    {"logits of +-1e4", 5, 4, 2, false,  // scores underflow to equal zeros: ties
+
+     [](const Tensor& o) {
+       // Multiples of 1/128: exact in f32 too.
+       for (double& v : o.values<double>()) {
+         v = (v > 0.0 ? 1e4 : -1e4) + std::round(v * 128.0) / 128.0;
+       }
+     }},
+};
+
+}  // namespace
+
+LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool training,
+                            std::uint64_t seed) {
+  LayerFixture f;
+  f.label = training ? "training" : "inference";
+  f.config = config;
+  f.training = training;
+  const LayerSize& s = f.config.size;
+  f.names = {"x", "router.weight", "router.bias"};
+  f.values = {random({tokens, s.model}, seed, 1, 1.5), random({s.model, s.experts}, seed, 2, 1.2),
+              random({s.experts}, seed, 3, 0.5)};
+  add_experts(f, 0, seed);
+  return f;
+}
+
+std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t least_active) {
+  std::vector<LayerFixture> fixtures;
+  for (const Edge& edge : kEdges) {
+    for (const bool training : {true, false}) {
+      const std::int64_t active = std::max(edge.active, least_active);
+      if (active != edge.active && std::string_view(edge.label) == "k = 1") continue;
+      LayerFixture f;
+      f.label = std::string(edge.label) + (training ? ", training" : ", inference");
+      f.config = config;
+      f.config.size = {edge.experts + 3, kHidden, kOutput, edge.experts, active};
+      f.training = training;
+      f.permutable = edge.permutable;
+      const std::int64_t experts = edge.experts;
+      const Tensor logits = random({edge.tokens, experts}, 5, 1, 1.5);
+      edge.shape_logits(logits);
+      const Tensor features = random({edge.tokens, 3}, 5, 2, 1.0);
+      const Tensor x = Tensor::empty({edge.tokens, experts + 3}, DType::f64);
+      const Tensor weight = Tensor::zeros({experts + 3, experts}, DType::f64);
+      for (std::int64_t t = 0; t < edge.tokens; ++t) {
+        for (std::int64_t e = 0; e < experts + 3; ++e) {
+          x.data<double>()[t * (experts + 3) + e] =
+              e < experts ? logits.at(t * experts + e) : features.at(t * 3 + e - experts);
+        }
+      }
+      for (std::int64_t e = 0; e < experts; ++e) weight.data<double>()[e * experts + e] = 1.0;
+      f.names = {"x", "router.weight"};
+      f.values = {x, weight};
+      add_experts(f, experts, 5);
+      fixtures.push_back(std::move(f));
+    }
+  }
+  return fixtures;
+}
+
+LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
+  Layer layer(fixture.config);
+  layer.set_form(options.form);
+  Decisions decisions;
+  for (const auto& [kind, value] : options.given) decisions.give(kind, value);
+  Tape tape({.rng = Rng{11, 0, 0}, .decisions = &decisions});
+  std::vector<Var> leaves;
+  Weights weights;
+  for (std::size_t i = 0; i < fixture.values.size(); ++i) {
+    leaves.push_back(tape.variable(fixture.values[i].to(options.dtype)));
+    if (i > 0) weights.set(fixture.names[i], leaves.back());
+  }
+  const LayerOutput out = layer.forward(leaves[0], weights, fixture.training);
+  const Tensor cotangent =
+      options.zero_cotangent
+          ? Tensor::zeros(out.y.shape(), options.dtype)
+          : Rng{13, 0, 0}.uniform(out.y.shape(), DType::f64, -1.0, 1.5).to(options.dtype);
+  Var loss = sum(out.y * tape.constant(cotangent));
+  if (out.auxiliary.defined() && !options.zero_cotangent) loss = loss + out.auxiliary;
+  LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
+  BackwardOptions backward;
+  backward.mutation = options.mutation;
+  const Gradients g = tape.backward(loss, backward);
+  for (const Var& leaf : leaves) pass.gradients.push_back(g[leaf]);
+  return pass;
+}
+
+std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fixture) {
+  const Layer layer(fixture.config);
+  Decisions decisions = Decisions::recorder();
+  Tape tape({.gradients = false, .rng = Rng{11, 0, 0}, .decisions = &decisions});
+  Weights weights;
+  for (std::size_t i = 1; i < fixture.values.size(); ++i) {
+    weights.set(fixture.names[i], tape.constant(fixture.values[i]));
+  }
+  layer.forward(tape.constant(fixture.values[0]), weights, fixture.training);
+  std::vector<std::pair<std::string, Tensor>> given;
+  for (const char* kind : {"selected", "unadjusted"}) {
+    for (const Tensor& value : decisions.recorded(kind)) given.emplace_back(kind, value);
+  }
+  return given;
+}
+
+bool close(const Tensor& a, const Tensor& b, double tolerance) {
+  if (!(a.shape() == b.shape())) return false;
+  double size = 1.0;
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    size = std::fmax(size, std::fmax(std::abs(a.at(i)), std::abs(b.at(i))));
+  }
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    if (!(std::abs(a.at(i) - b.at(i)) <= tolerance * size)) return false;
+  }
+  return true;
+}
+
+}  // namespace moegrad

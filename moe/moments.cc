@@ -1,0 +1,100 @@
+#include "moe/moments.h"
+
+#include <cmath>
+
+#include "autograd/expectation.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+Tensor identity(std::int64_t n) {
+  const Tensor t = Tensor::zeros({n, n}, DType::f64);
+  for (std::int64_t i = 0; i < n; ++i) t.data<double>()[i * n + i] = 1.0;
+  return t;
+}
+
+std::vector<double> softmax_of(const std::vector<double>& logits) {
+  double largest = logits[0];
+  for (const double o : logits) largest = std::fmax(largest, o);
+  double sum = 0.0;
+  std::vector<double> g;
+  for (const double o : logits) {
+    g.push_back(std::exp(o - largest));
+    sum += g.back();
+  }
+  for (double& p : g) p /= sum;
+  return g;
+}
+
+}  // namespace
+
+std::vector<double> recorded_logits(std::int64_t experts) {
+  return Rng{2024, 1, 0}.normal({experts}, DType::f64, 0.0, 1.5).to_vector();
+}
+std::vector<double> recorded_outcomes(std::int64_t experts) {
+  return Rng{2024, 2, 0}.normal({experts}, DType::f64).to_vector();
+}
+
+RouterMoments router_moments(const Router& router, const std::vector<double>& logits,
+                             const std::vector<double>& outcomes, std::int64_t active) {
+  const auto experts = static_cast<std::int64_t>(logits.size());
+  const LayerSize size{experts, 1, 1, experts, active};
+  const std::vector<double> g = softmax_of(logits);
+  const Tensor x = Tensor::of<double>({1, experts}, logits);
+  const auto route = [&](Tape& tape, Var tokens) {
+    Weights weights;
+    weights.set("router.weight", tape.constant(identity(experts)));
+    return router.route(size, tokens, weights, true);
+  };
+
+  RouterMoments m;
+  m.mean.assign(logits.size(), 0.0);
+  Decisions decisions = Decisions::enumerator();
+  do {
+    Tape tape({.decisions = &decisions});
+    const Routing r = route(tape, tape.constant(x));
+    std::vector<double> w(logits.size(), 0.0);
+    for (std::int64_t j = 0; j < r.selected.numel(); ++j) {
+      w[static_cast<std::size_t>(r.selected.data<std::int32_t>()[j])] += r.weights.value().at(j);
+    }
+    const double p = decisions.probability();
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      m.mean[i] += p * w[i];
+      m.weight_mse += p * (w[i] - g[i]) * (w[i] - g[i]);
+    }
+    ++m.outcomes;
+  } while (decisions.next_outcome());
+  for (std::size_t i = 0; i < g.size(); ++i) m.weight_bias_l1 += std::abs(m.mean[i] - g[i]);
+
+  ExpectationOptions options;
+  options.bias = false;
+  const Expectation e = expectation(
+      [&](Tape& tape, std::span<const Var> in) {
+        const Routing r = route(tape, in[0]);
+        const Var a = tape.constant(Tensor::of<double>({1, experts}, outcomes));
+        return sum(r.weights * take_columns(a, r.selected));
+      },
+      {x}, options);
+  m.gradient_variance = e.total_variance;
+  double mean_outcome = 0.0;
+  for (std::size_t i = 0; i < g.size(); ++i) mean_outcome += g[i] * outcomes[i];
+  double squares = 0.0;
+  double dense_squares = 0.0;
+  double product = 0.0;
+  double mean_squares = 0.0;
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    const double dense = g[i] * (outcomes[i] - mean_outcome);
+    const double mean = e.gradient[0].at(static_cast<std::int64_t>(i));
+    squares += (mean - dense) * (mean - dense);
+    dense_squares += dense * dense;
+    mean_squares += mean * mean;
+    product += mean * dense;
+  }
+  m.gradient_bias = std::sqrt(squares);
+  m.norm_ratio = std::sqrt(mean_squares / dense_squares);
+  m.cosine = mean_squares > 0.0 ? product / std::sqrt(mean_squares * dense_squares) : 0.0;
+  return m;
+}
+
+}  // namespace moegrad
