@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <CLI/CLI.hpp>
+
+namespace moegrad {
+
+// Exit codes of every command; an interrupted one returns 128 + the number of the signal.
+inline constexpr int kOk = 0;
+inline constexpr int kCheckFailed = 1;
+inline constexpr int kUserMistake = 2;
+
+// What the commands share.
+struct Global {
+  int exit_code = kOk;
+};
+
+// A subcommand with what every command has: --help that ends with an example, and --version.
+CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& summary,
+                      std::string_view example);
+
+// `--json [FILE]`: asks for one JSON object, on standard output where no file is named.
+struct JsonOutput {
+  bool wanted = false;
+  std::string file;
+  // Writes where it was asked for; a file is replaced atomically.
+  void write(std::string_view text) const;
+};
+void add_json(CLI::App& command, JsonOutput& output);
+
+// Each adds a subcommand whose callback stores an exit code. One file each: NAME_command.cc.
+void add_train(CLI::App& app, Global& global);
+void add_gradcheck(CLI::App& app, Global& global);
+void add_list(CLI::App& app, Global& global);
+void add_layer(CLI::App& app, Global& global);
+
+}  // namespace moegrad

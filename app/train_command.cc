@@ -1,0 +1,156 @@
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "app/commands.h"
+#include "moe/registry.h"
+#include "train/loop.h"
+#include "train/run_folder.h"
+
+namespace moegrad {
+namespace {
+
+constexpr std::string_view kExample =
+    "moegrad train vision --router top-k --estimator expert-group --epochs 3 --seed 1\n"
+    "  moegrad train synthetic --experts 4 --option shared=1 --out runs/shared\n"
+    "  moegrad train --resume --out runs/shared";
+
+struct TrainArguments {
+  Settings settings;
+  std::string config_file;
+  std::string out;
+  int threads = 0;
+  bool resume = false;
+  bool force = false;
+  JsonOutput json;
+};
+
+std::atomic<int> stop_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+// The first signal asks the run to stop, the second ends the program at once.
+void stop_on_signals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int number) { stop_signal.store(number); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+  // A file beyond the limit of its size is an error with a message, not the end of the program.
+  std::signal(SIGXFSZ, SIG_IGN);
+}
+
+template <class Entries>
+std::string names(const Entries& entries) {
+  std::vector<std::string> list;
+  for (const auto& entry : entries) list.emplace_back(entry.name);
+  return fmt::format("{}", fmt::join(list, ", "));
+}
+
+void print_result(const TrainResult& r, const std::string& out) {
+  fmt::print("test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
+             r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
+  fmt::print("expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
+  fmt::print("written to    {}\n", out);
+}
+
+int run(const TrainArguments& arguments) {
+  Settings settings;
+  if (!arguments.config_file.empty()) settings = load_settings(arguments.config_file);
+  settings.insert(settings.end(), arguments.settings.begin(), arguments.settings.end());
+  if (arguments.resume && arguments.force) {
+    fail("train", "--resume goes on with a run and --force starts over. Give one of them.");
+  }
+  TrainConfig config;
+  apply_settings(config, settings);
+  std::string out = arguments.out;
+  if (out.empty()) {
+    if (config.task.empty()) {
+      fail("train", "no task is given. Give one of: {}.", names(tasks()));
+    }
+    out = fmt::format("runs/{}-{}-{}", config.task, config.router, config.estimator);
+  }
+  if (arguments.resume) config = RunFolder(out).resumed(settings);
+  if (config.task.empty()) fail("train", "no task is given. Give one of: {}.", names(tasks()));
+
+  stop_on_signals();
+  Progress progress(stderr, Progress::style_for(stderr));
+  const TrainResult result = train(config, {.out = out,
+                                            .resume = arguments.resume,
+                                            .force = arguments.force,
+                                            .threads = arguments.threads,
+                                            .stop = &stop_signal,
+                                            .progress = &progress});
+  if (result.signal != 0) {
+    progress.message(fmt::format(
+        "stopped after step {}, saved in {}\ngo on with: moegrad train --resume --out {}",
+        result.steps, result.checkpoint.string(), out));
+  }
+  if (arguments.json.wanted) {
+    arguments.json.write(to_json(result, config));
+  } else if (result.signal == 0) {
+    print_result(result, out);
+  }
+  return result.signal == 0 ? kOk : 128 + result.signal;
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Global& global) {
+  const auto arguments = std::make_shared<TrainArguments>();
+  CLI::App& command = add_command(
+      app, "train", "Train a small classifier with a mixture-of-experts layer.", kExample);
+  for (const TrainField& field : train_fields()) {
+    const std::string name = field.spec.name;
+    std::string help = field.spec.help;
+    if (name == "task") help += ": " + names(tasks());
+    if (name == "router") help += ": " + names(routers());
+    if (name == "estimator") help += ": " + names(estimators());
+    if (!field.spec.choices.empty()) {
+      help += fmt::format(": {}", fmt::join(field.spec.choices, ", "));
+    }
+    const bool flag = field.spec.kind == OptionSpec::Kind::flag;
+    CLI::Option* option = command.add_option_function<std::string>(
+        name == "task" ? name : flag_of(field),
+        [arguments, name](const std::string& value) {
+          arguments->settings.emplace_back(name, value.empty() ? "true" : value);
+        },
+        help);
+    if (flag) option->expected(0, 1);
+    option->type_name("")->default_str(field.spec.default_value);
+  }
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--option",
+          [arguments](const std::vector<std::string>& pairs) {
+            for (const std::string& pair : pairs) {
+              const std::size_t equals = pair.find('=');
+              if (equals == std::string::npos || equals == 0) {
+                fail("train", "--option is '{}'. Give --option name=value.", pair);
+              }
+              arguments->settings.emplace_back("options." + pair.substr(0, equals),
+                                               pair.substr(equals + 1));
+            }
+          },
+          "an option of the router, the estimator or the layer; may be repeated")
+      ->type_name("key=value")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command
+      .add_option("--config", arguments->config_file,
+                  "JSON with any of these settings; flags override it")
+      ->type_name("FILE");
+  command.add_option("--out", arguments->out, "folder of the run [runs/TASK-ROUTER-ESTIMATOR]")
+      ->type_name("DIR");
+  command
+      .add_option("--threads", arguments->threads, "threads; 0: all. Results do not depend on it")
+      ->type_name("")
+      ->check(CLI::Range(0, 1024));
+  command.add_flag("--resume", arguments->resume, "go on with the run in DIR");
+  command.add_flag("--force", arguments->force, "start over in a DIR that holds a run");
+  add_json(command, arguments->json);
+  command.callback([arguments, &global] { global.exit_code = run(*arguments); });
+}
+
+}  // namespace moegrad

@@ -1,0 +1,285 @@
+#include "train/config.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <set>
+#include <type_traits>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/registry.h"
+#include "tensor/files.h"
+
+namespace moegrad {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Kind = OptionSpec::Kind;
+
+constexpr std::string_view kOptions = "options";
+constexpr std::string_view kOptionPrefix = "options.";
+constexpr std::size_t kMaxBytes = 1 << 20;
+// Whole numbers that every reader of JSON keeps exactly.
+constexpr double kWhole = 9007199254740991.0;
+
+const TrainField& field_of(const std::string& name) {
+  const std::vector<TrainField>& fields = train_fields();
+  const auto found = std::find_if(fields.begin(), fields.end(),
+                                  [&](const TrainField& f) { return f.spec.name == name; });
+  if (found != fields.end()) return *found;
+  std::vector<std::string> names = {std::string(kOptions)};
+  for (const TrainField& f : fields) names.push_back(f.spec.name);
+  fail("config", "there is no setting '{}'. Did you mean '{}'?", name, nearest(name, names));
+}
+
+// A text of the file for an error: on one line, in ASCII, not too long.
+std::string shown(const std::string& text) {
+  constexpr std::size_t kLength = 60;
+  const std::string safe = Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
+  const std::string inner = safe.substr(1, safe.size() - 2);
+  return inner.size() <= kLength ? inner : inner.substr(0, kLength) + "...";
+}
+
+// Parses JSON of at most two levels, each key once.
+Json parse(std::string_view text, std::string_view file) {
+  if (text.size() > kMaxBytes) {
+    fail("config", "{}: {} bytes. A configuration has {} at most.", file, text.size(), kMaxBytes);
+  }
+  std::vector<std::set<std::string>> keys(3);
+  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
+    const auto level = static_cast<std::size_t>(depth);
+    using Event = Json::parse_event_t;
+    if (event == Event::object_start || event == Event::array_start) {
+      if (level >= 2) {
+        fail("config", "{}: nested more than 2 levels deep. Only 'options' is an object.", file);
+      }
+      keys[level + 1].clear();
+    } else if (event == Event::key) {
+      if (!keys[level].insert(value.get<std::string>()).second) {
+        fail("config", "{}: '{}' is there twice. Remove one of them.", file,
+             shown(value.get<std::string>()));
+      }
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, check);
+  } catch (const Json::parse_error& error) {
+    const std::size_t end = std::min<std::size_t>(error.byte, text.size());
+    const std::string_view before = text.substr(0, end);
+    const std::size_t newline = before.rfind('\n');
+    fail("config", "{}: line {}, column {}: not JSON. Correct the text there.", file,
+         1 + std::count(before.begin(), before.end(), '\n'),
+         newline == std::string_view::npos ? end : end - newline - 1);
+  } catch (const Json::exception&) {
+    fail("config", "{}: a number is too large. Give one that fits 64 bits.", file);
+  }
+}
+
+std::string text_of(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+// Whether a JSON value is of the kind that a field wants.
+void require_kind(const TrainField& field, const Json& value, std::string_view file) {
+  std::string_view wanted;
+  if (field.free_text || field.spec.kind == Kind::choice) {
+    if (!value.is_string()) wanted = "a text in quotes";
+  } else if (field.spec.kind == Kind::flag) {
+    if (!value.is_boolean()) wanted = "true or false";
+  } else if (field.spec.kind == Kind::integer) {
+    if (!value.is_number_integer()) wanted = "a whole number";
+  } else if (!value.is_number()) {
+    wanted = "a number";
+  }
+  if (wanted.empty()) return;
+  const std::string given = value.is_structured() ? value.type_name() : shown(value.dump());
+  fail("config", "{}: '{}' is {}. Give {}.", file, field.spec.name, given, wanted);
+}
+
+TrainField text(std::string name, std::string TrainConfig::*member, std::string help) {
+  return {{std::move(name), Kind::choice, "", std::move(help)}, member, true, false};
+}
+TrainField choice(std::string name, std::string TrainConfig::*member,
+                  std::vector<std::string> choices, std::string help) {
+  return {{std::move(name), Kind::choice, "", std::move(help), 0, 0, std::move(choices)}, member};
+}
+TrainField integer(std::string name, std::int64_t TrainConfig::*member, double lowest,
+                   double highest, std::string help) {
+  return {{std::move(name), Kind::integer, "", std::move(help), lowest, highest}, member};
+}
+TrainField number(std::string name, double TrainConfig::*member, double lowest, double highest,
+                  std::string help) {
+  return {{std::move(name), Kind::number, "", std::move(help), lowest, highest}, member};
+}
+TrainField result_free(TrainField field) {
+  field.result_free = true;
+  return field;
+}
+
+std::vector<TrainField> make_fields() {
+  using C = TrainConfig;
+  std::vector<TrainField> fields = {
+      text("task", &C::task, "what to learn"),
+      text("router", &C::router, "which experts a token uses"),
+      text("estimator", &C::estimator, "how the gradient passes the selection"),
+      // Sizes of the mixture: 0 and less, and k > E, are errors of the layer.
+      integer("experts", &C::experts, -kWhole, 65536, "number of experts E"),
+      integer("active", &C::active, -kWhole, 65536, "experts a token uses, k"),
+      integer("width", &C::width, -kWhole, 65536, "model width D"),
+      integer("hidden", &C::hidden, -kWhole, 1048576, "hidden width H of an expert"),
+      choice("activation", &C::activation, {"relu", "gelu", "silu", "swiglu"},
+             "activation of the experts"),
+      number("aux", &C::aux, 0, 1e6, "coefficient of the balance loss"),
+      integer("epochs", &C::epochs, 1, 1e6, "passes over the training data"),
+      integer("batch", &C::batch, 1, 1e9, "examples in a step"),
+      integer("seed", &C::seed, 0, kWhole, "seed of every random number"),
+      choice("dtype", &C::dtype, {"f32", "f64"}, "floating type"),
+      choice("optimiser", &C::optimiser, {"adamw", "sgd"}, "rule of the steps"),
+      number("lr", &C::lr, 0, 1e6, "learning rate"),
+      number("router_lr", &C::router_lr, 0, 1e6, "factor of the router's learning rate"),
+      number("weight_decay", &C::weight_decay, 0, 1e6, "weight decay of the matrices"),
+      number("momentum", &C::momentum, 0, 1, "momentum of sgd"),
+      {{"nesterov", Kind::flag, "", "sgd looks ahead"}, &C::nesterov},
+      choice("schedule", &C::schedule, {"constant", "cosine"}, "learning rate over the steps"),
+      integer("warmup", &C::warmup, 0, 1e9,
+              "steps of linear warm-up, at most a tenth of all steps"),
+      number("clip", &C::clip, 0, 1e9, "largest norm of the gradient; 0: no clipping"),
+      result_free(text("data", &C::data, "folder of the data sets")),
+      result_free(integer("log_every", &C::log_every, 1, 1e9, "steps between lines of metrics")),
+      result_free(integer("checkpoint_every", &C::checkpoint_every, 0, 1e9,
+                          "steps between checkpoints; 0: one an epoch")),
+      result_free(integer("keep", &C::keep, 1, 1e6, "checkpoints to keep")),
+  };
+  const TrainConfig defaults;
+  for (TrainField& f : fields) f.spec.default_value = field_text(defaults, f);
+  return fields;
+}
+
+}  // namespace
+
+LayerConfig TrainConfig::layer() const {
+  const RouterEntry& entry = router_entry(router);
+  LayerConfig layer;
+  layer.size = {width, hidden, width, experts, active};
+  layer.size.active = entry.make(Options("router " + router, entry.options))->choices(layer.size);
+  layer.router = router;
+  layer.estimator = estimator;
+  layer.activation = activation_of(activation);
+  layer.options = options;
+  layer.options["aux"] = fmt::format("{}", aux);
+  return layer;
+}
+
+const std::vector<TrainField>& train_fields() {
+  static const std::vector<TrainField> fields = make_fields();
+  return fields;
+}
+
+std::string flag_of(const TrainField& field) {
+  std::string flag = "--" + field.spec.name;
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+void set_field(TrainConfig& config, const std::string& name, const std::string& value) {
+  const TrainField& field = field_of(name);
+  if (field.free_text) {
+    config.*std::get<std::string TrainConfig::*>(field.member) = value;
+    return;
+  }
+  Options checked("train", {field.spec});
+  checked.set(name, value);
+  std::visit(
+      [&](auto member) {
+        auto& target = config.*member;
+        using T = std::decay_t<decltype(target)>;
+        if constexpr (std::is_same_v<T, std::string>) {
+          target = checked.choice(name);
+        } else if constexpr (std::is_same_v<T, std::int64_t>) {
+          target = checked.integer(name);
+        } else if constexpr (std::is_same_v<T, bool>) {
+          target = checked.flag(name);
+        } else {
+          target = checked.number(name);
+        }
+      },
+      field.member);
+}
+
+std::string field_text(const TrainConfig& config, const TrainField& field) {
+  return std::visit([&](auto member) { return fmt::format("{}", config.*member); }, field.member);
+}
+
+void apply_settings(TrainConfig& config, const Settings& settings) {
+  for (const auto& [name, value] : settings) {
+    if (!name.starts_with(kOptionPrefix)) {
+      set_field(config, name, value);
+      continue;
+    }
+    const std::string option = name.substr(kOptionPrefix.size());
+    if (option == "aux") {
+      fail("config", "option 'aux' is a setting of its own. Use --aux {}.", shown(value));
+    }
+    config.options[option] = value;
+  }
+}
+
+Settings read_settings(std::string_view json, std::string_view file) {
+  const Json object = parse(json, file);
+  if (!object.is_object()) {
+    fail("config", "{}: the top level is {}. Give an object, {{\"epochs\": 3}}.", file,
+         object.type_name());
+  }
+  Settings settings;
+  for (const auto& [key, value] : object.items()) {
+    if (key != kOptions) {
+      std::string name;
+      for (const TrainField& f : train_fields()) {
+        if (f.spec.name == key) {
+          require_kind(f, value, file);
+          name = key;
+        }
+      }
+      if (name.empty()) field_of(shown(key));  // throws
+      settings.emplace_back(name, text_of(value));
+      continue;
+    }
+    if (!value.is_object()) {
+      fail("config", "{}: 'options' is {}. Give an object, {{\"shared\": 1}}.", file,
+           value.type_name());
+    }
+    for (const auto& [option, given] : value.items()) {
+      if (given.is_structured() || given.is_null()) {
+        fail("config", "{}: option '{}' is {}. Give a text, a number, true or false.", file,
+             shown(option), given.type_name());
+      }
+      settings.emplace_back(std::string(kOptionPrefix) + shown(option), text_of(given));
+    }
+  }
+  TrainConfig trial;
+  apply_settings(trial, settings);
+  return settings;
+}
+
+Settings load_settings(const std::filesystem::path& file) {
+  const InputFile input(file);
+  if (input.size() > kMaxBytes) {
+    fail("config", "{}: {} bytes. A configuration has {} at most.", file.string(), input.size(),
+         kMaxBytes);
+  }
+  return read_settings(read_file(file), file.string());
+}
+
+std::string to_json(const TrainConfig& config, bool results_only) {
+  Json object = Json::object();
+  for (const TrainField& field : train_fields()) {
+    if (results_only && field.result_free) continue;
+    std::visit([&](auto member) { object[field.spec.name] = config.*member; }, field.member);
+  }
+  object[std::string(kOptions)] = config.options;
+  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace moegrad

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "moe/layer.h"
+
+namespace moegrad {
+
+// Everything that a run is made of. The same values give the same parameters, bit for bit.
+struct TrainConfig {
+  std::string task;
+  std::string router = "top-k";
+  std::string estimator = "sparse";
+  std::int64_t experts = 8;
+  std::int64_t active = 2;
+  std::int64_t width = 64;
+  std::int64_t hidden = 128;
+  std::string activation = "relu";
+  std::map<std::string, std::string> options = {};  // of router, estimator and layer
+  double aux = 0.01;
+
+  std::int64_t epochs = 3;
+  std::int64_t batch = 128;
+  std::int64_t seed = 1;
+  std::string dtype = "f32";
+
+  std::string optimiser = "adamw";
+  double lr = 1e-3;
+  double router_lr = 1.0;
+  double weight_decay = 0.01;
+  double momentum = 0.9;
+  bool nesterov = false;
+  std::string schedule = "cosine";
+  std::int64_t warmup = 100;
+  double clip = 1.0;
+
+  // These change no result.
+  std::string data = "data";
+  std::int64_t log_every = 20;
+  std::int64_t checkpoint_every = 0;
+  std::int64_t keep = 2;
+
+  DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
+  // The mixture layer. Where a router takes all experts, `active` does not matter.
+  LayerConfig layer() const;
+};
+
+// One value of a TrainConfig: what the JSON key, the flag, the checks and --help come from.
+struct TrainField {
+  using Member = std::variant<std::string TrainConfig::*, std::int64_t TrainConfig::*,
+                              double TrainConfig::*, bool TrainConfig::*>;
+  OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
+  Member member;
+  bool free_text = false;    // the spec's kind does not apply
+  bool result_free = false;  // changes no result: may differ when a run is resumed
+};
+const std::vector<TrainField>& train_fields();
+std::string flag_of(const TrainField& field);
+
+// Sets a value from text; errors as for any option: unknown (the nearest is named), of the wrong
+// kind, out of range.
+void set_field(TrainConfig& config, const std::string& name, const std::string& value);
+// The value as text, in a form that set_field reads back exactly.
+std::string field_text(const TrainConfig& config, const TrainField& field);
+
+// What was asked for explicitly, in order: {field, text}; an option of router, estimator or layer
+// as
+// {"options.NAME", text}.
+using Settings = std::vector<std::pair<std::string, std::string>>;
+void apply_settings(TrainConfig& config, const Settings& settings);
+
+// The settings of a JSON object. It is not trusted: errors name the file and the place.
+Settings read_settings(std::string_view json, std::string_view file);
+Settings load_settings(const std::filesystem::path& file);
+// All values, as indented JSON. With results_only, without those that change no result.
+std::string to_json(const TrainConfig& config, bool results_only = false);
+
+}  // namespace moegrad

@@ -1,0 +1,381 @@
+#include "train/loop.h"
+
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+#include <omp.h>
+
+#include "ops/ops.h"
+#include "tensor/files.h"
+#include "tensor/kernels.h"
+#include "train/checkpoint.h"
+#include "train/optimiser.h"
+#include "train/run_folder.h"
+#include "train/schedule.h"
+
+namespace moegrad {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+// Of the draws and the noise of steps: step i uses the stream kStepStream + i.
+constexpr std::uint64_t kStepStream = 0x73746570'00000000U;
+constexpr std::int64_t kEvaluationBatch = 512;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Sets the number of OpenMP threads, and puts it back.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int threads) : before_(omp_get_max_threads()) {
+    if (threads > 0) omp_set_num_threads(threads);
+  }
+  ~ThreadScope() { omp_set_num_threads(before_); }
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
+std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters& parameters) {
+  if (c.optimiser == "sgd") {
+    return std::make_unique<SgdOptimiser>(parameters,
+                                          SgdOptimiser::Config{.momentum = c.momentum,
+                                                               .nesterov = c.nesterov,
+                                                               .weight_decay = c.weight_decay,
+                                                               .router_rate = c.router_lr});
+  }
+  return std::make_unique<AdamWOptimiser>(
+      parameters,
+      AdamWOptimiser::Config{.weight_decay = c.weight_decay, .router_rate = c.router_lr});
+}
+
+const Task& checked(const Task& task) {
+  for (const auto& [name, data] : {std::pair("training", &task.train), {"test", &task.test}}) {
+    if (data->x.size(0) == 0) {
+      fail("train", "task '{}': the {} data have 0 examples. Give at least one.", task.name, name);
+    }
+    check_finite(*data, name + std::string(" data"));
+  }
+  return task;
+}
+
+struct StepReport {
+  double loss = 0.0;
+  double auxiliary = 0.0;
+  double gradient_norm = 0.0;
+  double learning_rate = 0.0;
+};
+
+class Run {
+ public:
+  Run(const TrainConfig& config, const RunOptions& options, const Task& task)
+      : config_(config),
+        options_(options),
+        task_(task),
+        folder_(options.out),
+        model_(task.train.x.size(1), task.train.classes, config.layer()),
+        parameters_(model_.initial(static_cast<std::uint64_t>(config.seed), config.type())),
+        optimiser_(make_optimiser(config, parameters_)),
+        checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true)) {
+    const std::int64_t batches = Batches(task_.train, config.batch).size();
+    total_ = config.epochs * batches;
+    schedule_ = {
+        .kind = config.schedule == "cosine" ? Schedule::Kind::cosine : Schedule::Kind::constant,
+        .rate = config.lr,
+        .warmup = std::min(config.warmup, total_ / 10),
+        .total = total_};
+    state_.rng = {static_cast<std::uint64_t>(config.seed), kStepStream, 0};
+  }
+
+  TrainResult operator()() {
+    if (options_.resume) {
+      resume();
+    } else {
+      folder_.start(config_, options_.force);
+    }
+    MetricsLog metrics(folder_.metrics(), state_.step);
+    seconds_ = metrics.seconds();
+    first_step_ = state_.step;
+    while (state_.epoch < config_.epochs) {
+      epoch(metrics);
+      if (signal_ != 0) return result({});
+    }
+    if (!evaluated_) evaluation_ = evaluate(model_, parameters_, task_.test);
+    const TrainResult finished = result(evaluation_);
+    write_file_atomic(folder_.result(), to_json(finished, config_) + "\n");
+    return finished;
+  }
+
+ private:
+  void message(std::string_view text) const {
+    if (options_.progress != nullptr) options_.progress->message(text);
+  }
+
+  void resume() {
+    const auto newest = checkpoints_.newest();
+    if (!newest) {
+      message(fmt::format("no checkpoint in {}: starting from the beginning",
+                          folder_.checkpoints().string()));
+      return;
+    }
+    state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
+    checkpoint_ = *newest;
+    message(fmt::format("going on from {}", newest->string()));
+  }
+
+  // The rest of the current epoch, or a part of it when the run is to stop.
+  void epoch(MetricsLog& metrics) {
+    const Batches batches(task_.train, config_.batch,
+                          epoch_rng(static_cast<std::uint64_t>(config_.seed),
+                                    static_cast<std::uint64_t>(state_.epoch)));
+    while (true) {
+      const Clock::time_point start = Clock::now();
+      const std::int64_t epoch_of_step = state_.epoch;
+      const Batch batch = batches.get(state_.batch);
+      const StepReport report = step(batch);
+      advance(batches.size());
+      seconds_ += seconds_since(start);
+      examples_ += batch.x.size(0);
+      example_seconds_ += seconds_since(start);
+      show(metrics, report, epoch_of_step);
+      if (options_.stop != nullptr) signal_ = options_.stop->load();
+      if (state_.batch == 0) break;
+      if (signal_ != 0 ||
+          (config_.checkpoint_every > 0 && state_.step % config_.checkpoint_every == 0)) {
+        save();
+      }
+      if (signal_ != 0) return;
+    }
+    evaluation_ = evaluate(model_, parameters_, task_.test);
+    evaluated_ = true;
+    Json line = {{"kind", "evaluation"},
+                 {"step", state_.step},
+                 {"epoch", state_.epoch},
+                 {"test_accuracy", evaluation_.accuracy},
+                 {"test_loss", evaluation_.loss},
+                 {"expert_load", evaluation_.expert_load},
+                 {"seconds", seconds_}};
+    metrics.line(line.dump());
+    message(fmt::format("epoch {}/{}: test accuracy {:.4f}, test loss {:.4f}", state_.epoch,
+                        config_.epochs, evaluation_.accuracy, evaluation_.loss));
+    save();
+    if (state_.epoch == config_.epochs) signal_ = 0;
+  }
+
+  void advance(std::int64_t batches) {
+    ++state_.step;
+    if (++state_.batch == batches) {
+      state_.batch = 0;
+      ++state_.epoch;
+    }
+    state_.rng = state_.rng.split(kStepStream + static_cast<std::uint64_t>(state_.step));
+  }
+
+  struct Losses {
+    Var total;
+    double loss = 0.0;
+    double auxiliary = 0.0;
+  };
+  Losses losses(Tape& tape, const Batch& batch) const {
+    const Classifier::Output out = model_.forward(tape.constant(batch.x), parameters_, true);
+    Losses losses;
+    losses.total = cross_entropy(out.logits, batch.labels);
+    losses.loss = losses.total.value().item();
+    if (out.mixture.auxiliary.defined()) {
+      losses.auxiliary = out.mixture.auxiliary.value().item();
+      losses.total = losses.total + out.mixture.auxiliary;
+    }
+    return losses;
+  }
+
+  StepReport step(const Batch& batch) {
+    Tape tape(Tape::Options{.rng = state_.rng});
+    const Losses l = losses(tape, batch);
+    if (!std::isfinite(l.total.value().item())) fail_loss(batch, l.total.value().item());
+    const Gradients gradients = tape.backward(l.total);
+    StepReport report{.loss = l.loss,
+                      .auxiliary = l.auxiliary,
+                      .gradient_norm = global_norm(parameters_, gradients),
+                      .learning_rate = schedule_.at(state_.step)};
+    if (!std::isfinite(report.gradient_norm)) fail_gradient(gradients, report);
+    optimiser_->step(parameters_, gradients, report.learning_rate,
+                     clip_scale(report.gradient_norm, config_.clip));
+    return report;
+  }
+
+  std::string here() const {
+    return fmt::format("step {} (epoch {}, batch {})", state_.step + 1, state_.epoch + 1,
+                       state_.batch + 1);
+  }
+  std::string advice() const {
+    return "Lower the learning rate. " +
+           (checkpoint_.empty()
+                ? std::string("There is no checkpoint yet.")
+                : fmt::format("The last checkpoint is '{}'.", checkpoint_.string()));
+  }
+
+  // The same step again, stopping at the operation that makes the first NaN or infinity.
+  [[noreturn]] void fail_loss(const Batch& batch, double loss) const {
+    std::string cause = "no operation of a second run did it again.";
+    try {
+      Tape tape(Tape::Options{.check_finite = true, .rng = state_.rng});
+      losses(tape, batch);
+    } catch (const Error& error) {
+      cause = error.what();
+    }
+    fail("train", "{}: the loss is {}: {} {}", here(), loss, cause, advice());
+  }
+
+  [[noreturn]] void fail_gradient(const Gradients& gradients, const StepReport& report) const {
+    std::string name = "all parameters together";
+    for (const Parameter& p : parameters_) {
+      const Tensor g = gradients[p];
+      if (p.trained && !kernels(g.device()).all_finite(g)) {
+        name = "'" + p.name + "'";
+        break;
+      }
+    }
+    fail("train", "{}: the loss is {}, and the gradient of {} is not finite. {}", here(),
+         report.loss, name, advice());
+  }
+
+  void save() {
+    const Clock::time_point start = Clock::now();
+    checkpoint_ = checkpoints_.save(state_, parameters_, *optimiser_);
+    seconds_ += seconds_since(start);
+  }
+
+  void show(MetricsLog& metrics, const StepReport& report, std::int64_t epoch_of_step) {
+    const double rate = static_cast<double>(examples_) / std::max(1e-9, example_seconds_);
+    if (options_.progress != nullptr) {
+      const double per_step =
+          seconds_since(start_) / static_cast<double>(state_.step - first_step_);
+      options_.progress->update(
+          {.epoch = epoch_of_step + 1,
+           .epochs = config_.epochs,
+           .step = state_.step,
+           .steps = total_,
+           .loss = report.loss,
+           .examples_per_second = rate,
+           .seconds_left = per_step * static_cast<double>(total_ - state_.step)});
+    }
+    if (state_.step % config_.log_every != 0) return;
+    Json line = {{"kind", "step"},
+                 {"step", state_.step},
+                 {"epoch", epoch_of_step},
+                 {"loss", report.loss},
+                 {"auxiliary", report.auxiliary},
+                 {"learning_rate", report.learning_rate},
+                 {"gradient_norm", report.gradient_norm},
+                 {"examples_per_second", rate},
+                 {"seconds", seconds_}};
+    metrics.line(line.dump());
+    examples_ = 0;
+    example_seconds_ = 0.0;
+  }
+
+  TrainResult result(const Evaluation& evaluation) const {
+    TrainResult r;
+    r.test = evaluation;
+    r.train_seconds = seconds_;
+    r.steps = state_.step;
+    r.seed = config_.seed;
+    for (const Parameter& p : parameters_) r.parameters += p.value.numel();
+    r.signal = signal_;
+    r.checkpoint = checkpoint_;
+    return r;
+  }
+
+  const TrainConfig& config_;
+  const RunOptions& options_;
+  const Task& task_;
+  RunFolder folder_;
+  Classifier model_;
+  Parameters parameters_;
+  std::unique_ptr<Optimiser> optimiser_;
+  Checkpoints checkpoints_;
+  Schedule schedule_;
+  TrainState state_;
+  std::int64_t total_ = 0;
+  std::int64_t first_step_ = 0;
+  std::filesystem::path checkpoint_;
+  Evaluation evaluation_;
+  bool evaluated_ = false;
+  int signal_ = 0;
+  double seconds_ = 0.0;
+  // Since the last line of metrics.
+  std::int64_t examples_ = 0;
+  double example_seconds_ = 0.0;
+  Clock::time_point start_ = Clock::now();
+};
+
+}  // namespace
+
+Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data) {
+  const Batches batches(data, kEvaluationBatch);
+  std::vector<std::int64_t> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
+  std::int64_t right = 0;
+  std::int64_t choices = 0;
+  double loss = 0.0;
+  for (std::int64_t i = 0; i < batches.size(); ++i) {
+    const Batch batch = batches.get(i);
+    const std::int64_t rows = batch.x.size(0);
+    Tape tape(Tape::Options{.gradients = false});
+    const Classifier::Output out = model.forward(tape.constant(batch.x), parameters, false);
+    loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
+    const Tensor guess = Tensor::empty({rows}, DType::i32);
+    kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      right += guess.data<std::int32_t>()[r] == batch.labels.data<std::int32_t>()[r] ? 1 : 0;
+    }
+    for (std::size_t e = 0; e < loads.size(); ++e) {
+      const std::int64_t load = out.mixture.plan.load(static_cast<std::int64_t>(e));
+      loads[e] += load;
+      choices += load;
+    }
+  }
+  const auto n = static_cast<double>(data.x.size(0));
+  Evaluation evaluation{.accuracy = static_cast<double>(right) / n, .loss = loss / n};
+  for (const std::int64_t load : loads) {
+    evaluation.expert_load.push_back(
+        choices == 0 ? 0.0 : static_cast<double>(load) / static_cast<double>(choices));
+  }
+  return evaluation;
+}
+
+std::string to_json(const TrainResult& r, const TrainConfig& config) {
+  Json object = {{"task", config.task},
+                 {"router", config.router},
+                 {"estimator", config.estimator},
+                 {"interrupted", r.signal != 0},
+                 {"steps", r.steps},
+                 {"seed", r.seed},
+                 {"parameters", r.parameters},
+                 {"train_seconds", r.train_seconds},
+                 {"checkpoint", r.checkpoint.string()}};
+  if (r.signal == 0) {
+    object["test_accuracy"] = r.test.accuracy;
+    object["test_loss"] = r.test.loss;
+    object["expert_load"] = r.test.expert_load;
+  }
+  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+TrainResult train(const TrainConfig& config, const RunOptions& options) {
+  const ThreadScope threads(options.threads);
+  const Layer mixture(config.layer());  // its errors come before the data are read
+  const Task loaded = options.task != nullptr ? *options.task
+                                              : load_task(config.task, config.data, config.type(),
+                                                          static_cast<std::uint64_t>(config.seed));
+  return Run(config, options, checked(loaded))();
+}
+
+}  // namespace moegrad

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+#include "train/dataset.h"
+#include "train/model.h"
+#include "train/progress.h"
+
+namespace moegrad {
+
+// How to run, as opposed to what: none of this changes a result.
+struct RunOptions {
+  std::filesystem::path out;  // the folder of the run
+  bool resume = false;        // go on from its newest checkpoint; config is then RunFolder::resumed
+  bool force = false;         // start over in a folder that holds a run
+  int threads = 0;            // 0: as many as OpenMP chooses
+  // Becomes the number of a signal when the run is to stop: the step is finished and saved.
+  const std::atomic<int>* stop = nullptr;
+  Progress* progress = nullptr;
+  // The data, instead of those of config.task.
+  const Task* task = nullptr;
+};
+
+struct Evaluation {
+  double accuracy = 0.0;
+  double loss = 0.0;
+  // The part of all choices that fell on each expert; sums to 1.
+  std::vector<double> expert_load = {};
+};
+
+struct TrainResult {
+  Evaluation test;
+  double train_seconds = 0.0;  // of steps and checkpoints, over all parts of a resumed run
+  std::int64_t steps = 0;
+  std::int64_t seed = 0;
+  std::int64_t parameters = 0;
+  int signal = 0;                    // where it was stopped: `test` is not set
+  std::filesystem::path checkpoint;  // the newest
+};
+std::string to_json(const TrainResult& result, const TrainConfig& config);
+
+// Accuracy, loss and loads over a data set, in inference.
+Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data);
+
+// Trains and writes config.json, metrics.jsonl, checkpoints/ and, when finished, result.json. The
+// parameters are a function of the config alone: not of threads, nor of being stopped and resumed.
+TrainResult train(const TrainConfig& config, const RunOptions& options);
+
+}  // namespace moegrad

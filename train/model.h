@@ -1,0 +1,37 @@
+#pragma once
+
+#include "moe/layer.h"
+#include "train/modules.h"
+
+namespace moegrad {
+
+// A small classifier around one mixture layer, for x [B, inputs]:
+//
+//   h = layer_norm(relu(x W + b))          [B, D]   input.*, norm1.*
+//   logits = layer_norm(h + mixture(h)) W' + b'     mixture.*, norm2.*, head.*
+class Classifier {
+ public:
+  // The mixture maps D to D: config.size.output is set to config.size.model.
+  Classifier(std::int64_t inputs, std::int64_t classes, LayerConfig config);
+
+  // The initial parameters: drawn in f64 from the seed, then converted, so that f32 and f64 start
+  // from the same values.
+  Parameters initial(std::uint64_t seed, DType dtype) const;
+
+  struct Output {
+    Var logits;  // [B, classes]
+    LayerOutput mixture;
+  };
+  Output forward(Var x, const Parameters& parameters, bool training) const;
+
+  const Layer& mixture() const { return mixture_; }
+
+ private:
+  Layer mixture_;
+  Linear input_;
+  LayerNormModule norm1_;
+  LayerNormModule norm2_;
+  Linear head_;
+};
+
+}  // namespace moegrad

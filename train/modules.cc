@@ -1,0 +1,41 @@
+#include "train/modules.h"
+
+#include <cmath>
+#include <string>
+
+#include "ops/ops.h"
+
+namespace moegrad {
+
+Weights bind(Tape& tape, const Parameters& parameters, std::string_view prefix) {
+  Weights weights;
+  for (const Parameter& p : parameters) {
+    if (!p.name.starts_with(prefix)) continue;
+    weights.set(p.name.substr(prefix.size()),
+                p.trained ? tape.parameter(p) : tape.constant(p.value));
+  }
+  return weights;
+}
+
+void Linear::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
+  const double bound = std::sqrt(1.0 / static_cast<double>(inputs));
+  const std::string start(prefix);
+  parameters.add(start + "weight", rng.uniform({inputs, outputs}, DType::f64, -bound, bound));
+  parameters.add(start + "bias", Tensor::zeros({outputs}, DType::f64));
+}
+
+Var Linear::operator()(Var x, const Weights& weights) const {
+  return matmul(x, weights.at("weight")) + weights.at("bias");
+}
+
+void LayerNormModule::declare(std::string_view prefix, Parameters& parameters) const {
+  const std::string start(prefix);
+  parameters.add(start + "scale", Tensor::full({width}, 1.0, DType::f64));
+  parameters.add(start + "shift", Tensor::zeros({width}, DType::f64));
+}
+
+Var LayerNormModule::operator()(Var x, const Weights& weights) const {
+  return layer_norm(x, weights.at("scale"), weights.at("shift"));
+}
+
+}  // namespace moegrad

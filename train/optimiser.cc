@@ -1,0 +1,93 @@
+#include "train/optimiser.h"
+
+#include <cmath>
+
+#include "tensor/kernels.h"
+
+namespace moegrad {
+
+Optimiser::Optimiser(const Parameters& parameters, double router_rate,
+                     std::vector<std::string> slots)
+    : router_rate_(router_rate), slots_(slots.size()) {
+  for (const Parameter& p : parameters) {
+    known_.push_back(&p);
+    for (const std::string& slot : slots) {
+      const Tensor zeros = p.trained
+                               ? Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device())
+                               : Tensor::zeros({0}, p.value.dtype(), p.value.device());
+      state_.emplace_back(slot + "." + p.name, zeros);
+    }
+  }
+}
+
+void Optimiser::step(Parameters& parameters, const Gradients& gradients, double learning_rate,
+                     double gradient_scale) {
+  if (parameters.size() != known_.size()) {
+    fail("optimiser", "{} parameters; it was made for {}. Make another one.", parameters.size(),
+         known_.size());
+  }
+  ++steps_;
+  std::size_t i = 0;
+  for (const Parameter& p : parameters) {
+    if (&p != known_[i]) {
+      fail("optimiser", "'{}' is no parameter that it was made for. Make another one.", p.name);
+    }
+    if (p.trained) {
+      const bool router = p.name.find("router.") != std::string::npos;
+      update(p, gradients[p], router ? learning_rate * router_rate_ : learning_rate, gradient_scale,
+             &state_[i * slots_]);
+    }
+    ++i;
+  }
+}
+
+bool Optimiser::decays(const Parameter& p) {
+  const std::size_t dot = p.name.rfind('.');
+  return p.name[dot == std::string::npos ? 0 : dot + 1] == 'w';
+}
+
+SgdOptimiser::SgdOptimiser(const Parameters& parameters, const Config& config)
+    : Optimiser(parameters, config.router_rate, {"momentum"}), config_(config) {}
+
+void SgdOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
+                          double gradient_scale, const std::pair<std::string, Tensor>* slots) {
+  const SgdStep step{.learning_rate = learning_rate,
+                     .momentum = config_.momentum,
+                     .weight_decay = decays(p) ? config_.weight_decay : 0.0,
+                     .nesterov = config_.nesterov};
+  kernels(p.value.device()).sgd(step, gradient_scale, gradient, slots[0].second, p.value);
+}
+
+AdamWOptimiser::AdamWOptimiser(const Parameters& parameters, const Config& config)
+    : Optimiser(parameters, config.router_rate, {"first_moment", "second_moment"}),
+      config_(config) {}
+
+void AdamWOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
+                            double gradient_scale, const std::pair<std::string, Tensor>* slots) {
+  const AdamWStep step{.learning_rate = learning_rate,
+                       .beta1 = config_.beta1,
+                       .beta2 = config_.beta2,
+                       .epsilon = config_.epsilon,
+                       .weight_decay = decays(p) ? config_.weight_decay : 0.0,
+                       .step = steps_};
+  kernels(p.value.device())
+      .adamw(step, gradient_scale, gradient, slots[0].second, slots[1].second, p.value);
+}
+
+double global_norm(const Parameters& parameters, const Gradients& gradients) {
+  double squares = 0.0;
+  for (const Parameter& p : parameters) {
+    if (!p.trained) continue;
+    const Tensor g = gradients[p];
+    const Tensor sum = Tensor::empty({}, g.dtype(), g.device());
+    kernels(g.device()).reduce(Reduction::sum_of_squares, g, {1, g.numel(), 1}, sum);
+    squares += sum.item();
+  }
+  return std::sqrt(squares);
+}
+
+double clip_scale(double norm, double max_norm) {
+  return max_norm > 0.0 && norm > max_norm ? max_norm / norm : 1.0;
+}
+
+}  // namespace moegrad

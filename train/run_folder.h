@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "train/config.h"
+
+namespace moegrad {
+
+// The folder of one run: config.json, metrics.jsonl, result.json, checkpoints/.
+class RunFolder {
+ public:
+  explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path config() const { return path_ / "config.json"; }
+  std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path result() const { return path_ / "result.json"; }
+  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+
+  // Makes the folder for a new run and writes config.json. Where it holds a run already: an Error,
+  // or with `force` that run is removed.
+  void start(const TrainConfig& config, bool force) const;
+
+  // The configuration of the run in the folder, with `settings` that agree with it; an Error where
+  // there is no run, or where a setting that changes results contradicts it.
+  TrainConfig resumed(const Settings& settings) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Lines of JSON, appended and flushed one by one.
+class MetricsLog {
+ public:
+  // Keeps the whole lines of `file` whose "step" is at most `step`, and goes on behind them.
+  MetricsLog(const std::filesystem::path& file, std::int64_t step);
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
+
+  void line(std::string_view json);
+  // "seconds" of the last line that was kept; 0 where there is none.
+  double seconds() const { return seconds_; }
+
+ private:
+  std::filesystem::path path_;
+  std::FILE* file_ = nullptr;
+  double seconds_ = 0.0;
+};
+
+}  // namespace moegrad
