@@ -37,7 +37,8 @@ void top_k_by_insertion(const T* row, std::int64_t n, std::int64_t k, std::int32
   std::int64_t held = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto candidate = static_cast<std::int32_t>(i);
-    if (held == k && !before(candidate, best[k - 1])) continue;
+    // Most candidates fail the plain comparison; what remains may be a NaN.
+    if (held == k && (row[i] <= row[best[k - 1]] || !before(candidate, best[k - 1]))) continue;
     std::int64_t place = held < k ? held++ : k - 1;
     for (; place > 0 && before(candidate, best[place - 1]); --place) best[place] = best[place - 1];
     best[place] = candidate;

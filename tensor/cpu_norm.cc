@@ -86,30 +86,31 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
     const Tensor both = Tensor::empty({2 * cols}, dtype_of<T>);
     T* const both_data = both.data<T>();
     // With h = (x - mean) rstd and g = dy scale: dx = rstd (g - mean(g) - h mean(g h)).
-    sum_over_rows(
-        mean.numel(), 2 * cols, both_data, [=](std::int64_t begin, std::int64_t end, T* sums) {
-          for (std::int64_t r = begin; r < end; ++r) {
-            const T* const in = x_data + r * cols;
-            const T* const g = dy_data + r * cols;
-            T* const out = dx_data + r * cols;
-            const T m = mean_data[r];
-            const T s = rstd_data[r];
-            const T mean_g =
-                lane_sum<T>(cols, [=](std::int64_t c) { return g[c] * scale_data[c]; }) /
-                divisor<T>(cols);
-            const T mean_gh = lane_sum<T>(cols,
-                                          [=](std::int64_t c) {
-                                            return g[c] * scale_data[c] * ((in[c] - m) * s);
-                                          }) /
-                              divisor<T>(cols);
-            for (std::int64_t c = 0; c < cols; ++c) {
-              const T h = (in[c] - m) * s;
-              out[c] = s * (g[c] * scale_data[c] - mean_g - h * mean_gh);
-              sums[c] += g[c] * h;
-              sums[cols + c] += g[c];
-            }
-          }
-        });
+    sum_over_rows(mean.numel(), 2 * cols, both_data,
+                  [=](std::int64_t begin, std::int64_t end, T* __restrict sums) {
+                    for (std::int64_t r = begin; r < end; ++r) {
+                      const T* const in = x_data + r * cols;
+                      const T* const g = dy_data + r * cols;
+                      T* __restrict const out = dx_data + r * cols;
+                      const T m = mean_data[r];
+                      const T s = rstd_data[r];
+                      const T mean_g =
+                          lane_sum<T>(cols, [=](std::int64_t c) { return g[c] * scale_data[c]; }) /
+                          divisor<T>(cols);
+                      const T mean_gh =
+                          lane_sum<T>(cols,
+                                      [=](std::int64_t c) {
+                                        return g[c] * scale_data[c] * ((in[c] - m) * s);
+                                      }) /
+                          divisor<T>(cols);
+                      for (std::int64_t c = 0; c < cols; ++c) {
+                        const T h = (in[c] - m) * s;
+                        out[c] = s * (g[c] * scale_data[c] - mean_g - h * mean_gh);
+                        sums[c] += g[c] * h;
+                        sums[cols + c] += g[c];
+                      }
+                    }
+                  });
     std::copy(both_data, both_data + cols, dscale.data<T>());
     std::copy(both_data + cols, both_data + 2 * cols, dshift.data<T>());
   });
@@ -150,24 +151,25 @@ void CpuKernels::rms_norm_backward(const Tensor& x, const Tensor& scale, const T
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
     // With h = x rstd and g = dy scale: dx = rstd (g - h mean(g h)).
-    sum_over_rows(
-        rstd.numel(), cols, dscale.data<T>(), [=](std::int64_t begin, std::int64_t end, T* sums) {
-          for (std::int64_t r = begin; r < end; ++r) {
-            const T* const in = x_data + r * cols;
-            const T* const g = dy_data + r * cols;
-            T* const out = dx_data + r * cols;
-            const T s = rstd_data[r];
-            const T mean_gh =
-                lane_sum<T>(cols,
-                            [=](std::int64_t c) { return g[c] * scale_data[c] * (in[c] * s); }) /
-                divisor<T>(cols);
-            for (std::int64_t c = 0; c < cols; ++c) {
-              const T h = in[c] * s;
-              out[c] = s * (g[c] * scale_data[c] - h * mean_gh);
-              sums[c] += g[c] * h;
-            }
-          }
-        });
+    sum_over_rows(rstd.numel(), cols, dscale.data<T>(),
+                  [=](std::int64_t begin, std::int64_t end, T* __restrict sums) {
+                    for (std::int64_t r = begin; r < end; ++r) {
+                      const T* const in = x_data + r * cols;
+                      const T* const g = dy_data + r * cols;
+                      T* __restrict const out = dx_data + r * cols;
+                      const T s = rstd_data[r];
+                      const T mean_gh = lane_sum<T>(cols,
+                                                    [=](std::int64_t c) {
+                                                      return g[c] * scale_data[c] * (in[c] * s);
+                                                    }) /
+                                        divisor<T>(cols);
+                      for (std::int64_t c = 0; c < cols; ++c) {
+                        const T h = in[c] * s;
+                        out[c] = s * (g[c] * scale_data[c] - h * mean_gh);
+                        sums[c] += g[c] * h;
+                      }
+                    }
+                  });
   });
 }
 

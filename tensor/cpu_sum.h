@@ -25,12 +25,22 @@ T lane_sum(std::int64_t n, F&& f) {
 // The largest f(i) for i in [0, n); NaN where there is one, -infinity where n is 0.
 template <class T, class F>
 T largest(std::int64_t n, F&& f) {
-  T best = -std::numeric_limits<T>::infinity();
-  for (std::int64_t i = 0; i < n; ++i) {
-    const T value = f(i);
-    best = value > best || value != value ? value : best;
+  constexpr std::int64_t kLanes = 16;
+  // Both comparisons at once: a branch would keep the loop from becoming vector instructions.
+  const auto larger = [](T best, T value) {
+    return ((value > best) | (value != value)) != 0 ? value : best;
+  };
+  T lanes[kLanes];
+  for (T& lane : lanes) lane = -std::numeric_limits<T>::infinity();
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] = larger(lanes[lane], f(i + lane));
+    }
   }
-  return best;
+  for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] = larger(lanes[lane], f(i));
+  for (std::int64_t lane = 1; lane < kLanes; ++lane) lanes[0] = larger(lanes[0], lanes[lane]);
+  return lanes[0];
 }
 
 }  // namespace moegrad::cpu

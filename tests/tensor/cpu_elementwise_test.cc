@@ -177,6 +177,9 @@ TEST_CASE("functions of two arguments with every broadcast") {
     CHECK(BinaryFunctors::index_of<F>() == place);
     for (const DType dtype : floating()) {
       for (const Broadcast& c : broadcasts()) {
+        // All functors share their loops: the large cases of one, whose arguments differ, are
+        // enough.
+        if (c.rows * c.cols > 1000 && F::name != "div") continue;
         CAPTURE(c.name);
         const Operands o(c, dtype, F::kLowA, F::kHighA, F::kLowB, F::kHighB);
         const Tensor dy = random({c.rows, c.cols}, dtype, 3);
