@@ -1,0 +1,9 @@
+#pragma once
+
+namespace moegrad {
+
+// Each registers its benchmarks with Google Benchmark.
+void add_operation_benchmarks();
+void add_layer_benchmarks();
+
+}  // namespace moegrad
