@@ -49,8 +49,10 @@ struct SgdStep {
 // The contract of a device: what the operations are composed of. Outputs come last and are written
 // in full (never added to, where not said otherwise); inputs and outputs are tensors of this device
 // and do not overlap, where not said otherwise. Floating tensors of one call share one dtype.
-// Callers have checked the shapes. Every result has the same bits on every run and at every number
-// of threads: work is cut into pieces of fixed size and sums have a fixed order.
+// Callers have checked the shapes; indices outside their range are an Error where a kernel reads
+// them on the host, before anything is written. Sizes of 0 are fine everywhere. Every result has
+// the same bits on every run and at every number of threads: work is cut into pieces of fixed size
+// and sums have a fixed order.
 class Kernels {
  public:
   virtual ~Kernels() = default;
@@ -99,9 +101,10 @@ class Kernels {
   virtual void greater(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
   // --- along an axis
-  // out [outer, inner]; sum 0, logsumexp -infinity when n = 0; max needs n > 0
+  // out [outer, inner]; sum 0, logsumexp -infinity when n = 0; max needs n > 0. The max of a line
+  // with a NaN is NaN; the logsumexp of a line of -infinities is -infinity.
   virtual void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) = 0;
-  // index (i32) [outer, inner]: the first place of the largest element; n > 0
+  // index (i32) [outer, inner]: the first place of the largest element, or of the first NaN; n > 0
   virtual void argmax(const Tensor& x, AxisView view, const Tensor& index) = 0;
   // out [outer, n, inner] = scale * x [outer, inner]
   virtual void expand(const Tensor& x, double scale, AxisView view, const Tensor& out) = 0;
@@ -115,7 +118,8 @@ class Kernels {
   // dx = dy - exp(y) sum(dy)
   virtual void log_softmax_backward(const Tensor& y, const Tensor& dy, AxisView view,
                                     const Tensor& dx) = 0;
-  // dx [outer, n, inner] = exp(x - y) dy for y = logsumexp(x) [outer, inner]
+  // dx [outer, n, inner] = exp(x - y) dy for y = logsumexp(x) [outer, inner]; 0 where y is
+  // -infinity
   virtual void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
                                   const Tensor& dx) = 0;
 
@@ -137,7 +141,8 @@ class Kernels {
   // both may carry a batch as their first axis, or only one of them (the other is then shared).
   virtual void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
                       double beta, const Tensor& out) = 0;
-  // Rows [offsets[e], offsets[e+1]) belong to group e; offsets i32 [E+1].
+  // Rows [offsets[e], offsets[e+1]) belong to group e; offsets i32 [E+1], from 0 up. Rows from
+  // offsets[E] on belong to none: they count for nothing, and their results are zero.
   // y [S, M]: y_e = x_e w_e for w [E, K, M], or x_e w_e^T for w [E, M, K] when transposed.
   virtual void grouped_matmul(const Tensor& x, const Tensor& w, bool transpose_w,
                               const Tensor& offsets, const Tensor& y) = 0;
@@ -160,7 +165,7 @@ class Kernels {
   // out [N, E]: zero, plus x [N, k] at index; -1 is skipped
   virtual void put_columns(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
   // index (i32) [N, k]: the places of the k largest of each row of x [N, E], largest first; of
-  // equal values the lowest place wins
+  // equal values the lowest place wins; NaN counts as the largest
   virtual void top_k(const Tensor& x, std::int64_t k, const Tensor& index) = 0;
 
   // --- losses: rows of logits [N, C], labels i32 [N]
@@ -178,7 +183,8 @@ class Kernels {
                                      const Tensor& dx) = 0;
   virtual void conv2d_backward_weight(const Tensor& x, const Tensor& dy, Window window,
                                       const Tensor& dweight) = 0;
-  // y [N, C, H', W'] the largest of each window; index (i32) its place in the H*W plane, first wins
+  // y [N, C, H', W'] the largest of each window; index (i32) its place in the H*W plane, first
+  // wins; padding never does: a window of nothing else gives -infinity and -1
   virtual void max_pool2d(const Tensor& x, Window window, const Tensor& y, const Tensor& index) = 0;
   virtual void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) = 0;
 
