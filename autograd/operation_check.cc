@@ -223,12 +223,12 @@ class CaseChecker {
     Tape tape;
     std::vector<Var> leaves;
     for (const Tensor& input : narrow) leaves.push_back(tape.variable(input));
-    if (case_.program(tape, leaves).dtype() != DType::f32) {
+    const Tensor y = case_.program(tape, leaves).value();
+    if (y.dtype() != DType::f32) {
       expect(false, "f32 inputs give another type");
       return;
     }
-    const Pass wide = pass(case_.program, rounded, {});
-    const Tensor cotangent = random_like(wide.output, 1).to(DType::f32);
+    const Tensor cotangent = random_like(y, 1);
     const Pass w = pass(case_.program, rounded, cotangent.to(DType::f64));
     const Pass n = pass(case_.program, narrow, cotangent);
     expect_close({n.output.to(DType::f64)}, {w.output}, 2e-5, "f32 and f64 values differ");

@@ -1,0 +1,81 @@
+#include "ops/random.h"
+
+#include <cmath>
+
+#include <doctest/doctest.h>
+
+#include "ops/elementwise.h"
+#include "ops/reduce.h"
+
+using namespace moegrad;
+
+TEST_CASE("dropout keeps 1 - p of the elements and their mean") {
+  constexpr int kElements = 20000;
+  constexpr double kP = 0.3;
+  Tape t;
+  const Var x = t.variable(Tensor::full({kElements}, 2.0, DType::f64));
+  const Var y = dropout(x, kP);
+  const Tensor value = y.value();
+  int kept = 0;
+  for (const double v : value.to_vector()) {
+    if (v == 0.0) continue;
+    CHECK(v == doctest::Approx(2.0 / (1.0 - kP)));
+    ++kept;
+  }
+  const double deviation = std::sqrt(kElements * kP * (1.0 - kP));
+  CHECK(std::abs(kept - kElements * (1.0 - kP)) < 4.0 * deviation);
+
+  // The gradient goes where the value went, with the same factor.
+  const Gradients g = t.backward(sum(y));
+  for (std::int64_t i = 0; i < kElements; ++i) CHECK(g[x].at(i) == value.at(i) / 2.0);
+}
+
+TEST_CASE("dropout draws from the tape's generator: new numbers at each call") {
+  Tape t(Tape::Options{.rng = {9, 1, 0}});
+  const Var x = t.constant(Tensor::full({100}, 1.0, DType::f32));
+  const Tensor first = dropout(x, 0.5).value();
+  CHECK(t.rng().position == 100);
+  CHECK(!dropout(x, 0.5).value().same_bits(first));
+
+  Tape again(Tape::Options{.rng = {9, 1, 0}});
+  CHECK(dropout(again.constant(x.value()), 0.5).value().same_bits(first));
+}
+
+TEST_CASE("dropout keeps no mask") {
+  Tape t;
+  const Var x = t.variable(Tensor::full({1000}, 1.0, DType::f32));
+  dropout(x, 0.5);
+  CHECK(t.bytes_saved() == 0);
+}
+
+TEST_CASE("a replay of dropout repeats it, whatever the generator stands at") {
+  Decisions decisions = Decisions::recorder();
+  const Tensor x = Tensor::full({50}, 1.0, DType::f64);
+  // Each number of the generator's state uses all of its bits.
+  const Rng rng{0xfedcba9876543210ULL, 0x8000000180000001ULL, 0x123456789abcdef0ULL};
+  Tape first(Tape::Options{.rng = rng, .decisions = &decisions});
+  const Tensor y = dropout(first.constant(x), 0.5).value();
+  CHECK(decisions.recorded() == 1);
+  decisions.replay();
+  Tape second(Tape::Options{.decisions = &decisions});
+  CHECK(dropout(second.constant(x), 0.5).value().same_bits(y));
+  CHECK(second.rng().position == 0);
+  decisions.finish_replay();
+}
+
+TEST_CASE("dropout with p = 0 is x itself") {
+  Tape t;
+  const Var x = t.variable(Tensor::full({3}, 1.0, DType::f64));
+  CHECK(dropout(x, 0.0).index() == x.index());
+  CHECK(t.rng().position == 0);
+}
+
+TEST_CASE("errors of dropout") {
+  Tape t;
+  const Var x = t.constant(Tensor::full({3}, 1.0, DType::f64));
+  CHECK_THROWS_WITH_AS(dropout(x, 1.0), "[dropout] p is 1. Use 0 <= p < 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(x, -0.5), "[dropout] p is -0.5. Use 0 <= p < 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(x, NAN), "[dropout] p is nan. Use 0 <= p < 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(t.constant(Tensor::zeros({2}, DType::i32)), 0.5),
+                       "[dropout] needs f32 or f64, got i32. Convert the tensor first.", Error);
+}
