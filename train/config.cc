@@ -77,6 +77,13 @@ Json parse(std::string_view text, std::string_view file) {
   }
 }
 
+// A value for an error: what it is when it is short, else its kind.
+std::string described(const Json& value) {
+  if (value.is_array()) return "an array";
+  if (value.is_object()) return "an object";
+  return value.is_string() ? '"' + shown(value.get<std::string>()) + '"' : value.dump();
+}
+
 std::string text_of(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
@@ -94,8 +101,7 @@ void require_kind(const TrainField& field, const Json& value, std::string_view f
     wanted = "a number";
   }
   if (wanted.empty()) return;
-  const std::string given = value.is_structured() ? value.type_name() : shown(value.dump());
-  fail("config", "{}: '{}' is {}. Give {}.", file, field.spec.name, given, wanted);
+  fail("config", "{}: '{}' is {}. Give {}.", file, field.spec.name, described(value), wanted);
 }
 
 TrainField text(std::string name, std::string TrainConfig::*member, std::string help) {
@@ -230,7 +236,7 @@ Settings read_settings(std::string_view json, std::string_view file) {
   const Json object = parse(json, file);
   if (!object.is_object()) {
     fail("config", "{}: the top level is {}. Give an object, {{\"epochs\": 3}}.", file,
-         object.type_name());
+         described(object));
   }
   Settings settings;
   for (const auto& [key, value] : object.items()) {
@@ -248,12 +254,12 @@ Settings read_settings(std::string_view json, std::string_view file) {
     }
     if (!value.is_object()) {
       fail("config", "{}: 'options' is {}. Give an object, {{\"shared\": 1}}.", file,
-           value.type_name());
+           described(value));
     }
     for (const auto& [option, given] : value.items()) {
       if (given.is_structured() || given.is_null()) {
         fail("config", "{}: option '{}' is {}. Give a text, a number, true or false.", file,
-             shown(option), given.type_name());
+             shown(option), described(given));
       }
       settings.emplace_back(std::string(kOptionPrefix) + shown(option), text_of(given));
     }

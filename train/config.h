@@ -32,7 +32,7 @@ struct TrainConfig {
   std::string dtype = "f32";
 
   std::string optimiser = "adamw";
-  double lr = 1e-3;
+  double lr = 2e-3;
   double router_lr = 1.0;
   double weight_decay = 0.01;
   double momentum = 0.9;

@@ -231,7 +231,11 @@ class Run {
     } catch (const Error& error) {
       cause = error.what();
     }
-    fail("train", "{}: the loss is {}: {} {}", here(), loss, cause, advice());
+    fail("train", "{}: the loss is {}: {} {}", here(),
+         std::isnan(loss) ? "nan"
+         : loss > 0       ? "inf"
+                          : "-inf",
+         cause, advice());
   }
 
   [[noreturn]] void fail_gradient(const Gradients& gradients, const StepReport& report) const {

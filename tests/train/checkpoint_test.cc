@@ -1,0 +1,212 @@
+#include "train/checkpoint.h"
+
+#include <memory>
+#include <string>
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tensor/files.h"
+#include "tensor/safetensors.h"
+#include "tests/temporary_files.h"
+#include "tests/train/file_size_limit.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::error_of;
+using test::FileSizeLimit;
+using test::mutated;
+using test::TemporaryFolder;
+
+// Parameters and optimiser, all numbers a function of `start`.
+struct Model {
+  explicit Model(double start, std::int64_t width = 3) {
+    parameters.add("a.weight", Tensor::full({2, width}, start, DType::f32));
+    parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32));
+    parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32), false);
+    optimiser = std::make_unique<AdamWOptimiser>(parameters, AdamWOptimiser::Config{});
+    for (const auto& [name, tensor] : optimiser->state()) {
+      for (float& x : tensor.values<float>()) x = static_cast<float>(start + 3);
+    }
+    optimiser->set_steps(static_cast<std::int64_t>(start));
+  }
+  bool same(const Model& other) const {
+    auto o = other.parameters.begin();
+    for (const Parameter& p : parameters) {
+      if (!p.value.same_bits((o++)->value)) return false;
+    }
+    for (std::size_t i = 0; i < optimiser->state().size(); ++i) {
+      if (!optimiser->state()[i].second.same_bits(other.optimiser->state()[i].second)) return false;
+    }
+    return optimiser->steps() == other.optimiser->steps();
+  }
+  Parameters parameters;
+  std::unique_ptr<Optimiser> optimiser;
+};
+
+constexpr std::string_view kConfig = R"({"experts": 8, "router": "top-k"})";
+const TrainState kState{.step = 12, .epoch = 1, .batch = 3, .rng = {7, 1ULL << 63U, 5}};
+
+Checkpoints in(const fs::path& folder, std::int64_t keep = 2) {
+  return {folder, keep, std::string(kConfig)};
+}
+fs::path save(const Checkpoints& checkpoints, std::int64_t step, const Model& model) {
+  TrainState state = kState;
+  state.step = step;
+  return checkpoints.save(state, model.parameters, *model.optimiser);
+}
+std::string load_error(const Checkpoints& checkpoints, const fs::path& file,
+                       std::int64_t width = 3) {
+  Model model(50, width);
+  const Model before(50, width);
+  std::string error = error_of([&] { checkpoints.load(file, model.parameters, *model.optimiser); });
+  if (error != "no error") CHECK(model.same(before));  // nothing is half loaded
+  return error;
+}
+
+TEST_CASE("checkpoint: everything comes back") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const Model saved(1);
+  const fs::path file = checkpoints.save(kState, saved.parameters, *saved.optimiser);
+  CHECK(file.filename() == "step-00000012.safetensors");
+  Model loaded(50);
+  const TrainState state = checkpoints.load(file, loaded.parameters, *loaded.optimiser);
+  CHECK(loaded.same(saved));
+  CHECK(state.step == 12);
+  CHECK(state.epoch == 1);
+  CHECK(state.batch == 3);
+  CHECK(state.rng == kState.rng);
+}
+
+TEST_CASE("checkpoint: the last K are kept, the newest is found, other files are left alone") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path(), 2);
+  CHECK(!checkpoints.newest());
+  write_file_atomic(folder / "step-notes.txt", "mine");
+  write_file_atomic(folder / "step-x.safetensors", "mine");
+  for (const std::int64_t step : {5, 10, 99999999, 100000000}) save(checkpoints, step, Model(1));
+  REQUIRE(checkpoints.list().size() == 2);
+  CHECK(checkpoints.list()[0].filename() == "step-99999999.safetensors");
+  CHECK(checkpoints.newest()->filename() == "step-100000000.safetensors");
+  CHECK(folder.files() == 4);
+  checkpoints.remove_all();
+  CHECK(folder.files() == 2);
+}
+
+TEST_CASE("checkpoint: another version") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const fs::path path = save(checkpoints, 1, Model(1));
+  TensorFile file = read_safetensors(path);
+  file.metadata["version"] = "2";
+  write_safetensors(path, file);
+  CHECK(load_error(checkpoints, path) ==
+        "[checkpoint] " + path.string() +
+            ": format version 2; this program reads version 1. Use the program that wrote it, or "
+            "train again.");
+  file.metadata["version"] = "one";
+  write_safetensors(path, file);
+  CHECK(load_error(checkpoints, path) ==
+        "[checkpoint] " + path.string() + ": 'version' is 'one'. Is the file damaged?");
+  file.metadata.clear();
+  write_safetensors(path, file);
+  CHECK(load_error(checkpoints, path) ==
+        "[checkpoint] " + path.string() +
+            ": no 'version' in its metadata. It was not written by a training run.");
+}
+
+TEST_CASE("checkpoint: another model") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const fs::path path = save(checkpoints, 1, Model(1));
+  CHECK(load_error(checkpoints, path) == "no error");
+  CHECK(load_error(checkpoints, path, 4) ==
+        "[checkpoint] " + path.string() +
+            ": 'parameter.a.weight' is f32 [2, 3] there and f32 [2, 4] here. Train with the sizes "
+            "that it was made with.");
+  const Checkpoints other(folder.path(), 2, R"({"experts": 4, "router": "top-k"})");
+  CHECK(load_error(other, path) ==
+        "[checkpoint] " + path.string() +
+            ": 'experts' is 8 there and 4 here. Train with what it was made with.");
+  Model more(1);
+  more.parameters.add("extra", Tensor::zeros({1}, DType::f32));
+  CHECK(error_of([&] { checkpoints.load(path, more.parameters, *more.optimiser); }) ==
+        "[checkpoint] " + path.string() +
+            ": no tensor 'parameter.extra', which this model has. Train with the model that it was "
+            "made with.");
+  const fs::path extra = checkpoints.save(kState, more.parameters, *more.optimiser);
+  CHECK(load_error(checkpoints, extra) ==
+        "[checkpoint] " + extra.string() +
+            ": 10 tensors; this model has 9. Train with the model that it was made with.");
+}
+
+TEST_CASE("checkpoint: a damaged one is refused, and the error names the one before it") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  save(checkpoints, 1, Model(1));
+  const fs::path newest = save(checkpoints, 2, Model(2));
+  const std::string good = read_file(newest);
+
+  write_file_atomic(newest, std::string_view(good).substr(0, good.size() - 4));
+  const std::string cut = load_error(checkpoints, newest);
+  CHECK(cut.find("Was it cut short?") != std::string::npos);
+  CHECK(cut.ends_with(" Or delete it to go on from 'step-00000001.safetensors'."));
+  write_file_atomic(newest, "");
+  CHECK(load_error(checkpoints, newest) ==
+        "[safetensors] " + newest.string() +
+            ": 0 bytes. A safetensors file has 8 or more. Or delete it to go on from "
+            "'step-00000001.safetensors'.");
+
+  std::string flipped = good;
+  flipped.back() = static_cast<char>(flipped.back() ^ 1);
+  write_file_atomic(newest, flipped);
+  CHECK(load_error(checkpoints, newest).find("The file is damaged.") != std::string::npos);
+
+  for (std::uint64_t i = 0; i < 300; ++i) {
+    const std::string bytes = mutated(good, 11, i);
+    write_file_atomic(newest, bytes);
+    const std::string error = load_error(checkpoints, newest);
+    CHECK_MESSAGE((bytes == good || error.starts_with("[")), i << ": " << error);
+  }
+}
+
+TEST_CASE("checkpoint: the old ones survive a full disk") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path(), 1);
+  const fs::path old = save(checkpoints, 1, Model(1));
+  const fs::path file = folder / "step-00000002.safetensors";
+  {
+    const FileSizeLimit limit(100);
+    CHECK(error_of([&] { save(checkpoints, 2, Model(2)); }) ==
+          "[write] cannot write '" + file.string() +
+              "': File too large. Free some space or choose another disk; nothing was changed.");
+  }
+  CHECK(folder.files() == 1);
+  CHECK(checkpoints.newest() == old);
+  CHECK(load_error(checkpoints, old) == "no error");
+}
+
+TEST_CASE("checkpoint: the old ones survive a folder that may only be read") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path(), 1);
+  const fs::path old = save(checkpoints, 1, Model(1));
+  const fs::path file = folder / "step-00000002.safetensors";
+  const bool root = ::geteuid() == 0;
+  REQUIRE(::chmod(folder.path().c_str(), 0555) == 0);
+  if (root) REQUIRE(::seteuid(65534) == 0);  // root may write anywhere
+  const std::string error = error_of([&] { save(checkpoints, 2, Model(2)); });
+  if (root) REQUIRE(::seteuid(0) == 0);
+  REQUIRE(::chmod(folder.path().c_str(), 0755) == 0);
+  CHECK(error == "[write] cannot write '" + file.string() +
+                     "': Permission denied. Choose a folder that you may write to; nothing was "
+                     "changed.");
+  CHECK(folder.files() == 1);
+  CHECK(load_error(checkpoints, old) == "no error");
+}
+
+}  // namespace
+}  // namespace moegrad

@@ -1,0 +1,140 @@
+#include "train/optimiser.h"
+
+#include <cmath>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include "ops/ops.h"
+#include "tests/temporary_files.h"
+
+namespace moegrad {
+namespace {
+
+using test::error_of;
+
+// Gradients c_i of the parameters, by the loss sum c_i p_i.
+Gradients gradients_of(const Parameters& parameters, const std::vector<std::vector<double>>& c) {
+  static Tape tape;
+  tape.clear();
+  Var loss = tape.constant(Tensor::zeros({}, DType::f64));
+  std::size_t i = 0;
+  for (const Parameter& p : parameters) {
+    const Tensor slope = Tensor::of<double>(p.value.shape(), c[i++]);
+    loss = loss + sum(tape.parameter(p) * tape.constant(slope));
+  }
+  return tape.backward(loss);
+}
+
+Parameters two() {
+  Parameters p;
+  p.add("layer.weight", Tensor::of<double>({3}, {1.0, -2.0, 0.5}));
+  p.add("layer.router.bias", Tensor::of<double>({2}, {0.25, 4.0}));
+  return p;
+}
+
+const std::vector<std::vector<std::vector<double>>> kSlopes = {{{0.5, -1.0, 2.0}, {3.0, -0.25}},
+                                                               {{-0.5, 0.75, 1.0}, {0.0, 2.0}},
+                                                               {{1.5, 0.1, -3.0}, {1.0, 1.0}}};
+
+TEST_CASE("optimiser: sgd with momentum, nesterov and decay against a plain loop") {
+  for (const bool nesterov : {false, true}) {
+    Parameters p = two();
+    SgdOptimiser optimiser(
+        p, {.momentum = 0.9, .nesterov = nesterov, .weight_decay = 0.1, .router_rate = 0.5});
+    std::vector<double> value = {1.0, -2.0, 0.5, 0.25, 4.0};
+    std::vector<double> u(5, 0.0);
+    for (const auto& slopes : kSlopes) {
+      optimiser.step(p, gradients_of(p, slopes), 0.2, 0.5);
+      for (std::size_t i = 0; i < 5; ++i) {
+        const bool router = i >= 3;  // its bias does not decay, and it learns at half the rate
+        const double g =
+            0.5 * (router ? slopes[1][i - 3] : slopes[0][i]) + (router ? 0.0 : 0.1 * value[i]);
+        u[i] = 0.9 * u[i] + g;
+        value[i] -= (router ? 0.1 : 0.2) * (nesterov ? g + 0.9 * u[i] : u[i]);
+      }
+    }
+    CHECK(optimiser.steps() == 3);
+    for (std::int64_t i = 0; i < 5; ++i) {
+      const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.bias");
+      CHECK(of.value.at(i < 3 ? i : i - 3) ==
+            doctest::Approx(value[static_cast<std::size_t>(i)]).epsilon(1e-12));
+    }
+  }
+}
+
+TEST_CASE("optimiser: adamw against a plain loop") {
+  Parameters p = two();
+  AdamWOptimiser optimiser(p, {.weight_decay = 0.1, .router_rate = 2.0});
+  std::vector<double> value = {1.0, -2.0, 0.5, 0.25, 4.0};
+  std::vector<double> m(5, 0.0);
+  std::vector<double> v(5, 0.0);
+  int t = 0;
+  for (const auto& slopes : kSlopes) {
+    ++t;
+    optimiser.step(p, gradients_of(p, slopes), 0.01, 0.5);
+    for (std::size_t i = 0; i < 5; ++i) {
+      const bool router = i >= 3;
+      const double g = 0.5 * (router ? slopes[1][i - 3] : slopes[0][i]);
+      m[i] = 0.9 * m[i] + 0.1 * g;
+      v[i] = 0.999 * v[i] + 0.001 * g * g;
+      const double step =
+          m[i] / (1 - std::pow(0.9, t)) / (std::sqrt(v[i] / (1 - std::pow(0.999, t))) + 1e-8);
+      value[i] -= (router ? 0.02 : 0.01) * (step + (router ? 0.0 : 0.1 * value[i]));
+    }
+  }
+  for (std::int64_t i = 0; i < 5; ++i) {
+    const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.bias");
+    CHECK(of.value.at(i < 3 ? i : i - 3) ==
+          doctest::Approx(value[static_cast<std::size_t>(i)]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("optimiser: the first step of adamw is the sign of the gradient") {
+  Parameters p;
+  p.add("bias", Tensor::of<double>({3}, {0.0, 0.0, 0.0}));
+  AdamWOptimiser optimiser(p, {});
+  optimiser.step(p, gradients_of(p, {{1e-3, -50.0, 0.0}}), 0.1, 1.0);
+  CHECK(p.find("bias")->value.at(0) == doctest::Approx(-0.1).epsilon(1e-4));
+  CHECK(p.find("bias")->value.at(1) == doctest::Approx(0.1).epsilon(1e-4));
+  CHECK(p.find("bias")->value.at(2) == 0.0);
+}
+
+TEST_CASE("optimiser: what is not trained stays, and its state is empty") {
+  Parameters p;
+  p.add("w", Tensor::of<double>({2}, {1.0, 2.0}));
+  p.add("mean", Tensor::of<double>({2}, {3.0, 4.0}), false);
+  SgdOptimiser optimiser(p, {});
+  optimiser.step(p, gradients_of(p, {{1.0, 1.0}, {1.0, 1.0}}), 0.1, 1.0);
+  CHECK(p.find("w")->value.at(0) == doctest::Approx(0.9));
+  CHECK(p.find("mean")->value.to_vector() == std::vector<double>{3.0, 4.0});
+  REQUIRE(optimiser.state().size() == 2);
+  CHECK(optimiser.state()[0].first == "momentum.w");
+  CHECK(optimiser.state()[1].second.numel() == 0);
+}
+
+TEST_CASE("optimiser: parameters of another model") {
+  Parameters p = two();
+  SgdOptimiser optimiser(p, {});
+  Parameters other = two();
+  const Gradients g = gradients_of(other, kSlopes[0]);
+  CHECK(error_of([&] { optimiser.step(other, g, 0.1, 1.0); }) ==
+        "[optimiser] 'layer.weight' is no parameter that it was made for. Make another one.");
+  Parameters none;
+  CHECK(error_of([&] { optimiser.step(none, g, 0.1, 1.0); }) ==
+        "[optimiser] 0 parameters; it was made for 2. Make another one.");
+}
+
+TEST_CASE("clipping: the global norm, and a scale that brings it to the limit") {
+  const Parameters p = two();
+  const Gradients g = gradients_of(p, {{3.0, 0.0, 4.0}, {0.0, 12.0}});
+  CHECK(global_norm(p, g) == doctest::Approx(13.0));
+  CHECK(clip_scale(13.0, 1.0) == doctest::Approx(1.0 / 13.0));
+  CHECK(clip_scale(13.0, 13.0) == 1.0);
+  CHECK(clip_scale(0.5, 1.0) == 1.0);
+  CHECK(clip_scale(13.0, 0.0) == 1.0);
+  CHECK(clip_scale(0.0, 1.0) == 1.0);
+}
+
+}  // namespace
+}  // namespace moegrad
