@@ -18,6 +18,9 @@ void require_rows(std::string_view operation, const Tensor& x, std::int64_t rows
   }
 }
 
+// The width of the rows of a case: 1 where everything else is 1.
+std::int64_t width(const Plan& p) { return p.experts == 1 ? 1 : 3; }
+
 // A case for each shared selection: the inputs made by `inputs`, the program by `program`.
 template <class MakeInputs, class MakeProgram>
 std::vector<OperationCase> cases_of(MakeInputs inputs, MakeProgram program) {
@@ -54,7 +57,7 @@ struct Dispatch {
   static std::vector<OperationCase> cases() {
     return cases_of(
         [](const Plan& p) {
-          return std::vector<CaseInput>{{{p.tokens(), 3}}};
+          return std::vector<CaseInput>{{{p.tokens(), width(p)}}};
         },
         [](const Plan& p) {
           return [p](Tape&, std::span<const Var> x) { return moegrad::dispatch(x[0], p); };
@@ -97,7 +100,7 @@ struct Combine {
   static std::vector<OperationCase> cases() {
     return cases_of(
         [](const Plan& p) {
-          return std::vector<CaseInput>{{{p.slots(), 3}}, {{p.tokens(), p.choices}}};
+          return std::vector<CaseInput>{{{p.slots(), width(p)}}, {{p.tokens(), p.choices}}};
         },
         [](const Plan& p) {
           return [p](Tape&, std::span<const Var> x) { return moegrad::combine(x[0], x[1], p); };
@@ -129,7 +132,7 @@ struct CombineSum {
   static std::vector<OperationCase> cases() {
     return cases_of(
         [](const Plan& p) {
-          return std::vector<CaseInput>{{{p.slots(), 3}}};
+          return std::vector<CaseInput>{{{p.slots(), width(p)}}};
         },
         [](const Plan& p) {
           return [p](Tape&, std::span<const Var> x) { return moegrad::combine(x[0], p); };
@@ -174,7 +177,8 @@ struct GroupedMatmul {
   static std::vector<OperationCase> cases() {
     return cases_of(
         [](const Plan& p) {
-          return std::vector<CaseInput>{{{p.slots(), 3}}, {{p.experts, 3, 2}}};
+          return std::vector<CaseInput>{{{p.slots(), width(p)}},
+                                        {{p.experts, width(p), p.experts == 1 ? 1 : 2}}};
         },
         [](const Plan& p) {
           return
@@ -211,7 +215,7 @@ struct GroupedBias {
   static std::vector<OperationCase> cases() {
     return cases_of(
         [](const Plan& p) {
-          return std::vector<CaseInput>{{{p.slots(), 3}}, {{p.experts, 3}}};
+          return std::vector<CaseInput>{{{p.slots(), width(p)}}, {{p.experts, width(p)}}};
         },
         [](const Plan& p) {
           return

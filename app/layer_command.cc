@@ -1,0 +1,285 @@
+#include <cmath>
+#include <memory>
+#include <set>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "moe/layer.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/safetensors.h"
+
+namespace moegrad {
+namespace {
+
+struct LayerArguments {
+  std::string in, out;
+  std::string router = "top-k";
+  std::string estimator = "sparse";
+  std::string activation = "relu";
+  std::int64_t active = 0;
+  bool train = false;
+  bool evaluate = false;
+  std::uint64_t seed = 1;
+  std::vector<std::string> options;
+  JsonOutput json;
+};
+
+// The tensors of a layer's file, with their shapes in words.
+const std::map<std::string, std::string> kShapes = {{"x", "[N, D]"},
+                                                    {"dy", "[N, Dout]"},
+                                                    {"router.weight", "[D, E]"},
+                                                    {"router.bias", "[E]"},
+                                                    {"experts.w1", "[E, D, H]"},
+                                                    {"experts.w2", "[E, H, Dout]"},
+                                                    {"experts.w3", "[E, D, H]"},
+                                                    {"experts.b1", "[E, H]"},
+                                                    {"experts.b2", "[E, Dout]"},
+                                                    {"experts.b3", "[E, H]"},
+                                                    {"shared.w1", "[F, D, H]"},
+                                                    {"shared.w2", "[F, H, Dout]"},
+                                                    {"shared.w3", "[F, D, H]"},
+                                                    {"shared.b1", "[F, H]"},
+                                                    {"shared.b2", "[F, Dout]"},
+                                                    {"shared.b3", "[F, H]"},
+                                                    {"selected", "[N, k]"},
+                                                    {"unadjusted", "[N]"}};
+
+bool is_decision(const std::string& name) { return name == "selected" || name == "unadjusted"; }
+
+// Each letter of the shapes stands for one size: found where it is met first, equal ever after.
+class Sizes {
+ public:
+  explicit Sizes(const std::string& file) : file_(file) {}
+
+  void require(const std::string& name, const Tensor& tensor) {
+    const std::string& pattern = kShapes.at(name);
+    std::vector<std::string> letters;
+    std::string letter;
+    for (const char c : pattern.substr(1)) {
+      if (c == ',' || c == ']') {
+        letters.push_back(std::exchange(letter, ""));
+      } else if (c != ' ') {
+        letter += c;
+      }
+    }
+    bool ok = static_cast<std::size_t>(tensor.rank()) == letters.size();
+    for (std::size_t axis = 0; ok && axis < letters.size(); ++axis) {
+      const std::int64_t size = tensor.size(static_cast<int>(axis));
+      ok = sizes_.try_emplace(letters[axis], size).first->second == size;
+    }
+    if (ok) return;
+    std::string known;
+    for (const auto& [key, size] : sizes_) known += fmt::format(", {} = {}", key, size);
+    fail("layer", "{}: '{}' is {} and should be {}{}. Make the shapes agree.", file_, name,
+         tensor.shape(), pattern, known);
+  }
+  std::int64_t operator[](const std::string& letter) const { return sizes_.at(letter); }
+  void set(const std::string& letter, std::int64_t size) { sizes_[letter] = size; }
+
+ private:
+  const std::string& file_;
+  std::map<std::string, std::int64_t> sizes_;
+};
+
+void require_numbers(const std::string& file, const std::string& name, const Tensor& tensor,
+                     DType dtype) {
+  if (tensor.dtype() != dtype) {
+    fail("layer", "{}: '{}' is {} and 'x' is {}. Give all floating tensors in one precision.", file,
+         name, name_of(tensor.dtype()), name_of(dtype));
+  }
+  for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+    if (!std::isfinite(tensor.at(i))) {
+      fail("layer", "{}: '{}' holds {} at element {}. Give finite numbers.", file, name,
+           tensor.at(i), i);
+    }
+  }
+}
+
+void check_selected(const std::string& file, const Tensor& selected, std::int64_t experts,
+                    bool repeats) {
+  const std::int64_t k = selected.size(1);
+  for (std::int64_t t = 0; t < selected.size(0); ++t) {
+    std::set<std::int32_t> seen;
+    for (std::int64_t j = 0; j < k; ++j) {
+      const std::int32_t e = selected.data<std::int32_t>()[t * k + j];
+      if (e < 0 || e >= experts) {
+        fail("layer", "{}: 'selected' names expert {} for token {}. Use 0 to {}.", file, e, t,
+             experts - 1);
+      }
+      if (!seen.insert(e).second && !repeats) {
+        fail("layer", "{}: 'selected' names expert {} twice for token {}. Name each once.", file, e,
+             t);
+      }
+    }
+  }
+}
+
+// From the expert j of each token to its place among the selected.
+Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* selected) {
+  if (selected == nullptr) {
+    fail("layer", "{}: 'unadjusted' is given without 'selected'. Give both or neither.", file);
+  }
+  Tensor out = Tensor::empty(unadjusted.shape(), DType::i32);
+  const std::int64_t k = selected->size(1);
+  for (std::int64_t t = 0; t < out.numel(); ++t) {
+    const std::int32_t wanted = unadjusted.data<std::int32_t>()[t];
+    std::int32_t place = -1;
+    for (std::int64_t j = k; j-- > 0;) {
+      if (selected->data<std::int32_t>()[t * k + j] == wanted) place = static_cast<std::int32_t>(j);
+    }
+    if (place < 0) {
+      fail("layer",
+           "{}: 'unadjusted' names expert {} for token {}, which is not among its "
+           "selected. Name one of them.",
+           file, wanted, t);
+    }
+    out.data<std::int32_t>()[t] = place;
+  }
+  return out;
+}
+
+std::map<std::string, std::string> option_map(const std::vector<std::string>& pairs) {
+  std::map<std::string, std::string> map;
+  for (const std::string& pair : pairs) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      fail("layer", "--option is '{}'. Give --option name=value.", pair);
+    }
+    map[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return map;
+}
+
+TensorFile read_layer_file(const std::string& path) {
+  TensorFile file = read_safetensors(path);
+  std::vector<std::string> names;
+  for (const auto& [name, shape] : kShapes) names.push_back(name);
+  for (const auto& [name, tensor] : file.tensors) {
+    if (!kShapes.contains(name)) {
+      fail("layer", "{}: '{}' is no tensor of a layer. Did you mean '{}'?", path, name,
+           nearest(name, names));
+    }
+  }
+  for (const char* name : {"x", "dy", "router.weight", "experts.w1", "experts.w2"}) file.at(name);
+  if (!is_floating(file.at("x").dtype())) {
+    fail("layer", "{}: 'x' is {}. Give F32 or F64.", path, name_of(file.at("x").dtype()));
+  }
+  return file;
+}
+
+int run(const LayerArguments& a) {
+  if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
+  const TensorFile in = read_layer_file(a.in);
+  const Tensor x = in.at("x");
+  Sizes sizes(a.in);
+  for (const char* name : {"x", "router.weight", "experts.w1", "experts.w2", "dy"}) {
+    sizes.require(name, in.at(name));
+  }
+  LayerConfig config;
+  config.router = a.router;
+  config.estimator = a.estimator;
+  config.activation = activation_of(a.activation);
+  config.options = option_map(a.options);
+  const std::int64_t k = a.router == "softmax" && a.active == 0 ? sizes["E"] : a.active;
+  config.size = {sizes["D"], sizes["H"], sizes["Dout"], sizes["E"], k};
+  sizes.set("k", k);
+  const Layer layer(config);
+  for (const auto& [name, tensor] : in.tensors) {
+    sizes.require(name, tensor);
+    if (!is_decision(name)) require_numbers(a.in, name, tensor, x.dtype());
+  }
+
+  Decisions decisions;
+  const Tensor* selected = in.find("selected");
+  const auto replacement = config.options.find("replacement");
+  if (selected != nullptr) {
+    const bool repeats = replacement != config.options.end() && replacement->second == "true";
+    check_selected(a.in, *selected, sizes["E"], repeats);
+    decisions.give("selected", *selected);
+  }
+  if (const Tensor* unadjusted = in.find("unadjusted")) {
+    if (a.router != "moesart" || a.evaluate) {
+      fail("layer", "{}: 'unadjusted' is a decision of moesart in training only. Leave it out.",
+           a.in);
+    }
+    decisions.give("unadjusted", places(a.in, *unadjusted, selected));
+  }
+
+  Tape tape({.check_finite = true, .rng = Rng{a.seed, 0, 0}, .decisions = &decisions});
+  const Var tokens = tape.variable(x);
+  Weights weights;
+  for (const auto& [name, tensor] : in.tensors) {
+    if (name == "x" || name == "dy" || is_decision(name)) continue;
+    weights.set(name, tape.variable(tensor));
+  }
+  const LayerOutput out = layer.forward(tokens, weights, !a.evaluate);
+  if (selected != nullptr && !out.routing.selected.same_bits(*selected)) {
+    fail("layer", "{}: router {} selects all experts itself. Leave 'selected' out.", a.in,
+         a.router);
+  }
+  Var loss = sum(out.y * tape.constant(in.at("dy")));
+  TensorFile result;
+  if (out.auxiliary.defined()) {
+    loss = loss + out.auxiliary;
+    result.tensors["auxiliary"] = out.auxiliary.value();
+  }
+  result.tensors["y"] = out.y.value();
+  result.tensors["scores"] = out.routing.scores.value();
+  result.tensors["weights"] = out.routing.weights.value();
+  result.tensors["selected"] = out.routing.selected;
+  const double loss_value = loss.value().item();
+  const Gradients gradients = tape.backward(loss);
+  result.tensors["grad.x"] = gradients[tokens];
+  for (const auto& [name, v] : weights) result.tensors["grad." + name] = gradients[v];
+  write_safetensors(a.out, result);
+
+  std::vector<std::int64_t> load;
+  for (std::int64_t e = 0; e < sizes["E"]; ++e) load.push_back(out.plan.load(e));
+  if (a.json.wanted) {
+    const nlohmann::json object = {{"router", a.router},      {"estimator", a.estimator},
+                                   {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},
+                                   {"training", !a.evaluate}, {"loss", loss_value},
+                                   {"expert_load", load},     {"out", a.out}};
+    a.json.write(object.dump(2));
+  } else {
+    fmt::print("{} / {}, {} tokens, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
+               a.estimator, sizes["N"], a.evaluate ? "inference" : "training", loss_value,
+               fmt::join(load, " "), a.out);
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void add_layer(CLI::App& app, Global& global) {
+  const auto a = std::make_shared<LayerArguments>();
+  CLI::App& command = add_command(
+      app, "layer", "Run one mixture layer, forward and backward, on given numbers.",
+      "moegrad layer --in in.safetensors --out out.safetensors --router top-k --estimator "
+      "expert-group --active 2 --activation gelu");
+  command.add_option("--in", a->in, "safetensors (F32 or F64): x, dy, router.*, experts.*, ...")
+      ->type_name("FILE")
+      ->required();
+  command.add_option("--out", a->out, "gets y, scores, selected, weights and grad.*")
+      ->type_name("FILE")
+      ->required();
+  command.add_option("--router", a->router, "[top-k]")->type_name("NAME");
+  command.add_option("--estimator", a->estimator, "[sparse]")->type_name("NAME");
+  command.add_option("--active", a->active, "experts of a token, k (softmax: all)")->type_name("k");
+  command.add_option("--activation", a->activation, "relu, gelu, silu or swiglu [relu]")
+      ->type_name("NAME");
+  command.add_flag("--train", a->train, "as in training (default)");
+  command.add_flag("--eval", a->evaluate, "as at inference");
+  command.add_option("--seed", a->seed, "of the router's draws [1]")->type_name("n");
+  command.add_option("--option", a->options, "an option of router, estimator or layer")
+      ->type_name("key=value")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_json(command, a->json);
+  command.callback([a, &global] { global.exit_code = run(*a); });
+}
+
+}  // namespace moegrad
