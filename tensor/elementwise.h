@@ -35,14 +35,14 @@ struct Scalars {
 
 namespace functor {
 
-#define MOEGRAD_UNARY(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH) \
-  static constexpr std::string_view name = TEXT_NAME;       \
-  static constexpr std::string_view summary = SUMMARY;      \
-  static constexpr Needs kNeeds = Needs::NEEDS;             \
+#define MOEGRAD_UNARY_FUNCTOR(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH) \
+  static constexpr std::string_view name = TEXT_NAME;               \
+  static constexpr std::string_view summary = SUMMARY;              \
+  static constexpr Needs kNeeds = Needs::NEEDS;                     \
   static constexpr double kLow = LOW, kHigh = HIGH;
 
 struct Neg {
-  MOEGRAD_UNARY("neg", "-x", nothing, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("neg", "-x", nothing, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return -x;
@@ -54,7 +54,7 @@ struct Neg {
 };
 
 struct Affine {
-  MOEGRAD_UNARY("affine", "a x + b for two numbers a and b", nothing, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("affine", "a x + b for two numbers a and b", nothing, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars p) {
     return T(p.a) * x + T(p.b);
@@ -66,7 +66,7 @@ struct Affine {
 };
 
 struct Exp {
-  MOEGRAD_UNARY("exp", "e^x", output, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("exp", "e^x", output, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return std::exp(x);
@@ -78,7 +78,7 @@ struct Exp {
 };
 
 struct Log {
-  MOEGRAD_UNARY("log", "natural logarithm", inputs, 0.2, 3)
+  MOEGRAD_UNARY_FUNCTOR("log", "natural logarithm", inputs, 0.2, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return std::log(x);
@@ -90,7 +90,7 @@ struct Log {
 };
 
 struct Sqrt {
-  MOEGRAD_UNARY("sqrt", "square root", output, 0.2, 3)
+  MOEGRAD_UNARY_FUNCTOR("sqrt", "square root", output, 0.2, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return std::sqrt(x);
@@ -102,7 +102,7 @@ struct Sqrt {
 };
 
 struct Square {
-  MOEGRAD_UNARY("square", "x^2", inputs, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("square", "x^2", inputs, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return x * x;
@@ -114,7 +114,7 @@ struct Square {
 };
 
 struct Tanh {
-  MOEGRAD_UNARY("tanh", "hyperbolic tangent", output, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("tanh", "hyperbolic tangent", output, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return std::tanh(x);
@@ -126,7 +126,7 @@ struct Tanh {
 };
 
 struct Sigmoid {
-  MOEGRAD_UNARY("sigmoid", "1 / (1 + e^-x)", output, -3, 3)
+  MOEGRAD_UNARY_FUNCTOR("sigmoid", "1 / (1 + e^-x)", output, -3, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     const T e = std::exp(x < T(0) ? x : -x);
@@ -139,7 +139,7 @@ struct Sigmoid {
 };
 
 struct Relu {
-  MOEGRAD_UNARY("relu", "max(x, 0); derivative 0 at 0", inputs, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("relu", "max(x, 0); derivative 0 at 0", inputs, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return x < T(0) ? T(0) : x;
@@ -155,7 +155,7 @@ struct Relu {
 };
 
 struct GeluTanh {
-  MOEGRAD_UNARY("gelu_tanh", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", inputs, -3, 3)
+  MOEGRAD_UNARY_FUNCTOR("gelu_tanh", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", inputs, -3, 3)
   // 1 + tanh(z) = 2 sigmoid(2 z), which is quicker and exact for large negative x.
   static constexpr double kScale = 2 * 0.79788456080286535588;  // 2 sqrt(2/pi)
   template <class T>
@@ -171,7 +171,7 @@ struct GeluTanh {
 };
 
 struct GeluErf {
-  MOEGRAD_UNARY("gelu", "x/2 (1 + erf(x / sqrt(2)))", inputs, -3, 3)
+  MOEGRAD_UNARY_FUNCTOR("gelu", "x/2 (1 + erf(x / sqrt(2)))", inputs, -3, 3)
   static constexpr double kInverseRoot2 = 0.70710678118654752440;
   static constexpr double kInverseRoot2Pi = 0.39894228040143267794;
   template <class T>
@@ -186,7 +186,7 @@ struct GeluErf {
 };
 
 struct Silu {
-  MOEGRAD_UNARY("silu", "x sigmoid(x)", inputs, -3, 3)
+  MOEGRAD_UNARY_FUNCTOR("silu", "x sigmoid(x)", inputs, -3, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars p) {
     return x * Sigmoid::f(x, p);
@@ -199,7 +199,7 @@ struct Silu {
 };
 
 struct Softplus {
-  MOEGRAD_UNARY("softplus", "log(1 + e^x)", inputs, -3, 3)
+  MOEGRAD_UNARY_FUNCTOR("softplus", "log(1 + e^x)", inputs, -3, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return (x > T(0) ? x : T(0)) + std::log1p(std::exp(x > T(0) ? -x : x));
@@ -211,7 +211,7 @@ struct Softplus {
 };
 
 struct Erf {
-  MOEGRAD_UNARY("erf", "error function", inputs, -2, 2)
+  MOEGRAD_UNARY_FUNCTOR("erf", "error function", inputs, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return std::erf(x);
@@ -223,8 +223,8 @@ struct Erf {
 };
 
 struct Clamp {
-  MOEGRAD_UNARY("clamp", "x held within [a, b]; derivative 1 strictly inside, else 0", inputs, -2,
-                2)
+  MOEGRAD_UNARY_FUNCTOR("clamp", "x held within [a, b]; derivative 1 strictly inside, else 0",
+                        inputs, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars p) {
     return x < T(p.a) ? T(p.a) : x > T(p.b) ? T(p.b) : x;
@@ -241,17 +241,17 @@ struct Clamp {
   }
 };
 
-#undef MOEGRAD_UNARY
+#undef MOEGRAD_UNARY_FUNCTOR
 
-#define MOEGRAD_BINARY(TEXT_NAME, SUMMARY, NEEDS, LOW_A, HIGH_A, LOW_B, HIGH_B) \
-  static constexpr std::string_view name = TEXT_NAME;                           \
-  static constexpr std::string_view summary = SUMMARY;                          \
-  static constexpr Needs kNeeds = Needs::NEEDS;                                 \
-  static constexpr double kLowA = LOW_A, kHighA = HIGH_A;                       \
+#define MOEGRAD_BINARY_FUNCTOR(TEXT_NAME, SUMMARY, NEEDS, LOW_A, HIGH_A, LOW_B, HIGH_B) \
+  static constexpr std::string_view name = TEXT_NAME;                                   \
+  static constexpr std::string_view summary = SUMMARY;                                  \
+  static constexpr Needs kNeeds = Needs::NEEDS;                                         \
+  static constexpr double kLowA = LOW_A, kHighA = HIGH_A;                               \
   static constexpr double kLowB = LOW_B, kHighB = HIGH_B;
 
 struct Add {
-  MOEGRAD_BINARY("add", "a + b", nothing, -2, 2, -2, 2)
+  MOEGRAD_BINARY_FUNCTOR("add", "a + b", nothing, -2, 2, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return a + b;
@@ -267,7 +267,7 @@ struct Add {
 };
 
 struct Sub {
-  MOEGRAD_BINARY("sub", "a - b", nothing, -2, 2, -2, 2)
+  MOEGRAD_BINARY_FUNCTOR("sub", "a - b", nothing, -2, 2, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return a - b;
@@ -283,7 +283,7 @@ struct Sub {
 };
 
 struct Mul {
-  MOEGRAD_BINARY("mul", "a b, element by element", inputs, -2, 2, -2, 2)
+  MOEGRAD_BINARY_FUNCTOR("mul", "a b, element by element", inputs, -2, 2, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return a * b;
@@ -299,7 +299,7 @@ struct Mul {
 };
 
 struct Div {
-  MOEGRAD_BINARY("div", "a / b", inputs, -2, 2, 0.5, 2)
+  MOEGRAD_BINARY_FUNCTOR("div", "a / b", inputs, -2, 2, 0.5, 2)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return a / b;
@@ -315,7 +315,7 @@ struct Div {
 };
 
 struct SquaredDifference {
-  MOEGRAD_BINARY("squared_difference", "(a - b)^2", inputs, -2, 2, -2, 2)
+  MOEGRAD_BINARY_FUNCTOR("squared_difference", "(a - b)^2", inputs, -2, 2, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return (a - b) * (a - b);
@@ -332,8 +332,8 @@ struct SquaredDifference {
 
 // Binary cross-entropy of a logit a against a target b in [0, 1]: softplus(a) - a b.
 struct BinaryCrossEntropy {
-  MOEGRAD_BINARY("binary_cross_entropy", "softplus(a) - a b for a logit a and a target b", inputs,
-                 -3, 3, 0, 1)
+  MOEGRAD_BINARY_FUNCTOR("binary_cross_entropy", "softplus(a) - a b for a logit a and a target b",
+                         inputs, -3, 3, 0, 1)
   template <class T>
   MOEGRAD_HD static T f(T a, T b) {
     return Softplus::f(a, Scalars{}) - a * b;
@@ -348,7 +348,7 @@ struct BinaryCrossEntropy {
   }
 };
 
-#undef MOEGRAD_BINARY
+#undef MOEGRAD_BINARY_FUNCTOR
 
 }  // namespace functor
 
