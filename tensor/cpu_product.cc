@@ -36,7 +36,6 @@ void eigen_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, 
   } else if (beta != T(1)) {
     out *= beta;
   }
-  if (k == 0) return;
   const ConstMap<T> left = map_of(a, m, k);
   const ConstMap<T> right = map_of(b, k, n);
   if (a.transposed && b.transposed) {
