@@ -143,6 +143,11 @@ void check_against_dense(const LayerConfig& config, const std::string& label, Ch
   }
 }
 
+// A mutant is dead at its first failure.
+bool settled(const CheckRow& row, const Mutation* mutation) {
+  return mutation != nullptr && row.verdict == Verdict::fail;
+}
+
 std::string oracle_of(Claim claim) {
   switch (claim) {
     case Claim::exact:
@@ -190,6 +195,7 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
         }
         ++row.cases;
         check_replayed(fixture, fixture.label + text(options), row, mutation);
+        if (settled(row, mutation)) return;
       }
     }
     check_edges(config_of(entry.name, "sparse", {}), row, mutation);
@@ -215,6 +221,7 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
           check_replayed(fixture, label, row, mutation);
           check_forms(fixture, label, row, mutation);
           if (!changes_forward) check_against_sparse(fixture, label, row);
+          if (settled(row, mutation)) return;
         }
         // The weighted cotangent is not the dense layer's by design, whatever k is.
         if (router == "top-k" && router_options.empty() && !options.contains("cotangent")) {

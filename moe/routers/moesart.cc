@@ -55,7 +55,7 @@ class MoesartRouter : public Router {
     if (lasso_ > 0.0) {
       const Tensor kept = top_k_indices(r.scores, k, "lasso");
       const Var inside = sum(take_columns(r.scores, kept), 1);
-      r.auxiliary = lasso_ * mean(sum(r.scores, 1) - inside);
+      r.auxiliary = lasso_ * (1.0 - mean(inside));  // the scores of a token sum to 1
     }
     return r;
   }

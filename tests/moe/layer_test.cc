@@ -1,0 +1,137 @@
+#include "moe/layer.h"
+
+#include <doctest/doctest.h>
+
+#include "moe/balance.h"
+#include "moe/check.h"
+#include "ops/ops.h"
+#include "tests/temporary_files.h"
+
+using namespace moegrad;
+using moegrad::test::error_of;
+
+namespace {
+
+LayerConfig config() {
+  LayerConfig c;
+  c.size = {3, 4, 2, 4, 2};
+  return c;
+}
+
+template <class Change>
+std::string refused(Change change) {
+  LayerConfig c = config();
+  change(c);
+  return error_of([&] { const Layer layer(c); });
+}
+
+}  // namespace
+
+TEST_CASE("what a layer refuses") {
+  CHECK(refused([](LayerConfig& c) { c.router = "topk"; }) ==
+        "[router] no router 'topk'. Did you mean 'top-k'?");
+  CHECK(refused([](LayerConfig& c) { c.estimator = "expert-groups"; }) ==
+        "[estimator] no estimator 'expert-groups'. Did you mean 'expert-group'?");
+  CHECK(refused([](LayerConfig& c) { c.options["renormalize"] = "true"; }) ==
+        "[option] neither router, estimator nor layer has an option 'renormalize'. Did you mean "
+        "'renormalise'?");
+  CHECK(refused([](LayerConfig& c) { c.options["renormalise"] = "yes"; }) ==
+        "[option] 'renormalise' of router top-k is 'yes'. Give true or false.");
+  CHECK(refused([](LayerConfig& c) { c.options["aux"] = "-1"; }) ==
+        "[option] 'aux' of layer is '-1'. Give a number from 0 to 1000000.");
+  CHECK(refused([](LayerConfig& c) { c.options["shared"] = "1.5"; }) ==
+        "[option] 'shared' of layer is '1.5'. Give a whole number from 0 to 64.");
+  CHECK(refused([](LayerConfig& c) { c.size.active = 5; }) ==
+        "[layer] k is 5 with 4 experts. Use 1 <= k <= 4.");
+  CHECK(refused([](LayerConfig& c) { c.size.active = 0; }) ==
+        "[layer] k is 0 with 4 experts. Use 1 <= k <= 4.");
+  CHECK(refused([](LayerConfig& c) { c.size.hidden = 0; }) ==
+        "[layer] the hidden width is 0. It must be at least 1.");
+  CHECK(refused([](LayerConfig& c) {
+          c.router = "moesart";
+          c.size.active = 1;
+        }) == "[moesart] k is 1. It re-weights a sample of at least 2 experts: use k >= 2.");
+  CHECK(error_of([] { activation_of("swish"); }) ==
+        "[experts] no activation 'swish'. Did you mean 'silu'?");
+}
+
+TEST_CASE("what a layer refuses of its input") {
+  LayerFixture f = random_fixture(config(), 3, true);
+  f.values[0] = Tensor::zeros({0, 3}, DType::f64);
+  CHECK(error_of([&] { run_pass(f); }) == "[layer] the batch has 0 tokens. Give at least one.");
+  f.values[0] = Tensor::zeros({2, 4}, DType::f64);
+  CHECK(error_of([&] { run_pass(f); }) == "[layer] input is [2, 4]. It must be [tokens, 3].");
+  f = random_fixture(config(), 3, true);
+  f.names[3] = "experts.w7";
+  CHECK(error_of([&] { run_pass(f); }) ==
+        "[layer] no parameter 'experts.w1'. Give it with the others.");
+}
+
+TEST_CASE("every activation has right gradients through the whole layer") {
+  for (const Activation a :
+       {Activation::relu, Activation::gelu, Activation::silu, Activation::swiglu}) {
+    CAPTURE(name_of(a));
+    LayerConfig c = config();
+    c.activation = a;
+    const LayerFixture f = random_fixture(c, 5, true);
+    const GradcheckReport report = gradcheck(
+        [&](Tape&, std::span<const Var> in) {
+          Weights weights;
+          for (std::size_t i = 1; i < in.size(); ++i) weights.set(f.names[i], in[i]);
+          return Layer(c).forward(in[0], weights, true).y;
+        },
+        f.values);
+    CHECK_MESSAGE(report.verdict == Verdict::pass, report.text());
+    CHECK(report.inputs.size() == (a == Activation::swiglu ? 9 : 7));
+  }
+}
+
+TEST_CASE("declared parameters are what forward asks for") {
+  LayerConfig c = config();
+  c.activation = Activation::swiglu;
+  c.options["shared"] = "2";
+  const Layer layer(c);
+  Parameters parameters;
+  Rng rng{1, 0, 0};
+  layer.declare("moe.", parameters, rng);
+  Tape tape;
+  Weights weights;
+  std::string names;
+  for (const Parameter& p : parameters) {
+    names += p.name.substr(4) + " ";
+    weights.set(p.name.substr(4), tape.parameter(p));
+  }
+  CHECK(names ==
+        "router.weight router.bias experts.w1 experts.b1 experts.w3 experts.b3 experts.w2 "
+        "experts.b2 shared.w1 shared.b1 shared.w3 shared.b3 shared.w2 shared.b2 ");
+  const LayerOutput out =
+      layer.forward(tape.constant(Rng{2, 0, 0}.normal({5, 3}, DType::f64)), weights, true);
+  const Gradients g = tape.backward(sum(square(out.y)));
+  for (const Parameter& p : parameters) {
+    CAPTURE(p.name);
+    double size = 0.0;
+    for (const double v : g[p].to_vector()) size += std::abs(v);
+    CHECK(size > 0.0);
+  }
+}
+
+TEST_CASE("the switch auxiliary loss is E sum f_i P_i, and 1 at balance") {
+  Tape tape;
+  Routing r;
+  r.scores = tape.constant(Tensor::of<double>({2, 3}, {0.5, 0.3, 0.2, 0.1, 0.6, 0.3}));
+  r.selected = Tensor::of<std::int32_t>({2, 2}, {0, 1, 1, 2});
+  const double expected = 3.0 * (0.25 * 0.3 + 0.5 * 0.45 + 0.25 * 0.25);
+  CHECK(switch_auxiliary(r).value().item() == doctest::Approx(expected).epsilon(1e-14));
+  r.scores = tape.constant(Tensor::full({3, 3}, 1.0 / 3.0, DType::f64));
+  r.selected = Tensor::of<std::int32_t>({3, 1}, {0, 1, 2});
+  CHECK(switch_auxiliary(r).value().item() == doctest::Approx(1.0).epsilon(1e-14));
+}
+
+TEST_CASE("the z-loss is the mean of squared logsumexp") {
+  Tape tape;
+  Routing r;
+  r.logits = tape.constant(Tensor::of<double>({2, 2}, {0.0, 0.0, 1.0, 2.0}));
+  const double a = std::log(2.0);
+  const double b = std::log(std::exp(1.0) + std::exp(2.0));
+  CHECK(z_loss(r).value().item() == doctest::Approx((a * a + b * b) / 2.0).epsilon(1e-14));
+}

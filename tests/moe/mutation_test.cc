@@ -1,0 +1,62 @@
+// Proof that the checks of routers and estimators bite: each operation on a layer's tape is broken
+// in turn, and the check of the router or estimator must fail.
+
+#include <doctest/doctest.h>
+
+#include "moe/check.h"
+
+using namespace moegrad;
+
+namespace {
+
+constexpr Mutation::Kind kKinds[] = {Mutation::Kind::sign,    Mutation::Kind::twice,
+                                     Mutation::Kind::dropped, Mutation::Kind::transposed,
+                                     Mutation::Kind::rotated, Mutation::Kind::overwrites};
+
+// Breaks each input of each named operation in each way.
+template <class Run>
+void expect_all_killed(const std::vector<std::pair<std::string, int>>& operations, Run run) {
+  int total = 0;
+  for (const auto& [name, inputs] : operations) {
+    for (int input = 0; input < inputs; ++input) {
+      int killed = 0;
+      for (const Mutation::Kind kind : kKinds) {
+        CAPTURE(name);
+        CAPTURE(input);
+        CAPTURE(name_of(kind));
+        bool applied = false;
+        const Mutation mutation{name, kind, input, &applied};
+        const Verdict verdict = run(&mutation).verdict;
+        // One that never changed a gradient is no mutant: `=` for `+=` where nothing is added.
+        if (!applied) continue;
+        CHECK(verdict == Verdict::fail);
+        ++killed;
+      }
+      CHECK((killed >= 4 || killed == 0));  // 0: this input gets no gradient here
+      total += killed;
+    }
+  }
+  CHECK(total >= 12);
+}
+
+}  // namespace
+
+TEST_CASE("a broken backward pass of a router is seen") {
+  for (const RouterEntry& entry : routers()) {
+    CAPTURE(entry.name);
+    std::vector<std::pair<std::string, int>> operations = {{"matmul", 2}, {"softmax", 1}};
+    if (entry.name != "softmax") operations.emplace_back("take_columns", 1);
+    if (entry.name == "moesart") operations.emplace_back("log_softmax", 1);
+    expect_all_killed(operations, [&](const Mutation* m) { return check_router(entry, m); });
+  }
+}
+
+TEST_CASE("a broken backward pass of an estimator is seen") {
+  for (const EstimatorEntry& entry : estimators()) {
+    CAPTURE(entry.name);
+    std::vector<std::pair<std::string, int>> operations = {{"combine", 2}, {"dispatch", 1}};
+    if (entry.dense) operations = {{"combine_dense", 4}};
+    if (entry.name == "expert-group") operations = {{"combine_groups", 3}};
+    expect_all_killed(operations, [&](const Mutation* m) { return check_estimator(entry, m); });
+  }
+}
