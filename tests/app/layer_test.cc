@@ -1,0 +1,280 @@
+// `moegrad layer` against plain loops, and what it refuses.
+
+#include <cmath>
+#include <functional>
+
+#include "tensor/rng.h"
+#include "tensor/safetensors.h"
+#include "tests/app/program.h"
+
+using moegrad::DType;
+using moegrad::read_safetensors;
+using moegrad::Rng;
+using moegrad::Shape;
+using moegrad::Tensor;
+using moegrad::TensorFile;
+using moegrad::write_safetensors;
+using moegrad::test::Outcome;
+using moegrad::test::run;
+using moegrad::test::TemporaryFolder;
+
+namespace {
+
+constexpr std::int64_t kN = 5, kD = 3, kE = 4, kH = 6, kO = 2;
+
+Tensor random(const Shape& shape, std::uint64_t stream) {
+  return Rng{8, stream, 0}.uniform(shape, DType::f64, -1.0, 1.0);
+}
+
+TensorFile numbers() {
+  TensorFile file;
+  file.tensors = {{"x", random({kN, kD}, 1)},
+                  {"dy", random({kN, kO}, 2)},
+                  {"router.weight", random({kD, kE}, 3)},
+                  {"router.bias", random({kE}, 4)},
+                  {"experts.w1", random({kE, kD, kH}, 5)},
+                  {"experts.w2", random({kE, kH, kO}, 6)},
+                  {"experts.b2", random({kE, kO}, 7)}};
+  return file;
+}
+
+struct Layer {
+  TemporaryFolder folder;
+  std::string in = (folder / "in.safetensors").string();
+  std::string out = (folder / "out.safetensors").string();
+
+  Outcome operator()(const TensorFile& file, std::vector<std::string> more) {
+    write_safetensors(in, file);
+    std::vector<std::string> arguments = {"layer", "--in", in, "--out", out};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run(folder, arguments);
+  }
+  // The error, without the program's name and with FILE for the file's.
+  std::string refused(const TensorFile& file, std::vector<std::string> more) {
+    const Outcome outcome = (*this)(file, std::move(more));
+    CHECK(outcome.code == 2);
+    CHECK_FALSE(std::filesystem::exists(out));
+    std::string text = outcome.err;
+    if (const auto at = text.find(in); at != std::string::npos) text.replace(at, in.size(), "FILE");
+    return text;
+  }
+};
+
+// Top-k, not renormalised, relu experts: value and router gradient, one token and expert at a time.
+struct Plain {
+  std::vector<double> y, dweight;
+};
+Plain plain(const TensorFile& f, std::int64_t k) {
+  const auto get = [&](const char* name, std::int64_t i) { return f.at(name).at(i); };
+  Plain result{std::vector<double>(kN * kO, 0.0), std::vector<double>(kD * kE, 0.0)};
+  for (std::int64_t t = 0; t < kN; ++t) {
+    std::vector<double> p(kE);
+    double sum = 0.0;
+    for (std::int64_t e = 0; e < kE; ++e) {
+      double o = get("router.bias", e);
+      for (std::int64_t d = 0; d < kD; ++d) {
+        o += get("x", t * kD + d) * get("router.weight", d * kE + e);
+      }
+      p[static_cast<std::size_t>(e)] = std::exp(o);
+      sum += std::exp(o);
+    }
+    for (double& v : p) v /= sum;
+    std::vector<double> cotangent(kE, 0.0);
+    for (std::int64_t e = 0; e < kE; ++e) {
+      int better = 0;
+      for (const double v : p) better += v > p[static_cast<std::size_t>(e)] ? 1 : 0;
+      if (better >= k) continue;
+      for (std::int64_t o = 0; o < kO; ++o) {
+        double out = get("experts.b2", e * kO + o);
+        for (std::int64_t h = 0; h < kH; ++h) {
+          double pre = 0.0;
+          for (std::int64_t d = 0; d < kD; ++d) {
+            pre += get("x", t * kD + d) * get("experts.w1", (e * kD + d) * kH + h);
+          }
+          out += std::fmax(pre, 0.0) * get("experts.w2", (e * kH + h) * kO + o);
+        }
+        result.y[static_cast<std::size_t>(t * kO + o)] += p[static_cast<std::size_t>(e)] * out;
+        cotangent[static_cast<std::size_t>(e)] += out * get("dy", t * kO + o);
+      }
+    }
+    double mean = 0.0;
+    for (std::size_t e = 0; e < kE; ++e) mean += p[e] * cotangent[e];
+    for (std::int64_t d = 0; d < kD; ++d) {
+      for (std::size_t e = 0; e < kE; ++e) {
+        result.dweight[static_cast<std::size_t>(d) * kE + e] +=
+            get("x", t * kD + d) * p[e] * (cotangent[e] - mean);
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("top-k, sparse: plain loops give the same") {
+  Layer layer;
+  const TensorFile in = numbers();
+  for (const int k : {1, 2, 4}) {
+    CAPTURE(k);
+    REQUIRE(layer(in, {"--active", std::to_string(k)}).code == 0);
+    const TensorFile out = read_safetensors(layer.out);
+    const Plain expected = plain(in, k);
+    for (std::int64_t i = 0; i < kN * kO; ++i) {
+      CHECK(out.at("y").at(i) ==
+            doctest::Approx(expected.y[static_cast<std::size_t>(i)]).epsilon(1e-13));
+    }
+    for (std::int64_t i = 0; i < kD * kE; ++i) {
+      CHECK(out.at("grad.router.weight").at(i) ==
+            doctest::Approx(expected.dweight[static_cast<std::size_t>(i)]).epsilon(1e-12));
+    }
+    CHECK(out.at("scores").shape() == Shape{kN, kE});
+    CHECK(out.at("selected").shape() == Shape{kN, k});
+    CHECK(out.at("weights").shape() == Shape{kN, k});
+    for (const auto& [name, tensor] : in.tensors) {
+      if (name != "dy") CHECK(out.at("grad." + name).shape() == tensor.shape());
+    }
+  }
+}
+
+TEST_CASE("f32 in, f32 out") {
+  Layer layer;
+  TensorFile in = numbers();
+  REQUIRE(layer(in, {"--active", "2"}).code == 0);
+  const TensorFile wide = read_safetensors(layer.out);
+  for (auto& [name, tensor] : in.tensors) tensor = tensor.to(DType::f32);
+  REQUIRE(layer(in, {"--active", "2"}).code == 0);
+  const TensorFile narrow = read_safetensors(layer.out);
+  for (const auto& [name, tensor] : wide.tensors) {
+    const Tensor& other = narrow.at(name);
+    CHECK(other.dtype() == (name == "selected" ? DType::i32 : DType::f32));
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+      CHECK(other.at(i) == doctest::Approx(tensor.at(i)).epsilon(1e-4));
+    }
+  }
+}
+
+TEST_CASE("moesart: given decisions are used, and a seed decides the others") {
+  Layer layer;
+  TensorFile in = numbers();
+  const std::vector<std::string> flags = {"--router", "moesart", "--active", "2"};
+  REQUIRE(layer(in, flags).code == 0);
+  const TensorFile first = read_safetensors(layer.out);
+  REQUIRE(layer(in, flags).code == 0);
+  CHECK(read_safetensors(layer.out).at("y").same_bits(first.at("y")));
+  auto other = flags;
+  other.insert(other.end(), {"--seed", "2"});
+  REQUIRE(layer(in, other).code == 0);
+  CHECK_FALSE(read_safetensors(layer.out).at("selected").same_bits(first.at("selected")));
+
+  in.tensors["selected"] = Tensor::of<std::int32_t>({kN, 2}, {0, 1, 1, 2, 3, 2, 0, 3, 2, 0});
+  in.tensors["unadjusted"] = Tensor::of<std::int32_t>({kN}, {1, 1, 2, 0, 0});
+  REQUIRE(layer(in, flags).code == 0);
+  const TensorFile out = read_safetensors(layer.out);
+  CHECK(out.at("selected").same_bits(in.at("selected")));
+  const int place[] = {1, 0, 1, 0, 1};
+  for (std::int64_t t = 0; t < kN; ++t) {
+    const double g = out.at("scores").at(t * kE + in.at("unadjusted").data<std::int32_t>()[t]);
+    CHECK(out.at("weights").at(t * 2 + place[t]) == doctest::Approx(g / (1.0 + g)).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("auxiliary losses only when asked for") {
+  Layer layer;
+  REQUIRE(layer(numbers(), {"--active", "2"}).code == 0);
+  const TensorFile plain_out = read_safetensors(layer.out);
+  CHECK(plain_out.find("auxiliary") == nullptr);
+  REQUIRE(
+      layer(numbers(), {"--active", "2", "--option", "aux=0.5", "--option", "z-loss=0.1"}).code ==
+      0);
+  const TensorFile out = read_safetensors(layer.out);
+  CHECK(out.find("auxiliary") != nullptr);
+  CHECK(out.at("y").same_bits(plain_out.at("y")));
+  CHECK_FALSE(out.at("grad.router.weight").same_bits(plain_out.at("grad.router.weight")));
+}
+
+TEST_CASE("what it refuses") {
+  Layer layer;
+  const auto changed = [](const std::function<void(TensorFile&)>& change) {
+    TensorFile file = numbers();
+    change(file);
+    return file;
+  };
+  const std::vector<std::string> top2 = {"--active", "2"};
+  const auto refused = [&](const std::function<void(TensorFile&)>& change,
+                           const std::vector<std::string>& flags) {
+    return layer.refused(changed(change), flags);
+  };
+  CHECK(
+      refused(
+          [](TensorFile& f) {
+            f.tensors["dy"] = random({kN, 3}, 9);
+          },
+          top2) ==
+      "moegrad: [layer] FILE: 'dy' is [5, 3] and should be [N, Dout], D = 3, Dout = 2, E = 4, H = "
+      "6, N = 5. Make the shapes agree.\n");
+  CHECK(
+      refused(
+          [](TensorFile& f) {
+            f.tensors["experts.b3"] = random({4, 5}, 9);
+          },
+          top2) ==
+      "moegrad: [layer] FILE: 'experts.b3' is [4, 5] and should be [E, H], D = 3, Dout = 2, E = 4, "
+      "H = 6, N = 5, k = 2. Make the shapes agree.\n");
+  CHECK(refused([](TensorFile& f) { f.tensors["expert.w1"] = random({1}, 9); }, top2) ==
+        "moegrad: [layer] FILE: 'expert.w1' is no tensor of a layer. Did you mean 'experts.w1'?\n");
+  CHECK(refused([](TensorFile& f) { f.tensors["dy"] = f.tensors["dy"].to(DType::f32); }, top2) ==
+        "moegrad: [layer] FILE: 'dy' is f32 and 'x' is f64. Give all floating tensors in one "
+        "precision.\n");
+  CHECK(refused([](TensorFile& f) { f.tensors["x"].data<double>()[4] = std::nan(""); }, top2) ==
+        "moegrad: [layer] FILE: 'x' holds nan at element 4. Give finite numbers.\n");
+  CHECK(refused(
+            [](TensorFile& f) {
+              f.tensors["x"] = Tensor::zeros({kN, kD}, DType::i32);
+            },
+            top2) == "moegrad: [layer] FILE: 'x' is i32. Give F32 or F64.\n");
+  CHECK(refused(
+            [](TensorFile& f) {
+              f.tensors["x"] = Tensor::zeros({0, kD}, DType::f64);
+              f.tensors["dy"] = Tensor::zeros({0, kO}, DType::f64);
+            },
+            top2) == "moegrad: [layer] the batch has 0 tokens. Give at least one.\n");
+  const auto same = [](TensorFile&) {};
+  CHECK(refused(same, {"--active", "0"}) ==
+        "moegrad: [layer] k is 0 with 4 experts. Use 1 <= k <= 4.\n");
+  CHECK(refused(same, {"--active", "5"}) ==
+        "moegrad: [layer] k is 5 with 4 experts. Use 1 <= k <= 4.\n");
+  CHECK(refused(same, {"--active", "2", "--router", "topk"}) ==
+        "moegrad: [router] no router 'topk'. Did you mean 'top-k'?\n");
+  CHECK(refused(same, {"--active", "2", "--option", "renormalise"}) ==
+        "moegrad: [layer] --option is 'renormalise'. Give --option name=value.\n");
+  CHECK(refused(same, {"--active", "2", "--train", "--eval"}) ==
+        "moegrad: [layer] --train and --eval are both given. Give one.\n");
+  CHECK(refused(same, {"--active", "2", "--activation", "swiglu"}) ==
+        "moegrad: [layer] no parameter 'experts.w3'. Give it with the others.\n");
+  const auto with_selected = [&](std::vector<std::int32_t> ids) {
+    return [ids](TensorFile& f) { f.tensors["selected"] = Tensor::of<std::int32_t>({kN, 2}, ids); };
+  };
+  CHECK(refused(with_selected({0, 1, 0, 1, 0, 4, 0, 1, 0, 1}), top2) ==
+        "moegrad: [layer] FILE: 'selected' names expert 4 for token 2. Use 0 to 3.\n");
+  CHECK(refused(with_selected({0, 1, 2, 2, 0, 1, 0, 1, 0, 1}), top2) ==
+        "moegrad: [layer] FILE: 'selected' names expert 2 twice for token 1. Name each once.\n");
+  CHECK(refused([](TensorFile& f) { f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32); },
+                top2) ==
+        "moegrad: [layer] FILE: 'unadjusted' is a decision of moesart in training only. Leave it "
+        "out.\n");
+  CHECK(refused([](TensorFile& f) { f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32); },
+                {"--active", "2", "--router", "moesart"}) ==
+        "moegrad: [layer] FILE: 'unadjusted' is given without 'selected'. Give both or neither.\n");
+  CHECK(refused(
+            [&](TensorFile& f) {
+              with_selected({0, 1, 0, 1, 0, 1, 0, 1, 0, 1})(f);
+              f.tensors["unadjusted"] = Tensor::of<std::int32_t>({kN}, {0, 1, 3, 0, 0});
+            },
+            {"--active", "2", "--router", "moesart"}) ==
+        "moegrad: [layer] FILE: 'unadjusted' names expert 3 for token 2, which is not among its "
+        "selected. Name one of them.\n");
+  CHECK(
+      refused(with_selected({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}),
+              {"--router", "softmax", "--active", "2"}) ==
+      "moegrad: [layer] FILE: router softmax selects all experts itself. Leave 'selected' out.\n");
+}

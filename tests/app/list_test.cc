@@ -1,0 +1,78 @@
+#include <nlohmann/json.hpp>
+
+#include "tests/app/program.h"
+
+using moegrad::test::Outcome;
+using moegrad::test::run;
+using moegrad::test::TemporaryFolder;
+using nlohmann::json;
+
+TEST_CASE("list: four arrays of what there is") {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "all.json").string();
+  const Outcome outcome = run(folder, {"list", "--json", file});
+  CHECK(outcome.code == 0);
+  const json all = json::parse(moegrad::read_file(file));
+  CHECK(all.size() == 4);
+  const std::pair<const char*, std::vector<std::string>> wanted[] = {
+      {"operations", {"add", "matmul", "straight_through", "dispatch", "grouped_matmul"}},
+      {"routers", {"softmax", "top-k", "moesart"}},
+      {"estimators", {"sparse", "ste-dense", "ste-dense-router", "expert-group"}},
+      {"tasks", {"vision", "synthetic"}}};
+  for (const auto& [kind, names] : wanted) {
+    std::vector<std::string> found;
+    for (const json& entry : all.at(kind)) {
+      for (const char* field : {"name", "summary", "source"}) {
+        CHECK_FALSE(entry.at(field).get<std::string>().empty());
+      }
+      found.push_back(entry.at("name"));
+    }
+    for (const std::string& name : names) {
+      CHECK(std::find(found.begin(), found.end(), name) != found.end());
+    }
+  }
+  const Outcome printed = run(folder, {"list", "--json"});
+  CHECK(json::parse(printed.out) == all);
+  CHECK(run(folder, {"list"}).out.find("expert-group") != std::string::npos);
+}
+
+TEST_CASE("gradcheck: a row for each name") {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "rows.json").string();
+  const Outcome outcome =
+      run(folder, {"gradcheck", "softmax", "straight_through", "top-k", "--json", file});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.out.find("4 checked, 0 not passed") != std::string::npos);
+  const json rows = json::parse(moegrad::read_file(file));
+  REQUIRE(rows.size() == 4);  // softmax is an operation and a router
+  CHECK(rows[0].at("kind") == "operation");
+  CHECK(rows[1].at("kind") == "router");
+  CHECK(rows[2].at("claim") == "surrogate");
+  for (const json& row : rows) {
+    CHECK(row.at("verdict") == "pass");
+    CHECK(row.at("cases").get<int>() > 2);
+    CHECK(row.at("max_error").get<double>() < 1e-6);
+    CHECK_FALSE(row.at("oracle").get<std::string>().empty());
+    CHECK(row.at("dtype") == "f64, f32");
+  }
+}
+
+TEST_CASE("gradcheck: a name that is none") {
+  const TemporaryFolder folder;
+  const Outcome outcome = run(folder, {"gradcheck", "softmix"});
+  CHECK(outcome.code == 2);
+  CHECK(outcome.err ==
+        "moegrad: [gradcheck] there is no operation, router or estimator 'softmix'. Did you mean "
+        "'softmax'?\n");
+  CHECK(run(folder, {"gradcheck", "--json", "/nowhere/rows.json", "neg"}).code == 2);
+}
+
+TEST_CASE("every command has help with an example, and a version") {
+  const TemporaryFolder folder;
+  for (const char* command : {"train", "gradcheck", "list", "layer"}) {
+    const Outcome help = run(folder, {command, "--help"});
+    CHECK(help.code == 0);
+    CHECK(help.out.find(std::string("Example:\n  moegrad ") + command) != std::string::npos);
+    CHECK(run(folder, {command, "--version"}).out.starts_with("moegrad "));
+  }
+}
