@@ -1,10 +1,10 @@
 #include <cstdio>
+#include <cstdlib>
 #include <new>
 #include <string>
 #include <vector>
 
 #include <fmt/core.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "app/commands.h"

@@ -38,7 +38,7 @@ class Checkpoints {
   std::optional<std::filesystem::path> newest() const;
   // Copies into parameters and optimiser. Nothing of them is changed on an error: a damaged file,
   // another version, another configuration, another set of tensors, another shape or dtype.
-  TrainState load(const std::filesystem::path& file, Parameters& parameters,
+  TrainState load(const std::filesystem::path& path, Parameters& parameters,
                   Optimiser& optimiser) const;
   void remove_all() const;
 

@@ -7,7 +7,7 @@
 namespace moegrad {
 
 Optimiser::Optimiser(const Parameters& parameters, double router_rate,
-                     std::vector<std::string> slots)
+                     const std::vector<std::string>& slots)
     : router_rate_(router_rate), slots_(slots.size()) {
   for (const Parameter& p : parameters) {
     known_.push_back(&p);

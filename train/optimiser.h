@@ -29,7 +29,8 @@ class Optimiser {
 
  protected:
   // `slots` tensors for each parameter: "momentum", ...
-  Optimiser(const Parameters& parameters, double router_rate, std::vector<std::string> slots);
+  Optimiser(const Parameters& parameters, double router_rate,
+            const std::vector<std::string>& slots);
   // Tensors of the slots of one parameter, in order.
   virtual void update(const Parameter& p, const Tensor& gradient, double learning_rate,
                       double gradient_scale, const std::pair<std::string, Tensor>* slots) = 0;

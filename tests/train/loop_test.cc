@@ -239,7 +239,7 @@ TEST_CASE("loop: a loss that is not finite names the operation, the step and the
 }
 
 // Steps so long that the logits of the router explode: 1e6 logits^2 is finite, its squared slope
-// not. not.
+// not.
 TEST_CASE("loop: a finite loss with a gradient that is not") {
   const TemporaryFolder folder;
   const Task task = small_task();
