@@ -10,6 +10,7 @@ namespace moegrad {
 std::string Tape::table() const {
   using Row = std::array<std::string, 6>;
   std::vector<Row> rows = {{"node", "operation", "inputs", "shape", "saved bytes", "finite"}};
+  const std::vector<std::size_t> saved = bytes_saved_by_node();
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     std::string inputs;
@@ -24,7 +25,7 @@ std::string Tape::table() const {
     }
     rows.push_back({std::to_string(i), std::string(node.label), inputs,
                     std::string(name_of(node.dtype)) + " " + node.shape.str(),
-                    std::to_string(bytes_saved(node)), finite});
+                    std::to_string(saved[i]), finite});
   }
   std::array<std::size_t, 6> widths{};
   for (const Row& row : rows) {

@@ -154,20 +154,13 @@ void Tape::rewind(const Mark& mark) {
   ++epoch_;
 }
 
-std::size_t Tape::bytes_saved(const Node& node) const {
-  if (!node.needs_gradient || node.operation == nullptr) return 0;
-  std::size_t bytes = 0;
-  for (std::uint32_t s = 0; s < node.saved; ++s) bytes += saved_[node.first_saved + s].bytes();
-  return bytes;
-}
-
-std::size_t Tape::bytes_saved() const {
+std::vector<std::size_t> Tape::bytes_saved_by_node() const {
   std::vector<bool> needed(nodes_.size(), false);
-  std::size_t bytes = 0;
+  std::vector<std::size_t> bytes(nodes_.size(), 0);
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     if (!node.needs_gradient || node.operation == nullptr) continue;
-    bytes += bytes_saved(node);
+    for (std::uint32_t s = 0; s < node.saved; ++s) bytes[i] += saved_[node.first_saved + s].bytes();
     const Needs needs = node.operation->needs;
     if (needs == Needs::output || needs == Needs::inputs_and_output) needed[i] = true;
     if (needs == Needs::inputs || needs == Needs::inputs_and_output) {
@@ -177,9 +170,15 @@ std::size_t Tape::bytes_saved() const {
     }
   }
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    if (needed[i]) bytes += nodes_[i].value.bytes();
+    if (needed[i]) bytes[i] += nodes_[i].value.bytes();
   }
   return bytes;
+}
+
+std::size_t Tape::bytes_saved() const {
+  std::size_t sum = 0;
+  for (const std::size_t bytes : bytes_saved_by_node()) sum += bytes;
+  return sum;
 }
 
 Tape::NodeView Tape::node(std::size_t index) const {

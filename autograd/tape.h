@@ -240,7 +240,8 @@ class Tape {
   void require_finite(std::string_view label, const Tensor& value) const;
   [[noreturn]] void released(std::string_view operation, std::size_t index) const;
   void release(Node& node, bool value);
-  std::size_t bytes_saved(const Node& node) const;
+  // Of each node: its saved tensors, and its value where some backward pass reads it.
+  std::vector<std::size_t> bytes_saved_by_node() const;
 
   Options options_;
   Decisions own_;

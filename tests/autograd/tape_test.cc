@@ -432,7 +432,7 @@ TEST_CASE("the table and the graph of a tape") {
         "node  operation    inputs  shape    saved bytes  finite\n"
         "0     variable             f32 [2]  0            yes\n"
         "1     constant             i32 [2]  0            yes\n"
-        "2     gather_rows  0 1     f32 [2]  0            yes\n"
+        "2     gather_rows  0 1     f32 [2]  8            yes\n"
         "3     log          2       f32 [2]  0            NO\n"
         "4     max          3       f32 []   4            yes\n");
   CHECK(t.dot() ==
