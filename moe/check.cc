@@ -168,11 +168,13 @@ CheckRow checked(const Entry& entry, const char* kind, Body body) {
   row.kind = kind;
   row.claim = name_of(entry.claim);
   row.oracle = oracle_of(entry.claim);
+  const bool was_checked = pool::set_checked(true);
   try {
     body(row);
   } catch (const std::exception& e) {
     row.note(Verdict::fail, e.what());
   }
+  pool::set_checked(was_checked);
   return row;
 }
 

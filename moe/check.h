@@ -41,10 +41,12 @@ struct PassOptions {
   DType dtype = DType::f64;
   // Forced decisions: "selected", "unadjusted".
   std::vector<std::pair<std::string, Tensor>> given = {};
-  bool zero_cotangent = false;
+  Tensor cotangent = {};  // of y; random_cotangent() where not given
   const Mutation* mutation = nullptr;
 };
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {});
+// Random, asymmetric, the same for the same shape.
+Tensor random_cotangent(const Shape& shape);
 
 // The decisions of a fixture's run, to be given to others.
 std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fixture);

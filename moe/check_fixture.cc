@@ -124,6 +124,10 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t 
   return fixtures;
 }
 
+Tensor random_cotangent(const Shape& shape) {
+  return Rng{13, 0, 0}.uniform(shape, DType::f64, -1.0, 1.5);
+}
+
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   Layer layer(fixture.config);
   layer.set_form(options.form);
@@ -138,11 +142,9 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   }
   const LayerOutput out = layer.forward(leaves[0], weights, fixture.training);
   const Tensor cotangent =
-      options.zero_cotangent
-          ? Tensor::zeros(out.y.shape(), options.dtype)
-          : Rng{13, 0, 0}.uniform(out.y.shape(), DType::f64, -1.0, 1.5).to(options.dtype);
-  Var loss = sum(out.y * tape.constant(cotangent));
-  if (out.auxiliary.defined() && !options.zero_cotangent) loss = loss + out.auxiliary;
+      options.cotangent.defined() ? options.cotangent : random_cotangent(out.y.shape());
+  Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
+  if (out.auxiliary.defined()) loss = loss + out.auxiliary;
   LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
   BackwardOptions backward;
   backward.mutation = options.mutation;

@@ -83,7 +83,7 @@ void check_rule(const LayerFixture& f, Rule rule) {
   const std::int64_t experts = p.size(1);
   const std::int64_t width = f.config.size.output;
   const std::int64_t k = f.config.size.active;
-  const Tensor g = Rng{13, 0, 0}.uniform({p.size(0), width}, DType::f64, -1.0, 1.5);
+  const Tensor g = random_cotangent({p.size(0), width});
   std::vector<double> dp;
   for (std::int64_t t = 0; t < p.size(0); ++t) {
     std::vector<double> gbar(static_cast<std::size_t>(experts), 0.0);
@@ -142,7 +142,7 @@ TEST_CASE("ste-dense: an unselected expert gets p_i g, ste-dense-router gives it
   const LayerPass sparse = run_pass(fixture("sparse"));
   const std::size_t b2 = index_of(f, "experts.b2");
   const Tensor p = scores_of(f);
-  const Tensor g = Rng{13, 0, 0}.uniform(pass.y.shape(), DType::f64, -1.0, 1.5);
+  const Tensor g = random_cotangent(pass.y.shape());
   for (std::int64_t e = 0; e < 4; ++e) {
     for (std::int64_t d = 0; d < 2; ++d) {
       double expected = 0.0;  // db2_e = sum_t p_te g_t: on and off R alike
