@@ -16,9 +16,7 @@ constexpr bool is_floating(DType dtype) { return dtype != DType::i32; }
 constexpr std::string_view name_of(DType dtype) {
   return dtype == DType::f32 ? "f32" : dtype == DType::f64 ? "f64" : "i32";
 }
-constexpr std::string_view name_of(Device device) {
-  return device == Device::cpu ? "cpu" : "cuda";
-}
+constexpr std::string_view name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
 template <class T>
 inline constexpr DType dtype_of = T::no_dtype_for_this_type;
@@ -29,7 +27,8 @@ inline constexpr DType dtype_of<double> = DType::f64;
 template <>
 inline constexpr DType dtype_of<std::int32_t> = DType::i32;
 
-// Calls f with a value of the C++ type of a floating dtype: `with_floating(d, [&](auto zero) {...})`.
+// Calls f with a value of the C++ type of a floating dtype: `with_floating(d, [&](auto zero)
+// {...})`.
 template <class F>
 decltype(auto) with_floating(DType dtype, std::string_view operation, F&& f) {
   switch (dtype) {

@@ -15,8 +15,8 @@ Tensor Rng::uniform(const Shape& shape, DType dtype, double low, double high) {
 Tensor Rng::normal(const Shape& shape, DType dtype, double mean, double deviation) {
   Tensor t = Tensor::empty(shape, dtype);
   // Two uniform numbers for each normal one.
-  kernels(Device::cpu).random_normal(take(2 * static_cast<std::uint64_t>(t.numel())), mean,
-                                     deviation, t);
+  kernels(Device::cpu)
+      .random_normal(take(2 * static_cast<std::uint64_t>(t.numel())), mean, deviation, t);
   return t;
 }
 

@@ -78,7 +78,7 @@ class CpuPool {
     for (Storage::Block*& head : free_) {
       while (head != nullptr) {
         Storage::Block* block = std::exchange(head, head->next_free);
-        ::operator delete(block->data, std::align_val_t{kAlignment});
+        ::operator delete (block->data, std::align_val_t{kAlignment});
         delete block;
       }
     }
@@ -98,10 +98,10 @@ class CpuPool {
  private:
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
     const std::size_t capacity = capacity_of(size_class);
-    void* data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
+    void* data = ::operator new (capacity, std::align_val_t{kAlignment}, std::nothrow);
     if (data == nullptr) {  // cached blocks of other sizes may be in the way
       release_cached();
-      data = ::operator new(capacity, std::align_val_t{kAlignment}, std::nothrow);
+      data = ::operator new (capacity, std::align_val_t{kAlignment}, std::nothrow);
     }
     if (data == nullptr) {
       fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
