@@ -63,7 +63,9 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
+    // Help and version, unless they were asked of a command that there is none of.
+    const bool known = !app.get_subcommands().empty() || app.remaining().empty();
+    if (error.get_exit_code() == 0 && known) return app.exit(error);
     fmt::print(stderr, "moegrad: {}\n", explain(app, error));
     return kUserMistake;
   } catch (const Error& error) {

@@ -189,6 +189,8 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
                 "[train] there is no flag '--rooter'. Did you mean '--router'?");
   check_mistake({"trian", "synthetic"},
                 "[moegrad] there is no command 'trian'. Did you mean 'train'?");
+  check_mistake({"nonsense", "--help"},
+                "[moegrad] there is no command 'nonsense'. Did you mean 'train'?");
   check_mistake({"train", "synthetics", "--out", out.string()},
                 "[task] there is no task 'synthetics'. Choose one of: vision, synthetic.");
   check_mistake({"train"}, "[train] no task is given. Give one of: vision, synthetic.");
