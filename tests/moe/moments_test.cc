@@ -4,6 +4,7 @@
 #include "moe/moments.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 
 #include <doctest/doctest.h>
@@ -114,7 +115,9 @@ TEST_CASE("the combine weights of moesart reproduce its table") {
                       {4, 1.5, "moesart", large, 0.196, 0.044, 12},
                       {4, 1.5, "moesart", zero, 0.0, 0.158, 12},
                       {4, 1.5, "top-k", renormalise, 0.264, 0.015, 400}};
+  const bool quick = std::getenv("MOEGRAD_TEST_QUICK") != nullptr;
   for (const Row& row : rows) {
+    if (quick && row.active == 4 && row.samples < 100) continue;  // 6720 outcomes a sample
     CAPTURE(row.active);
     CAPTURE(row.scale);
     CAPTURE(row.router);

@@ -1,6 +1,9 @@
 // Proof that the checks of routers and estimators bite: each operation on a layer's tape is broken
 // in turn, and the check of the router or estimator must fail.
 
+#include <cstdlib>
+#include <span>
+
 #include <doctest/doctest.h>
 
 #include "moe/check.h"
@@ -13,14 +16,17 @@ constexpr Mutation::Kind kKinds[] = {Mutation::Kind::sign,    Mutation::Kind::tw
                                      Mutation::Kind::dropped, Mutation::Kind::transposed,
                                      Mutation::Kind::rotated, Mutation::Kind::overwrites};
 
-// Breaks each input of each named operation in each way.
+// Breaks each input of each named operation in each way; in quick runs (under sanitizers, where the
+// code matters and not the number of mutants) in the first way only.
 template <class Run>
 void expect_all_killed(const std::vector<std::pair<std::string, int>>& operations, Run run) {
+  const bool quick = std::getenv("MOEGRAD_TEST_QUICK") != nullptr;
+  const int ways = quick ? 1 : 6;
   int total = 0;
   for (const auto& [name, inputs] : operations) {
     for (int input = 0; input < inputs; ++input) {
       int killed = 0;
-      for (const Mutation::Kind kind : kKinds) {
+      for (const Mutation::Kind kind : std::span(kKinds).first(static_cast<std::size_t>(ways))) {
         CAPTURE(name);
         CAPTURE(input);
         CAPTURE(name_of(kind));
@@ -32,11 +38,11 @@ void expect_all_killed(const std::vector<std::pair<std::string, int>>& operation
         CHECK(verdict == Verdict::fail);
         ++killed;
       }
-      CHECK((killed >= 4 || killed == 0));  // 0: this input gets no gradient here
+      CHECK((killed >= ways - 2 || killed == 0));  // 0: this input gets no gradient here
       total += killed;
     }
   }
-  CHECK(total >= 12);
+  CHECK(total >= 2 * ways);
 }
 
 }  // namespace
