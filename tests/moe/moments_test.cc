@@ -88,9 +88,10 @@ TEST_CASE("moesart with k = 2 has the moments of its closed form") {
   CHECK(m.gradient_bias == doctest::Approx(std::sqrt(squares)).epsilon(1e-11));
 }
 
-// The table's own number of random logits is not known. Its figures lie 0.4 standard deviations
-// (over logits) from the means found here, all to the same side: some twenty logits, a little more
-// peaked than the average. 0.6 deviations are asserted; the closed form above is the exact test.
+// A loose test: the number of random logits behind the table is not known, and several of its
+// figures miss our means by far more than four standard errors. 0.6 standard deviations over logits
+// is a bound chosen after seeing them (the largest miss was about 0.55); the closed form above is
+// the exact test.
 TEST_CASE("the combine weights of moesart reproduce its table") {
   struct Row {
     std::int64_t active;
