@@ -17,7 +17,7 @@ using One = std::integral_constant<std::int64_t, 1>;
 // Calls f(line, first, step) for each line along the axis: its elements are first + j * step. The
 // step of the innermost axis is a constant, for the sake of the loops.
 template <class F>
-void for_lines(AxisView view, F&& f) {
+void for_strided_lines(AxisView view, F&& f) {
   // An exponential costs as much as some eight plain elements.
   const std::int64_t grain = cpu::items_per_grain(8 * view.n);
   if (view.inner == 1) {
@@ -47,7 +47,7 @@ void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
     const T* const from = x.data<T>();
     T* const to = y.data<T>();
     const std::int64_t n = view.n;
-    for_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
+    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
       const T* const in = from + first;
       T* const out = to + first;
       const T top = cpu::largest<T>(n, [=](std::int64_t j) { return in[j * step]; });
@@ -66,7 +66,7 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
     const std::int64_t n = view.n;
-    for_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
+    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
       const T* const p = y_data + first;
       const T* const g = dy_data + first;
       T* const out = dx_data + first;
@@ -82,7 +82,7 @@ void CpuKernels::log_softmax(const Tensor& x, AxisView view, const Tensor& y) {
     const T* const from = x.data<T>();
     T* const to = y.data<T>();
     const std::int64_t n = view.n;
-    for_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
+    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
       const T* const in = from + first;
       T* const out = to + first;
       const T top = cpu::largest<T>(n, [=](std::int64_t j) { return in[j * step]; });
@@ -102,7 +102,7 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
     const std::int64_t n = view.n;
-    for_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
+    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
       const T* const log_p = y_data + first;
       const T* const g = dy_data + first;
       T* const out = dx_data + first;
@@ -123,7 +123,7 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
     const std::int64_t n = view.n;
-    for_lines(view, [=](std::int64_t line, std::int64_t first, auto step) {
+    for_strided_lines(view, [=](std::int64_t line, std::int64_t first, auto step) {
       const T* const in = x_data + first;
       T* const out = dx_data + first;
       // Where every element is -infinity none of them has a share.
@@ -145,7 +145,7 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
     const T* const x = logits.data<T>();
     T* const loss_data = loss.data<T>();
     T* const lse_data = lse.data<T>();
-    for_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
+    for_strided_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
       const T* const row = x + first;
       const T top = largest_of_row(row, classes);
       const T log_sum = std::log(
@@ -169,7 +169,7 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
     const T* const lse_data = lse.data<T>();
     T* const dx = dlogits.data<T>();
     const T factor = static_cast<T>(scale) * *dy.data<T>();
-    for_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
+    for_strided_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
       for (std::int64_t c = 0; c < classes; ++c) {
         const T p = std::exp(x[first + c] - lse_data[r]);
         dx[first + c] = factor * (p - (c == label[r] ? T(1) : T(0)));

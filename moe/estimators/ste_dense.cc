@@ -21,12 +21,12 @@
 namespace moegrad {
 namespace {
 
-constexpr int kMul = BinaryFunctors::index_of<functor::Mul>();
-
 // x *= factor, element by element.
 void scale(const Tensor& x, const Tensor& factor) {
   const Layout same{x.numel(), 1};
-  kernels(x.device()).binary(kMul, 1, x.numel(), x.clone(), same, factor, same, x);
+  kernels(x.device())
+      .binary(BinaryFunctors::index_of<functor::Mul>(), 1, x.numel(), x.clone(), same, factor, same,
+              x);
 }
 
 Tensor ones_if_undefined(const Tensor& t, const Shape& shape, DType dtype) {
