@@ -236,8 +236,8 @@ int run(const LayerArguments& a) {
   for (const auto& [name, v] : weights) result.tensors["grad." + name] = gradients[v];
   write_safetensors(a.out, result);
 
-  std::vector<std::int64_t> load;
-  for (std::int64_t e = 0; e < sizes["E"]; ++e) load.push_back(out.plan.load(e));
+  std::vector<double> load;
+  for (const double l : out.expert_load()) load.push_back(l);
   if (a.json.wanted) {
     const nlohmann::json object = {{"router", a.router},      {"estimator", a.estimator},
                                    {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},

@@ -37,7 +37,7 @@ json everything() {
                               {"summary", e.summary},
                               {"source", e.source},
                               {"claim", name_of(e.claim)},
-                              {"samples", e.samples},
+                              {"samples", e.traits.samples},
                               {"options", options_json(e.options)}});
   }
   for (const EstimatorEntry& e : estimators()) {
@@ -45,7 +45,7 @@ json everything() {
                                  {"summary", e.summary},
                                  {"source", e.source},
                                  {"claim", name_of(e.claim)},
-                                 {"dense", e.dense},
+                                 {"dense", e.traits.dense},
                                  {"options", options_json(e.options)}});
   }
   for (const TaskInfo& e : tasks()) {

@@ -30,24 +30,23 @@ std::string text(const OptionMap& options) {
   return out;
 }
 
-LayerConfig config_of(const std::string& router, const std::string& estimator,
+LayerConfig config_of(const RouterEntry& router, const std::string& estimator,
                       const OptionMap& options) {
   LayerConfig config;
-  config.size = {3, 4, 2, 4, 2};
-  config.router = router;
+  config.size = {3, 4, 2, 4, std::min<std::int64_t>(2, router.most_active)};
+  config.router = router.name;
   config.estimator = estimator;
   config.activation = Activation::silu;  // smooth: no wall but the selection's
   config.options = options;
+  config.force = true;
   return config;
 }
 
 // y (or the auxiliary loss) of a fixture as a program of its values.
 Program program_of(const LayerFixture& fixture, bool auxiliary) {
   return [&fixture, auxiliary](Tape&, std::span<const Var> in) {
-    const Layer layer(fixture.config);
     Weights weights;
-    for (std::size_t i = 1; i < in.size(); ++i) weights.set(fixture.names[i], in[i]);
-    const LayerOutput out = layer.forward(in[0], weights, fixture.training);
+    const LayerOutput out = Layer(fixture.config).forward(fixture.input(in, weights));
     return auxiliary ? out.auxiliary : out.y;
   };
 }
@@ -64,9 +63,8 @@ void check_replayed(const LayerFixture& fixture, const std::string& label, Check
   std::vector<Var> leaves;
   for (const Tensor& value : fixture.values) leaves.push_back(tape.constant(value));
   Weights weights;
-  for (std::size_t i = 1; i < leaves.size(); ++i) weights.set(fixture.names[i], leaves[i]);
   const Layer layer(fixture.config);
-  if (!layer.forward(leaves[0], weights, fixture.training).auxiliary.defined()) return;
+  if (!layer.forward(fixture.input(leaves, weights)).auxiliary.defined()) return;
   const GradcheckReport aux = gradcheck(program_of(fixture, true), fixture.values, options);
   row.error(aux.max_error);
   row.note(aux.verdict, label + ", auxiliary loss: " + aux.text());
@@ -94,7 +92,11 @@ void check_recorded(const RouterEntry& entry, CheckRow& row) {
   row.note(!entry.recorded.empty(), "no recorded figures");
   for (const RecordedBias& r : entry.recorded) {
     Options options("router " + entry.name, entry.options);
-    options.set("weighting", r.weighting);
+    std::string label;
+    for (const auto& [name, value] : r.options) {
+      options.set(name, value);
+      label += ", " + name + "=" + value;
+    }
     const RouterMoments m = router_moments(*entry.make(options), recorded_logits(r.experts),
                                            recorded_outcomes(r.experts), r.active);
     const auto same = [](double a, double b) { return std::abs(a - b) <= 1e-9; };
@@ -102,9 +104,9 @@ void check_recorded(const RouterEntry& entry, CheckRow& row) {
     row.note(same(m.weight_bias_l1, r.weight_bias_l1) && same(m.weight_mse, r.weight_mse) &&
                  same(m.gradient_bias, r.gradient_bias) &&
                  same(m.gradient_variance, r.gradient_variance),
-             fmt::format("{} of {} experts, {}: enumerated {{{:.12f}, {:.12f}, {:.12f}, {:.12f}}}, "
+             fmt::format("{} of {} experts{}: enumerated {{{:.12f}, {:.12f}, {:.12f}, {:.12f}}}, "
                          "recorded {{{:.12f}, {:.12f}, {:.12f}, {:.12f}}}",
-                         r.active, r.experts, r.weighting, m.weight_bias_l1, m.weight_mse,
+                         r.active, r.experts, label, m.weight_bias_l1, m.weight_mse,
                          m.gradient_bias, m.gradient_variance, r.weight_bias_l1, r.weight_mse,
                          r.gradient_bias, r.gradient_variance));
   }
@@ -121,6 +123,26 @@ void check_against_sparse(const LayerFixture& fixture, const std::string& label,
   const LayerPass mine = run_pass(fixture, options);
   const LayerPass theirs = run_pass(sparse, options);
   row.note(mine.y.same_bits(theirs.y), label + ": the forward value is not the sparse layer's");
+}
+
+// Over all outcomes: E[w] = softmax, and the mean router gradient of a loss linear in the weights
+// is the dense layer's.
+void check_unbiased(const RouterEntry& entry, CheckRow& row) {
+  for (const auto& [experts, active] : {std::pair<std::int64_t, std::int64_t>{4, 2}, {5, 3}}) {
+    for (const OptionMap& variant : variants(entry.options)) {
+      Options options("router " + entry.name, entry.options);
+      for (const auto& [name, value] : variant) options.set(name, value);
+      const RouterMoments m = router_moments(*entry.make(options), recorded_logits(experts),
+                                             recorded_outcomes(experts), active);
+      ++row.cases;
+      row.error(std::max(m.weight_bias_l1, m.gradient_bias));
+      row.note(m.weight_bias_l1 < 1e-10 && m.gradient_bias < 1e-10,
+               fmt::format("{} of {} experts{}: over {} outcomes ||E[w] - g||_1 = {:.3e}, and the "
+                           "mean gradient is {:.3e} from the dense one",
+                           active, experts, text(variant), m.outcomes, m.weight_bias_l1,
+                           m.gradient_bias));
+    }
+  }
 }
 
 // k = E: the dense softmax layer, in value and every gradient.
@@ -156,6 +178,10 @@ std::string oracle_of(Claim claim) {
       return "differences with the selection replayed";
     case Claim::surrogate:
       return "differences of the surrogate, replayed; fused = written out";
+    case Claim::unbiased:
+      return "enumerated mean = dense softmax; differences, draws replayed";
+    case Claim::biased_order:
+      return "enumerated mean exact up to its degree, wrong above; differences, draws replayed";
     default:
       return "enumerated bias and variance = recorded; differences, draws replayed";
   }
@@ -186,37 +212,35 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
     all.push_back({{"aux", "0.3"}, {"z-loss", "0.2"}, {"shared", "1"}});
     for (const OptionMap& options : all) {
       for (const bool training : {true, false}) {
-        const LayerConfig config = config_of(entry.name, "sparse", options);
-        LayerFixture fixture = random_fixture(config, 5, training);
-        if (options.contains("shared")) {
-          for (const char* name : {"w1", "w2"}) {
-            fixture.names.push_back(std::string("shared.") + name);
-            const Shape shape = name[1] == '1' ? Shape{1, 3, 4} : Shape{1, 4, 2};
-            fixture.values.push_back(Rng{9, 1, 0}.uniform(shape, DType::f64, -1.0, 1.0));
-          }
-        }
+        const LayerConfig config = config_of(entry, "sparse", options);
+        const LayerFixture fixture = random_fixture(config, 5, training);
         ++row.cases;
         check_replayed(fixture, fixture.label + text(options), row, mutation);
         if (settled(row, mutation)) return;
       }
     }
-    check_edges(config_of(entry.name, "sparse", {}), row, mutation);
+    check_edges(config_of(entry, "sparse", {}), row, mutation);
     if (entry.claim == Claim::documented) check_recorded(entry, row);
+    if (entry.claim == Claim::unbiased) check_unbiased(entry, row);
   });
 }
 
 CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) {
   return checked(entry, "estimator", [&](CheckRow& row) {
-    const std::pair<std::string, OptionMap> routers_to_try[] = {
-        {"top-k", {}}, {"top-k", {{"renormalise", "true"}}}, {"moesart", {}}};
+    std::vector<std::pair<std::string, OptionMap>> routers_to_try;
+    for (const std::string& router : entry.routers) {
+      routers_to_try.emplace_back(router, OptionMap{});
+      if (router == "top-k") routers_to_try.push_back({"top-k", {{"renormalise", "true"}}});
+    }
     for (const OptionMap& options : variants(entry.options)) {
       for (const auto& [router, router_options] : routers_to_try) {
         OptionMap merged = options;
         merged.insert(router_options.begin(), router_options.end());
-        const LayerConfig config = config_of(router, entry.name, merged);
+        const LayerConfig config = config_of(router_entry(router), entry.name, merged);
         const std::string label = router + text(merged);
         const auto forward = options.find("forward");
-        const bool changes_forward = forward != options.end() && forward->second == "true";
+        const bool changes_forward =
+            !entry.traits.backward_only || (forward != options.end() && forward->second == "true");
         for (const bool training : {true, false}) {
           const LayerFixture fixture = random_fixture(config, 7, training);
           ++row.cases;
@@ -230,7 +254,10 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
           check_against_dense(config, label, row, mutation);
         }
       }
-      check_edges(config_of("top-k", entry.name, options), row, mutation);
+      for (const std::string& router : entry.routers) {
+        check_edges(config_of(router_entry(router), entry.name, options), row, mutation);
+        if (settled(row, mutation)) return;
+      }
     }
   });
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "autograd/operation_check.h"
 #include "moe/layer.h"
 #include "moe/registry.h"
@@ -20,6 +22,13 @@ struct LayerFixture {
   bool permutable = true;          // no ties: permuting tokens or experts permutes the results
   std::vector<std::string> names;  // "x" first, then the layer's parameters
   std::vector<Tensor> values;      // f64
+  std::vector<std::pair<std::string, Tensor>> state = {};  // what is not differentiated
+  Tensor ids = {};
+  std::int64_t sequence = 1;
+  Tensor attention = {};
+
+  // The layer's input from leaves made of `values` on their tape; `weights` must outlive it.
+  LayerInput input(std::span<const Var> leaves, Weights& weights) const;
 };
 
 // Random x [tokens, D], random parameters, logits of deviation about 1.
@@ -29,7 +38,7 @@ LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool
 // The edge suite of a mixture: an empty expert; all tokens on one expert; one token; k = E; k = 1;
 // an odd number of choices; ties; zero gates; logits of +-1e4. The logits of a token are the first
 // E columns of x, which the experts do not read: their gradient is that of x there.
-std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t least_active);
+std::vector<LayerFixture> edge_fixtures(const LayerConfig& config);
 
 // One forward and backward pass of a fixture.
 struct LayerPass {
@@ -39,7 +48,7 @@ struct LayerPass {
 struct PassOptions {
   Form form = Form::automatic;
   DType dtype = DType::f64;
-  // Forced decisions: "selected", "unadjusted".
+  // Forced decisions.
   std::vector<std::pair<std::string, Tensor>> given = {};
   Tensor cotangent = {};  // of y; random_cotangent() where not given
   const Mutation* mutation = nullptr;
@@ -48,7 +57,7 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {})
 // Random, asymmetric, the same for the same shape.
 Tensor random_cotangent(const Shape& shape);
 
-// The decisions of a fixture's run, to be given to others.
+// The draws and noise of a fixture's run, to be given to others.
 std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fixture);
 
 // Runs the edge suite of a layer and notes what is wrong in the row.

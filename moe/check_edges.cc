@@ -31,6 +31,15 @@ Tensor permuted_columns(const Tensor& t, const std::vector<std::int32_t>& order)
   return out;
 }
 
+// A tensor whose first or last axis is the experts' (the last where both are), in another order of
+// the experts; any other as it is.
+Tensor permuted_by_expert(const Tensor& t, const std::vector<std::int32_t>& order) {
+  const auto experts = static_cast<std::int64_t>(order.size());
+  if (t.rank() == 0) return t;
+  if (t.rank() < 3 && t.size(-1) == experts) return permuted_columns(t, order);
+  return t.size(0) == experts ? permuted_rows(t, order) : t;
+}
+
 // Some permutation of n things that moves all of them.
 std::vector<std::int32_t> rotation(std::int64_t n) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(n));
@@ -42,7 +51,10 @@ std::vector<std::int32_t> rotation(std::int64_t n) {
 class EdgeCheck {
  public:
   EdgeCheck(const LayerFixture& fixture, CheckRow& row, const Mutation* mutation)
-      : f_(fixture), row_(row), given_(decisions_of(fixture)) {
+      : f_(fixture),
+        router_(router_entry(fixture.config.router).traits),
+        row_(row),
+        given_(decisions_of(fixture)) {
     options_.given = given_;
     options_.mutation = mutation;
     base_ = run_pass(f_, options_);
@@ -52,14 +64,12 @@ class EdgeCheck {
     finite();
     zero_cotangent();
     empty_experts();
-    logit_gradients_sum_to_zero();
+    if (router_.softmax) logit_gradients_sum_to_zero();
     fused_equals_written();
     f32_equals_f64();
-    if (!f_.training) ties();
-    if (f_.permutable) {
-      permuted_tokens();
-      permuted_experts();
-    }
+    if (!f_.training && router_.picks_largest) ties();
+    if (f_.permutable && !router_.in_order) permuted_tokens();
+    if (f_.permutable && router_.exchangeable) permuted_experts();
   }
 
  private:
@@ -84,7 +94,7 @@ class EdgeCheck {
   }
 
   void empty_experts() {
-    if (estimator_entry(f_.config.estimator).dense) return;
+    if (estimator_entry(f_.config.estimator).traits.dense) return;
     std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
     for (const std::int32_t e : base_.selected.values<std::int32_t>()) {
       if (e >= 0) used[static_cast<std::size_t>(e)] = true;
@@ -152,10 +162,12 @@ class EdgeCheck {
     const std::vector<std::int32_t> order = rotation(base_.y.size(0));
     LayerFixture f = f_;
     f.values[0] = permuted_rows(f.values[0], order);
+    f.ids = permuted_rows(f.ids, order);
     PassOptions options = options_;
     options.given.clear();
     for (const auto& [kind, value] : given_) {
-      options.given.emplace_back(kind, permuted_rows(value, order));
+      const bool by_token = value.rank() > 0 && value.size(0) == f.values[0].size(0);
+      options.given.emplace_back(kind, by_token ? permuted_rows(value, order) : value);
     }
     options.cotangent = permuted_rows(random_cotangent(base_.y.shape()), order);
     const LayerPass other = run_pass(f, options);
@@ -177,13 +189,13 @@ class EdgeCheck {
     }
     LayerFixture f = f_;
     for (std::size_t i = 1; i < f.names.size(); ++i) {
-      f.values[i] = f.names[i].starts_with("router.") ? permuted_columns(f.values[i], order)
-                                                      : permuted_rows(f.values[i], order);
+      f.values[i] = permuted_by_expert(f.values[i], order);
     }
+    for (auto& [name, value] : f.state) value = permuted_by_expert(value, order);
     PassOptions options = options_;
     options.given.clear();
     for (const auto& [kind, value] : given_) {
-      const Tensor changed = value.clone();
+      const Tensor changed = kind == "selected" ? value.clone() : permuted_by_expert(value, order);
       if (kind == "selected") {
         for (std::int32_t& e : changed.values<std::int32_t>()) {
           if (e >= 0) e = place[static_cast<std::size_t>(e)];
@@ -194,17 +206,15 @@ class EdgeCheck {
     const LayerPass other = run_pass(f, options);
     note(close(other.y, base_.y, 1e-12), "permuting the experts changes the output");
     for (std::size_t i = 0; i < f.names.size(); ++i) {
-      Tensor expected = base_.gradients[i];
-      if (i > 0) {
-        expected = f.names[i].starts_with("router.") ? permuted_columns(expected, order)
-                                                     : permuted_rows(expected, order);
-      }
+      const Tensor& g = base_.gradients[i];
+      const Tensor expected = i == 0 ? g : permuted_by_expert(g, order);
       note(close(other.gradients[i], expected, 1e-11),
            "permuting the experts does not permute the gradient of " + f.names[i]);
     }
   }
 
   const LayerFixture& f_;
+  const RouterTraits& router_;
   CheckRow& row_;
   std::vector<std::pair<std::string, Tensor>> given_;
   PassOptions options_;
@@ -214,8 +224,7 @@ class EdgeCheck {
 }  // namespace
 
 void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation) {
-  for (const LayerFixture& fixture :
-       edge_fixtures(config, router_entry(config.router).least_active)) {
+  for (const LayerFixture& fixture : edge_fixtures(config)) {
     ++row.cases;
     try {
       EdgeCheck(fixture, row, mutation).run();

@@ -1,14 +1,15 @@
+#include <algorithm>
 #include <cmath>
 
 #include "moe/check.h"
-#include "moe/dispatch.h"
+#include "moe/registry.h"
 #include "ops/ops.h"
 
 namespace moegrad {
 namespace {
 
-constexpr std::int64_t kHidden = 4;
-constexpr std::int64_t kOutput = 3;
+constexpr std::int64_t kHidden = 6;
+constexpr std::int64_t kOutput = 2;
 
 Tensor random(const Shape& shape, std::uint64_t seed, std::uint64_t stream, double size) {
   return Rng{seed, stream, 0}.uniform(shape, DType::f64, -size, size);
@@ -35,6 +36,48 @@ void add_experts(LayerFixture& f, std::int64_t blind, std::uint64_t seed) {
   }
   add("experts.w2", {s.experts, s.hidden, s.output}, 1.0);
   add("experts.b2", {s.experts, s.output}, 0.5);
+}
+
+// Everything that the layer declares besides its experts: router.weight and router.bias by `make`
+// (undefined: left out), the others near their initial values.
+template <class Make>
+void add_router(LayerFixture& f, std::uint64_t seed, Make make) {
+  Parameters parameters;
+  Rng rng{seed, 20, 0};
+  Layer(f.config).declare("", parameters, rng);
+  std::uint64_t stream = 200;
+  for (const Parameter& p : parameters) {
+    if (p.name.starts_with("experts.")) continue;
+    ++stream;
+    if (p.name == "router.weight" || p.name == "router.bias") {
+      const Tensor value = make(p.name, p.value.shape());
+      if (!value.defined()) continue;
+      f.names.push_back(p.name);
+      f.values.push_back(value);
+      continue;
+    }
+    const Tensor value = p.value.clone();
+    const Tensor move = Rng{seed, stream, 0}.uniform(value.shape(), DType::f64, 0.0, 1.0);
+    for (std::int64_t i = 0; i < value.numel(); ++i) {
+      value.data<double>()[i] += p.trained ? 0.6 * move.at(i) - 0.3 : 0.1 * move.at(i);
+    }
+    if (p.trained) {
+      f.names.push_back(p.name);
+      f.values.push_back(value);
+    } else {
+      f.state.emplace_back(p.name, value);
+    }
+  }
+}
+
+// Ids, and all tokens in one sequence.
+void add_context(LayerFixture& f, std::uint64_t seed) {
+  const std::int64_t tokens = f.values[0].size(0);
+  f.sequence = tokens;
+  f.ids = Tensor::empty({tokens}, DType::i32);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    f.ids.data<std::int32_t>()[t] = static_cast<std::int32_t>(t * 7 + static_cast<int>(seed));
+  }
 }
 
 struct Edge {
@@ -83,19 +126,27 @@ LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool
   f.config = config;
   f.training = training;
   const LayerSize& s = f.config.size;
-  f.names = {"x", "router.weight", "router.bias"};
-  f.values = {random({tokens, s.model}, seed, 1, 1.5), random({s.model, s.experts}, seed, 2, 1.2),
-              random({s.experts}, seed, 3, 0.5)};
+  f.names = {"x"};
+  f.values = {random({tokens, s.model}, seed, 1, 1.5)};
+  add_router(f, seed, [&](const std::string& name, const Shape& shape) {
+    const bool weight = name == "router.weight";
+    return random(shape, seed, weight ? 2 : 3, weight ? 1.2 : 0.5);
+  });
   add_experts(f, 0, seed);
+  add_context(f, seed);
+  f.attention = random({1, tokens, tokens}, seed, 5, 1.0);
   return f;
 }
 
-std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t least_active) {
+std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
+  const RouterEntry& router = router_entry(config.router);
   std::vector<LayerFixture> fixtures;
   for (const Edge& edge : kEdges) {
     for (const bool training : {true, false}) {
-      const std::int64_t active = std::max(edge.active, least_active);
-      if (active != edge.active && std::string_view(edge.label) == "k = 1") continue;
+      const std::int64_t active =
+          std::clamp(edge.active, router.least_active, std::min(router.most_active, edge.experts));
+      const std::string_view label = edge.label;
+      if (active != edge.active && (label == "k = 1" || label == "k = E")) continue;
       LayerFixture f;
       f.label = std::string(edge.label) + (training ? ", training" : ", inference");
       f.config = config;
@@ -115,9 +166,13 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config, std::int64_t 
         }
       }
       for (std::int64_t e = 0; e < experts; ++e) weight.data<double>()[e * experts + e] = 1.0;
-      f.names = {"x", "router.weight"};
-      f.values = {x, weight};
+      f.names = {"x"};
+      f.values = {x};
+      add_router(f, 5, [&](const std::string& name, const Shape&) {
+        return name == "router.weight" ? weight : Tensor();
+      });
       add_experts(f, experts, 5);
+      add_context(f, 5);
       fixtures.push_back(std::move(f));
     }
   }
@@ -128,6 +183,18 @@ Tensor random_cotangent(const Shape& shape) {
   return Rng{13, 0, 0}.uniform(shape, DType::f64, -1.0, 1.5);
 }
 
+LayerInput LayerFixture::input(std::span<const Var> leaves, Weights& weights) const {
+  for (std::size_t i = 1; i < leaves.size(); ++i) weights.set(names[i], leaves[i]);
+  for (const auto& [name, value] : state) {
+    weights.set(name, leaves[0].tape().constant(value.to(leaves[0].dtype())));
+  }
+  LayerInput in{leaves[0], weights, training};
+  in.ids = ids;
+  in.sequence = sequence;
+  in.attention = attention;
+  return in;
+}
+
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   Layer layer(fixture.config);
   layer.set_form(options.form);
@@ -135,12 +202,11 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   for (const auto& [kind, value] : options.given) decisions.give(kind, value);
   Tape tape({.rng = Rng{11, 0, 0}, .decisions = &decisions});
   std::vector<Var> leaves;
-  Weights weights;
-  for (std::size_t i = 0; i < fixture.values.size(); ++i) {
-    leaves.push_back(tape.variable(fixture.values[i].to(options.dtype)));
-    if (i > 0) weights.set(fixture.names[i], leaves.back());
+  for (const Tensor& value : fixture.values) {
+    leaves.push_back(tape.variable(value.to(options.dtype)));
   }
-  const LayerOutput out = layer.forward(leaves[0], weights, fixture.training);
+  Weights weights;
+  const LayerOutput out = layer.forward(fixture.input(leaves, weights));
   const Tensor cotangent =
       options.cotangent.defined() ? options.cotangent : random_cotangent(out.y.shape());
   Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
@@ -157,15 +223,18 @@ std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fix
   const Layer layer(fixture.config);
   Decisions decisions = Decisions::recorder();
   Tape tape({.gradients = false, .rng = Rng{11, 0, 0}, .decisions = &decisions});
+  std::vector<Var> leaves;
+  for (const Tensor& value : fixture.values) leaves.push_back(tape.constant(value));
   Weights weights;
-  for (std::size_t i = 1; i < fixture.values.size(); ++i) {
-    weights.set(fixture.names[i], tape.constant(fixture.values[i]));
-  }
-  layer.forward(tape.constant(fixture.values[0]), weights, fixture.training);
+  layer.forward(fixture.input(leaves, weights));
   std::vector<std::pair<std::string, Tensor>> given;
-  for (const char* kind : {"selected", "unadjusted"}) {
-    for (const Tensor& value : decisions.recorded(kind)) given.emplace_back(kind, value);
-  }
+  const auto add = [&](const std::vector<std::string>& kinds) {
+    for (const std::string& kind : kinds) {
+      for (const Tensor& value : decisions.recorded(kind)) given.emplace_back(kind, value);
+    }
+  };
+  add(router_entry(fixture.config.router).draws);
+  add(estimator_entry(fixture.config.estimator).draws);
   return given;
 }
 

@@ -4,7 +4,7 @@
 
 #include "moe/dispatch.h"
 #include "moe/options.h"
-#include "ops/elementwise.h"
+#include "ops/ops.h"
 
 namespace moegrad {
 namespace {
@@ -54,6 +54,18 @@ Experts Experts::detached() const {
   Experts copy = *this;
   for (Var* v : {&copy.w1, &copy.w2, &copy.w3, &copy.b1, &copy.b2, &copy.b3}) {
     if (v->defined()) *v = v->tape().constant(v->value());
+  }
+  return copy;
+}
+
+Experts Experts::merged(Var weights) const {
+  Experts copy = *this;
+  for (Var* v : {&copy.w1, &copy.w2, &copy.w3, &copy.b1, &copy.b2, &copy.b3}) {
+    if (!v->defined()) continue;
+    const std::int64_t each = v->value().numel() / count();
+    const Var sums = matmul(weights, reshape(*v, {count(), each}));
+    const std::int64_t groups = weights.size(0);
+    *v = v->rank() == 3 ? reshape(sums, {groups, v->size(1), v->size(2)}) : sums;
   }
   return copy;
 }

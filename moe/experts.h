@@ -26,6 +26,8 @@ struct Experts {
   Var operator()(Var rows, const Plan& plan) const;
   // The same numbers as constants: no gradient, nothing recorded.
   Experts detached() const;
+  // G experts, each a sum of all: parameter'_g = sum_e weights[g, e] parameter_e, for [G, E].
+  Experts merged(Var weights) const;
 };
 
 }  // namespace moegrad

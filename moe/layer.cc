@@ -1,8 +1,8 @@
 #include "moe/layer.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <span>
 
 #include "moe/balance.h"
 #include "moe/dispatch.h"
@@ -13,14 +13,15 @@ namespace moegrad {
 namespace {
 
 // Sets each given option where it is known: with the router, the estimator or the layer.
-void distribute(const std::map<std::string, std::string>& given, std::array<Options*, 3> owners) {
+void distribute(const std::map<std::string, std::string>& given, std::span<Options*> owners) {
   for (const auto& [name, value] : given) {
-    const auto owner = std::find_if(owners.begin(), owners.end(),
-                                    [&, &key = name](Options* o) { return o->knows(key); });
-    if (owner != owners.end()) {
-      (*owner)->set(name, value);
-      continue;
+    bool known = false;
+    for (Options* owner : owners) {
+      if (!owner->knows(name)) continue;
+      owner->set(name, value);
+      known = true;
     }
+    if (known) continue;
     std::vector<std::string> names;
     for (const Options* o : owners) {
       for (const OptionSpec& spec : o->specs()) names.push_back(spec.name);
@@ -30,13 +31,74 @@ void distribute(const std::map<std::string, std::string>& given, std::array<Opti
   }
 }
 
-Plan all_to_all(std::int64_t tokens, std::int64_t experts) {
-  const Tensor selected = Tensor::empty({tokens, experts}, DType::i32);
-  const std::span<std::int32_t> ids = selected.values<std::int32_t>();
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(experts));
+// The router part of one estimator with the expert part of another. Each runs as it is, with what
+// the other is to give held constant; the value is the router part's.
+//
+//   y = a + (b - sg b),  a: no gradient of experts and x;  b: none of weights, scores and logits
+class ByParts : public Estimator {
+ public:
+  ByParts(std::unique_ptr<Estimator> router, std::unique_ptr<Estimator> experts)
+      : router_(std::move(router)), experts_(std::move(experts)) {}
+
+  void check(const LayerSize& size, const RouterEntry& router) const override {
+    router_->check(size, router);
+    experts_->check(size, router);
   }
-  return make_plan(selected, experts);
+  void declare(const LayerSize& size, std::string_view prefix,
+               Parameters& parameters) const override {
+    router_->declare(size, prefix, parameters);
+    experts_->declare(size, prefix, parameters);
+  }
+  bool leaks() const override { return router_->leaks() || experts_->leaks(); }
+
+  Combined combine(const EstimatorInput& in) const override {
+    if (!in.training()) return router_->combine(in);
+    router_->form = form;
+    experts_->form = form;
+    const auto held = [&](Var v) { return v.defined() ? stop_gradient(v) : v; };
+    Experts fixed = in.experts;
+    for (Var* v : {&fixed.w1, &fixed.w2, &fixed.w3, &fixed.b1, &fixed.b2, &fixed.b3}) *v = held(*v);
+    Combined out = router_->combine({held(in.x), in.routing, in.plan, fixed, in.layer});
+    Routing routing = in.routing;
+    routing.weights = held(routing.weights);
+    routing.scores = held(routing.scores);
+    routing.logits = held(routing.logits);
+    routing.normaliser = held(routing.normaliser);
+    const Combined b = experts_->combine({in.x, routing, in.plan, in.experts, in.layer});
+    out.y = out.y + (b.y - stop_gradient(b.y));
+    out.updates.insert(out.updates.end(), b.updates.begin(), b.updates.end());
+    return out;
+  }
+
+ private:
+  std::unique_ptr<Estimator> router_;
+  std::unique_ptr<Estimator> experts_;
+};
+
+void require_by_parts(const EstimatorEntry& entry, const std::string& part) {
+  if (entry.traits.by_parts) return;
+  fail(
+      "layer",
+      "{} gives its router gradient and its expert gradient together and cannot be the {} gradient "
+      "alone. Use it as the estimator.",
+      entry.name, part);
+}
+
+void require_causal(const LayerConfig& config, const RouterEntry& router,
+                    const Estimator& estimator) {
+  if (!config.causal || config.force) return;
+  if (!router.traits.causal) {
+    fail("layer",
+         "router {} looks at other tokens of the batch: a causal model would see the "
+         "future. Choose another router, or force it.",
+         router.name);
+  }
+  if (estimator.leaks()) {
+    fail("layer",
+         "estimator {} with these options gives a token what others computed: a causal "
+         "model would see the future. Choose another, or force it.",
+         config.estimator);
+  }
 }
 
 }  // namespace
@@ -62,13 +124,49 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
   if (s.active < 1 || s.active > s.experts) {
     fail("layer", "k is {} with {} experts. Use 1 <= k <= {}.", s.active, s.experts, s.experts);
   }
+  if (s.active < router.least_active) {
+    fail("layer", "k is {}, too few for router {}. Use k >= {}.", s.active, router.name,
+         router.least_active);
+  }
+  if (s.active > router.most_active) {
+    fail("layer", "k is {}, too many for router {}. Use k <= {}.", s.active, router.name,
+         router.most_active);
+  }
+  // The estimator, or the two whose parts stand for it.
+  std::vector<const EstimatorEntry*> parts = {&estimator};
+  if (!config_.router_gradient.empty() || !config_.expert_gradient.empty()) {
+    const auto part = [&](const std::string& name, const char* kind) {
+      const EstimatorEntry& entry = name.empty() ? estimator : estimator_entry(name);
+      require_by_parts(entry, kind);
+      return &entry;
+    };
+    parts = {part(config_.router_gradient, "router"), part(config_.expert_gradient, "expert")};
+    if (parts[0] == parts[1]) parts.pop_back();
+  }
   Options router_options("router " + router.name, router.options);
-  Options estimator_options("estimator " + estimator.name, estimator.options);
   Options own("layer", layer_options());
-  distribute(config_.options, {&router_options, &estimator_options, &own});
+  std::vector<Options> part_options;
+  for (const EstimatorEntry* part : parts) {
+    if (part->traits.categorical && !router.traits.categorical && !config_.force) {
+      fail("layer",
+           "estimator {} is for a router that draws one expert with weight 1, and {} does "
+           "not. Use --router categorical.",
+           part->name, router.name);
+    }
+    part_options.emplace_back("estimator " + part->name, part->options);
+  }
+  for (const auto& [name, value] : router.layer_options) own.set(name, value);
+  std::vector<Options*> owners = {&router_options, &own};
+  for (Options& o : part_options) owners.push_back(&o);
+  distribute(config_.options, owners);
   router_ = router.make(router_options);
   router_->check(s);
-  estimator_ = estimator.make(estimator_options);
+  estimator_ = parts[0]->make(part_options[0]);
+  if (parts.size() == 2) {
+    estimator_ = std::make_unique<ByParts>(std::move(estimator_), parts[1]->make(part_options[1]));
+  }
+  if (!config_.force) estimator_->check(s, router);
+  require_causal(config_, router, *estimator_);
   auxiliary_ = own.number("aux");
   z_loss_ = own.number("z-loss");
   shared_ = own.integer("shared");
@@ -77,6 +175,7 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
 void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
   const LayerSize& s = config_.size;
   router_->declare(s, prefix, parameters, rng);
+  estimator_->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
     const auto matrix = [&](const char* name, std::int64_t in, std::int64_t out) {
@@ -112,20 +211,37 @@ Experts Layer::experts(const Weights& weights, std::string_view kind) const {
   return e;
 }
 
-LayerOutput Layer::forward(Var x, const Weights& weights, bool training) const {
+LayerOutput Layer::forward(const LayerInput& in) const {
   const LayerSize& s = config_.size;
+  const Var x = in.x;
   if (x.rank() != 2 || x.size(1) != s.model) {
     fail("layer", "input is {}. It must be [tokens, {}].", x.shape(), s.model);
   }
   if (x.size(0) == 0) fail("layer", "the batch has 0 tokens. Give at least one.");
+  if (in.sequence < 1 || x.size(0) % in.sequence != 0) {
+    fail("layer", "{} tokens do not divide into sequences of {}. Give whole sequences.", x.size(0),
+         in.sequence);
+  }
   LayerOutput out;
-  out.routing = router_->route(s, x, weights, training);
-  out.plan = make_plan(out.routing.selected, s.experts);
-  const Experts routed = experts(weights, "experts");
-  out.y = estimator_->combine({x, out.routing, out.plan, routed, training});
+  out.x = x;
+  out.routing = router_->route(s, in);
+  const Routing& r = out.routing;
+  Experts routed = experts(in.weights, "experts");
+  if (r.merge.defined()) routed = routed.merged(r.merge);
+  out.plan = make_plan(r.selected, routed.count());
+  Combined combined = estimator_->combine({r.rows.defined() ? r.rows : x, r, out.plan, routed, in});
+  out.y = combined.y;
+  if (r.mix.defined()) {
+    const std::int64_t batch = r.mix.size(0);
+    const Var rows = reshape(out.y, {batch, out.y.size(0) / batch, s.output});
+    out.y = reshape(matmul(r.mix, rows), {x.size(0), s.output});
+  }
+  if (r.gain.defined()) out.y = out.y * r.gain;
+  out.updates = r.updates;
+  out.updates.insert(out.updates.end(), combined.updates.begin(), combined.updates.end());
   if (shared_ > 0) {
-    const Plan plan = all_to_all(x.size(0), shared_);
-    out.y = out.y + combine(experts(weights, "shared")(dispatch(x, plan), plan), plan);
+    const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
+    out.y = out.y + combine(experts(in.weights, "shared")(dispatch(x, plan), plan), plan);
   }
   const auto add = [&](Var loss) {
     out.auxiliary = out.auxiliary.defined() ? out.auxiliary + loss : loss;
@@ -134,6 +250,23 @@ LayerOutput Layer::forward(Var x, const Weights& weights, bool training) const {
   if (auxiliary_ > 0.0) add(auxiliary_ * switch_auxiliary(out.routing));
   if (z_loss_ > 0.0) add(z_loss_ * z_loss(out.routing));
   return out;
+}
+
+std::vector<double> LayerOutput::expert_load() const {
+  const Var merge = routing.merge;
+  const std::int64_t experts = merge.defined() ? merge.size(1) : plan.experts;
+  std::vector<double> load(static_cast<std::size_t>(experts), 0.0);
+  if (!merge.defined()) {
+    for (std::size_t e = 0; e < load.size(); ++e) {
+      load[e] = static_cast<double>(plan.load(static_cast<std::int64_t>(e)));
+    }
+    return load;
+  }
+  const Tensor weights = merge.value();
+  for (std::int64_t i = 0; i < weights.numel(); ++i) {
+    load[static_cast<std::size_t>(i % experts)] += weights.at(i);
+  }
+  return load;
 }
 
 }  // namespace moegrad

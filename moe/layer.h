@@ -16,20 +16,32 @@ struct LayerConfig {
   LayerSize size;
   std::string router = "top-k";
   std::string estimator = "sparse";
+  // In place of the estimator's: the estimators whose router part and whose expert part are used.
+  std::string router_gradient = {};
+  std::string expert_gradient = {};
   Activation activation = Activation::relu;
   bool biases = true;
   // Options by name: of the router, of the estimator, or of the layer itself (layer_options()).
   std::map<std::string, std::string> options = {};
+  // A causal model refuses routers and estimators that look at other tokens, unless forced; forced,
+  // combinations that make no sense are let through as well.
+  bool causal = false;
+  bool force = false;
 };
 
 // Options that every layer has: aux (switch auxiliary), z-loss, shared (experts always on).
 const std::vector<OptionSpec>& layer_options();
 
 struct LayerOutput {
+  Var x;  // [N, D], as given
   Var y;  // [N, Dout]
   Routing routing;
   Plan plan;
-  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+  Var auxiliary;    // scalar: what the balance losses add; undefined where none is asked for
+  Updates updates;  // of the layer's state, for the next step
+
+  // The slots of each expert; of merged experts, their weights.
+  std::vector<double> expert_load() const;
 };
 
 // One mixture layer: router, plan, experts, estimator. Holds no numbers: they come as Weights.
@@ -45,7 +57,13 @@ class Layer {
   void declare(std::string_view prefix, Parameters& parameters, Rng& rng) const;
 
   // x [N, D], N >= 1.
-  LayerOutput forward(Var x, const Weights& weights, bool training) const;
+  LayerOutput forward(const LayerInput& in) const;
+  LayerOutput forward(Var x, const Weights& weights, bool training) const {
+    return forward(LayerInput{x, weights, training});
+  }
+
+  // For estimators that need the losses of the samples drawn (moe/estimator.h).
+  const Estimator& estimator() const { return *estimator_; }
 
   const LayerConfig& config() const { return config_; }
   // The estimator's form, for tests; automatic by default.

@@ -42,10 +42,16 @@ RouterMoments router_moments(const Router& router, const std::vector<double>& lo
   const LayerSize size{experts, 1, 1, experts, active};
   const std::vector<double> g = softmax_of(logits);
   const Tensor x = Tensor::of<double>({1, experts}, logits);
+  Parameters parameters;
+  Rng rng;
+  router.declare(size, "", parameters, rng);
   const auto route = [&](Tape& tape, Var tokens) {
     Weights weights;
-    weights.set("router.weight", tape.constant(identity(experts)));
-    return router.route(size, tokens, weights, true);
+    for (const Parameter& p : parameters) {
+      if (p.name == "router.bias") continue;
+      weights.set(p.name, tape.constant(p.name == "router.weight" ? identity(experts) : p.value));
+    }
+    return router.route(size, {tokens, weights, true});
   };
 
   RouterMoments m;
@@ -56,6 +62,7 @@ RouterMoments router_moments(const Router& router, const std::vector<double>& lo
     const Routing r = route(tape, tape.constant(x));
     std::vector<double> w(logits.size(), 0.0);
     for (std::int64_t j = 0; j < r.selected.numel(); ++j) {
+      if (r.selected.data<std::int32_t>()[j] < 0) continue;
       w[static_cast<std::size_t>(r.selected.data<std::int32_t>()[j])] += r.weights.value().at(j);
     }
     const double p = decisions.probability();

@@ -34,21 +34,39 @@ const Entry& find(const std::vector<Entry>& entries, const std::string& name,
   fail(kind, "no {} '{}'. Did you mean '{}'?", kind, name, nearest(name, names));
 }
 
+std::vector<RouterEntry>& all_routers() {
+#define MOEGRAD_ENTRY(name) name##_router(),
+  static std::vector<RouterEntry> all = {MOEGRAD_ROUTERS(MOEGRAD_ENTRY)};
+#undef MOEGRAD_ENTRY
+  return all;
+}
+
+std::vector<EstimatorEntry>& all_estimators() {
+#define MOEGRAD_ENTRY(name) name##_estimator(),
+  static std::vector<EstimatorEntry> all = {MOEGRAD_ESTIMATORS(MOEGRAD_ENTRY)};
+#undef MOEGRAD_ENTRY
+  return all;
+}
+
+template <class Entry>
+void add(std::vector<Entry>& entries, Entry entry, std::string_view kind) {
+  if (entry.name.empty() || !entry.make) {
+    fail(kind, "an entry without a name or without `make`. Give both.");
+  }
+  for (const Entry& other : entries) {
+    if (other.name == entry.name) {
+      fail(kind, "there is a {} '{}' already. Choose another name.", kind, entry.name);
+    }
+  }
+  entries.push_back(std::move(entry));
+}
+
 }  // namespace
 
-const std::vector<RouterEntry>& routers() {
-#define MOEGRAD_ENTRY(name) name##_router(),
-  static const std::vector<RouterEntry> all = {MOEGRAD_ROUTERS(MOEGRAD_ENTRY)};
-#undef MOEGRAD_ENTRY
-  return all;
-}
-
-const std::vector<EstimatorEntry>& estimators() {
-#define MOEGRAD_ENTRY(name) name##_estimator(),
-  static const std::vector<EstimatorEntry> all = {MOEGRAD_ESTIMATORS(MOEGRAD_ENTRY)};
-#undef MOEGRAD_ENTRY
-  return all;
-}
+const std::vector<RouterEntry>& routers() { return all_routers(); }
+const std::vector<EstimatorEntry>& estimators() { return all_estimators(); }
+void add_router(RouterEntry entry) { add(all_routers(), std::move(entry), "router"); }
+void add_estimator(EstimatorEntry entry) { add(all_estimators(), std::move(entry), "estimator"); }
 
 const RouterEntry& router_entry(const std::string& name) { return find(routers(), name, "router"); }
 const EstimatorEntry& estimator_entry(const std::string& name) {

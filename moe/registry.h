@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +17,7 @@ namespace moegrad {
 // What a router that is biased as documented does on one fixed case, found by enumeration: its
 // combine weights against the softmax g, and its router gradient for a loss linear in the weights.
 struct RecordedBias {
-  std::string weighting;  // value of the option "weighting"
+  std::map<std::string, std::string> options;  // other than the defaults
   std::int64_t experts;
   std::int64_t active;
   double weight_bias_l1;     // ||E[w] - g||_1
@@ -24,30 +26,72 @@ struct RecordedBias {
   double gradient_variance;  // E ||gradient - E[gradient]||^2
 };
 
+// What is true of a router; the edge suite, the studies and `moegrad list` go by it.
+struct RouterTraits {
+  bool samples = false;       // draws experts in training
+  bool continuous = false;    // adds noise that cannot be enumerated
+  bool causal = true;         // a token's routing depends on no other token
+  bool in_order = false;      // the order of the tokens matters (a capacity)
+  bool exchangeable = true;   // permuting the experts permutes the results
+  bool softmax = true;        // the gradients of a token's logits sum to zero
+  bool linear = true;         // logits = x W: a study can set them
+  bool picks_largest = true;  // at inference, of equal logits the lowest experts
+  bool categorical = false;   // draws one expert from the softmax, with weight 1
+  bool sparse_training = true;
+  bool sparse_inference = true;
+  std::string state = "";      // what checkpoints keep of it
+  std::string auxiliary = "";  // losses of its own
+};
+
 struct RouterEntry {
   std::string name;
   std::string summary;
   std::string source;
-  Claim claim;
-  bool samples;  // draws experts in training
-  std::vector<OptionSpec> options;
-  std::function<std::unique_ptr<Router>(const Options&)> make;
+  std::string formula;  // lines of text: training, inference, losses
+  Claim claim = Claim::exact_on_cell;
+  RouterTraits traits = {};
+  std::vector<OptionSpec> options = {};
+  std::function<std::unique_ptr<Router>(const Options&)> make = nullptr;
   std::vector<RecordedBias> recorded = {};
   std::int64_t least_active = 1;
+  std::int64_t most_active = std::numeric_limits<std::int64_t>::max();
+  // The draws and noise by which a run is repeated: the kinds of its decisions.
+  std::vector<std::string> draws = {"selected"};
+  // Defaults of the layer's options that belong to the published system.
+  std::map<std::string, std::string> layer_options = {};
+};
+
+// What is true of an estimator.
+struct EstimatorTraits {
+  bool dense = false;         // runs experts that were not selected, in training
+  bool backward_only = true;  // the forward value has the bits of the sparse layer
+  bool categorical = false;   // for routers that draw one expert from the softmax
+  bool by_parts = true;       // its router part and its expert part can be used alone
+  bool continuous = false;    // needs noise that cannot be enumerated
+  int order = 0;              // Claim::biased_order: exact up to this degree
+  std::string state = "";
 };
 
 struct EstimatorEntry {
   std::string name;
   std::string summary;
   std::string source;
-  Claim claim;
-  bool dense;  // runs experts that were not selected, in training
-  std::vector<OptionSpec> options;
-  std::function<std::unique_ptr<Estimator>(const Options&)> make;
+  std::string formula;
+  Claim claim = Claim::surrogate;
+  EstimatorTraits traits = {};
+  std::vector<OptionSpec> options = {};
+  std::function<std::unique_ptr<Estimator>(const Options&)> make = nullptr;
+  // The routers that the checks run it with.
+  std::vector<std::string> routers = {"top-k", "moesart"};
+  std::vector<std::string> draws = {};
 };
 
 const std::vector<RouterEntry>& routers();
 const std::vector<EstimatorEntry>& estimators();
+// Adds one of the user's own, which is then listed, checked, studied and trained like the others.
+// Call it before anything else uses the registry. An Error for a name that is taken.
+void add_router(RouterEntry entry);
+void add_estimator(EstimatorEntry entry);
 // An Error that names the nearest for an unknown name.
 const RouterEntry& router_entry(const std::string& name);
 const EstimatorEntry& estimator_entry(const std::string& name);

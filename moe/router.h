@@ -44,16 +44,43 @@ class Weights {
   std::vector<std::pair<std::string, Var>> list_;
 };
 
+// What a layer reads for one pass; its router and its estimator see all of it.
+struct LayerInput {
+  Var x;                   // [N, D]
+  const Weights& weights;  // parameters, and state (moving averages, biases) as constants
+  bool training = true;
+  Tensor ids = {};            // i32 [N]: the token (or user) ids, for routers that read them
+  std::int64_t sequence = 1;  // L consecutive tokens form a sequence; L divides N
+  // [N/L, L, L] floating: the scores of the attention before this layer, averaged over its heads,
+  // before its causal mask; undefined where there is none.
+  Tensor attention = {};
+};
+
+// New values of a layer's state, by name without the layer's prefix.
+using Updates = std::vector<std::pair<std::string, Tensor>>;
+
 // What a router decided for N tokens.
 struct Routing {
   Tensor selected;  // i32 [N, k]: the experts of each token; -1 for none
   Var weights;      // [N, k]: their combine weights w, differentiable
   Var scores;       // [N, E]: the full scores p
-  Var logits;       // [N, E]: what the scores are the softmax of
+  Var logits;       // [N, E]: what the scores are made of
   // [N, 1]: where the weights are p renormalised over the selected, the sum that divides them.
-  Var normaliser;
+  Var normaliser = {};
   // A scalar added to the loss; undefined where the router has none of its own.
-  Var auxiliary;
+  Var auxiliary = {};
+
+  // The rest is for routers that exchange more than the choice; undefined where they do not.
+  Tensor scale = {};         // [N, k]: a factor s within the weights that no gradient should see
+  Tensor noise = {};         // [N, E]: what was added to the logits before the choice
+  Var log_probability = {};  // [N, 1]: of the drawn choice
+  Var gain = {};             // [Dout]: multiplies y
+  // Rows [M, D] that the experts work on instead of x; selected, weights, scores and logits are
+  // theirs. y = mix rows', with mix [B, N/B, M/B] for B sequences.
+  Var rows = {};
+  Var mix = {};
+  Var merge = {};        // [G, E]: the experts are G weighted sums of the layer's; selected < G
+  Updates updates = {};  // of the router's state, for the next step
 };
 
 // A router: from tokens to experts and combine weights. One file each in moe/routers/, with the
@@ -61,20 +88,23 @@ struct Routing {
 class Router {
  public:
   virtual ~Router() = default;
-  // How many experts a token uses.
+  // How many experts a token uses at most: the columns of Routing::selected.
   virtual std::int64_t choices(const LayerSize& size) const { return size.active; }
   // Refuses sizes it cannot work with.
   virtual void check(const LayerSize& size) const { static_cast<void>(size); }
-  // Adds its parameters, initialised. By default "router.weight" [D, E], normal with deviation
-  // D^-1/2 / 10 (small logits: no early favourites), and "router.bias" [E], zero.
+  // Adds its parameters, initialised, and its state (not trained). By default "router.weight"
+  // [D, E], normal with deviation D^-1/2 / 10 (small logits: no early favourites), and
+  // "router.bias" [E], zero.
   virtual void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                        Rng& rng) const;
   // x [N, D]. Draws and noise only when training, through the tape's Decisions.
-  virtual Routing route(const LayerSize& size, Var x, const Weights& weights,
-                        bool training) const = 0;
+  virtual Routing route(const LayerSize& size, const LayerInput& in) const = 0;
 };
 
 // x W + b [N, E] for "router.weight" [D, E] and, where given, "router.bias" [E].
 Var router_logits(Var x, const Weights& weights);
+
+// i32 [N, E] whose rows are 0 .. E-1: every token uses every expert.
+Tensor every_expert(std::int64_t tokens, std::int64_t experts);
 
 }  // namespace moegrad

@@ -208,13 +208,15 @@ Batch Batches::get(std::int64_t i) const {
   const std::int64_t rows = std::min(batch_size_, dataset_.x.size(0) - first);
   const std::int64_t columns = dataset_.x.size(1);
   Batch batch{.x = Tensor::empty({rows, columns}, dataset_.x.dtype()),
-              .labels = Tensor::empty({rows}, DType::i32)};
+              .labels = Tensor::empty({rows}, DType::i32),
+              .ids = Tensor::empty({rows}, DType::i32)};
   const std::size_t row_bytes = static_cast<std::size_t>(columns) * size_of(dataset_.x.dtype());
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t source =
         order_.defined() ? order_.data<std::int32_t>()[first + r] : first + r;
     std::memcpy(batch.x.raw() + static_cast<std::size_t>(r) * row_bytes,
                 dataset_.x.raw() + static_cast<std::size_t>(source) * row_bytes, row_bytes);
+    batch.ids.data<std::int32_t>()[r] = static_cast<std::int32_t>(source);
     batch.labels.data<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];
   }
   return batch;

@@ -67,6 +67,7 @@ Rng epoch_rng(std::uint64_t seed, std::uint64_t epoch);
 struct Batch {
   Tensor x;       // [B, D]
   Tensor labels;  // i32 [B]
+  Tensor ids;     // i32 [B]: the places of the rows in the data set
 };
 
 // A data set in batches of batch_size rows, the last of them smaller where the rows do not divide.

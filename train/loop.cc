@@ -57,6 +57,20 @@ std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters
       AdamWOptimiser::Config{.weight_decay = c.weight_decay, .router_rate = c.router_lr});
 }
 
+// Each row n times, one behind the other.
+Tensor repeated(const Tensor& rows, std::int64_t n) {
+  if (n == 1) return rows;
+  const std::int64_t count = n * rows.size(0);
+  Tensor out = Tensor::empty(rows.rank() == 1 ? Shape{count} : Shape{count, rows.size(1)},
+                             rows.dtype());
+  const std::int64_t each = rows.numel() / rows.size(0);
+  for (std::int64_t copy = 0; copy < n; ++copy) {
+    kernels(rows.device())
+        .copy_block(rows, 0, each, rows.size(0), each, copy * each, n * each, out);
+  }
+  return out;
+}
+
 const Task& checked(const Task& task) {
   for (const auto& [name, data] : {std::pair("training", &task.train), {"test", &task.test}}) {
     if (data->x.size(0) == 0) {
@@ -183,12 +197,25 @@ class Run {
     Var total;
     double loss = 0.0;
     double auxiliary = 0.0;
+    Updates updates;  // of the mixture's state
   };
   Losses losses(Tape& tape, const Batch& batch) const {
-    const Classifier::Output out = model_.forward(tape.constant(batch.x), parameters_, true);
+    const Estimator& estimator = model_.mixture().estimator();
+    const Var x = tape.constant(repeated(batch.x, estimator.samples()));
+    const Tensor labels = repeated(batch.labels, estimator.samples());
+    const Tensor ids = repeated(batch.ids, estimator.samples());
+    const Classifier::Output out = model_.forward(x, parameters_, true, ids);
     Losses losses;
-    losses.total = cross_entropy(out.logits, batch.labels);
+    losses.total = cross_entropy(out.logits, labels);
     losses.loss = losses.total.value().item();
+    losses.updates = out.mixture.updates;
+    if (estimator.needs_losses()) {
+      const Var each =
+          logsumexp(out.logits, 1) -
+          reshape(take_columns(out.logits, labels.reshape({labels.numel(), 1})), {labels.numel()});
+      const Weights weights = bind(tape, parameters_, "mixture.");
+      losses.total = estimator.objective(each, out.mixture.routing, {out.mixture.x, weights});
+    }
     if (out.mixture.auxiliary.defined()) {
       losses.auxiliary = out.mixture.auxiliary.value().item();
       losses.total = losses.total + out.mixture.auxiliary;
@@ -208,6 +235,12 @@ class Run {
     if (!std::isfinite(report.gradient_norm)) fail_gradient(gradients, report);
     optimiser_->step(parameters_, gradients, report.learning_rate,
                      clip_scale(report.gradient_norm, config_.clip));
+    for (const auto& [name, value] : l.updates) {
+      Parameter* state = parameters_.find("mixture." + name);
+      if (state == nullptr)
+        fail("train", "the layer updates '{}', which it has not declared.", name);
+      state->value = value.to(state->value.dtype());
+    }
     return report;
   }
 
@@ -325,32 +358,32 @@ class Run {
 
 Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data) {
   const Batches batches(data, kEvaluationBatch);
-  std::vector<std::int64_t> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
+  std::vector<double> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
   std::int64_t right = 0;
-  std::int64_t choices = 0;
+  double choices = 0.0;
   double loss = 0.0;
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = batches.get(i);
     const std::int64_t rows = batch.x.size(0);
     Tape tape(Tape::Options{.gradients = false});
-    const Classifier::Output out = model.forward(tape.constant(batch.x), parameters, false);
+    const Classifier::Output out =
+        model.forward(tape.constant(batch.x), parameters, false, batch.ids);
     loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
     const Tensor guess = Tensor::empty({rows}, DType::i32);
     kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
     for (std::int64_t r = 0; r < rows; ++r) {
       right += guess.data<std::int32_t>()[r] == batch.labels.data<std::int32_t>()[r] ? 1 : 0;
     }
+    const std::vector<double> load = out.mixture.expert_load();
     for (std::size_t e = 0; e < loads.size(); ++e) {
-      const std::int64_t load = out.mixture.plan.load(static_cast<std::int64_t>(e));
-      loads[e] += load;
-      choices += load;
+      loads[e] += load[e];
+      choices += load[e];
     }
   }
   const auto n = static_cast<double>(data.x.size(0));
   Evaluation evaluation{.accuracy = static_cast<double>(right) / n, .loss = loss / n};
-  for (const std::int64_t load : loads) {
-    evaluation.expert_load.push_back(
-        choices == 0 ? 0.0 : static_cast<double>(load) / static_cast<double>(choices));
+  for (const double load : loads) {
+    evaluation.expert_load.push_back(choices == 0.0 ? 0.0 : load / choices);
   }
   return evaluation;
 }

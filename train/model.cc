@@ -36,12 +36,16 @@ Parameters Classifier::initial(std::uint64_t seed, DType dtype) const {
   return parameters;
 }
 
-Classifier::Output Classifier::forward(Var x, const Parameters& parameters, bool training) const {
+Classifier::Output Classifier::forward(Var x, const Parameters& parameters, bool training,
+                                       const Tensor& ids) const {
   Tape& tape = x.tape();
   Output out;
   const Var h =
       norm1_(relu(input_(x, bind(tape, parameters, "input."))), bind(tape, parameters, "norm1."));
-  out.mixture = mixture_.forward(h, bind(tape, parameters, "mixture."), training);
+  const Weights weights = bind(tape, parameters, "mixture.");
+  LayerInput in{h, weights, training};
+  in.ids = ids;
+  out.mixture = mixture_.forward(in);
   const Var sum = norm2_(h + out.mixture.y, bind(tape, parameters, "norm2."));
   out.logits = head_(sum, bind(tape, parameters, "head."));
   return out;

@@ -22,7 +22,8 @@ class Classifier {
     Var logits;  // [B, classes]
     LayerOutput mixture;
   };
-  Output forward(Var x, const Parameters& parameters, bool training) const;
+  // `ids`: i32 [B], for routers that read them.
+  Output forward(Var x, const Parameters& parameters, bool training, const Tensor& ids = {}) const;
 
   const Layer& mixture() const { return mixture_; }
 

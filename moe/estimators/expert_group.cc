@@ -309,11 +309,21 @@ class ExpertGroupEstimator : public Estimator {
       : options_{o.integer("groups"), o.choice("experts") == "mean", o.flag("forward"),
                  o.flag("weighted"), o.number("minimum-score")} {}
 
-  Var combine(const EstimatorInput& in) const override {
+  void check(const LayerSize& size, const RouterEntry& router) const override {
+    if (size.active == size.experts || !router.traits.sparse_training) {
+      fail("expert-group",
+           "every token uses all {} experts: there is none for a group mean to stand for. Use a "
+           "router with k < E, or the estimator sparse.",
+           size.experts);
+    }
+  }
+  bool leaks() const override { return options_.forward; }
+
+  Combined combine(const EstimatorInput& in) const override {
     const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
     const bool use_fused = fused(in.x.tape());
     const Routing& r = in.routing;
-    if (!in.training && !options_.forward) {
+    if (!in.training() && !options_.forward) {
       return use_fused ? moegrad::combine(h, r.weights, in.plan)
                        : written_sparse(h, r.weights, in.plan);
     }
@@ -328,37 +338,40 @@ class ExpertGroupEstimator : public Estimator {
 
 EstimatorEntry expert_group_estimator() {
   return {
-      "expert-group",
-      "group means of other tokens stand for the unselected experts in the gradient",
-      "Panda et al., ICLR 2025 submission",
-      Claim::surrogate,
-      false,
-      {{"groups",
-        OptionSpec::Kind::integer,
-        "2",
-        "G: a token is in the groups of its top G",
-        1,
-        4096,
-        {},
-        {"1", "3"}},
-       {"experts",
-        OptionSpec::Kind::choice,
-        "none",
-        "gradient of the experts through the means",
-        0,
-        0,
-        {"none", "mean"}},
-       {"forward", OptionSpec::Kind::flag, "false", "add sum p_j V_j to the output too"},
-       {"weighted", OptionSpec::Kind::flag, "false", "means weighted by the score of the group"},
-       {"minimum-score",
-        OptionSpec::Kind::number,
-        "0",
-        "least score to be in a group",
-        0,
-        1,
-        {},
-        {"0.3"}}},
-      [](const Options& o) -> std::unique_ptr<Estimator> {
+      .name = "expert-group",
+      .summary = "group means of other tokens stand for the unselected experts in the gradient",
+      .source = "Panda et al., ICLR 2025 submission",
+      .formula =
+          "G(x) = top-G experts by p; Ebar_ij = mean of E_j over the tokens of group i that ran "
+          "j;\n"
+          "V_j(x) = (1/G) sum_{i in G(x)} Ebar_ij for j off R(x), dL/dp_j = <g, V_j>",
+      .options = {{"groups",
+                   OptionSpec::Kind::integer,
+                   "2",
+                   "G: a token is in the groups of its top G",
+                   1,
+                   4096,
+                   {},
+                   {"1", "3"}},
+                  {"experts",
+                   OptionSpec::Kind::choice,
+                   "none",
+                   "gradient of the experts through the means",
+                   0,
+                   0,
+                   {"none", "mean"}},
+                  {"forward", OptionSpec::Kind::flag, "false", "add sum p_j V_j to the output too"},
+                  {"weighted", OptionSpec::Kind::flag, "false",
+                   "means weighted by the score of the group"},
+                  {"minimum-score",
+                   OptionSpec::Kind::number,
+                   "0",
+                   "least score to be in a group",
+                   0,
+                   1,
+                   {},
+                   {"0.3"}}},
+      .make = [](const Options& o) -> std::unique_ptr<Estimator> {
         return std::make_unique<ExpertGroupEstimator>(o);
       }};
 }

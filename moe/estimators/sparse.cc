@@ -11,7 +11,7 @@ namespace {
 
 class SparseEstimator : public Estimator {
  public:
-  Var combine(const EstimatorInput& in) const override {
+  Combined combine(const EstimatorInput& in) const override {
     const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
     return fused(in.x.tape()) ? moegrad::combine(h, in.routing.weights, in.plan)
                               : written_sparse(h, in.routing.weights, in.plan);
@@ -21,13 +21,11 @@ class SparseEstimator : public Estimator {
 }  // namespace
 
 EstimatorEntry sparse_estimator() {
-  return {"sparse",
-          "the conventional gradient: nothing passes the selection",
-          "Shazeer et al. 2017, arXiv:1701.06538",
-          Claim::surrogate,
-          false,
-          {},
-          [](const Options&) -> std::unique_ptr<Estimator> {
+  return {.name = "sparse",
+          .summary = "the conventional gradient: nothing passes the selection",
+          .source = "Shazeer et al. 2017, arXiv:1701.06538",
+          .formula = "y = sum_{i in R} w_i E_i(x);  dL/dw_i = <g, E_i> on R, 0 off R",
+          .make = [](const Options&) -> std::unique_ptr<Estimator> {
             return std::make_unique<SparseEstimator>();
           }};
 }

@@ -147,10 +147,10 @@ class SteDenseEstimator : public Estimator {
         weighted_(options.choice("cotangent") == "weighted"),
         renormalised_(options.choice("renormalised")) {}
 
-  Var combine(const EstimatorInput& in) const override {
+  Combined combine(const EstimatorInput& in) const override {
     const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
     const bool use_fused = fused(in.x.tape());
-    if (!in.training) {
+    if (!in.training()) {
       return use_fused ? moegrad::combine(h, in.routing.weights, in.plan)
                        : written_sparse(h, in.routing.weights, in.plan);
     }
@@ -221,25 +221,27 @@ std::vector<OptionSpec> options() {
 }  // namespace
 
 EstimatorEntry ste_dense_router_estimator() {
-  return {"ste-dense-router",
-          "sparse forward; the router gets the dense layer's gradient",
-          "DenseMixer; Panda et al., ICLR 2025 submission",
-          Claim::surrogate,
-          true,
-          options(),
-          [](const Options& o) -> std::unique_ptr<Estimator> {
+  return {.name = "ste-dense-router",
+          .summary = "sparse forward; the router gets the dense layer's gradient",
+          .source = "DenseMixer; Panda et al., ICLR 2025 submission",
+          .formula =
+              "V_i = E_i(x) on and off R: dL/dp_i = <g, E_i> for every expert;\n"
+              "experts and x get the sparse layer's gradient",
+          .traits = {.dense = true},
+          .options = options(),
+          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
             return std::make_unique<SteDenseEstimator>(false, o);
           }};
 }
 
 EstimatorEntry ste_dense_estimator() {
-  return {"ste-dense",
-          "sparse forward; router and experts get the dense layer's gradient",
-          "Panda et al., ICLR 2025 submission",
-          Claim::surrogate,
-          true,
-          options(),
-          [](const Options& o) -> std::unique_ptr<Estimator> {
+  return {.name = "ste-dense",
+          .summary = "sparse forward; router and experts get the dense layer's gradient",
+          .source = "Panda et al., ICLR 2025 submission",
+          .formula = "V_i = E_i(x) on and off R: dL/dp_i = <g, E_i>, and every expert gets p_i g",
+          .traits = {.dense = true},
+          .options = options(),
+          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
             return std::make_unique<SteDenseEstimator>(true, o);
           }};
 }

@@ -31,21 +31,13 @@ class MoesartRouter : public Router {
         temperature_(temperature),
         lasso_(lasso) {}
 
-  void check(const LayerSize& size) const override {
-    if (size.active < 2) {
-      fail("moesart", "k is {}. It re-weights a sample of at least 2 experts: use k >= 2.",
-           size.active);
-    }
-  }
-
-  Routing route(const LayerSize& size, Var x, const Weights& weights,
-                bool training) const override {
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
-    r.logits = router_logits(x, weights);
+    r.logits = router_logits(in.x, in.weights);
     if (temperature_ != 1.0) r.logits = r.logits / temperature_;
     r.scores = softmax(r.logits);
     const std::int64_t k = size.active;
-    if (training) {
+    if (in.training) {
       r.selected = sample_experts(r.logits, k, replacement_);
       r.weights = training_weights(r, k);
     } else {
@@ -92,49 +84,67 @@ class MoesartRouter : public Router {
 
 // By enumeration of the fixed case of moe/moments.h.
 std::vector<RecordedBias> recorded_figures() {
-  return {{"small-random", 4, 2, 0.164175704829, 0.205981292047, 0.342810262677, 0.014005636950},
-          {"small-random", 8, 2, 0.014176283834, 0.476857521927, 0.313024536466, 0.021678271892},
-          {"small-random", 8, 4, 0.254045633236, 0.102583215895, 0.335724472764, 0.012342275582},
-          {"large", 8, 2, 0.248999829651, 0.306137949266, 0.168796266751, 0.114600901303},
-          {"zero", 8, 2, 0.105983173582, 0.284713502089, 0.403711606021, 0.0}};
+  return {{{}, 4, 2, 0.164175704829, 0.205981292047, 0.342810262677, 0.014005636950},
+          {{}, 8, 2, 0.014176283834, 0.476857521927, 0.313024536466, 0.021678271892},
+          {{}, 8, 4, 0.254045633236, 0.102583215895, 0.335724472764, 0.012342275582},
+          {{{"weighting", "large"}},
+           8,
+           2,
+           0.248999829651,
+           0.306137949266,
+           0.168796266751,
+           0.114600901303},
+          {{{"weighting", "zero"}}, 8, 2, 0.105983173582, 0.284713502089, 0.403711606021, 0.0}};
 }
 
 }  // namespace
 
 RouterEntry moesart_router() {
-  return {
-      "moesart",
-      "k experts sampled from the softmax, re-weighted to approximate it",
-      "Ibrahim et al., ICLR 2024 submission 449",
-      Claim::documented,
-      true,
-      {{"weighting",
-        OptionSpec::Kind::choice,
-        "small-random",
-        "how the sampled experts are re-weighted",
-        0,
-        0,
-        {"small-random", "zero", "large"}},
-       {"replacement", OptionSpec::Kind::flag, "false", "sample with replacement"},
-       {"temperature", OptionSpec::Kind::number, "1", "divides the logits", 1e-6, 1e6, {}, {"0.7"}},
-       {"lasso",
-        OptionSpec::Kind::number,
-        "0",
-        "coefficient of the trimmed lasso, the score outside the top k",
-        0.0,
-        1e6,
-        {},
-        {"0.5"}}},
-      [](const Options& o) -> std::unique_ptr<Router> {
-        const std::string& name = o.choice("weighting");
-        const Weighting weighting = name == "zero"    ? Weighting::zero
-                                    : name == "large" ? Weighting::large
-                                                      : Weighting::small_random;
-        return std::make_unique<MoesartRouter>(weighting, o.flag("replacement"),
-                                               o.number("temperature"), o.number("lasso"));
-      },
-      recorded_figures(),
-      2};
+  return {.name = "moesart",
+          .summary = "k experts sampled from the softmax, re-weighted to approximate it",
+          .source = "Ibrahim et al., ICLR 2024 submission 449",
+          .formula =
+              "training: S = k experts sampled from g = softmax((x W + b)/tau), j uniform in S;\n"
+              "w = softmax over S of o_j for j and o_i - log((k-1) g_i) for the others,\n"
+              "that is w_j = g_j/(1+g_j), w_i = 1/((k-1)(1+g_j))\n"
+              "inference: S = TopK(o), w = 1/k",
+          .claim = Claim::documented,
+          .traits = {.samples = true, .auxiliary = "trimmed lasso (lasso)"},
+          .options = {{"weighting",
+                       OptionSpec::Kind::choice,
+                       "small-random",
+                       "how the sampled experts are re-weighted",
+                       0,
+                       0,
+                       {"small-random", "zero", "large"}},
+                      {"replacement", OptionSpec::Kind::flag, "false", "sample with replacement"},
+                      {"temperature",
+                       OptionSpec::Kind::number,
+                       "1",
+                       "divides the logits",
+                       1e-6,
+                       1e6,
+                       {},
+                       {"0.7"}},
+                      {"lasso",
+                       OptionSpec::Kind::number,
+                       "0",
+                       "coefficient of the trimmed lasso, the score outside the top k",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0.5"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            const std::string& name = o.choice("weighting");
+            const Weighting weighting = name == "zero"    ? Weighting::zero
+                                        : name == "large" ? Weighting::large
+                                                          : Weighting::small_random;
+            return std::make_unique<MoesartRouter>(weighting, o.flag("replacement"),
+                                                   o.number("temperature"), o.number("lasso"));
+          },
+          .recorded = recorded_figures(),
+          .least_active = 2,
+          .draws = {"selected", "unadjusted"}};
 }
 
 }  // namespace moegrad

@@ -14,16 +14,12 @@ class SoftmaxRouter : public Router {
  public:
   std::int64_t choices(const LayerSize& size) const override { return size.experts; }
 
-  Routing route(const LayerSize& size, Var x, const Weights& weights, bool) const override {
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
-    r.logits = router_logits(x, weights);
+    r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
     r.weights = r.scores;
-    r.selected = Tensor::empty({x.size(0), size.experts}, DType::i32);
-    const std::span<std::int32_t> ids = r.selected.values<std::int32_t>();
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      ids[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(size.experts));
-    }
+    r.selected = every_expert(in.x.size(0), size.experts);
     return r;
   }
 };
@@ -31,14 +27,15 @@ class SoftmaxRouter : public Router {
 }  // namespace
 
 RouterEntry softmax_router() {
-  return {
-      "softmax",
-      "all experts, weighted by their softmax scores (active is ignored: it is E)",
-      "Jacobs et al. 1991, Neural Computation 3(1)",
-      Claim::exact,
-      false,
-      {},
-      [](const Options&) -> std::unique_ptr<Router> { return std::make_unique<SoftmaxRouter>(); }};
+  return {.name = "softmax",
+          .summary = "all experts, weighted by their softmax scores (active is ignored: it is E)",
+          .source = "Jacobs et al. 1991, Neural Computation 3(1)",
+          .formula = "w = softmax(x W + b) over all E experts, in training and at inference",
+          .claim = Claim::exact,
+          .traits = {.picks_largest = false, .sparse_training = false, .sparse_inference = false},
+          .make = [](const Options&) -> std::unique_ptr<Router> {
+            return std::make_unique<SoftmaxRouter>();
+          }};
 }
 
 }  // namespace moegrad

@@ -31,9 +31,9 @@ class TopKRouter : public Router {
     }
   }
 
-  Routing route(const LayerSize& size, Var x, const Weights& weights, bool) const override {
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
-    r.logits = router_logits(x, weights);
+    r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
     r.selected = top_k_indices(r.logits, size.active, "selected");
     if (renormalise_) {
@@ -52,14 +52,14 @@ class TopKRouter : public Router {
 }  // namespace
 
 RouterEntry top_k_router() {
-  return {"top-k",
-          "the k experts of the largest logits",
-          "Shazeer et al. 2017, arXiv:1701.06538",
-          Claim::exact_on_cell,
-          false,
-          {{"renormalise", OptionSpec::Kind::flag, "false",
-            "weights are the softmax over the selected instead of the full softmax"}},
-          [](const Options& o) -> std::unique_ptr<Router> {
+  return {.name = "top-k",
+          .summary = "the k experts of the largest logits",
+          .source = "Shazeer et al. 2017, arXiv:1701.06538",
+          .formula = "R = TopK(x W + b);  w = softmax(x W + b) on R, or renormalised over R",
+          .claim = Claim::exact_on_cell,
+          .options = {{"renormalise", OptionSpec::Kind::flag, "false",
+                       "weights are the softmax over the selected instead of the full softmax"}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<TopKRouter>(o.flag("renormalise"));
           }};
 }

@@ -180,7 +180,7 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
   check_mistake(with({"--active", "5"}), "[layer] k is 5 with 4 experts. Use 1 <= k <= 4.");
   check_mistake(with({"--active", "0"}), "[layer] k is 0 with 4 experts. Use 1 <= k <= 4.");
   check_mistake(with({"--router", "moesart", "--active", "1"}),
-                "[moesart] k is 1. It re-weights a sample of at least 2 experts: use k >= 2.");
+                "[layer] k is 1, too few for router moesart. Use k >= 2.");
   check_mistake(with({"--lr", "fast"}),
                 "[option] 'lr' of train is 'fast'. Give a number from 0 to 1000000.");
   check_mistake(with({"--lr", "-1"}),

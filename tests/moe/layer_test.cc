@@ -50,7 +50,7 @@ TEST_CASE("what a layer refuses") {
   CHECK(refused([](LayerConfig& c) {
           c.router = "moesart";
           c.size.active = 1;
-        }) == "[moesart] k is 1. It re-weights a sample of at least 2 experts: use k >= 2.");
+        }) == "[layer] k is 1, too few for router moesart. Use k >= 2.");
   CHECK(error_of([] { activation_of("swish"); }) ==
         "[experts] no activation 'swish'. Did you mean 'silu'?");
 }

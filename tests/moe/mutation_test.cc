@@ -61,7 +61,7 @@ TEST_CASE("a broken backward pass of an estimator is seen") {
   for (const EstimatorEntry& entry : estimators()) {
     CAPTURE(entry.name);
     std::vector<std::pair<std::string, int>> operations = {{"combine", 2}, {"dispatch", 1}};
-    if (entry.dense) operations = {{"combine_dense", 4}};
+    if (entry.traits.dense) operations = {{"combine_dense", 4}};
     if (entry.name == "expert-group") operations = {{"combine_groups", 3}};
     expect_all_killed(operations, [&](const Mutation* m) { return check_estimator(entry, m); });
   }

@@ -100,7 +100,7 @@ TEST_CASE("config: a mixture that cannot be") {
   CHECK(layer_error({{"experts", "0"}}) ==
         "[layer] the number of experts is 0. It must be at least 1.");
   CHECK(layer_error({{"router", "moesart"}, {"active", "1"}}) ==
-        "[moesart] k is 1. It re-weights a sample of at least 2 experts: use k >= 2.");
+        "[layer] k is 1, too few for router moesart. Use k >= 2.");
   CHECK(layer_error({{"options.aux", "0.5"}}) ==
         "[config] option 'aux' is a setting of its own. Use --aux 0.5.");
   // All experts are active where the router takes all.
