@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "tensor/error.h"
 #include "tensor/files.h"
 
 namespace moegrad {
@@ -26,6 +27,19 @@ void add_json(CLI::App& command, JsonOutput& output) {
       ->expected(0, 1)
       ->type_name("[FILE]")
       ->trigger_on_parse();
+}
+
+std::map<std::string, std::string> option_map(std::string_view command,
+                                              const std::vector<std::string>& pairs) {
+  std::map<std::string, std::string> map;
+  for (const std::string& pair : pairs) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      fail(command, "--option is '{}'. Give --option name=value.", pair);
+    }
+    map[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return map;
 }
 
 void JsonOutput::write(std::string_view text) const {

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -30,10 +32,15 @@ struct JsonOutput {
 };
 void add_json(CLI::App& command, JsonOutput& output);
 
+// From --option name=value, repeated; an Error for a text without a name or a value.
+std::map<std::string, std::string> option_map(std::string_view command,
+                                              const std::vector<std::string>& pairs);
+
 // Each adds a subcommand whose callback stores an exit code. One file each: NAME_command.cc.
 void add_train(CLI::App& app, Global& global);
 void add_gradcheck(CLI::App& app, Global& global);
 void add_list(CLI::App& app, Global& global);
 void add_layer(CLI::App& app, Global& global);
+void add_study(CLI::App& app, Global& global);
 
 }  // namespace moegrad

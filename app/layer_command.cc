@@ -141,18 +141,6 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* s
   return out;
 }
 
-std::map<std::string, std::string> option_map(const std::vector<std::string>& pairs) {
-  std::map<std::string, std::string> map;
-  for (const std::string& pair : pairs) {
-    const std::size_t equals = pair.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      fail("layer", "--option is '{}'. Give --option name=value.", pair);
-    }
-    map[pair.substr(0, equals)] = pair.substr(equals + 1);
-  }
-  return map;
-}
-
 TensorFile read_layer_file(const std::string& path) {
   TensorFile file = read_safetensors(path);
   std::vector<std::string> names;
@@ -182,7 +170,7 @@ int run(const LayerArguments& a) {
   config.router = a.router;
   config.estimator = a.estimator;
   config.activation = activation_of(a.activation);
-  config.options = option_map(a.options);
+  config.options = option_map("layer", a.options);
   const std::int64_t k = a.router == "softmax" && a.active == 0 ? sizes["E"] : a.active;
   config.size = {sizes["D"], sizes["H"], sizes["Dout"], sizes["E"], k};
   sizes.set("k", k);

@@ -25,6 +25,9 @@ std::vector<std::string> flags_of(const CLI::App& command) {
 // What is wrong with the command line, with the nearest name where one is unknown.
 std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<CLI::App*> chosen = app.get_subcommands();
+  if (!chosen.empty() && !chosen.front()->get_subcommands(nullptr).empty()) {
+    return explain(*chosen.front(), error);
+  }
   const CLI::App& command = chosen.empty() ? app : *chosen.front();
   for (const std::string& word : command.remaining(true)) {
     if (word.starts_with("-")) {
@@ -60,6 +63,7 @@ int run(int argc, char** argv) {
   add_gradcheck(app, global);
   add_list(app, global);
   add_layer(app, global);
+  add_study(app, global);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

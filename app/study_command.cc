@@ -1,0 +1,361 @@
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "app/commands.h"
+#include "app/table.h"
+#include "lab/bias.h"
+#include "lab/fidelity.h"
+#include "lab/report.h"
+#include "moe/registry.h"
+#include "tensor/files.h"
+#include "train/checkpoint.h"
+#include "train/loop.h"
+#include "train/run_folder.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+// Writes rows.json and, where gnuplot is there, plot.svg into a folder; says where.
+void write_report(const fs::path& folder, const ordered_json& rows,
+                  const std::vector<Chart>& charts, const JsonOutput& json) {
+  fs::create_directories(folder);
+  write_file_atomic(folder / "rows.json", rows.dump(2) + "\n");
+  const bool drawn = plot_svg(folder / "plot.svg", charts);
+  if (json.wanted) json.write(rows.dump(2));
+  if (!json.wanted || !json.file.empty()) {
+    fmt::print("written to {}: rows.json{}\n", folder.string(), drawn ? ", plot.svg" : "");
+  }
+  if (!drawn) fmt::print(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+}
+
+// --- bias -------------------------------------------------------------------------------------
+
+struct BiasArguments {
+  std::vector<std::string> routers, estimators;
+  std::vector<std::int64_t> experts = {4, 8, 16};
+  std::vector<std::int64_t> active = {1, 2, 4};
+  std::vector<double> scales = {0.5, 1.5, 4.0};
+  std::vector<std::string> losses = bias_losses();
+  std::vector<std::string> options;
+  BiasOptions study;
+  std::string out = "runs/bias";
+  JsonOutput json;
+};
+
+std::vector<std::pair<std::string, std::string>> pairs_of(const BiasArguments& a) {
+  for (const std::string& name : a.routers) router_entry(name);
+  for (const std::string& name : a.estimators) estimator_entry(name);
+  if (a.routers.empty() && a.estimators.empty()) return bias_pairs();
+  std::vector<std::pair<std::string, std::string>> pairs;
+  if (a.routers.empty()) {
+    for (const std::string& estimator : a.estimators) {
+      const std::vector<std::string>& with = estimator_entry(estimator).routers;
+      for (const std::string& router : with) pairs.emplace_back(router, estimator);
+    }
+    return pairs;
+  }
+  const std::vector<std::string> sparse = {"sparse"};
+  for (const std::string& router : a.routers) {
+    for (const std::string& estimator : a.estimators.empty() ? sparse : a.estimators) {
+      pairs.emplace_back(router, estimator);
+    }
+  }
+  return pairs;
+}
+
+ordered_json row_json(const BiasRow& r) {
+  ordered_json row = {{"router", r.of.router},
+                      {"estimator", r.of.estimator},
+                      {"experts", r.of.experts},
+                      {"active", r.of.active},
+                      {"scale", r.of.scale},
+                      {"loss", r.of.loss},
+                      {"weight_bias_l1", r.weight_bias_l1},
+                      {"weight_mse", r.weight_mse},
+                      {"gradient_bias", r.gradient_bias},
+                      {"gradient_variance", r.gradient_variance},
+                      {"gradient_mse", r.gradient_mse},
+                      {"cosine", r.cosine},
+                      {"norm_ratio", r.norm_ratio},
+                      {"evaluations", r.evaluations},
+                      {"exact", r.exact},
+                      {"outcomes", r.outcomes}};
+  row["own_gradient_bias"] = r.own_known ? ordered_json(r.own_bias) : ordered_json(nullptr);
+  if (!r.exact) row["gradient_bias_confidence"] = r.bias_confidence;
+  return row;
+}
+
+void print_bias(const std::vector<BiasRow>& rows) {
+  Table table;
+  table.add({"router", "estimator", "E", "k", "scale", "loss", "weight bias", "weight mse",
+             "gradient bias", "variance", "mse", "cosine", "norm ratio", "own bias", "experts run",
+             "outcomes"});
+  for (const BiasRow& r : rows) {
+    const std::string bias =
+        r.exact ? fmt::format("{:.4f}", r.gradient_bias)
+                : fmt::format("{:.3f}+-{:.3f}", r.gradient_bias, r.bias_confidence);
+    table.add({r.of.router, r.of.estimator, fmt::format("{}", r.of.experts),
+               fmt::format("{}", r.of.active), fmt::format("{:g}", r.of.scale), r.of.loss,
+               fmt::format("{:.4f}", r.weight_bias_l1), fmt::format("{:.4f}", r.weight_mse), bias,
+               fmt::format("{:.4f}", r.gradient_variance), fmt::format("{:.4f}", r.gradient_mse),
+               fmt::format("{:.3f}", r.cosine), fmt::format("{:.3f}", r.norm_ratio),
+               r.own_known ? fmt::format("{:.1e}", r.own_bias) : "-",
+               fmt::format("{:.1f}", r.evaluations),
+               fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
+  }
+  fmt::print("{}", table.text());
+}
+
+// Of each pair, the means over its rows.
+std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
+  Chart direction{.title = "Expected router gradient against the dense layer's, mean over all rows",
+                  .axis = "cosine, norm ratio",
+                  .series = {{"cosine", {}}, {"norm ratio", {}}}};
+  Chart error{.title = "Bias and spread of the router gradient, mean over all rows",
+              .axis = "norm",
+              .series = {{"bias", {}}, {"standard deviation", {}}}};
+  std::vector<double> count;
+  for (const BiasRow& r : rows) {
+    const std::string label = r.of.router + " / " + r.of.estimator;
+    if (direction.labels.empty() || direction.labels.back() != label) {
+      direction.labels.push_back(label);
+      count.push_back(0.0);
+      for (Chart* chart : {&direction, &error}) {
+        for (Series& s : chart->series) s.values.push_back(0.0);
+      }
+    }
+    direction.series[0].values.back() += r.cosine;
+    direction.series[1].values.back() += r.norm_ratio;
+    error.series[0].values.back() += r.gradient_bias;
+    error.series[1].values.back() += std::sqrt(r.gradient_variance);
+    count.back() += 1.0;
+  }
+  error.labels = direction.labels;
+  for (Chart* chart : {&direction, &error}) {
+    for (Series& s : chart->series) {
+      for (std::size_t i = 0; i < count.size(); ++i) s.values[i] /= count[i];
+    }
+  }
+  return {direction, error};
+}
+
+int run_bias(const BiasArguments& a) {
+  std::vector<BiasCase> cases;
+  for (const auto& [router, estimator] : pairs_of(a)) {
+    for (const std::int64_t experts : a.experts) {
+      for (const std::int64_t active : a.active) {
+        for (const double scale : a.scales) {
+          for (const std::string& loss : a.losses) {
+            cases.push_back(
+                {router, estimator, experts, active, scale, loss, option_map("study", a.options)});
+          }
+        }
+      }
+    }
+  }
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  std::vector<std::string> skipped;
+  const std::vector<BiasRow> rows = study_bias(
+      cases, a.study,
+      [&](std::size_t done) {
+        if (terminal) fmt::print(stderr, "\r{} of {} cells", done, cases.size());
+      },
+      skipped);
+  if (terminal) fmt::print(stderr, "\r{:40}\r", "");
+  if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
+  ordered_json json = ordered_json::array();
+  for (const BiasRow& row : rows) json.push_back(row_json(row));
+  if (!a.json.wanted || !a.json.file.empty()) print_bias(rows);
+  for (const std::string& reason : skipped) fmt::print(stderr, "left out: {}\n", reason);
+  write_report(a.out, json, bias_charts(rows), a.json);
+  return kOk;
+}
+
+// --- fidelity ---------------------------------------------------------------------------------
+
+struct FidelityArguments {
+  std::string checkpoint;
+  bool along_training = false;
+  std::vector<std::string> estimators;
+  std::int64_t batch = 512;
+  std::int64_t epochs = 1;
+  std::int64_t points = 10;
+  std::int64_t seed = 1;
+  std::string task = "vision";
+  std::string data = "data";
+  std::string out = "runs/fidelity";
+  JsonOutput json;
+};
+
+// Those that run with any router that selects experts.
+std::vector<std::string> comparable_estimators() {
+  std::vector<std::string> names;
+  for (const EstimatorEntry& e : estimators()) {
+    if (!e.traits.categorical) names.push_back(e.name);
+  }
+  return names;
+}
+
+ordered_json row_json(const FidelityRow& r) {
+  return {{"step", r.step},
+          {"layer", r.layer},
+          {"estimator", r.estimator},
+          {"cosine_real", r.cosine_real},
+          {"norm_ratio_real", r.norm_ratio_real},
+          {"cosine_ones", r.cosine_ones},
+          {"norm_ratio_ones", r.norm_ratio_ones},
+          {"output_error", r.output_error}};
+}
+
+void print_fidelity(const std::vector<FidelityRow>& rows) {
+  Table table;
+  table.add({"step", "layer", "estimator", "cosine", "norm ratio", "cosine (ones)",
+             "norm ratio (ones)", "output error"});
+  for (const FidelityRow& r : rows) {
+    table.add({fmt::format("{}", r.step), fmt::format("{}", r.layer), r.estimator,
+               fmt::format("{:.4f}", r.cosine_real), fmt::format("{:.4f}", r.norm_ratio_real),
+               fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
+               fmt::format("{:.4f}", r.output_error)});
+  }
+  fmt::print("{}", table.text());
+}
+
+std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
+                                   const std::vector<std::string>& names) {
+  Chart cosine{.title = "Router gradient: cosine to ste-dense, real dL/dy", .axis = "cosine"};
+  Chart ratio{.title = "Router gradient: norm over ste-dense's, real dL/dy", .axis = "norm ratio"};
+  for (const FidelityRow& r : rows) {
+    const std::string label = fmt::format("{}", r.step);
+    if (cosine.labels.empty() || cosine.labels.back() != label) cosine.labels.push_back(label);
+  }
+  ratio.labels = cosine.labels;
+  for (const std::string& name : names) {
+    Series c{name, {}};
+    Series n{name, {}};
+    for (const FidelityRow& r : rows) {
+      if (r.estimator != name) continue;
+      c.values.push_back(r.cosine_real);
+      n.values.push_back(r.norm_ratio_real);
+    }
+    cosine.series.push_back(c);
+    ratio.series.push_back(n);
+  }
+  cosine.lines = ratio.lines = cosine.labels.size() > 1;
+  return {cosine, ratio};
+}
+
+int run_fidelity(const FidelityArguments& a) {
+  if (a.along_training == !a.checkpoint.empty()) {
+    fail("study", "give --checkpoint FILE or --along-training, one of them.");
+  }
+  for (const std::string& name : a.estimators) estimator_entry(name);
+  const std::vector<std::string> names =
+      a.estimators.empty() ? comparable_estimators() : a.estimators;
+  std::vector<fs::path> checkpoints = {a.checkpoint};
+  std::string task_name = a.task;
+  if (!a.along_training) task_name = stored_config(a.checkpoint).task;
+  const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
+  if (a.along_training) {
+    TrainConfig config;
+    config.task = a.task;
+    config.data = a.data;
+    config.epochs = a.epochs;
+    config.seed = a.seed;
+    config.keep = a.points + a.epochs + 1;
+    const std::int64_t steps = a.epochs * Batches(task.train, config.batch).size();
+    config.checkpoint_every =
+        std::max<std::int64_t>(1, steps / std::max<std::int64_t>(1, a.points));
+    Progress progress(stderr, Progress::style_for(stderr));
+    const fs::path folder = fs::path(a.out) / "run";
+    train(config, {.out = folder, .force = true, .progress = &progress, .task = &task});
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints(), config.keep, "{}").list();
+  }
+  const Batch batch = Batches(task.train, a.batch).get(0);
+  std::vector<FidelityRow> rows;
+  for (const fs::path& path : checkpoints) {
+    const StoredModel model = load_model(path, batch.x.size(1), task.train.classes);
+    const std::vector<FidelityRow> more = measure_fidelity(model, batch, names, task.train.classes);
+    rows.insert(rows.end(), more.begin(), more.end());
+  }
+  ordered_json json = ordered_json::array();
+  for (const FidelityRow& row : rows) json.push_back(row_json(row));
+  if (!a.json.wanted || !a.json.file.empty()) print_fidelity(rows);
+  write_report(a.out, json, fidelity_charts(rows, names), a.json);
+  return kOk;
+}
+
+void add_bias(CLI::App& study, Global& global) {
+  const auto a = std::make_shared<BiasArguments>();
+  CLI::App& command = add_command(
+      study, "bias", "Exact bias and variance of router gradients and combine weights.",
+      "moegrad study bias\n  moegrad study bias --routers moesart,top-k --experts 8 --active 2 "
+      "--json rows.json");
+  const auto list = [&](const char* name, auto& value, const char* help) {
+    command.add_option(name, value, help)->delimiter(',')->type_name("LIST");
+  };
+  list("--routers", a->routers, "routers; with none named, all whose logits can be set");
+  list("--estimators", a->estimators, "estimators [sparse]");
+  list("--experts", a->experts, "numbers of experts E [4,8,16]");
+  list("--active", a->active, "experts of a token, k [1,2,4]");
+  list("--scale", a->scales, "standard deviations of the logits [0.5,1.5,4]");
+  list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
+  command.add_option("--draws", a->study.draws, "random logits that a row is the mean over [4]");
+  command.add_option("--seed", a->study.seed, "of these draws [1]");
+  command.add_option("--outcomes", a->study.max_outcomes,
+                     "most outcomes to enumerate; above, Monte Carlo [2000]");
+  command.add_option("--samples", a->study.samples, "of Monte Carlo [2000]");
+  command.add_option("--option", a->options, "an option of router, estimator or layer")
+      ->type_name("key=value")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.add_option("--out", a->out, "folder of the report [runs/bias]")->type_name("DIR");
+  add_json(command, a->json);
+  command.callback([a, &global] { global.exit_code = run_bias(*a); });
+}
+
+void add_fidelity(CLI::App& study, Global& global) {
+  const auto a = std::make_shared<FidelityArguments>();
+  CLI::App& command =
+      add_command(study, "fidelity",
+                  "How each estimator's router gradient follows ste-dense in a trained model.",
+                  "moegrad study fidelity --along-training\n  moegrad study fidelity --checkpoint "
+                  "runs/vision-top-k-sparse/checkpoints/step-00000469.safetensors");
+  command.add_option("--checkpoint", a->checkpoint, "a checkpoint of moegrad train")
+      ->type_name("FILE");
+  command.add_flag("--along-training", a->along_training,
+                   "train a model and measure at points on the way");
+  command.add_option("--estimators", a->estimators, "[all that go with any router]")
+      ->delimiter(',')
+      ->type_name("LIST");
+  command.add_option("--task", a->task, "to train on [vision]");
+  command.add_option("--epochs", a->epochs, "to train for [1]")->check(CLI::Range(1, 1000));
+  command.add_option("--points", a->points, "on the way [10]")->check(CLI::Range(1, 1000));
+  command.add_option("--batch", a->batch, "tokens to measure on [512]")
+      ->check(CLI::Range(1, 65536));
+  command.add_option("--seed", a->seed, "[1]");
+  command.add_option("--data", a->data, "folder of the data [data]")->type_name("DIR");
+  command.add_option("--out", a->out, "folder of the report [runs/fidelity]")->type_name("DIR");
+  add_json(command, a->json);
+  command.callback([a, &global] { global.exit_code = run_fidelity(*a); });
+}
+
+}  // namespace
+
+void add_study(CLI::App& app, Global& global) {
+  CLI::App& command = add_command(app, "study", "Studies of routers and gradient estimators.",
+                                  "moegrad study bias --routers moesart --experts 8");
+  command.require_subcommand(1);
+  add_bias(command, global);
+  add_fidelity(command, global);
+}
+
+}  // namespace moegrad

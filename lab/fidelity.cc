@@ -1,0 +1,228 @@
+#include "lab/fidelity.h"
+
+#include <cmath>
+
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/safetensors.h"
+#include "train/modules.h"
+
+namespace moegrad {
+namespace {
+
+constexpr int kWarmUp = 30;                        // passes that fill a moving average
+constexpr Rng kDraws{1, 0x66696465'6c000000U, 0};  // every estimator sees the same draws
+
+double dot(const Tensor& a, const Tensor& b) {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.at(i) * b.at(i);
+  return sum;
+}
+
+double cosine(const Tensor& a, const Tensor& b) {
+  const double norms = std::sqrt(dot(a, a) * dot(b, b));
+  return norms > 0.0 ? dot(a, b) / norms : 0.0;
+}
+double norm_ratio(const Tensor& a, const Tensor& b) {
+  const double other = std::sqrt(dot(b, b));
+  return other > 0.0 ? std::sqrt(dot(a, a)) / other : 0.0;
+}
+
+// What a mixture layer got and what the model wants of it.
+struct Point {
+  Tensor x;         // [N, D]
+  Tensor gradient;  // dL/dy [N, D]
+  Tensor ids;
+};
+
+Point point_of(const StoredModel& model, const Classifier& classifier, const Batch& batch) {
+  Tape tape({.rng = kDraws});
+  const Classifier::Output out =
+      classifier.forward(tape.constant(batch.x), model.parameters, true, batch.ids);
+  const Tensor x = out.mixture.x.value().clone();
+  BackwardOptions options;
+  options.keep = {out.mixture.y};
+  const Gradients g = tape.backward(cross_entropy(out.logits, batch.labels), options);
+  return {x, g[out.mixture.y], batch.ids};
+}
+
+// One estimator on the layer's parameters.
+class Probe {
+ public:
+  Probe(const StoredModel& model, const Point& point, const std::string& estimator)
+      : point_(point), layer_(config(model, estimator)) {
+    Rng rng;
+    layer_.declare("", parameters_, rng);
+    for (Parameter& p : parameters_) {
+      for (const Parameter& stored : model.parameters) {
+        if (stored.name == "mixture." + p.name) p.value = stored.value.to(DType::f64);
+      }
+    }
+    for (int i = 0; i < kWarmUp; ++i) {
+      Tape tape({.gradients = false, .rng = kDraws});
+      const Updates updates = forward(tape).updates;
+      if (updates.empty()) break;
+      for (const auto& [name, value] : updates) {
+        if (!name.starts_with("estimator.")) continue;  // the router stays as it was trained
+        if (Parameter* p = parameters_.find(name)) p->value = value.to(DType::f64);
+      }
+    }
+  }
+
+  // The gradient of the router's matrix for a cotangent of y.
+  Tensor router_gradient(const Tensor& cotangent) const {
+    Tape tape({.rng = kDraws});
+    const LayerOutput out = forward(tape);
+    BackwardOptions options;
+    options.cotangent = cotangent.to(DType::f64);
+    const Parameter* weight = nullptr;
+    for (const Parameter& p : parameters_) {
+      if (p.name == "router.weight") weight = &p;
+    }
+    if (weight == nullptr) {
+      fail("study", "router {} has no matrix to compare the gradients of. Choose another model.",
+           layer_.config().router);
+    }
+    return tape.backward(out.y, options)[*weight];
+  }
+
+  // What stands for each expert's output at each token, [Dout] of [N, E]: the gradient of the
+  // scores for each unit vector as the cotangent. `selected` gets the experts of each token.
+  std::vector<Tensor> outputs(Tensor& selected) const {
+    Tape tape({.rng = kDraws});
+    const LayerOutput out = forward(tape);
+    selected = out.routing.selected;
+    std::vector<Tensor> all;
+    for (std::int64_t d = 0; d < out.y.size(1); ++d) {
+      const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64);
+      for (std::int64_t t = 0; t < out.y.size(0); ++t) {
+        cotangent.data<double>()[t * out.y.size(1) + d] = 1.0;
+      }
+      BackwardOptions options;
+      options.cotangent = cotangent;
+      options.retain = true;
+      options.keep = {out.routing.scores};
+      all.push_back(tape.backward(out.y, options)[out.routing.scores]);
+    }
+    return all;
+  }
+
+ private:
+  static LayerConfig config(const StoredModel& model, const std::string& estimator) {
+    LayerConfig layer = model.config.layer();
+    const EstimatorEntry& own = estimator_entry(layer.estimator);
+    if (estimator != own.name) {
+      for (const OptionSpec& spec : own.options) layer.options.erase(spec.name);
+    }
+    layer.estimator = estimator;
+    layer.router_gradient.clear();
+    layer.expert_gradient.clear();
+    return layer;
+  }
+
+  LayerOutput forward(Tape& tape) const {
+    const Weights weights = bind(tape, parameters_, "");
+    LayerInput in{tape.constant(point_.x.to(DType::f64)), weights, true};
+    in.ids = point_.ids;
+    return layer_.forward(in);
+  }
+
+  const Point& point_;
+  Layer layer_;
+  Parameters parameters_;
+};
+
+// ||V - E|| / ||E|| where the token did not select the expert.
+double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& dense,
+                    const Tensor& selected) {
+  const std::int64_t tokens = dense.front().size(0);
+  const std::int64_t experts = dense.front().size(1);
+  std::vector<bool> on(static_cast<std::size_t>(tokens * experts), false);
+  for (std::int64_t i = 0; i < selected.numel(); ++i) {
+    const std::int32_t e = selected.data<std::int32_t>()[i];
+    if (e >= 0) on[static_cast<std::size_t>(i / selected.size(1) * experts + e)] = true;
+  }
+  double away = 0.0;
+  double size = 0.0;
+  for (std::size_t d = 0; d < dense.size(); ++d) {
+    for (std::int64_t i = 0; i < tokens * experts; ++i) {
+      if (on[static_cast<std::size_t>(i)]) continue;
+      const double e = dense[d].at(i);
+      away += (mine[d].at(i) - e) * (mine[d].at(i) - e);
+      size += e * e;
+    }
+  }
+  return size > 0.0 ? std::sqrt(away / size) : 0.0;
+}
+
+}  // namespace
+
+namespace {
+
+TrainConfig config_of(const TensorFile& file) {
+  const auto config = file.metadata.find("config");
+  if (config == file.metadata.end() || !file.metadata.contains("step")) {
+    fail("study", "{}: no configuration of a model in it. Give a checkpoint of moegrad train.",
+         file.path.string());
+  }
+  TrainConfig stored;
+  apply_settings(stored, read_settings(config->second, file.path.string()));
+  return stored;
+}
+
+}  // namespace
+
+TrainConfig stored_config(const std::filesystem::path& checkpoint) {
+  return config_of(read_safetensors(checkpoint));
+}
+
+StoredModel load_model(const std::filesystem::path& checkpoint, std::int64_t inputs,
+                       std::int64_t classes) {
+  const TensorFile file = read_safetensors(checkpoint);
+  StoredModel model;
+  model.config = config_of(file);
+  model.step = std::stoll(file.metadata.find("step")->second);
+  const Classifier classifier(inputs, classes, model.config.layer());
+  model.parameters =
+      classifier.initial(static_cast<std::uint64_t>(model.config.seed), model.config.type());
+  for (Parameter& p : model.parameters) {
+    const Tensor& stored = file.at("parameter." + p.name);
+    if (!(stored.shape() == p.value.shape())) {
+      fail("study", "{}: '{}' is {} there, and its configuration asks for {}. Is the file damaged?",
+           checkpoint.string(), p.name, stored.shape(), p.value.shape());
+    }
+    p.value = stored.to(p.value.dtype());
+  }
+  return model;
+}
+
+std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
+                                          const std::vector<std::string>& estimators,
+                                          std::int64_t classes) {
+  const Classifier classifier(batch.x.size(1), classes, model.config.layer());
+  const Point point = point_of(model, classifier, batch);
+  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64);
+  const Probe dense(model, point, "ste-dense");
+  const Tensor dense_real = dense.router_gradient(point.gradient);
+  const Tensor dense_ones = dense.router_gradient(ones);
+  Tensor selected;
+  const std::vector<Tensor> dense_outputs = dense.outputs(selected);
+  std::vector<FidelityRow> rows;
+  for (const std::string& name : estimators) {
+    const Probe probe(model, point, name);
+    const Tensor real = probe.router_gradient(point.gradient);
+    const Tensor all_ones = probe.router_gradient(ones);
+    FidelityRow row;
+    row.step = model.step;
+    row.estimator = name;
+    row.cosine_real = cosine(real, dense_real);
+    row.norm_ratio_real = norm_ratio(real, dense_real);
+    row.cosine_ones = cosine(all_ones, dense_ones);
+    row.norm_ratio_ones = norm_ratio(all_ones, dense_ones);
+    row.output_error = output_error(probe.outputs(selected), dense_outputs, selected);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+#include "train/dataset.h"
+#include "train/model.h"
+
+namespace moegrad {
+
+// How an estimator's router gradient follows ste-dense's in a trained model, on one batch: of the
+// gradient of "router.weight" for dL/dy of the model's own loss ("real") and for ones ("ones").
+struct FidelityRow {
+  std::int64_t step = 0;  // of the checkpoint
+  int layer = 0;          // number of the mixture layer
+  std::string estimator;
+  double cosine_real = 0.0;
+  double norm_ratio_real = 0.0;
+  double cosine_ones = 0.0;
+  double norm_ratio_ones = 0.0;
+  // ||V - E|| / ||E|| over the experts that a token did not select: how far what stands for their
+  // outputs is from these (1: nothing stands for them).
+  double output_error = 0.0;
+};
+
+// A model as a checkpoint holds it.
+struct StoredModel {
+  TrainConfig config;
+  Parameters parameters;
+  std::int64_t step = 0;
+};
+// The configuration in a checkpoint; an Error for a file that is none.
+TrainConfig stored_config(const std::filesystem::path& checkpoint);
+// Errors: a file that is no checkpoint, another set of parameters than its configuration asks for.
+StoredModel load_model(const std::filesystem::path& checkpoint, std::int64_t inputs,
+                       std::int64_t classes);
+
+// Of each named estimator, on a batch of the training data in training. Errors: a router that an
+// estimator does not go with, or whose weights are not those of selected experts.
+std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
+                                          const std::vector<std::string>& estimators,
+                                          std::int64_t classes);
+
+}  // namespace moegrad

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moegrad {
+
+// One series of a plot: a name, and its values; NaN where there is none.
+struct Series {
+  std::string name;
+  std::vector<double> values;
+};
+
+// A chart drawn by gnuplot: of every label a group of bars, or with `lines` a point of each line.
+struct Chart {
+  std::string title = {};
+  std::string axis = {};                 // of the values
+  std::vector<std::string> labels = {};  // of the groups, or of the points along x
+  std::vector<Series> series = {};
+  bool lines = false;
+};
+
+// Writes the charts, one below the other, to an SVG file. False where gnuplot is not installed; an
+// Error where it fails.
+bool plot_svg(const std::filesystem::path& file, const std::vector<Chart>& charts);
+
+}  // namespace moegrad
