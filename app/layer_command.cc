@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <set>
@@ -18,8 +19,10 @@ struct LayerArguments {
   std::string in, out;
   std::string router = "top-k";
   std::string estimator = "sparse";
+  std::string router_gradient, expert_gradient;
   std::string activation = "relu";
   std::int64_t active = 0;
+  std::int64_t sequence = 1;
   bool train = false;
   bool evaluate = false;
   std::uint64_t seed = 1;
@@ -27,27 +30,15 @@ struct LayerArguments {
   JsonOutput json;
 };
 
-// The tensors of a layer's file, with their shapes in words.
-const std::map<std::string, std::string> kShapes = {{"x", "[N, D]"},
-                                                    {"dy", "[N, Dout]"},
-                                                    {"router.weight", "[D, E]"},
-                                                    {"router.bias", "[E]"},
-                                                    {"experts.w1", "[E, D, H]"},
-                                                    {"experts.w2", "[E, H, Dout]"},
-                                                    {"experts.w3", "[E, D, H]"},
-                                                    {"experts.b1", "[E, H]"},
-                                                    {"experts.b2", "[E, Dout]"},
-                                                    {"experts.b3", "[E, H]"},
-                                                    {"shared.w1", "[F, D, H]"},
-                                                    {"shared.w2", "[F, H, Dout]"},
-                                                    {"shared.w3", "[F, D, H]"},
-                                                    {"shared.b1", "[F, H]"},
-                                                    {"shared.b2", "[F, Dout]"},
-                                                    {"shared.b3", "[F, H]"},
-                                                    {"selected", "[N, k]"},
-                                                    {"unadjusted", "[N]"}};
+// The tensors of a layer's file that its sizes are read from, with their shapes in words.
+const std::map<std::string, std::string> kShapes = {
+    {"x", "[N, D]"},        {"dy", "[N, Dout]"},       {"experts.w1", "[E, D, H]"},
+    {"selected", "[N, k]"}, {"unadjusted", "[N]"},     {"experts.w2", "[E, H, Dout]"},
+    {"ids", "[N]"},         {"attention", "[B, L, L]"}};
 
-bool is_decision(const std::string& name) { return name == "selected" || name == "unadjusted"; }
+bool is_whole(const std::string& name) {
+  return name == "selected" || name == "unadjusted" || name == "ids";
+}
 
 // Each letter of the shapes stands for one size: found where it is met first, equal ever after.
 class Sizes {
@@ -143,19 +134,38 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* s
 
 TensorFile read_layer_file(const std::string& path) {
   TensorFile file = read_safetensors(path);
-  std::vector<std::string> names;
-  for (const auto& [name, shape] : kShapes) names.push_back(name);
-  for (const auto& [name, tensor] : file.tensors) {
-    if (!kShapes.contains(name)) {
-      fail("layer", "{}: '{}' is no tensor of a layer. Did you mean '{}'?", path, name,
-           nearest(name, names));
-    }
-  }
-  for (const char* name : {"x", "dy", "router.weight", "experts.w1", "experts.w2"}) file.at(name);
+  for (const char* name : {"x", "dy", "experts.w1", "experts.w2"}) file.at(name);
   if (!is_floating(file.at("x").dtype())) {
     fail("layer", "{}: 'x' is {}. Give F32 or F64.", path, name_of(file.at("x").dtype()));
   }
   return file;
+}
+
+// Each tensor of the file belongs to the layer and has its shape; each parameter that is no bias is
+// in the file.
+void check_parameters(const std::string& path, const TensorFile& file, const Parameters& declared,
+                      Sizes& sizes) {
+  std::vector<std::string> names;
+  for (const auto& [name, shape] : kShapes) names.push_back(name);
+  for (const Parameter& p : declared) {
+    names.push_back(p.name);
+    const Tensor* there = file.find(p.name);
+    const bool optional = !p.trained || p.name == "router.bias" ||
+                          p.name.starts_with("experts.b") || p.name.starts_with("shared.b");
+    if (there == nullptr) {
+      if (!optional) file.at(p.name);
+    } else if (!(there->shape() == p.value.shape())) {
+      fail("layer", "{}: '{}' is {} and should be {}. Make the shapes agree.", path, p.name,
+           there->shape(), p.value.shape());
+    }
+  }
+  for (const auto& [name, tensor] : file.tensors) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      fail("layer", "{}: '{}' is no tensor of this layer. Did you mean '{}'?", path, name,
+           nearest(name, names));
+    }
+    if (kShapes.contains(name)) sizes.require(name, tensor);
+  }
 }
 
 int run(const LayerArguments& a) {
@@ -163,21 +173,26 @@ int run(const LayerArguments& a) {
   const TensorFile in = read_layer_file(a.in);
   const Tensor x = in.at("x");
   Sizes sizes(a.in);
-  for (const char* name : {"x", "router.weight", "experts.w1", "experts.w2", "dy"}) {
+  for (const char* name : {"x", "experts.w1", "experts.w2", "dy"}) {
     sizes.require(name, in.at(name));
   }
   LayerConfig config;
   config.router = a.router;
   config.estimator = a.estimator;
+  config.router_gradient = a.router_gradient;
+  config.expert_gradient = a.expert_gradient;
   config.activation = activation_of(a.activation);
   config.options = option_map("layer", a.options);
   const std::int64_t k = a.router == "softmax" && a.active == 0 ? sizes["E"] : a.active;
   config.size = {sizes["D"], sizes["H"], sizes["Dout"], sizes["E"], k};
   sizes.set("k", k);
   const Layer layer(config);
+  Parameters declared;
+  Rng unused;
+  layer.declare("", declared, unused);
+  check_parameters(a.in, in, declared, sizes);
   for (const auto& [name, tensor] : in.tensors) {
-    sizes.require(name, tensor);
-    if (!is_decision(name)) require_numbers(a.in, name, tensor, x.dtype());
+    if (!is_whole(name)) require_numbers(a.in, name, tensor, x.dtype());
   }
 
   Decisions decisions;
@@ -199,11 +214,19 @@ int run(const LayerArguments& a) {
   Tape tape({.check_finite = true, .rng = Rng{a.seed, 0, 0}, .decisions = &decisions});
   const Var tokens = tape.variable(x);
   Weights weights;
-  for (const auto& [name, tensor] : in.tensors) {
-    if (name == "x" || name == "dy" || is_decision(name)) continue;
-    weights.set(name, tape.variable(tensor));
+  for (const Parameter& p : declared) {
+    const Tensor* there = in.find(p.name);
+    if (p.trained) {
+      if (there != nullptr) weights.set(p.name, tape.variable(*there));
+    } else {
+      weights.set(p.name, tape.constant(there != nullptr ? *there : p.value.to(x.dtype())));
+    }
   }
-  const LayerOutput out = layer.forward(tokens, weights, !a.evaluate);
+  LayerInput input{tokens, weights, !a.evaluate};
+  input.sequence = a.sequence;
+  if (const Tensor* ids = in.find("ids")) input.ids = *ids;
+  if (const Tensor* attention = in.find("attention")) input.attention = *attention;
+  const LayerOutput out = layer.forward(input);
   if (selected != nullptr && !out.routing.selected.same_bits(*selected)) {
     fail("layer", "{}: router {} selects all experts itself. Leave 'selected' out.", a.in,
          a.router);
@@ -221,7 +244,11 @@ int run(const LayerArguments& a) {
   const double loss_value = loss.value().item();
   const Gradients gradients = tape.backward(loss);
   result.tensors["grad.x"] = gradients[tokens];
-  for (const auto& [name, v] : weights) result.tensors["grad." + name] = gradients[v];
+  for (const auto& [name, v] : weights) {
+    const Parameter* p = declared.find(name);
+    if (p != nullptr && p->trained) result.tensors["grad." + name] = gradients[v];
+  }
+  for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
   write_safetensors(a.out, result);
 
   std::vector<double> load;
@@ -248,14 +275,26 @@ void add_layer(CLI::App& app, Global& global) {
       app, "layer", "Run one mixture layer, forward and backward, on given numbers.",
       "moegrad layer --in in.safetensors --out out.safetensors --router top-k --estimator "
       "expert-group --active 2 --activation gelu");
-  command.add_option("--in", a->in, "safetensors (F32 or F64): x, dy, router.*, experts.*, ...")
+  command
+      .add_option("--in", a->in, "safetensors (F32 or F64): x, dy, router.*, experts.*, ids, ...")
       ->type_name("FILE")
       ->required();
-  command.add_option("--out", a->out, "gets y, scores, selected, weights and grad.*")
+  command
+      .add_option("--out", a->out, "gets y, scores, selected, weights, grad.* and new.* (state)")
       ->type_name("FILE")
       ->required();
   command.add_option("--router", a->router, "[top-k]")->type_name("NAME");
   command.add_option("--estimator", a->estimator, "[sparse]")->type_name("NAME");
+  command
+      .add_option("--router-gradient", a->router_gradient,
+                  "an estimator for the router's gradient alone")
+      ->type_name("NAME");
+  command
+      .add_option("--expert-gradient", a->expert_gradient,
+                  "an estimator for the experts' gradient alone")
+      ->type_name("NAME");
+  command.add_option("--sequence", a->sequence, "consecutive tokens that form a sequence [1]")
+      ->type_name("L");
   command.add_option("--active", a->active, "experts of a token, k (softmax: all)")->type_name("k");
   command.add_option("--activation", a->activation, "relu, gelu, silu or swiglu [relu]")
       ->type_name("NAME");

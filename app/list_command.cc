@@ -33,25 +33,58 @@ json everything() {
                                  {"claim", name_of(e.claim)}});
   }
   for (const RouterEntry& e : routers()) {
+    const RouterTraits& t = e.traits;
     all["routers"].push_back({{"name", e.name},
                               {"summary", e.summary},
                               {"source", e.source},
+                              {"formula", e.formula},
                               {"claim", name_of(e.claim)},
-                              {"samples", e.traits.samples},
+                              {"samples", t.samples},
+                              {"sparse_training", t.sparse_training},
+                              {"sparse_inference", t.sparse_inference},
+                              {"causal", t.causal},
+                              {"state", t.state},
+                              {"auxiliary", t.auxiliary},
                               {"options", options_json(e.options)}});
   }
   for (const EstimatorEntry& e : estimators()) {
+    const EstimatorTraits& t = e.traits;
+    const Options defaults("estimator " + e.name, e.options);
     all["estimators"].push_back({{"name", e.name},
                                  {"summary", e.summary},
                                  {"source", e.source},
+                                 {"formula", e.formula},
                                  {"claim", name_of(e.claim)},
-                                 {"dense", e.traits.dense},
+                                 {"dense", t.dense},
+                                 {"sparse_training", !t.dense},
+                                 {"sparse_inference", t.sparse_inference},
+                                 {"causal", !e.make(defaults)->leaks()},
+                                 {"state", t.state},
+                                 {"auxiliary", ""},
+                                 {"routers", e.routers},
                                  {"options", options_json(e.options)}});
   }
   for (const TaskInfo& e : tasks()) {
     all["tasks"].push_back({{"name", e.name}, {"summary", e.summary}, {"source", e.source}});
   }
   return all;
+}
+
+// "exact on the cell; sparse in training and at inference; causal; state: ..."
+std::string traits_text(const json& entry) {
+  const bool training = entry["sparse_training"];
+  const bool inference = entry["sparse_inference"];
+  std::string out = entry["claim"].get<std::string>();
+  out += training && inference ? "; sparse in training and at inference"
+         : training            ? "; sparse in training, dense at inference"
+         : inference           ? "; dense in training, sparse at inference"
+                               : "; dense in training and at inference";
+  out += entry["causal"].get<bool>() ? "; causal" : "; not causal";
+  for (const char* key : {"state", "auxiliary"}) {
+    const std::string text = entry[key];
+    if (!text.empty()) out += fmt::format("; {}: {}", key, text);
+  }
+  return out;
 }
 
 void print(const json& all) {
@@ -61,6 +94,7 @@ void print(const json& all) {
     for (const json& entry : all[kind]) {
       table.add({"  " + entry["name"].get<std::string>(), entry["summary"], entry["source"]});
       if (!entry.contains("options")) continue;
+      table.add({"", "  " + traits_text(entry)});
       for (const json& option : entry["options"]) {
         table.add({"", fmt::format("  {}={}: {}", option["name"].get<std::string>(),
                                    option["default"].get<std::string>(),
@@ -68,6 +102,33 @@ void print(const json& all) {
       }
     }
     fmt::print("{}\n", table.text());
+  }
+}
+
+// A page of docs/: a table of all, then each with its formula and options.
+void print_markdown(const json& all, const std::string& kind) {
+  const std::string title = kind == "routers" ? "Routers" : "Gradient estimators";
+  fmt::print(
+      "# {}\n\nWritten by `moegrad list --markdown {}`; the sources are the files of "
+      "`moe/{}/`.\n\n| name | what it does |\n|---|---|\n",
+      title, kind, kind);
+  for (const json& e : all[kind]) {
+    const std::string name = e["name"];
+    fmt::print("| [{}](#{}) | {} |\n", name, name, e["summary"].get<std::string>());
+  }
+  for (const json& e : all[kind]) {
+    fmt::print("\n## {}\n\n{}\n\n```\n{}\n```\n\n", e["name"].get<std::string>(),
+               e["source"].get<std::string>(), e["formula"].get<std::string>());
+    fmt::print("Claim: {}.\n", traits_text(e));
+    if (e.contains("routers")) {
+      fmt::print("Checked with: {}.\n",
+                 fmt::join(e["routers"].get<std::vector<std::string>>(), ", "));
+    }
+    if (!e["options"].empty()) fmt::print("\n| option | default | meaning |\n|---|---|---|\n");
+    for (const json& o : e["options"]) {
+      fmt::print("| {} | {} | {} |\n", o["name"].get<std::string>(),
+                 o["default"].get<std::string>(), o["summary"].get<std::string>());
+    }
   }
 }
 
@@ -79,9 +140,17 @@ void add_list(CLI::App& app, Global& global) {
       add_command(app, "list", "List operations, routers, estimators and tasks, with sources.",
                   "moegrad list\n  moegrad list --json everything.json");
   add_json(command, *output);
-  command.callback([output, &global] {
+  const auto page = std::make_shared<std::string>();
+  command.add_option("--markdown", *page, "a page of the documentation: routers or estimators")
+      ->type_name("KIND");
+  command.callback([output, page, &global] {
     const json all = everything();
-    if (output->wanted) {
+    if (!page->empty()) {
+      if (*page != "routers" && *page != "estimators") {
+        fail("list", "--markdown is '{}'. Give routers or estimators.", *page);
+      }
+      print_markdown(all, *page);
+    } else if (output->wanted) {
       output->write(all.dump(2));
     } else {
       print(all);

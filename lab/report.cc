@@ -48,7 +48,8 @@ std::string script(const std::filesystem::path& file, const std::vector<Chart>& 
     out += fmt::format("set title {} noenhanced\nset ylabel {} noenhanced\n",
                        in_quotes(chart.title), in_quotes(chart.axis));
     out += chart.lines ? "set style data linespoints\n"
-                       : "set style data histogram\nset style histogram clustered gap 1\n";
+                       : "set yrange [*<0:*]\nset style data histogram\n"
+                         "set style histogram clustered gap 1\n";
     out += "plot ";
     for (std::size_t s = 0; s < chart.series.size(); ++s) {
       out += fmt::format("{}$chart{} using {}:xtic(1) title {} noenhanced", s == 0 ? "" : ", ", i,

@@ -39,8 +39,8 @@ struct RouterTraits {
   bool categorical = false;   // draws one expert from the softmax, with weight 1
   bool sparse_training = true;
   bool sparse_inference = true;
-  std::string state = "";      // what checkpoints keep of it
-  std::string auxiliary = "";  // losses of its own
+  const char* state = "";      // what checkpoints keep of it
+  const char* auxiliary = "";  // losses of its own
 };
 
 struct RouterEntry {
@@ -68,8 +68,9 @@ struct EstimatorTraits {
   bool categorical = false;   // for routers that draw one expert from the softmax
   bool by_parts = true;       // its router part and its expert part can be used alone
   bool continuous = false;    // needs noise that cannot be enumerated
-  int order = 0;              // Claim::biased_order: exact up to this degree
-  std::string state = "";
+  bool sparse_inference = true;
+  int order = 0;  // Claim::biased_order: exact up to this degree
+  const char* state = "";
 };
 
 struct EstimatorEntry {

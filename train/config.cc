@@ -130,6 +130,8 @@ std::vector<TrainField> make_fields() {
       text("task", &C::task, "what to learn"),
       text("router", &C::router, "which experts a token uses"),
       text("estimator", &C::estimator, "how the gradient passes the selection"),
+      text("router_gradient", &C::router_gradient, "an estimator for the router's gradient alone"),
+      text("expert_gradient", &C::expert_gradient, "an estimator for the experts' gradient alone"),
       // Sizes of the mixture: 0 and less, and k > E, are errors of the layer.
       integer("experts", &C::experts, -kWhole, 65536, "number of experts E"),
       integer("active", &C::active, -kWhole, 65536, "experts a token uses, k"),
@@ -166,12 +168,12 @@ std::vector<TrainField> make_fields() {
 }  // namespace
 
 LayerConfig TrainConfig::layer() const {
-  const RouterEntry& entry = router_entry(router);
   LayerConfig layer;
   layer.size = {width, hidden, width, experts, active};
-  layer.size.active = entry.make(Options("router " + router, entry.options))->choices(layer.size);
   layer.router = router;
   layer.estimator = estimator;
+  layer.router_gradient = router_gradient;
+  layer.expert_gradient = expert_gradient;
   layer.activation = activation_of(activation);
   layer.options = options;
   layer.options["aux"] = fmt::format("{}", aux);

@@ -18,6 +18,8 @@ struct TrainConfig {
   std::string task;
   std::string router = "top-k";
   std::string estimator = "sparse";
+  std::string router_gradient = {};  // an estimator whose router part replaces the estimator's
+  std::string expert_gradient = {};  // likewise its expert part
   std::int64_t experts = 8;
   std::int64_t active = 2;
   std::int64_t width = 64;

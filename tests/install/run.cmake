@@ -9,8 +9,12 @@ function(run)
 endfunction()
 
 run(${CMAKE_COMMAND} --install ${build_dir} --prefix ${work}/prefix)
-file(COPY ${CMAKE_CURRENT_LIST_DIR}/CMakeLists.txt ${CMAKE_CURRENT_LIST_DIR}/main.cc DESTINATION ${work}/source)
+set(examples ${CMAKE_CURRENT_LIST_DIR}/../../examples)
+file(COPY ${CMAKE_CURRENT_LIST_DIR}/CMakeLists.txt ${CMAKE_CURRENT_LIST_DIR}/main.cc
+  ${examples}/own_router.cc ${examples}/own_estimator.cc DESTINATION ${work}/source)
 run(${CMAKE_COMMAND} -G ${generator} -S ${work}/source -B ${work}/build
   -D CMAKE_PREFIX_PATH=${work}/prefix -D CMAKE_CXX_COMPILER=${compiler} -D "CMAKE_CXX_FLAGS=${flags}")
 run(${CMAKE_COMMAND} --build ${work}/build)
 run(${work}/build/consumer)
+run(${work}/build/own_router)
+run(${work}/build/own_estimator)
