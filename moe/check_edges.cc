@@ -96,6 +96,7 @@ class EdgeCheck {
 
   void empty_experts() {
     if (estimator_entry(f_.config.estimator).traits.dense) return;
+    if (!(f_.training ? router_.sparse_training : router_.sparse_inference)) return;
     std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
     for (const std::int32_t e : base_.selected.values<std::int32_t>()) {
       if (e >= 0) used[static_cast<std::size_t>(e)] = true;

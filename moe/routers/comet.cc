@@ -5,7 +5,7 @@
 //   P_1 = 1;  P_2v = P_v S(z_v);  P_2v+1 = P_v (1 - S(z_v));  z = x A + a;  S = smooth step
 //   u_ji = x c_ji + d_ji + log P_ji for leaf i of tree j, -infinity where P_ji = 0
 //   w_i = sum_j softmax over all k E leaves of u
-//   loss in training, mean over tokens: entropy sum_ji -P_ji log(P_ji + 1e-6)
+//   loss, mean over tokens: entropy sum_ji -P_ji log(P_ji + 1e-6)
 //
 // Training and inference are the same. At first all weights are positive; once every split has left
 // the band of width gamma, at most k experts are used: weights that are exactly 0 are not run.
@@ -63,7 +63,7 @@ class CometRouter : public Router {
     r.scores = softmax(r.logits);
     r.selected = open_gates(r.scores);
     r.weights = take_columns(r.scores, r.selected);
-    if (in.training && entropy_ > 0.0) r.auxiliary = entropy_ * entropy_per_token(p, tokens);
+    if (entropy_ > 0.0) r.auxiliary = entropy_ * entropy_per_token(p, tokens);
     return r;
   }
 
@@ -108,7 +108,7 @@ RouterEntry comet_router() {
           "P_ji = product of S(z_v) or 1 - S(z_v) on the path to leaf i of tree j, z = x A + a\n"
           "u_ji = x c_ji + d_ji + log P_ji; w_i = sum_j softmax over all k E leaves of u;\n"
           "weights of exactly 0 are not run\n"
-          "training adds entropy sum -P log(P + 1e-6), mean over tokens",
+          "auxiliary: entropy sum -P log(P + 1e-6), mean over tokens",
       .claim = Claim::exact_on_cell,
       .traits = {.exchangeable = false,
                  .softmax = false,

@@ -4,7 +4,7 @@
 //   m = ceil(log2 E);  z = x A + a, k selectors of m bits;  S = smooth step of width gamma
 //   r_si = product over bits b of S(z_sb) where bit b of i is 1, of 1 - S(z_sb) where it is 0
 //   alpha = softmax over s of x C + c;  w_i = sum_s alpha_s r_si
-//   losses in training, means over tokens:
+//   losses, means over tokens:
 //     entropy sum_si -r_si log(r_si + 1e-6)
 //     zeta sum_s 1/(sum_i r_si + 1e-6), only where E is no power of two: a selector may point at
 //     one of the 2^m - E codes without an expert
@@ -12,10 +12,10 @@
 // Training and inference are the same. At first all weights are positive; once every bit has left
 // the band of width gamma, at most k experts are used: weights that are exactly 0 are not run.
 // Where selectors point at codes without an expert the weights sum to less than 1, and y may be 0.
-// A, a, C, c uniform within gamma/100. The scores are the weights, the logits log(w + 1e-6) +
-// logsumexp_s(x C + c), whose softmax they are: beyond the gates that are open there is nothing for
-// a dense estimator to add. The constant 1e-6 of zeta keeps the loss finite; the published code
-// divides by the bare sum.
+// A, a uniform within gamma/100, C, c within 0.05. The scores are the weights, the logits log(w +
+// 1e-6) + logsumexp_s(x C + c), whose softmax they are: beyond the gates that are open there is
+// nothing for a dense estimator to add. The constant 1e-6 of zeta keeps the loss finite; the
+// published code divides by the bare sum.
 
 #include <bit>
 
@@ -34,17 +34,16 @@ class DSelectKRouter : public Router {
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                Rng& rng) const override {
-    const double bound = gamma_ / 100.0;
     const std::string start = std::string(prefix) + "router.";
-    const auto add = [&](const char* name, const Shape& shape) {
+    const auto add = [&](const char* name, const Shape& shape, double bound) {
       parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound));
     };
     if (const std::int64_t codes = size.active * bits(size); codes > 0) {
-      add("code", {size.model, codes});
-      add("code_bias", {codes});
+      add("code", {size.model, codes}, gamma_ / 100.0);
+      add("code_bias", {codes}, gamma_ / 100.0);
     }
-    add("select", {size.model, size.active});
-    add("select_bias", {size.active});
+    add("select", {size.model, size.active}, 0.05);
+    add("select_bias", {size.active}, 0.05);
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -60,7 +59,7 @@ class DSelectKRouter : public Router {
     routing.logits = log(w + 1e-6) + logsumexp(a, 1, true);
     routing.selected = open_gates(w);
     routing.weights = take_columns(w, routing.selected);
-    if (in.training) routing.auxiliary = penalties(size, r, tokens);
+    routing.auxiliary = penalties(size, r, tokens);
     return routing;
   }
 
@@ -113,7 +112,7 @@ RouterEntry dselect_k_router() {
               "z = x A + a: k selectors of m = ceil(log2 E) bits; r_si = prod_b S(z_sb) or 1 - "
               "S(z_sb);\n"
               "w = sum_s softmax(x C + c)_s r_s; weights of exactly 0 are not run\n"
-              "training adds entropy sum -r log(r + 1e-6) and, where E is no power of two,\n"
+              "auxiliary: entropy sum -r log(r + 1e-6) and, where E is no power of two,\n"
               "zeta sum_s 1/(sum_i r_si + 1e-6), means over tokens",
           .claim = Claim::exact_on_cell,
           .traits = {.exchangeable = false,
@@ -132,7 +131,7 @@ RouterEntry dselect_k_router() {
                        {"3"}},
                       {"entropy",
                        OptionSpec::Kind::number,
-                       "0",
+                       "1e-6",
                        "coefficient of the entropy of the selectors",
                        0.0,
                        1e6,
