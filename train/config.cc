@@ -169,7 +169,9 @@ LayerConfig TrainConfig::layer() const {
   const RouterEntry& entry = router_entry(router);
   LayerConfig layer;
   layer.size = {width, hidden, width, experts, active};
-  layer.size.active = entry.make(Options("router " + router, entry.options))->choices(layer.size);
+  if (!entry.traits.sparse_inference) {  // active is ignored
+    layer.size.active = entry.make(Options("router " + router, entry.options))->choices(layer.size);
+  }
   layer.router = router;
   layer.estimator = estimator;
   layer.activation = activation_of(activation);
