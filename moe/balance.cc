@@ -7,6 +7,10 @@ namespace moegrad {
 Var switch_auxiliary(const Routing& routing) {
   Tape& tape = routing.scores.tape();
   const std::int64_t experts = routing.scores.size(1);
+  if (routing.merge.defined()) {
+    const Var shares = mean(stop_gradient(routing.merge), 0);
+    return static_cast<double>(experts) * sum(mean(routing.scores, 0) * shares);
+  }
   Tensor fractions = Tensor::zeros({experts}, DType::f64);
   std::int64_t choices = 0;
   for (const std::int32_t e : routing.selected.values<std::int32_t>()) {

@@ -52,6 +52,7 @@ struct PassOptions {
   std::vector<std::pair<std::string, Tensor>> given = {};
   Tensor cotangent = {};  // of y; random_cotangent() where not given
   const Mutation* mutation = nullptr;
+  bool auxiliary = true;  // part of the loss
 };
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {});
 // Random, asymmetric, the same for the same shape.

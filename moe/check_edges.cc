@@ -86,6 +86,7 @@ class EdgeCheck {
   void zero_cotangent() {
     PassOptions options = options_;
     options.cotangent = Tensor::zeros(base_.y.shape(), DType::f64);
+    options.auxiliary = false;
     for (const Tensor& g : run_pass(f_, options).gradients) {
       bool zero = true;
       for (std::int64_t i = 0; i < g.numel(); ++i) zero = zero && g.at(i) == 0.0;
@@ -95,6 +96,7 @@ class EdgeCheck {
 
   void empty_experts() {
     if (estimator_entry(f_.config.estimator).traits.dense) return;
+    if (!(f_.training ? router_.sparse_training : router_.sparse_inference)) return;
     std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
     for (const std::int32_t e : base_.selected.values<std::int32_t>()) {
       if (e >= 0) used[static_cast<std::size_t>(e)] = true;

@@ -101,6 +101,19 @@ void require_causal(const LayerConfig& config, const RouterEntry& router,
   }
 }
 
+// Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
+void require_selection(const LayerConfig& config, const Routing& routing) {
+  if (!routing.rows.defined() && !routing.merge.defined()) return;
+  for (const std::string& name :
+       {config.estimator, config.router_gradient, config.expert_gradient}) {
+    if (name.empty() || name == "sparse") continue;
+    fail("layer",
+         "router {} is differentiable as it is, without a selection for estimator {} to pass. Use "
+         "the estimator sparse.",
+         config.router, name);
+  }
+}
+
 }  // namespace
 
 const std::vector<OptionSpec>& layer_options() {
@@ -226,6 +239,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   out.x = x;
   out.routing = router_->route(s, in);
   const Routing& r = out.routing;
+  require_selection(config_, r);
   Experts routed = experts(in.weights, "experts");
   if (r.merge.defined()) routed = routed.merged(r.merge);
   out.plan = make_plan(r.selected, routed.count());

@@ -170,6 +170,10 @@ std::vector<TrainField> make_fields() {
 LayerConfig TrainConfig::layer() const {
   LayerConfig layer;
   layer.size = {width, hidden, width, experts, active};
+  const RouterEntry& entry = router_entry(router);
+  if (!entry.traits.sparse_inference) {  // active is ignored
+    layer.size.active = entry.make(Options("router " + router, entry.options))->choices(layer.size);
+  }
   layer.router = router;
   layer.estimator = estimator;
   layer.router_gradient = router_gradient;

@@ -1,0 +1,107 @@
+// remoe: every expert has a gate of its own, open where its logit is positive
+// (Wang, Chen & Zhu, arXiv:2412.14711).
+//
+//   o = x W + b;  w = relu(o);  R = {i: w_i > 0}, of any size, empty too (then y = 0)
+//   loss in training   lambda E/(k N^2) sum_i (sum_t w_ti) n_i,  n_i = tokens with gate i open
+//   after each step    lambda <- lambda a^sign((1 - k/E) - S), S = share of closed gates, a = 1.2
+//
+// Training and inference route the same way. k is only the mean number of open gates that lambda
+// is steered to. n_i has no gradient. Continuous at the wall o_i = 0, where its gradient jumps.
+// The scores are softmax(o): what the switch auxiliary loss and dense estimators read, which need
+// scores that sum to 1 and have a gradient where the gate is closed. The weights are not made of
+// them.
+
+#include "moe/registry.h"
+#include "moe/routers/gates.h"
+
+namespace moegrad {
+namespace {
+
+class ReMoERouter : public Router {
+ public:
+  ReMoERouter(double lambda, double multiplier) : lambda_(lambda), multiplier_(multiplier) {}
+
+  std::int64_t choices(const LayerSize& size) const override { return size.experts; }
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng& rng) const override {
+    Router::declare(size, prefix, parameters, rng);
+    parameters.add(std::string(prefix) + "router.lambda", Tensor::full({1}, lambda_, DType::f64),
+                   false);
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = softmax(r.logits);
+    const Var gates = relu(r.logits);
+    r.selected = open_gates(gates);
+    r.weights = take_columns(gates, r.selected);
+    if (in.training) regularise(size, in, gates, r);
+    return r;
+  }
+
+ private:
+  void regularise(const LayerSize& size, const LayerInput& in, Var gates, Routing& r) const {
+    const auto tokens = static_cast<double>(in.x.size(0));
+    const auto active = static_cast<double>(size.active);
+    const Tensor share = Tensor::zeros({size.experts}, DType::f64);
+    double open = 0.0;
+    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
+      if (e < 0) continue;
+      share.data<double>()[e] += static_cast<double>(size.experts) / (active * tokens * tokens);
+      open += 1.0;
+    }
+    const Var lambda = in.weights.at("router.lambda");
+    const Var n = in.x.tape().constant(share.to(gates.dtype()));
+    r.auxiliary = reshape(lambda, {}) * sum(sum(gates, 0) * n);
+    // S < 1 - k/E where more than k gates of a token are open in the mean.
+    const double wanted = active * tokens;
+    const double factor = open > wanted ? multiplier_ : open < wanted ? 1.0 / multiplier_ : 1.0;
+    r.updates.emplace_back("router.lambda",
+                           Tensor::full({1}, lambda.value().item() * factor, DType::f64));
+  }
+
+  double lambda_;
+  double multiplier_;
+};
+
+}  // namespace
+
+RouterEntry remoe_router() {
+  return {
+      .name = "remoe",
+      .summary = "a gate of its own for each expert: w = relu(x W + b)",
+      .source = "Wang, Chen & Zhu 2024, arXiv:2412.14711",
+      .formula =
+          "w = relu(x W + b), R = {i: w_i > 0} of any size\n"
+          "training adds lambda E/(k N^2) sum_i (sum_t w_ti) n_i, n_i = tokens with gate i open;\n"
+          "after each step lambda x 1.2 where more than k gates are open in the mean, / 1.2 where\n"
+          "fewer",
+      .claim = Claim::exact_on_cell,
+      .traits = {.softmax = false,
+                 .picks_largest = false,
+                 .state = "router.lambda",
+                 .auxiliary = "lambda E/(k N^2) sum_i (sum_t w_ti) n_i"},
+      .options = {{"lambda",
+                   OptionSpec::Kind::number,
+                   "1e-8",
+                   "coefficient of the sparsity loss at the first step",
+                   0.0,
+                   1e6,
+                   {},
+                   {"0.1"}},
+                  {"multiplier",
+                   OptionSpec::Kind::number,
+                   "1.2",
+                   "what the coefficient is multiplied or divided by after each step",
+                   1.0,
+                   1e3,
+                   {},
+                   {"1.5"}}},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<ReMoERouter>(o.number("lambda"), o.number("multiplier"));
+      }};
+}
+
+}  // namespace moegrad

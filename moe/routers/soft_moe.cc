@@ -1,0 +1,106 @@
+// soft-moe: each expert works on p mixtures of the tokens of a sequence
+// (Puigcerver et al., arXiv:2308.00951).
+//
+//   logits = s xhat Phihat: tokens x of a sequence and slots Phi [D, E p], each divided by its norm
+//   D = softmax of the logits over the L tokens;  C = softmax over all E p slots
+//   rows = D^T X, row (b, e, p) for expert e;  y = C f(rows)
+//
+// Training and inference are the same; nothing is selected and nothing is dropped, so that the
+// gradient is exact. A token's output depends on every token of its sequence: not causal (with
+// sequences of one token it is the dense mixture C). k is ignored: a row uses one expert with
+// weight 1. The routing that others see is that of the rows: scores 1 for the row's expert and
+// logits 0 or -1e4, constants, so that balance losses have a value and no gradient. Norms are
+// sqrt(sum of squares + 1e-12), smooth at 0. s starts at 1, Phi normal with deviation D^-1/2.
+
+#include <cmath>
+
+#include "moe/registry.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+Var normalised(Var x, int axis) { return x / sqrt(sum(square(x), axis, true) + 1e-12); }
+
+class SoftMoERouter : public Router {
+ public:
+  explicit SoftMoERouter(std::int64_t slots) : slots_(slots) {}
+
+  std::int64_t choices(const LayerSize&) const override { return 1; }
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng& rng) const override {
+    const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
+    const std::string start(prefix);
+    parameters.add(start + "router.slots",
+                   rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation));
+    parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64));
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    const std::int64_t batch = in.x.size(0) / in.sequence;
+    const std::int64_t slots = size.experts * slots_;
+    const Var directions = normalised(in.weights.at("router.slots"), 0);
+    const Var scale = reshape(in.weights.at("router.scale"), {});
+    const Var logits =
+        reshape(scale * matmul(normalised(in.x, 1), directions), {batch, in.sequence, slots});
+    const Var x = reshape(in.x, {batch, in.sequence, size.model});
+    Routing r;
+    r.rows = reshape(matmul(softmax(logits, 1), x, true), {batch * slots, size.model});
+    r.mix = softmax(logits, 2);
+    describe_rows(size, batch * slots, r);
+    return r;
+  }
+
+ private:
+  void describe_rows(const LayerSize& size, std::int64_t rows, Routing& r) const {
+    const DType dtype = r.mix.dtype();
+    r.selected = Tensor::empty({rows, 1}, DType::i32);
+    const Tensor scores = Tensor::zeros({rows, size.experts}, DType::f64);
+    const Tensor logits = Tensor::full({rows, size.experts}, -1e4, DType::f64);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t expert = row / slots_ % size.experts;
+      r.selected.data<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
+      scores.data<double>()[row * size.experts + expert] = 1.0;
+      logits.data<double>()[row * size.experts + expert] = 0.0;
+    }
+    Tape& tape = r.mix.tape();
+    r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype));
+    r.scores = tape.constant(scores.to(dtype));
+    r.logits = tape.constant(logits.to(dtype));
+  }
+
+  std::int64_t slots_;
+};
+
+}  // namespace
+
+RouterEntry soft_moe_router() {
+  return {.name = "soft-moe",
+          .summary = "each expert works on mixtures of the tokens of a sequence",
+          .source = "Puigcerver et al. 2023, arXiv:2308.00951",
+          .formula =
+              "logits = s xhat Phihat over the tokens of a sequence and E p slots, normalised;\n"
+              "D = softmax over tokens, C = softmax over slots; y = C f(D^T X); not causal",
+          .claim = Claim::exact,
+          .traits = {.causal = false,
+                     .softmax = false,
+                     .linear = false,
+                     .picks_largest = false,
+                     .sparse_training = false,
+                     .sparse_inference = false},
+          .options = {{"slots",
+                       OptionSpec::Kind::integer,
+                       "1",
+                       "p: rows of each expert, for each sequence",
+                       1,
+                       4096,
+                       {},
+                       {"3"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<SoftMoERouter>(o.integer("slots"));
+          },
+          .draws = {}};
+}
+
+}  // namespace moegrad
