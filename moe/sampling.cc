@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "ops/ops.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -56,6 +57,33 @@ Tensor sample_experts(Var logits, std::int64_t k, bool replacement) {
     }
     return selected;
   });
+}
+
+Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value) {
+  Tape& tape = logits.tape();
+  const std::int64_t tokens = selected.size(0);
+  const std::int64_t k = selected.size(1);
+  const Tensor held = tape.decisions().decide("weights", logits.dtype(), {tokens, k}, [&] {
+    const Tensor o = logits.value().to(DType::f64);
+    const Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    const auto experts = static_cast<std::size_t>(o.size(1));
+    const auto active = static_cast<std::size_t>(k);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const auto row = static_cast<std::size_t>(t);
+      value(t, o.values<double>().subspan(row * experts, experts),
+            selected.values<std::int32_t>().subspan(row * active, active),
+            w.values<double>().subspan(row * active, active));
+    }
+    return w.to(logits.dtype());
+  });
+  const Var log_g = take_columns(log_softmax(logits), selected);
+  return tape.constant(held) * exp(log_g - stop_gradient(log_g));
+}
+
+void select_renormalised(Routing& routing, std::int64_t k) {
+  routing.selected = top_k_indices(routing.logits, k, "selected");
+  routing.weights = softmax(take_columns(routing.logits, routing.selected));
+  routing.normaliser = sum(take_columns(routing.scores, routing.selected), 1, true);
 }
 
 }  // namespace moegrad

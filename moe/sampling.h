@@ -1,6 +1,9 @@
 #pragma once
 
-#include "autograd/tape.h"
+#include <functional>
+#include <span>
+
+#include "moe/router.h"
 
 namespace moegrad {
 
@@ -9,5 +12,18 @@ namespace moegrad {
 // without replacement (Kool et al., arXiv:1903.06059); in enumerate mode one draw at a time, with
 // the same probabilities. The decision is called "selected".
 Tensor sample_experts(Var logits, std::int64_t k, bool replacement);
+
+// Combine weights w = g R of the selected experts [N, k], g = softmax(logits), with R held
+// constant: the gradient of w_i is w_i d log g_i. Their value is the decision "weights": `value`
+// fills it for one token, from its logits and its selected experts. No R, which may overflow, is
+// ever formed.
+using TokenWeights =
+    std::function<void(std::int64_t token, std::span<const double> logits,
+                       std::span<const std::int32_t> selected, std::span<double> weights)>;
+Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value);
+
+// Inference of a sampling router: S = TopK(logits), w = softmax of the logits over S. Sets
+// selected, weights and normaliser; reads logits and scores.
+void select_renormalised(Routing& routing, std::int64_t k);
 
 }  // namespace moegrad

@@ -1,0 +1,319 @@
+#include "moe/set_probability.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "tensor/error.h"
+
+namespace moegrad {
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// Of the trapezoidal rules. The narrowest integrands, of large k, are about 1/sqrt(k) wide.
+double step_of(std::size_t k) { return 0.5 / std::sqrt(16.0 + static_cast<double>(k)); }
+
+double log_add(double a, double b) {
+  const double largest = std::fmax(a, b);
+  if (largest == kMinusInfinity) return largest;
+  return largest + std::log1p(std::exp(std::fmin(a, b) - largest));
+}
+
+std::vector<double> at_places(std::span<const double> logits, std::span<const std::int32_t> set) {
+  std::vector<bool> taken(logits.size(), false);
+  std::vector<double> values;
+  for (const std::int32_t i : set) {
+    if (i < 0 || static_cast<std::size_t>(i) >= logits.size() ||
+        taken[static_cast<std::size_t>(i)]) {
+      fail("set_probability", "expert {} of {} is not there, or twice. Give distinct experts.", i,
+           logits.size());
+    }
+    taken[static_cast<std::size_t>(i)] = true;
+    values.push_back(logits[static_cast<std::size_t>(i)]);
+  }
+  return values;
+}
+
+// logsumexp of the logits outside the set.
+double log_rest(std::span<const double> logits, std::span<const std::int32_t> set) {
+  std::vector<double> rest;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (std::find(set.begin(), set.end(), static_cast<std::int32_t>(i)) == set.end()) {
+      rest.push_back(logits[i]);
+    }
+  }
+  return log_sum_exp(rest);
+}
+
+// From log P^{without i}(S \ i) to P(S) = sum_i g_i P^{without i}(S \ i), R and the first draw.
+SetProbability from_others(std::span<const double> logits, const std::vector<double>& inside,
+                           const std::vector<double>& log_others) {
+  const double total = log_sum_exp(logits);
+  std::vector<double> terms;
+  for (std::size_t a = 0; a < inside.size(); ++a) terms.push_back(inside[a] + log_others[a]);
+  const double sum = log_sum_exp(terms);
+  SetProbability p;
+  p.log_probability = std::fmin(0.0, sum - total);
+  for (std::size_t a = 0; a < inside.size(); ++a) {
+    p.log_ratio.push_back(log_others[a] - (sum - total));
+    p.first.push_back(std::exp(terms[a] - sum));
+  }
+  return p;
+}
+
+void require_k(std::span<const double> logits, std::int64_t k) {
+  if (k < 1 || static_cast<std::size_t>(k) > logits.size()) {
+    fail("set_probability", "k is {} with {} experts. Use 1 <= k <= {}.", k, logits.size(),
+         logits.size());
+  }
+}
+
+void require_at_most(std::size_t n, std::size_t limit, const char* what) {
+  if (n > limit) {
+    fail("set_probability", "{} {} are too many for a recursion over subsets. Use the integral.", n,
+         what);
+  }
+}
+
+bool has(std::uint32_t set, std::size_t i) { return ((set >> i) & 1U) != 0; }
+
+}  // namespace
+
+double log_sum_exp(std::span<const double> x) {
+  double largest = kMinusInfinity;
+  for (const double v : x) largest = std::fmax(largest, v);
+  if (largest == kMinusInfinity) return largest;
+  double sum = 0.0;
+  for (const double v : x) sum += std::exp(v - largest);
+  return largest + std::log(sum);
+}
+
+double log1mexp(double log_x) {
+  if (log_x < -37.0) return log_x;  // 1 - e^-x = x (1 - x/2 + ...)
+  const double x = std::exp(log_x);
+  return x < 0.6931471805599453 ? std::log(-std::expm1(-x)) : std::log1p(-std::exp(-x));
+}
+
+SetProbability set_probability_by_orders(std::span<const double> logits,
+                                         std::span<const std::int32_t> set) {
+  const std::vector<double> inside = at_places(logits, set);
+  const std::size_t k = inside.size();
+  require_at_most(k, 20, "experts of a set");
+  const double outside = log_rest(logits, set);
+  // log_left[T]: logsumexp over all but T. log_complete[T]: that the draws after T complete S.
+  const std::uint32_t all = (1U << k) - 1;
+  std::vector<double> log_left(all + 1U);
+  std::vector<double> log_complete(all + 1U, 0.0);
+  log_left[all] = outside;
+  for (std::uint32_t t = all; t-- > 0;) {
+    const auto any = static_cast<std::size_t>(std::countr_one(t));
+    log_left[t] = log_add(log_left[t | (1U << any)], inside[any]);
+    double sum = kMinusInfinity;
+    for (std::size_t a = 0; a < k; ++a) {
+      if (has(t, a)) continue;
+      sum = log_add(sum, inside[a] + log_complete[t | (1U << a)]);
+    }
+    log_complete[t] = sum - log_left[t];
+  }
+  std::vector<double> others;
+  for (std::size_t a = 0; a < k; ++a) others.push_back(log_complete[1U << a]);
+  return from_others(logits, inside, others);
+}
+
+// P(S) = int prod_{i in S} (1 - e^(-b_i e^u)) e^(u - e^u) du with b_i = g_i / (1 - g_S), and
+// P^{without i}(S \ i) is the same without the factor of i. The integrand is log-concave; below
+// u = 0 it falls as e^u at least, and above log(k+1) as e^(-e^u) at least: the range is fixed.
+SetProbability set_probability_by_integral(std::span<const double> logits,
+                                           std::span<const std::int32_t> set) {
+  const std::vector<double> inside = at_places(logits, set);
+  const std::size_t k = inside.size();
+  if (k == logits.size()) return from_others(logits, inside, std::vector<double>(k, 0.0));
+  const double outside = log_rest(logits, set);
+  const double from = -44.0;
+  const double to = std::log(static_cast<double>(k) + 1.0) + 4.1;
+  const double step = step_of(k);
+  const auto nodes = static_cast<int>((to - from) / step) + 1;
+  std::vector<std::vector<double>> terms(k);
+  std::vector<double> factor(k);
+  for (int n = 0; n < nodes; ++n) {
+    const double u = from + n * step;
+    double all = u - std::exp(u);
+    for (std::size_t a = 0; a < k; ++a) {
+      factor[a] = log1mexp(inside[a] - outside + u);
+      all += factor[a];
+    }
+    for (std::size_t a = 0; a < k; ++a) terms[a].push_back(all - factor[a]);
+  }
+  std::vector<double> others;
+  for (std::size_t a = 0; a < k; ++a) others.push_back(log_sum_exp(terms[a]) + std::log(step));
+  return from_others(logits, inside, others);
+}
+
+SetProbability set_probability(std::span<const double> logits, std::span<const std::int32_t> set) {
+  return set.size() <= 8 ? set_probability_by_orders(logits, set)
+                         : set_probability_by_integral(logits, set);
+}
+
+std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std::int64_t k) {
+  require_k(logits, k);
+  const std::size_t experts = logits.size();
+  require_at_most(experts, 20, "experts");
+  if (static_cast<std::size_t>(k) == experts) return std::vector<double>(experts, 0.0);
+  // reached[T]: log probability that the first |T| draws are T.
+  const std::uint32_t all = (1U << experts) - 1;
+  std::vector<double> reached(all + 1U, kMinusInfinity);
+  std::vector<std::vector<double>> by_expert(experts);
+  reached[0] = 0.0;
+  std::vector<double> left;
+  for (std::uint32_t t = 0; t < all; ++t) {
+    const int size = std::popcount(t);
+    if (size > k) continue;
+    left.clear();
+    for (std::size_t i = 0; i < experts; ++i) {
+      if (size == k && has(t, i)) by_expert[i].push_back(reached[t]);
+      if (!has(t, i)) left.push_back(logits[i]);
+    }
+    if (size == k) continue;
+    const double log_left = log_sum_exp(left);
+    for (std::size_t i = 0; i < experts; ++i) {
+      if (has(t, i)) continue;
+      double& next = reached[t | (1U << i)];
+      next = log_add(next, reached[t] + logits[i] - log_left);
+    }
+  }
+  std::vector<double> inclusion;
+  for (const auto& terms : by_expert) inclusion.push_back(std::fmin(0.0, log_sum_exp(terms)));
+  return inclusion;
+}
+
+// With times in units of the arrival time of the (k+1)-th largest g (the pivot), t = e^u: before
+// e^-40 only the k largest can have come, after e^4.2 all of the k+1 largest have. Expert i comes
+// in du with the density x_i e^(-x_i), x_i = g_i t / g_pivot.
+//   not among the k largest: pi_i     = int x_i e^(-x_i) P(fewer than k others have come) du
+//   among the k largest:     1 - pi_i = int x_i e^(-x_i) P(k others or more have come) du
+// Both integrands vanish at both ends, and pi_i keeps its leading digits in either case.
+std::vector<double> log_inclusion_by_integral(std::span<const double> logits, std::int64_t k) {
+  require_k(logits, k);
+  const std::size_t experts = logits.size();
+  const auto active = static_cast<std::size_t>(k);
+  if (active == experts) return std::vector<double>(experts, 0.0);
+  std::vector<double> sorted(logits.begin(), logits.end());
+  std::sort(sorted.rbegin(), sorted.rend());
+  const double pivot = sorted[active];
+  std::vector<double> sums(experts, 0.0);
+  std::vector<double> came(experts);
+  std::vector<double> waits(experts);
+  // before[i][a]: a of the experts 0 .. i-1 have come, a < k.
+  std::vector<double> before((experts + 1) * active);
+  const double from = -40.0;
+  const double step = step_of(active);
+  const auto nodes = static_cast<int>((4.2 - from) / step) + 1;
+  for (int n = 0; n < nodes; ++n) {
+    const double u = from + n * step;
+    std::fill(before.begin(), before.end(), 0.0);
+    before[0] = 1.0;
+    for (std::size_t i = 0; i < experts; ++i) {
+      const double x = std::exp(logits[i] - pivot + u);
+      came[i] = -std::expm1(-x);
+      waits[i] = std::exp(-x);
+      for (std::size_t a = 0; a < active; ++a) {
+        const double stays = before[i * active + a] * waits[i];
+        const double comes = a > 0 ? before[i * active + a - 1] * came[i] : 0.0;
+        before[(i + 1) * active + a] = stays + comes;
+      }
+    }
+    // after[b]: at most b of the experts i+1 .. have come.
+    std::vector<double> after(active, 1.0);
+    for (std::size_t i = experts; i-- > 0;) {
+      double fewer = 0.0;
+      for (std::size_t a = 0; a < active; ++a) {
+        fewer += before[i * active + a] * after[active - 1 - a];
+      }
+      if (logits[i] > pivot) {
+        const double log_x = logits[i] - pivot + u;
+        if (waits[i] > 0.0) sums[i] += std::exp(log_x) * waits[i] * std::fmax(0.0, 1.0 - fewer);
+      } else {
+        sums[i] += std::exp(u) * waits[i] * fewer;  // the factor g_i / g_pivot is put in below
+      }
+      for (std::size_t b = active; b-- > 0;) {
+        after[b] = after[b] * waits[i] + (b > 0 ? after[b - 1] * came[i] : 0.0);
+      }
+    }
+  }
+  std::vector<double> inclusion;
+  for (std::size_t i = 0; i < experts; ++i) {
+    const double integral = sums[i] * step;
+    inclusion.push_back(std::fmin(
+        0.0, logits[i] > pivot ? std::log1p(-integral) : logits[i] - pivot + std::log(integral)));
+  }
+  return inclusion;
+}
+
+std::vector<double> log_inclusion(std::span<const double> logits, std::int64_t k) {
+  return logits.size() <= 10 ? log_inclusion_by_subsets(logits, k)
+                             : log_inclusion_by_integral(logits, k);
+}
+
+std::vector<double> log_elementary_symmetric(std::span<const double> logits, std::int64_t k) {
+  require_k(logits, k);
+  std::vector<double> e(static_cast<std::size_t>(k) + 1, kMinusInfinity);
+  e[0] = 0.0;
+  for (const double o : logits) {
+    for (std::size_t j = e.size(); j-- > 1;) e[j] = log_add(e[j], e[j - 1] + o);
+  }
+  return e;
+}
+
+std::vector<double> conditional_bernoulli_marginals(std::span<const double> logits,
+                                                    std::int64_t k) {
+  require_k(logits, k);
+  const std::size_t experts = logits.size();
+  const auto active = static_cast<std::size_t>(k);
+  // log e_j of the experts 0 .. i-1, j < k; then of those after i.
+  std::vector<std::vector<double>> before(experts, std::vector<double>(active, kMinusInfinity));
+  before[0][0] = 0.0;
+  const auto add = [](std::vector<double> e, double o) {
+    for (std::size_t j = e.size(); j-- > 1;) e[j] = log_add(e[j], e[j - 1] + o);
+    return e;
+  };
+  for (std::size_t i = 0; i + 1 < experts; ++i) before[i + 1] = add(before[i], logits[i]);
+  std::vector<double> after(active, kMinusInfinity);
+  after[0] = 0.0;
+  const double total = log_elementary_symmetric(logits, k).back();
+  std::vector<double> marginals(experts);
+  for (std::size_t i = experts; i-- > 0;) {
+    double others = kMinusInfinity;
+    for (std::size_t a = 0; a < active; ++a) {
+      others = log_add(others, before[i][a] + after[active - 1 - a]);
+    }
+    marginals[i] = std::exp(logits[i] + others - total);
+    after = add(after, logits[i]);
+  }
+  return marginals;
+}
+
+// e^o_i e_{j-1}(0 .. i-1) / e_j(0 .. i) = sigmoid(o_i - log r_j), with the ratios r_j = e_j /
+// e_{j-1} of the experts before i: r_j' = (r_j + e^o) / (1 + e^o / r_{j-1}). No number is larger
+// than the logits, however many of them there are.
+std::vector<double> conditional_bernoulli_walk(std::span<const double> logits, std::int64_t k) {
+  require_k(logits, k);
+  const std::size_t experts = logits.size();
+  const std::size_t columns = static_cast<std::size_t>(k) + 1;
+  std::vector<double> take(experts * columns, 0.0);
+  std::vector<double> log_ratio(columns, kMinusInfinity);
+  for (std::size_t i = 0; i < experts; ++i) {
+    const double o = logits[i];
+    for (std::size_t j = columns; j-- > 1;) {
+      if (j > i + 1) continue;
+      // All of the experts 0 .. i, or a choice.
+      take[i * columns + j] = j == i + 1 ? 1.0 : 1.0 / (1.0 + std::exp(log_ratio[j] - o));
+      const double either = log_add(log_ratio[j], o);
+      log_ratio[j] = j == 1 ? either : either - log_add(0.0, o - log_ratio[j - 1]);
+    }
+  }
+  return take;
+}
+
+}  // namespace moegrad
