@@ -210,7 +210,7 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   const Tensor cotangent =
       options.cotangent.defined() ? options.cotangent : random_cotangent(out.y.shape());
   Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
-  if (out.auxiliary.defined()) loss = loss + out.auxiliary;
+  if (options.auxiliary && out.auxiliary.defined()) loss = loss + out.auxiliary;
   LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
   BackwardOptions backward;
   backward.mutation = options.mutation;

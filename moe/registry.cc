@@ -8,9 +8,10 @@
 namespace moegrad {
 
 // One word for each router: moe/routers/NAME.cc defines NAME_router().
-#define MOEGRAD_ROUTERS(X) X(softmax) X(top_k) X(moesart)
+#define MOEGRAD_ROUTERS(X) X(softmax) X(top_k) X(moesart) X(sparsemixer) X(sparsemixer_v2)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
-#define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group)
+#define MOEGRAD_ESTIMATORS(X) \
+  X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group) X(sparsemixer) X(sparsemixer_v2)
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
 
