@@ -1,0 +1,87 @@
+// categorical: one expert drawn from the softmax, with weight 1. The choice that the estimators of
+// a categorical variable are about (straight-through, Gumbel-softmax, reinmax, the score function);
+// without one of them the router gets no gradient.
+//
+//   o = x W + b;  p = softmax(o)
+//   training    D = argmax(o + G), G Gumbel noise (Gumbel 1954; Maddison et al., arXiv:1411.0030),
+//               which is a draw from p;  w = 1, a constant
+//   inference   D = argmax(o), of equal logits the lowest expert;  w = 1
+//
+// Routing::noise is G, Routing::log_probability log p_D (differentiable). Where the draw is
+// enumerated, or was given without its noise, D is a draw from p and there is no G.
+
+#include "moe/registry.h"
+#include "moe/sampling.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+class CategoricalRouter : public Router {
+ public:
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    if (size.active != 1) {
+      fail("categorical", "k is {}. One expert is drawn: use k = 1.", size.active);
+    }
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = softmax(r.logits);
+    if (in.training) {
+      draw(r);
+    } else {
+      r.selected = top_k_indices(r.logits, 1, "selected");
+    }
+    r.weights =
+        r.logits.tape().constant(Tensor::full({r.logits.size(0), 1}, 1.0, r.logits.dtype()));
+    r.log_probability = take_columns(log_softmax(r.logits), r.selected);
+    return r;
+  }
+
+ private:
+  static void draw(Routing& r) {
+    Tape& tape = r.logits.tape();
+    Decisions& decisions = tape.decisions();
+    const bool drawn = decisions.mode() == Decisions::Mode::enumerate || decisions.has("selected");
+    if (drawn && !decisions.has("noise")) {
+      r.selected = sample_experts(r.logits, 1, false);
+      return;
+    }
+    const Tensor logits = r.logits.value();
+    const Tensor noise = decisions.decide("noise", DType::f64, logits.shape(), [&] {
+      return tape.rng().gumbel(logits.shape(), DType::f64);
+    });
+    r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1}, [&] {
+      const Tensor noisy = noise.clone();
+      kernels(Device::cpu).accumulate(1.0, logits.to(DType::f64), noisy);
+      Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32);
+      kernels(Device::cpu).top_k(noisy, 1, largest);
+      return largest;
+    });
+    r.noise = noise.to(logits.dtype());
+  }
+};
+
+}  // namespace
+
+RouterEntry categorical_router() {
+  return {.name = "categorical",
+          .summary = "one expert drawn from the softmax, with weight 1",
+          .source = "Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030",
+          .formula =
+              "training: D = argmax(o + Gumbel noise), a draw from softmax(o), o = x W + b\n"
+              "inference: D = argmax(o)\n"
+              "w = 1; the router learns by an estimator for a categorical choice",
+          .claim = Claim::documented,
+          .traits = {.samples = true, .categorical = true},
+          .make = [](const Options&) -> std::unique_ptr<Router> {
+            return std::make_unique<CategoricalRouter>();
+          },
+          // Unbiased weights, and no gradient at all.
+          .recorded = {{{}, 4, 1, 0, 0.488517115017, 0.522712102970, 0},
+                       {{}, 8, 1, 0, 0.754118007126, 0.403711606021, 0}},
+          .most_active = 1,
+          .draws = {"selected", "noise"}};
+}
+
+}  // namespace moegrad
