@@ -254,6 +254,8 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
           check_against_dense(config, label, row, mutation);
         }
       }
+      const bool ordered = entry.claim == Claim::biased_order && options.empty();
+      if (ordered || entry.claim == Claim::unbiased) check_order(entry, options, row);
       for (const std::string& router : entry.routers) {
         check_edges(config_of(router_entry(router), entry.name, options), row, mutation);
         if (settled(row, mutation)) return;

@@ -64,6 +64,11 @@ std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fix
 // Runs the edge suite of a layer and notes what is wrong in the row.
 void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation = nullptr);
 
+// The mean over all outcomes of an estimator's router gradient against the exact one: equal
+// (Claim::unbiased), or equal for losses up to its degree and wrong one above (biased_order).
+void check_order(const EstimatorEntry& entry, const std::map<std::string, std::string>& options,
+                 CheckRow& row);
+
 // |a - b| <= tolerance * max(1, |a|, |b|) everywhere; NaN is not close to anything.
 bool close(const Tensor& a, const Tensor& b, double tolerance);
 

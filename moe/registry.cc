@@ -11,9 +11,11 @@ namespace moegrad {
 #define MOEGRAD_ROUTERS(X)                                                                         \
   X(softmax)                                                                                       \
   X(top_k) X(dselect_k) X(comet) X(remoe) X(soft_moe) X(smear) X(relaxed_top_k) X(gumbel_top_k_st) \
-      X(moesart) X(unordered_set) X(horvitz_thompson) X(categorical)
+      X(moesart) X(unordered_set) X(horvitz_thompson) X(categorical) X(sparsemixer)                \
+          X(sparsemixer_v2)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
-#define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group)
+#define MOEGRAD_ESTIMATORS(X) \
+  X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group) X(sparsemixer) X(sparsemixer_v2)
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
 

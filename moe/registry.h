@@ -69,7 +69,8 @@ struct EstimatorTraits {
   bool by_parts = true;       // its router part and its expert part can be used alone
   bool continuous = false;    // needs noise that cannot be enumerated
   bool sparse_inference = true;
-  int order = 0;  // Claim::biased_order: exact up to this degree
+  int order = 0;              // Claim::biased_order: exact up to this degree
+  bool choice_alone = false;  // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
   const char* state = "";
 };
 

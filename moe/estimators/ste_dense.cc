@@ -96,6 +96,8 @@ struct CombineDense {
   }
 };
 
+}  // namespace
+
 Var combine_dense(Var h, Var weights, const Plan& plan, const Rest& rest, bool fused) {
   if (!fused) return written_surrogate(h, weights, plan, rest);
   Tape& tape = h.tape();
@@ -107,6 +109,8 @@ Var combine_dense(Var h, Var weights, const Plan& plan, const Rest& rest, bool f
        constant(rest.plan.order), constant(rest.plan.inverse), constant(on), constant(off)},
       {rest.gated});
 }
+
+namespace {
 
 std::vector<OperationCase> CombineDense::cases() {
   std::vector<OperationCase> cases;

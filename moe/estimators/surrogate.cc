@@ -33,4 +33,13 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
   return y;
 }
 
+Rest no_rest(Var h, const Plan& plan) {
+  Tape& tape = h.tape();
+  Rest rest;
+  rest.plan = make_plan(Tensor::empty({plan.tokens(), 0}, DType::i32), plan.experts);
+  rest.values = tape.constant(Tensor::empty({0, h.size(1)}, h.dtype()));
+  rest.scores = tape.constant(Tensor::empty({plan.tokens(), 0}, h.dtype()));
+  return rest;
+}
+
 }  // namespace moegrad

@@ -21,6 +21,12 @@ struct Rest {
 //     + sum_{off R} sg(p_i) (V_i - sg V_i)                                        when `experts`
 Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest);
 
+// The same, fused where told. The value has the bits of combine(h, weights).
+Var combine_dense(Var h, Var weights, const Plan& plan, const Rest& rest, bool fused);
+
+// Nothing stands for the experts that were not selected.
+Rest no_rest(Var h, const Plan& plan);
+
 // y = combine(h, sg w) + combine(sg h, w - sg w): the sparse layer written out.
 Var written_sparse(Var h, Var weights, const Plan& plan);
 
