@@ -1,0 +1,114 @@
+#include "lab/bias.h"
+
+#include <cmath>
+
+#include <doctest/doctest.h>
+#include <omp.h>
+
+#include "moe/registry.h"
+#include "tests/temporary_files.h"
+
+using namespace moegrad;
+using moegrad::test::error_of;
+
+namespace {
+
+BiasCase cell(const char* router, const char* estimator, std::int64_t experts, std::int64_t active,
+              const char* loss) {
+  return {router, estimator, experts, active, 1.5, loss};
+}
+
+bool same(const BiasRow& a, const BiasRow& b) {
+  return a.weight_bias_l1 == b.weight_bias_l1 && a.gradient_bias == b.gradient_bias &&
+         a.gradient_variance == b.gradient_variance && a.cosine == b.cosine &&
+         a.own_bias == b.own_bias;
+}
+
+}  // namespace
+
+TEST_CASE("the dense layer has no bias; a top-k layer's gradient is that of its own loss") {
+  for (const std::string& loss : bias_losses()) {
+    CAPTURE(loss);
+    const BiasRow dense = measure_bias(cell("softmax", "sparse", 5, 2, loss.c_str()));
+    CHECK(dense.gradient_bias < 1e-12);
+    CHECK(dense.weight_bias_l1 < 1e-12);
+    CHECK(dense.cosine == doctest::Approx(1.0));
+    CHECK(dense.own_bias < 1e-9);
+    CHECK(dense.evaluations == 5.0);
+    const BiasRow sparse = measure_bias(cell("top-k", "sparse", 5, 2, loss.c_str()));
+    CHECK(sparse.own_bias < 1e-9);
+    CHECK(sparse.gradient_bias > 0.01);
+    CHECK(sparse.evaluations == 2.0);
+    CHECK(sparse.gradient_variance == 0.0);
+    CHECK(sparse.gradient_mse >= sparse.gradient_bias * sparse.gradient_bias);
+  }
+}
+
+TEST_CASE("ste-dense has the dense layer's router gradient for a linear loss, and no other") {
+  CHECK(measure_bias(cell("top-k", "ste-dense", 6, 2, "linear")).gradient_bias < 1e-12);
+  CHECK(measure_bias(cell("top-k", "ste-dense", 6, 2, "quadratic")).gradient_bias > 0.01);
+}
+
+TEST_CASE("unbiased weights give an unbiased gradient of a linear loss, and of no other") {
+  for (const char* router : {"unordered-set", "horvitz-thompson"}) {
+    CAPTURE(router);
+    const BiasRow linear = measure_bias(cell(router, "sparse", 5, 2, "linear"));
+    CHECK(linear.exact);
+    CHECK(linear.weight_bias_l1 < 1e-12);
+    CHECK(linear.gradient_bias < 1e-11);
+    CHECK(linear.gradient_mse == doctest::Approx(linear.gradient_variance));
+    CHECK(measure_bias(cell(router, "sparse", 5, 2, "quadratic")).gradient_bias > 0.01);
+  }
+}
+
+TEST_CASE(
+    "Monte Carlo agrees with the enumeration within its confidence, and says that it sampled") {
+  const BiasCase of = cell("moesart", "sparse", 4, 2, "quadratic");
+  BiasOptions options;
+  options.draws = 1;
+  const BiasRow exact = measure_bias(of, options);
+  CHECK(exact.exact);
+  CHECK(exact.outcomes == 24);
+  options.max_outcomes = 23;
+  options.samples = 4000;
+  const BiasRow sampled = measure_bias(of, options);
+  CHECK(!sampled.exact);
+  CHECK(!sampled.own_known);
+  CHECK(sampled.outcomes == 4000);
+  // The confidence is that of a whole vector: 1.96 times the root of the summed variances.
+  CHECK(std::abs(sampled.gradient_bias - exact.gradient_bias) < sampled.bias_confidence);
+  CHECK(sampled.gradient_variance == doctest::Approx(exact.gradient_variance).epsilon(0.1));
+  CHECK(sampled.weight_mse == doctest::Approx(exact.weight_mse).epsilon(0.1));
+}
+
+TEST_CASE("the same rows at any number of threads; what a layer refuses is left out") {
+  const std::vector<BiasCase> cases = {
+      cell("moesart", "sparse", 4, 2, "mlp"), cell("moesart", "sparse", 4, 1, "mlp"),
+      cell("top-k", "expert-group", 4, 2, "mlp"), cell("top-k", "expert-group", 4, 4, "mlp")};
+  const int threads = omp_get_max_threads();
+  std::vector<std::vector<BiasRow>> runs;
+  for (const int n : {1, 2}) {
+    omp_set_num_threads(n);
+    std::vector<std::string> skipped;
+    std::size_t last = 0;
+    runs.push_back(study_bias(
+        cases, {}, [&](std::size_t done) { last = done; }, skipped));
+    CHECK(last == cases.size());
+    REQUIRE(skipped.size() == 2);
+    CHECK(skipped[0] == "[layer] k is 1, too few for router moesart. Use k >= 2.");
+    CHECK(skipped[1].starts_with("[expert-group] every token uses all 4 experts"));
+  }
+  omp_set_num_threads(threads);
+  REQUIRE(runs[0].size() == 2);
+  for (std::size_t i = 0; i < 2; ++i) CHECK(same(runs[0][i], runs[1][i]));
+}
+
+TEST_CASE("what the study refuses") {
+  CHECK(error_of([] { measure_bias(cell("top-k", "sparse", 4, 2, "quartic")); }) ==
+        "[study] there is no loss 'quartic'. Did you mean 'quadratic'?");
+  CHECK(
+      error_of([] { measure_bias(cell("comet", "sparse", 4, 2, "linear")); }) ==
+      "[study] the logits of router comet are not x W: the study cannot set them. Choose another.");
+  CHECK(error_of([] { measure_bias({.router = "top-k", .scale = -1.0}); }) ==
+        "[study] the scale of the logits is -1. Give a number of at least 0.");
+}

@@ -1,0 +1,63 @@
+#include "lab/fidelity.h"
+
+#include <doctest/doctest.h>
+
+#include "lab/report.h"
+#include "tensor/files.h"
+#include "tests/temporary_files.h"
+#include "train/checkpoint.h"
+#include "train/loop.h"
+#include "train/run_folder.h"
+
+using namespace moegrad;
+using moegrad::test::error_of;
+using moegrad::test::TemporaryFolder;
+
+TEST_CASE("the router gradients of a trained model against ste-dense") {
+  const TemporaryFolder folder;
+  const Task task = make_synthetic(DType::f32, 1, {.train_size = 512, .test_size = 64});
+  TrainConfig config;
+  config.task = "synthetic";
+  config.epochs = 1;
+  train(config, {.out = folder / "run", .task = &task});
+  const auto checkpoint = Checkpoints(RunFolder(folder / "run").checkpoints(), 1, "{}").newest();
+  REQUIRE(checkpoint);
+
+  CHECK(stored_config(*checkpoint).task == "synthetic");
+  const StoredModel model = load_model(*checkpoint, 16, 4);
+  CHECK(model.step == 4);
+  const Batch batch = Batches(task.train, 64).get(0);
+  const std::vector<FidelityRow> rows = measure_fidelity(
+      model, batch, {"ste-dense", "ste-dense-router", "sparse", "expert-group"}, 4);
+  REQUIRE(rows.size() == 4);
+  for (const std::size_t i : {0, 1}) {
+    CHECK(rows[i].cosine_real == doctest::Approx(1.0));
+    CHECK(rows[i].norm_ratio_real == doctest::Approx(1.0));
+    CHECK(rows[i].cosine_ones == doctest::Approx(1.0));
+    CHECK(rows[i].output_error < 1e-6);
+  }
+  CHECK(rows[2].output_error == doctest::Approx(1.0));  // nothing stands for an unselected expert
+  CHECK(rows[2].cosine_real < 0.999);
+  CHECK(rows[3].output_error > 0.0);
+  CHECK(rows[3].output_error < 1.5);
+
+  CHECK(error_of([&] { load_model(*checkpoint, 16, 5); }).find("'head.weight' is [64, 4]") !=
+        std::string::npos);
+  write_file_atomic(folder / "text", "no checkpoint");
+  CHECK(error_of([&] { stored_config(folder / "text"); }) != "no error");
+}
+
+TEST_CASE("a plot is an SVG with the names of its series") {
+  const TemporaryFolder folder;
+  const Chart bars{.title = "it's a \"title\"",
+                   .axis = "value",
+                   .labels = {"one", "two"},
+                   .series = {{"first_series", {1.0, -2.0}}, {"second", {0.5, 0.25}}}};
+  Chart lines = bars;
+  lines.lines = true;
+  REQUIRE(plot_svg(folder / "it's.svg", {bars, lines}));
+  const std::string svg = read_file(folder / "it's.svg");
+  CHECK(svg.find("<svg") != std::string::npos);
+  CHECK(svg.find("first_series") != std::string::npos);
+  CHECK(svg.find("it's a") != std::string::npos);
+}
