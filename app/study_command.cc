@@ -311,8 +311,8 @@ void add_bias(CLI::App& study, Global& global) {
   command.add_option("--draws", a->study.draws, "random logits that a row is the mean over [4]");
   command.add_option("--seed", a->study.seed, "of these draws [1]");
   command.add_option("--outcomes", a->study.max_outcomes,
-                     "most outcomes to enumerate; above, Monte Carlo [2000]");
-  command.add_option("--samples", a->study.samples, "of Monte Carlo [2000]");
+                     "most outcomes to enumerate; above, Monte Carlo [1000]");
+  command.add_option("--samples", a->study.samples, "of Monte Carlo [500]");
   command.add_option("--option", a->options, "an option of router, estimator or layer")
       ->type_name("key=value")
       ->expected(1)

@@ -27,8 +27,8 @@ const std::vector<std::string>& bias_losses();
 struct BiasOptions {
   std::int64_t draws = 4;  // random logits, tokens and losses that a row is the mean over
   std::uint64_t seed = 1;
-  std::int64_t max_outcomes = 2000;  // more than these: Monte Carlo
-  std::int64_t samples = 2000;
+  std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo
+  std::int64_t samples = 500;
 };
 
 // The router gradient is that of the token's logits. Each figure is the mean over the draws of
