@@ -8,8 +8,10 @@
 namespace moegrad {
 
 // One word for each router: moe/routers/NAME.cc defines NAME_router().
-#define MOEGRAD_ROUTERS(X) \
-  X(softmax) X(top_k) X(moesart) X(noisy_top_k) X(switch) X(gshard) X(v_moe) X(expert_choice)
+#define MOEGRAD_ROUTERS(X)                                                                  \
+  X(softmax)                                                                                \
+  X(top_k) X(moesart) X(noisy_top_k) X(switch) X(gshard) X(v_moe) X(expert_choice) X(x_moe) \
+      X(hash) X(deepseek_v1) X(deepseek_v3) X(loss_free)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
 #define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group)
 // The files that declare operations of their own: FILE_operations().
