@@ -7,16 +7,19 @@
 //
 // deepseek-v3
 //   s = sigmoid(x W + b_0);  a = s + b, for the selection only
-//   groups      the E experts are `groups` groups of neighbours; a group's score is the sum of its
-//   two
-//               largest a; the best `kept-groups` stay;  S = the k largest a of those
+//   groups      the E experts are `groups` groups of neighbours, each with the sum of its two
+//               largest a for a score; the best `kept-groups` stay
+//   S = the k largest a of those
 //   w_i = scale s_i / sum_S s_j, written as scale softmax over S of log s: no 0/0 for small s
-//   after each step in training  b_i += bias-rate sign(mean count - count_i),  b = 0 at first;
-//   state
-//               "router.balance" [E] (loss-free balancing, arXiv:2408.15664); 0 leaves it as it is
+//   state       b = "router.balance" [E], 0 at first; after each step in training
+//               b_i += bias-rate sign(mean count - count_i) (loss-free balancing,
+//               arXiv:2408.15664); bias-rate 0 leaves it as it is
+//   auxiliary   balance times the mean over sequences of E/(k L) sum_i count_i P_i, for the L
+//               tokens of one, P_i the mean of s_i / sum_j s_j; a batch without sequences is one
 //
 // Training and inference select alike. No capacity: no token is dropped.
 
+#include <algorithm>
 #include <limits>
 
 #include "moe/balance.h"
@@ -41,7 +44,7 @@ class DeepseekV1Router : public Router {
 
 struct DeepseekV3Settings {
   std::int64_t groups, kept;
-  double scale, rate;
+  double scale, rate, balance;
 };
 
 // affinity [N, E] with -infinity outside of the groups that each token keeps.
@@ -77,7 +80,8 @@ class DeepseekV3Router : public Router {
   explicit DeepseekV3Router(const DeepseekV3Settings& settings) : settings_(settings) {}
 
   void check(const LayerSize& size) const override {
-    const auto& [groups, kept, scale, rate] = settings_;
+    const std::int64_t groups = settings_.groups;
+    const std::int64_t kept = settings_.kept;
     if (size.experts % groups != 0) {
       fail("deepseek-v3", "{} experts do not divide into {} groups. Change one of them.",
            size.experts, groups);
@@ -119,6 +123,7 @@ class DeepseekV3Router : public Router {
     r.weights = settings_.scale * softmax(log_scores);
     // w = s / normaliser
     r.normaliser = (sum(take_columns(r.scores, r.selected), 1, true) + 1e-20) / settings_.scale;
+    if (settings_.balance > 0.0) r.auxiliary = settings_.balance * balance(r, in.sequence);
     if (in.training && settings_.rate > 0.0) {
       r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, settings_.rate));
     }
@@ -126,6 +131,23 @@ class DeepseekV3Router : public Router {
   }
 
  private:
+  static Var balance(const Routing& r, std::int64_t sequence) {
+    const std::int64_t tokens = r.selected.size(0);
+    const std::int64_t k = r.selected.size(1);
+    const std::int64_t experts = r.logits.size(1);
+    const std::int64_t length = sequence > 1 ? sequence : tokens;
+    const Tensor f = Tensor::zeros({tokens / length, experts}, DType::f64);
+    for (std::int64_t i = 0; i < tokens * k; ++i) {
+      const std::int32_t e = r.selected.data<std::int32_t>()[i];
+      if (e < 0) continue;
+      f.data<double>()[i / (k * length) * experts + e] +=
+          static_cast<double>(experts) / static_cast<double>(k * length);
+    }
+    const Var shares = softmax(-softplus(-r.logits));  // s_i / sum_j s_j
+    const Var p = mean(reshape(shares, {tokens / length, length, experts}), 1);
+    return mean(sum(p * r.logits.tape().constant(f.to(p.dtype())), 1));
+  }
+
   DeepseekV3Settings settings_;
 };
 
@@ -137,7 +159,8 @@ RouterEntry deepseek_v1_router() {
           .source = "Dai et al. 2024, arXiv:2401.06066",
           .formula =
               "g = softmax(x W + b), S = TopK(g), w = g on S, not renormalised\n"
-              "y = sum of the shared experts + sum_S w_i f_i; the same at inference",
+              "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
+              "loss: aux E sum_i f_i P_i, f the fractions of the choices, P the mean of g",
           .claim = Claim::exact_on_cell,
           .traits = {.auxiliary = "fractions times mean scores (the layer's aux)"},
           .make = [](const Options&) -> std::unique_ptr<Router> {
@@ -154,10 +177,22 @@ RouterEntry deepseek_v3_router() {
               "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
               "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
               "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
+              "loss: balance E/(k L) sum_i count_i P_i of each sequence, P the mean of s/sum s\n"
               "after each step in training b_i += bias-rate sign(mean count - count_i)",
           .claim = Claim::exact_on_cell,
-          .traits = {.softmax = false, .picks_largest = false, .state = "router.balance"},
-          .options = {{"groups",
+          .traits = {.softmax = false,
+                     .picks_largest = false,
+                     .state = "router.balance",
+                     .auxiliary = "counts times mean shares in a sequence (balance)"},
+          .options = {{"balance",
+                       OptionSpec::Kind::number,
+                       "0.0001",
+                       "coefficient of the balance loss of each sequence",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0.7"}},
+                      {"groups",
                        OptionSpec::Kind::integer,
                        "1",
                        "groups of neighbouring experts",
@@ -186,7 +221,7 @@ RouterEntry deepseek_v3_router() {
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<DeepseekV3Router>(
                 DeepseekV3Settings{o.integer("groups"), o.integer("kept-groups"), o.number("scale"),
-                                   o.number("bias-rate")});
+                                   o.number("bias-rate"), o.number("balance")});
           },
           .layer_options = {{"shared", "1"}}};
 }

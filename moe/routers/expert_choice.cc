@@ -1,12 +1,15 @@
 // expert-choice: each expert chooses its tokens (Zhou et al., arXiv:2202.09368).
 //
-//   g = softmax(x W + b) over the experts;  expert e takes the C tokens of the largest g_te, of
-//   equal ones the first;  w_te = g_te.  A token has 0 to E experts, k on average capacity    C =
-//   floor(capacity k N/E) of the N tokens that run together, at least 1 and at most N:
-//               the paper's capacity factor is capacity k
+//   g = softmax(x W + b) over the experts;  w_te = g_te
+//   expert e takes the C tokens of the largest g_te, of equal ones the first: a token has 0 to E
+//   experts, capacity k on average
+//   capacity    C = floor(capacity k N/E) of the N tokens that run together, at least 1 and at most
+//               N; the paper's capacity factor is capacity k
 //
 // Training and inference are the same, and no loss is needed: every expert has the same load. Not
 // causal: whether a token is taken depends on the tokens behind it.
+
+#include <algorithm>
 
 #include "moe/capacity.h"
 #include "moe/registry.h"

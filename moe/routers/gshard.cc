@@ -13,6 +13,7 @@
 //
 // With a capacity a token's second choice gives way to the first choices of tokens behind it.
 
+#include <algorithm>
 #include <cmath>
 
 #include "moe/balance.h"

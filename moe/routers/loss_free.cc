@@ -10,7 +10,6 @@
 #include "moe/balance.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {

@@ -1,14 +1,16 @@
 // noisy-top-k: the sparsely-gated mixture (Shazeer et al., arXiv:1701.06538).
 //
 //   o = x W_g;  sd = softplus(x W_noise) + 1e-2;  W_g = W_noise = 0 at first
-//   training    H = o + sd N(0, 1) for each token and expert;  S = TopK(H);  w = softmax of H over
-//   S inference   the same with H = o auxiliary   importance CV^2(sum_t w_t) + load CV^2(sum_t
-//   P_t),  CV^2 = Var/(mean^2 + 1e-10)
+//   training    H = o + sd N(0, 1) for each token and expert
+//               S = TopK(H);  w = softmax of H over S
+//   inference   the same with H = o
+//   auxiliary   importance CV^2(sum_t w_t) + load CV^2(sum_t P_t)
+//               CV^2 = Var/(mean^2 + 1e-10), population variance
 //               P_ti = Phi((o_ti - thr_ti)/sd_ti): the probability that i is among the k largest
 //               when its noise alone is drawn again; thr_ti is the (k+1)-th largest H of the row
 //               for i in S and the k-th for the others, a value of H with its gradient, as in the
 //               authors' code. Without noise, and for k = E, the load is the number of tokens,
-//               which has no gradient.
+//               which has no gradient
 //
 // The thresholds are compared with o, so they are values of H and not of softmax(H). No capacity.
 
@@ -70,7 +72,7 @@ class NoisyTopKRouter : public Router {
     for (std::int64_t t = 0; t < rows; ++t) {
       const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
       for (std::int64_t j = 0; j < k; ++j) {
-        is_in.data<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
+        if (chosen[j] >= 0) is_in.data<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
       }
       last.data<std::int32_t>()[t] = chosen[k - 1];
     }
@@ -95,7 +97,9 @@ class NoisyTopKRouter : public Router {
   static Var tokens(const Routing& r) {
     const std::int64_t experts = r.scores.size(1);
     const Tensor counts = Tensor::zeros({experts}, DType::f64);
-    for (const std::int32_t e : r.selected.values<std::int32_t>()) counts.data<double>()[e] += 1.0;
+    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
+      if (e >= 0) counts.data<double>()[e] += 1.0;
+    }
     return r.scores.tape().constant(counts.to(r.scores.dtype()));
   }
 

@@ -1,13 +1,14 @@
 // switch: one expert for each token (Switch Transformer, Fedus et al., arXiv:2101.03961).
 //
-//   g = softmax((x u) W + b), u ~ U(1 - jitter, 1 + jitter) for each element of x in training, else
-//   1; the experts read x itself.  S = {argmax g};  w = g on S
-//   capacity    C = max(capacity-min, floor(capacity N/E)) tokens for each expert, of the N that
-//   run
-//               together; what comes later in the order of the tokens is dropped: y = 0.
-//               capacity 1.25 in training, eval-capacity 2.0 at inference
+//   g = softmax((x u) W + b);  S = {argmax g};  w = g on S
+//   u ~ U(1 - jitter, 1 + jitter) for each element of x in training, else 1; the experts read x
+//   capacity    C = max(capacity-min, floor(capacity N/E)) tokens for each expert, of the N of the
+//               call; what comes later in the order of the tokens is dropped: y = 0. capacity is
+//               1.25 in training; at inference eval-capacity, 2, takes its place
 //   auxiliary   balance E sum_i f_i P_i, f_i the fraction of the tokens whose argmax is i, before
 //               dropping and without gradient, P_i the mean of g_i
+
+#include <algorithm>
 
 #include "moe/balance.h"
 #include "moe/capacity.h"

@@ -3,13 +3,14 @@
 //   h = x W_r [N, d];  s_i = cos(h, e_i);  o = s/tau;  S = TopK(s)
 //   w_i = sigmoid(o_i) on S, or with gate=softmax the softmax of o over S
 //   tau = max(exp(theta), 1e-4), trained, 0.07 at first (theta: tau stays positive under any step)
-//   d = E/2 by default, at least 2; e_i [E, d] orthogonal of length 0.1 at first
+//   d = E/2 by default, at least 2; e [E, d] has orthogonal columns of length 0.1 at first
 //   auxiliary   balance E sum_i c_i m_i, c_i the fraction of the choices that fell on i, without
 //               gradient, m_i the mean of softmax(s/0.07)
 //
 // Training and inference are the same. A norm is sqrt(|v|^2 + 1e-12): the cosine with 0 is 0. No
 // capacity.
 
+#include <algorithm>
 #include <cmath>
 
 #include "moe/balance.h"

@@ -246,6 +246,40 @@ TEST_CASE("deepseek-v3: sigmoid scores, selection by s + b, weights by s alone")
   }
 }
 
+TEST_CASE("deepseek-v3: the balance loss of each sequence") {
+  constexpr std::int64_t kLength = 3;
+  const Tensor o = Rng{7, 0, 0}.normal({2 * kLength, 4}, DType::f64, 0.0, 1.5);
+  Tape tape;
+  Weights weights = identity_weights(tape, 4);
+  weights.set("router.balance", tape.constant(Tensor::zeros({4}, DType::f64)));
+  for (const std::int64_t length : {kLength, 2 * kLength}) {
+    LayerInput in{tape.constant(o), weights, true};
+    in.sequence = length == kLength ? kLength : 1;  // 1: the batch is one
+    const Routing r = router_of("deepseek-v3", {{"balance", "0.3"}})->route(square_size(4, 2), in);
+    double loss = 0.0;
+    const std::int64_t sequences = 2 * kLength / length;
+    for (std::int64_t b = 0; b < sequences; ++b) {
+      double count[4] = {};
+      double p[4] = {};
+      for (std::int64_t t = b * length; t < (b + 1) * length; ++t) {
+        double total = 0.0;
+        for (std::int64_t e = 0; e < 4; ++e) total += sigmoid_of(o.at(t * 4 + e));
+        for (std::int64_t e = 0; e < 4; ++e) {
+          p[e] += sigmoid_of(o.at(t * 4 + e)) / total / static_cast<double>(length);
+        }
+        for (std::int64_t j = 0; j < 2; ++j) {
+          count[r.selected.data<std::int32_t>()[t * 2 + j]] += 1.0;
+        }
+      }
+      for (std::int64_t e = 0; e < 4; ++e) {
+        loss += 0.3 / static_cast<double>(sequences) * 4.0 / static_cast<double>(2 * length) *
+                count[e] * p[e];
+      }
+    }
+    CHECK(r.auxiliary.value().item() == doctest::Approx(loss).epsilon(1e-12));
+  }
+}
+
 TEST_CASE("deepseek-v3: vanishing scores have weights and gradients; refusals") {
   const std::unique_ptr<Router> router = router_of("deepseek-v3", {{"scale", "1"}});
   for (const DType dtype : {DType::f32, DType::f64}) {
