@@ -3,28 +3,59 @@
 #include "ops/ops.h"
 
 namespace moegrad {
+namespace {
 
-Var switch_auxiliary(const Routing& routing) {
-  Tape& tape = routing.scores.tape();
-  const std::int64_t experts = routing.scores.size(1);
-  if (routing.merge.defined()) {
-    const Var shares = mean(stop_gradient(routing.merge), 0);
-    return static_cast<double>(experts) * sum(mean(routing.scores, 0) * shares);
-  }
-  Tensor fractions = Tensor::zeros({experts}, DType::f64);
+// How many choices fell on each expert, and how many there are.
+std::pair<std::vector<std::int64_t>, std::int64_t> count(const Tensor& selected,
+                                                         std::int64_t experts) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
   std::int64_t choices = 0;
-  for (const std::int32_t e : routing.selected.values<std::int32_t>()) {
+  for (const std::int32_t e : selected.values<std::int32_t>()) {
     if (e < 0) continue;
-    fractions.data<double>()[e] += 1.0;
+    ++counts[static_cast<std::size_t>(e)];
     ++choices;
   }
-  for (double& f : fractions.values<double>()) {
-    f *= choices == 0 ? 0.0 : static_cast<double>(experts) / static_cast<double>(choices);
+  return {std::move(counts), choices};
+}
+
+}  // namespace
+
+Var switch_auxiliary(Var scores, const Tensor& choice) {
+  const std::int64_t experts = scores.size(1);
+  const auto [counts, choices] = count(choice, experts);
+  const Tensor fractions = Tensor::zeros({experts}, DType::f64);
+  for (std::size_t e = 0; e < counts.size() && choices > 0; ++e) {
+    fractions.data<double>()[e] = static_cast<double>(counts[e]) *
+                                  (static_cast<double>(experts) / static_cast<double>(choices));
   }
-  const Var f = tape.constant(fractions.to(routing.scores.dtype()));
-  return sum(mean(routing.scores, 0) * f);
+  return sum(mean(scores, 0) * scores.tape().constant(fractions.to(scores.dtype())));
+}
+
+Var switch_auxiliary(const Routing& routing) {
+  if (routing.merge.defined()) {
+    const Var shares = mean(stop_gradient(routing.merge), 0);
+    return static_cast<double>(routing.scores.size(1)) * sum(mean(routing.scores, 0) * shares);
+  }
+  return switch_auxiliary(routing.scores, routing.selected);
 }
 
 Var z_loss(const Routing& routing) { return mean(square(logsumexp(routing.logits, 1))); }
+
+Var squared_variation(Var x, double epsilon) {
+  const Var m = mean(x);
+  return mean(square(x - m)) / (square(m) + epsilon);
+}
+
+Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
+  const std::int64_t experts = bias.numel();
+  const auto [counts, choices] = count(selected, experts);
+  const Tensor next = bias.to(DType::f64).clone();
+  for (std::size_t e = 0; e < counts.size(); ++e) {
+    const std::int64_t missing = choices - counts[e] * experts;
+    const double sign = missing > 0 ? 1.0 : missing < 0 ? -1.0 : 0.0;
+    next.data<double>()[e] += rate * sign;
+  }
+  return next.to(bias.dtype());
+}
 
 }  // namespace moegrad

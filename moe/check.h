@@ -44,6 +44,8 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config);
 struct LayerPass {
   Tensor y, weights, selected;
   std::vector<Tensor> gradients;  // by input, of <cotangent, y> + auxiliary
+  Tensor logits;
+  Tensor logit_gradients = {};  // undefined where the logits have none
 };
 struct PassOptions {
   Form form = Form::automatic;
@@ -51,6 +53,7 @@ struct PassOptions {
   // Forced decisions.
   std::vector<std::pair<std::string, Tensor>> given = {};
   Tensor cotangent = {};  // of y; random_cotangent() where not given
+  bool auxiliary = true;  // add the auxiliary loss
   const Mutation* mutation = nullptr;
   bool auxiliary = true;  // part of the loss
 };

@@ -39,9 +39,10 @@ void add_experts(LayerFixture& f, std::int64_t blind, std::uint64_t seed) {
 }
 
 // Everything that the layer declares besides its experts: router.weight and router.bias by `make`
-// (undefined: left out), the others near their initial values.
+// (undefined: left out), the others near their initial values. What stands beside router.weight
+// does not read the first `blind` columns of x: they are the logits.
 template <class Make>
-void add_router(LayerFixture& f, std::uint64_t seed, Make make) {
+void add_router(LayerFixture& f, std::int64_t blind, std::uint64_t seed, Make make) {
   Parameters parameters;
   Rng rng{seed, 20, 0};
   Layer(f.config).declare("", parameters, rng);
@@ -62,6 +63,10 @@ void add_router(LayerFixture& f, std::uint64_t seed, Make make) {
       value.data<double>()[i] += p.trained ? 0.6 * move.at(i) - 0.3 : 0.1 * move.at(i);
     }
     if (p.trained) {
+      if (parameters.find("router.weight") != nullptr && value.rank() == 2 &&
+          value.size(0) == f.config.size.model) {
+        std::fill_n(value.data<double>(), blind * value.size(1), 0.0);
+      }
       f.names.push_back(p.name);
       f.values.push_back(value);
     } else {
@@ -128,7 +133,7 @@ LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool
   const LayerSize& s = f.config.size;
   f.names = {"x"};
   f.values = {random({tokens, s.model}, seed, 1, 1.5)};
-  add_router(f, seed, [&](const std::string& name, const Shape& shape) {
+  add_router(f, 0, seed, [&](const std::string& name, const Shape& shape) {
     const bool weight = name == "router.weight";
     return random(shape, seed, weight ? 2 : 3, weight ? 1.2 : 0.5);
   });
@@ -168,7 +173,7 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
       for (std::int64_t e = 0; e < experts; ++e) weight.data<double>()[e * experts + e] = 1.0;
       f.names = {"x"};
       f.values = {x};
-      add_router(f, 5, [&](const std::string& name, const Shape&) {
+      add_router(f, experts, 5, [&](const std::string& name, const Shape&) {
         return name == "router.weight" ? weight : Tensor();
       });
       add_experts(f, experts, 5);
@@ -211,10 +216,14 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
       options.cotangent.defined() ? options.cotangent : random_cotangent(out.y.shape());
   Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
   if (options.auxiliary && out.auxiliary.defined()) loss = loss + out.auxiliary;
-  LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
+  const Var logits = out.routing.logits;
+  LayerPass pass{
+      out.y.value(), out.routing.weights.value(), out.routing.selected, {}, logits.value()};
   BackwardOptions backward;
   backward.mutation = options.mutation;
+  if (logits.needs_gradient()) backward.keep = {logits};
   const Gradients g = tape.backward(loss, backward);
+  if (logits.needs_gradient()) pass.logit_gradients = g[logits];
   for (const Var& leaf : leaves) pass.gradients.push_back(g[leaf]);
   return pass;
 }

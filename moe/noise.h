@@ -1,0 +1,19 @@
+#pragma once
+
+#include "autograd/tape.h"
+
+namespace moegrad {
+
+// Normal noise of mean 0: the decision "noise", drawn in f64 and given as `dtype`, so that a run
+// can be repeated in another type.
+Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviation = 1.0);
+
+// x [N, E] less the largest of each row, which is held constant. For functions that a shift of a
+// row does not change (softmax, top-k): noise added to large logits is rounded, added to this it is
+// not.
+Var less_largest(Var x);
+
+// The distribution function of the standard normal: (1 + erf(z / sqrt 2)) / 2.
+Var normal_cdf(Var z);
+
+}  // namespace moegrad

@@ -1,0 +1,229 @@
+// deepseek-v1 (Dai et al., arXiv:2401.06066) and deepseek-v3 (arXiv:2412.19437): many experts of a
+// fraction of the width, beside shared ones that are always on (the layer's option `shared`).
+//
+// deepseek-v1
+//   g = softmax(x W + b);  S = TopK(g);  w = g on S, not renormalised
+//   auxiliary   the layer's `aux`, 0.01: E sum_i f_i P_i, the paper's expert-level loss
+//
+// deepseek-v3
+//   s = sigmoid(x W + b_0);  a = s + b, for the selection only
+//   groups      the E experts are `groups` groups of neighbours, each with the sum of its two
+//               largest a for a score; the best `kept-groups` stay
+//   S = the k largest a of those
+//   w_i = scale s_i / sum_S s_j, written as scale softmax over S of log s: no 0/0 for small s
+//   state       b = "router.balance" [E], 0 at first; after each step in training
+//               b_i += bias-rate sign(mean count - count_i) (loss-free balancing,
+//               arXiv:2408.15664); bias-rate 0 leaves it as it is
+//   auxiliary   balance times the mean over sequences of E/(k L) sum_i count_i P_i, for the L
+//               tokens of one, P_i the mean of s_i / sum_j s_j; a batch without sequences is one
+//
+// Training and inference select alike. No capacity: no token is dropped.
+
+#include <algorithm>
+#include <limits>
+
+#include "moe/balance.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+class DeepseekV1Router : public Router {
+ public:
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = softmax(r.logits);
+    r.selected = top_k_indices(r.logits, size.active, "selected");
+    r.weights = take_columns(r.scores, r.selected);
+    return r;
+  }
+};
+
+struct DeepseekV3Settings {
+  std::int64_t groups, kept;
+  double scale, rate, balance;
+};
+
+// affinity [N, E] with -infinity outside of the groups that each token keeps.
+Tensor limited(const Tensor& affinity, std::int64_t groups, std::int64_t kept) {
+  const std::int64_t tokens = affinity.size(0);
+  const std::int64_t experts = affinity.size(1);
+  const std::int64_t each = experts / groups;
+  const std::int64_t two = std::min<std::int64_t>(2, each);
+  Kernels& k = kernels(Device::cpu);
+  const Tensor largest = Tensor::empty({tokens * groups, two}, DType::i32);
+  k.top_k(affinity.reshape({tokens * groups, each}), two, largest);
+  const Tensor score = Tensor::zeros({tokens, groups}, DType::f64);
+  for (std::int64_t g = 0; g < tokens * groups; ++g) {
+    for (std::int64_t j = 0; j < two; ++j) {
+      score.data<double>()[g] +=
+          affinity.data<double>()[g * each + largest.data<std::int32_t>()[g * two + j]];
+    }
+  }
+  const Tensor best = Tensor::empty({tokens, kept}, DType::i32);
+  k.top_k(score, kept, best);
+  Tensor out = Tensor::full(affinity.shape(), -std::numeric_limits<double>::infinity(), DType::f64);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t j = 0; j < kept; ++j) {
+      const std::int64_t from = t * experts + best.data<std::int32_t>()[t * kept + j] * each;
+      k.copy_block(affinity, from, each, 1, each, from, each, out);
+    }
+  }
+  return out;
+}
+
+class DeepseekV3Router : public Router {
+ public:
+  explicit DeepseekV3Router(const DeepseekV3Settings& settings) : settings_(settings) {}
+
+  void check(const LayerSize& size) const override {
+    const std::int64_t groups = settings_.groups;
+    const std::int64_t kept = settings_.kept;
+    if (size.experts % groups != 0) {
+      fail("deepseek-v3", "{} experts do not divide into {} groups. Change one of them.",
+           size.experts, groups);
+    }
+    if (kept > groups) {
+      fail("deepseek-v3", "kept-groups is {} of {} groups. Use 1 to {}.", kept, groups, groups);
+    }
+    if (kept * (size.experts / groups) < size.active) {
+      fail("deepseek-v3", "k is {} and {} of {} groups hold {} experts. Keep more groups.",
+           size.active, kept, groups, kept * (size.experts / groups));
+    }
+  }
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng& rng) const override {
+    Router::declare(size, prefix, parameters, rng);
+    parameters.add(std::string(prefix) + "router.balance",
+                   Tensor::zeros({size.experts}, DType::f64), false);
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = sigmoid(r.logits);
+    const std::int64_t tokens = in.x.size(0);
+    const Tensor bias = in.weights.at("router.balance").value();
+    const Shape shape = {tokens, size.active};
+    r.selected = in.x.tape().decisions().decide("selected", DType::i32, shape, [&] {
+      const Tensor affinity = r.scores.value().to(DType::f64).clone();
+      for (std::int64_t i = 0; i < affinity.numel(); ++i) {
+        affinity.data<double>()[i] += bias.at(i % size.experts);
+      }
+      Tensor selected = Tensor::empty(shape, DType::i32);
+      kernels(Device::cpu)
+          .top_k(limited(affinity, settings_.groups, settings_.kept), size.active, selected);
+      return selected;
+    });
+    const Var log_scores = -softplus(-take_columns(r.logits, r.selected));
+    r.weights = settings_.scale * softmax(log_scores);
+    // w = s / normaliser
+    r.normaliser = (sum(take_columns(r.scores, r.selected), 1, true) + 1e-20) / settings_.scale;
+    if (settings_.balance > 0.0) r.auxiliary = settings_.balance * balance(r, in.sequence);
+    if (in.training && settings_.rate > 0.0) {
+      r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, settings_.rate));
+    }
+    return r;
+  }
+
+ private:
+  static Var balance(const Routing& r, std::int64_t sequence) {
+    const std::int64_t tokens = r.selected.size(0);
+    const std::int64_t k = r.selected.size(1);
+    const std::int64_t experts = r.logits.size(1);
+    const std::int64_t length = sequence > 1 ? sequence : tokens;
+    const Tensor f = Tensor::zeros({tokens / length, experts}, DType::f64);
+    for (std::int64_t i = 0; i < tokens * k; ++i) {
+      const std::int32_t e = r.selected.data<std::int32_t>()[i];
+      if (e < 0) continue;
+      f.data<double>()[i / (k * length) * experts + e] +=
+          static_cast<double>(experts) / static_cast<double>(k * length);
+    }
+    const Var shares = softmax(-softplus(-r.logits));  // s_i / sum_j s_j
+    const Var p = mean(reshape(shares, {tokens / length, length, experts}), 1);
+    return mean(sum(p * r.logits.tape().constant(f.to(p.dtype())), 1));
+  }
+
+  DeepseekV3Settings settings_;
+};
+
+}  // namespace
+
+RouterEntry deepseek_v1_router() {
+  return {.name = "deepseek-v1",
+          .summary = "top-k of fine-grained experts beside a shared one",
+          .source = "Dai et al. 2024, arXiv:2401.06066",
+          .formula =
+              "g = softmax(x W + b), S = TopK(g), w = g on S, not renormalised\n"
+              "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
+              "loss: aux E sum_i f_i P_i, f the fractions of the choices, P the mean of g",
+          .claim = Claim::exact_on_cell,
+          .traits = {.auxiliary = "fractions times mean scores (the layer's aux)"},
+          .make = [](const Options&) -> std::unique_ptr<Router> {
+            return std::make_unique<DeepseekV1Router>();
+          },
+          .layer_options = {{"shared", "1"}, {"aux", "0.01"}}};
+}
+
+RouterEntry deepseek_v3_router() {
+  return {.name = "deepseek-v3",
+          .summary = "sigmoid scores, selection limited to groups and balanced by a bias",
+          .source = "DeepSeek-AI 2024, arXiv:2412.19437",
+          .formula =
+              "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
+              "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
+              "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
+              "loss: balance E/(k L) sum_i count_i P_i of each sequence, P the mean of s/sum s\n"
+              "after each step in training b_i += bias-rate sign(mean count - count_i)",
+          .claim = Claim::exact_on_cell,
+          .traits = {.softmax = false,
+                     .picks_largest = false,
+                     .state = "router.balance",
+                     .auxiliary = "counts times mean shares in a sequence (balance)"},
+          .options = {{"balance",
+                       OptionSpec::Kind::number,
+                       "0.0001",
+                       "coefficient of the balance loss of each sequence",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0.7"}},
+                      {"groups",
+                       OptionSpec::Kind::integer,
+                       "1",
+                       "groups of neighbouring experts",
+                       1,
+                       1e6,
+                       {},
+                       {"2"}},
+                      {"kept-groups", OptionSpec::Kind::integer, "1",
+                       "groups that a token may choose from", 1, 1e6},
+                      {"scale",
+                       OptionSpec::Kind::number,
+                       "2.5",
+                       "the sum of a token's weights",
+                       1e-6,
+                       1e6,
+                       {},
+                       {"1"}},
+                      {"bias-rate",
+                       OptionSpec::Kind::number,
+                       "0.001",
+                       "step of the balancing bias; 0 leaves it as it is",
+                       0.0,
+                       1.0,
+                       {},
+                       {"0", "0.1"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<DeepseekV3Router>(
+                DeepseekV3Settings{o.integer("groups"), o.integer("kept-groups"), o.number("scale"),
+                                   o.number("bias-rate"), o.number("balance")});
+          },
+          .layer_options = {{"shared", "1"}}};
+}
+
+}  // namespace moegrad

@@ -1,0 +1,89 @@
+// expert-choice: each expert chooses its tokens (Zhou et al., arXiv:2202.09368).
+//
+//   g = softmax(x W + b) over the experts;  w_te = g_te
+//   expert e takes the C tokens of the largest g_te, of equal ones the first: a token has 0 to E
+//   experts, capacity k on average
+//   capacity    C = floor(capacity k N/E) of the N tokens that run together, at least 1 and at most
+//               N; the paper's capacity factor is capacity k
+//
+// Training and inference are the same, and no loss is needed: every expert has the same load. Not
+// causal: whether a token is taken depends on the tokens behind it.
+
+#include <algorithm>
+
+#include "moe/capacity.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+// selected [N, E]: e at [t, e] where expert e takes token t, else -1.
+Tensor taken(const Tensor& scores, std::int64_t capacity) {
+  const std::int64_t tokens = scores.size(0);
+  const std::int64_t experts = scores.size(1);
+  const Tensor by_expert = Tensor::empty({experts, tokens}, scores.dtype());
+  for (std::int64_t e = 0; e < experts; ++e) {
+    kernels(Device::cpu).copy_block(scores, e, experts, tokens, 1, e * tokens, 1, by_expert);
+  }
+  const Tensor places = Tensor::empty({experts, capacity}, DType::i32);
+  kernels(Device::cpu).top_k(by_expert, capacity, places);
+  Tensor selected = Tensor::full({tokens, experts}, -1.0, DType::i32);
+  for (std::int64_t e = 0; e < experts; ++e) {
+    for (std::int64_t j = 0; j < capacity; ++j) {
+      const std::int32_t t = places.data<std::int32_t>()[e * capacity + j];
+      selected.data<std::int32_t>()[t * experts + e] = static_cast<std::int32_t>(e);
+    }
+  }
+  return selected;
+}
+
+class ExpertChoiceRouter : public Router {
+ public:
+  explicit ExpertChoiceRouter(double capacity) : capacity_(capacity) {}
+
+  std::int64_t choices(const LayerSize& size) const override { return size.experts; }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = softmax(r.logits);
+    const std::int64_t tokens = in.x.size(0);
+    const std::int64_t capacity = std::min(
+        tokens, capacity_down(capacity_ * static_cast<double>(size.active), tokens, size.experts));
+    r.selected = in.x.tape().decisions().decide("selected", DType::i32, r.scores.shape(),
+                                                [&] { return taken(r.scores.value(), capacity); });
+    r.weights = take_columns(r.scores, r.selected);
+    return r;
+  }
+
+ private:
+  double capacity_;
+};
+
+}  // namespace
+
+RouterEntry expert_choice_router() {
+  return {.name = "expert-choice",
+          .summary = "each expert chooses its tokens: equal loads, 0 to E experts for a token",
+          .source = "Zhou et al. 2022, arXiv:2202.09368",
+          .formula =
+              "g = softmax(x W + b); expert e takes the C = floor(capacity k N/E) tokens of the\n"
+              "largest g_te, w_te = g_te; the same in training and at inference; not causal",
+          .claim = Claim::exact_on_cell,
+          .traits = {.causal = false, .picks_largest = false},
+          .options = {{"capacity",
+                       OptionSpec::Kind::number,
+                       "1",
+                       "room of an expert, in parts of k N/E tokens",
+                       1e-6,
+                       1e6,
+                       {},
+                       {"0.5", "2"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<ExpertChoiceRouter>(o.number("capacity"));
+          }};
+}
+
+}  // namespace moegrad

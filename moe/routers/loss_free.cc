@@ -1,0 +1,77 @@
+// loss-free: top-k balanced by a bias on the selection alone (Wang et al., arXiv:2408.15664).
+//
+//   g = softmax(x W + b_0);  S = TopK(g + b);  w = g on S (not renormalised by default)
+//   after each step in training  b_i += bias-rate sign(mean count - count_i),  b = 0 at first
+//
+// count_i is how many choices of the step fell on expert i. b is state, "router.balance" [E]: no
+// gradient reaches it or comes from it, and the weights do not contain it. Training and inference
+// select alike. No loss, no capacity.
+
+#include "moe/balance.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+class LossFreeRouter : public Router {
+ public:
+  LossFreeRouter(double rate, bool renormalise) : rate_(rate), renormalise_(renormalise) {}
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng& rng) const override {
+    Router::declare(size, prefix, parameters, rng);
+    parameters.add(std::string(prefix) + "router.balance",
+                   Tensor::zeros({size.experts}, DType::f64), false);
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    r.scores = softmax(r.logits);
+    const Var bias = in.weights.at("router.balance");
+    r.selected = top_k_indices(r.scores + bias, size.active, "selected");
+    if (renormalise_) {
+      r.weights = softmax(take_columns(r.logits, r.selected));
+      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+    } else {
+      r.weights = take_columns(r.scores, r.selected);
+    }
+    if (in.training) {
+      r.updates.emplace_back("router.balance", balanced_bias(bias.value(), r.selected, rate_));
+    }
+    return r;
+  }
+
+ private:
+  double rate_;
+  bool renormalise_;
+};
+
+}  // namespace
+
+RouterEntry loss_free_router() {
+  return {.name = "loss-free",
+          .summary = "top-k balanced by a bias on the selection alone, without a loss",
+          .source = "Wang et al. 2024, arXiv:2408.15664",
+          .formula =
+              "g = softmax(x W + b_0), S = TopK(g + b), w = g on S, or renormalised over S\n"
+              "after each step in training b_i += bias-rate sign(mean count - count_i)",
+          .claim = Claim::exact_on_cell,
+          .traits = {.picks_largest = false, .state = "router.balance"},
+          .options = {{"bias-rate",
+                       OptionSpec::Kind::number,
+                       "0.001",
+                       "step of the balancing bias; 0 leaves it as it is",
+                       0.0,
+                       1.0,
+                       {},
+                       {"0.1"}},
+                      {"renormalise", OptionSpec::Kind::flag, "false",
+                       "weights are the softmax over the selected instead of the full softmax"}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<LossFreeRouter>(o.number("bias-rate"), o.flag("renormalise"));
+          }};
+}
+
+}  // namespace moegrad

@@ -1,0 +1,148 @@
+// noisy-top-k: the sparsely-gated mixture (Shazeer et al., arXiv:1701.06538).
+//
+//   o = x W_g;  sd = softplus(x W_noise) + 1e-2;  W_g = W_noise = 0 at first
+//   training    H = o + sd N(0, 1) for each token and expert
+//               S = TopK(H);  w = softmax of H over S
+//   inference   the same with H = o
+//   auxiliary   importance CV^2(sum_t w_t) + load CV^2(sum_t P_t)
+//               CV^2 = Var/(mean^2 + 1e-10), population variance
+//               P_ti = Phi((o_ti - thr_ti)/sd_ti): the probability that i is among the k largest
+//               when its noise alone is drawn again; thr_ti is the (k+1)-th largest H of the row
+//               for i in S and the k-th for the others, a value of H with its gradient, as in the
+//               authors' code. Without noise, and for k = E, the load is the number of tokens,
+//               which has no gradient
+//
+// The thresholds are compared with o, so they are values of H and not of softmax(H). No capacity.
+
+#include "moe/balance.h"
+#include "moe/noise.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+class NoisyTopKRouter : public Router {
+ public:
+  NoisyTopKRouter(double importance, double load) : importance_(importance), load_(load) {}
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng&) const override {
+    const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64);
+    parameters.add(std::string(prefix) + "router.weight", zero);
+    parameters.add(std::string(prefix) + "router.noise", zero.clone());
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    Routing r;
+    r.logits = router_logits(in.x, in.weights);
+    Var h = less_largest(r.logits);
+    Var deviation;
+    Var noise;
+    if (in.training) {
+      Tape& tape = in.x.tape();
+      deviation = softplus(matmul(in.x, in.weights.at("router.noise"))) + 1e-2;
+      noise = deviation * tape.constant(normal_noise(tape, h.shape(), h.dtype()));
+      r.noise = noise.value();
+      h = h + noise;
+    }
+    r.scores = softmax(h);
+    r.selected = top_k_indices(h, size.active, "selected");
+    r.weights = softmax(take_columns(h, r.selected));
+    r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+    const Var importance = sum(put_columns(r.weights, r.selected, size.experts), 0);
+    const bool smooth = in.training && size.active < size.experts;
+    const Var load = smooth ? expected_tokens(r, h, noise, deviation) : tokens(r);
+    r.auxiliary = importance_ * squared_variation(importance, kEpsilon) +
+                  load_ * squared_variation(load, kEpsilon);
+    return r;
+  }
+
+ private:
+  static constexpr double kEpsilon = 1e-10;
+
+  // sum_t Phi((o - thr)/sd) with thr = o + noise at its place: the difference of the logits comes
+  // first, so that large ones do not round the noise away.
+  static Var expected_tokens(const Routing& r, Var h, Var noise, Var deviation) {
+    const std::int64_t rows = h.size(0);
+    const std::int64_t k = r.selected.size(1);
+    const Tensor is_in = Tensor::zeros(h.shape(), DType::i32);
+    const Tensor last = Tensor::empty({rows, 1}, DType::i32);
+    for (std::int64_t t = 0; t < rows; ++t) {
+      const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
+      for (std::int64_t j = 0; j < k; ++j) {
+        if (chosen[j] >= 0) is_in.data<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
+      }
+      last.data<std::int32_t>()[t] = chosen[k - 1];
+    }
+    const Tensor next = h.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
+      Tensor largest = Tensor::empty({rows, k + 1}, DType::i32);
+      kernels(h.value().device()).top_k(h.value(), k + 1, largest);
+      Tensor first_out = Tensor::empty({rows, 1}, DType::i32);
+      for (std::int64_t t = 0; t < rows; ++t) {
+        const std::int32_t* e = largest.data<std::int32_t>() + t * (k + 1);
+        while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;
+        first_out.data<std::int32_t>()[t] = *e;
+      }
+      return first_out;
+    });
+    const auto at_threshold = [&](Var v) {
+      return where(is_in, take_columns(v, next), take_columns(v, last));
+    };
+    const Var margin = (r.logits - at_threshold(r.logits)) - at_threshold(noise);
+    return sum(normal_cdf(margin / deviation), 0);
+  }
+
+  static Var tokens(const Routing& r) {
+    const std::int64_t experts = r.scores.size(1);
+    const Tensor counts = Tensor::zeros({experts}, DType::f64);
+    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
+      if (e >= 0) counts.data<double>()[e] += 1.0;
+    }
+    return r.scores.tape().constant(counts.to(r.scores.dtype()));
+  }
+
+  double importance_;
+  double load_;
+};
+
+}  // namespace
+
+RouterEntry noisy_top_k_router() {
+  return {.name = "noisy-top-k",
+          .summary = "the k largest logits after trained noise, weighted by the softmax over them",
+          .source = "Shazeer et al. 2017, arXiv:1701.06538",
+          .formula =
+              "training: H = o + sd N(0, 1), o = x W_g, sd = softplus(x W_noise) + 1e-2;\n"
+              "S = TopK(H);  w = softmax of H over S\n"
+              "inference: H = o\n"
+              "losses: importance CV^2(sum_t w_t) + load CV^2(sum_t Phi((o_t - thr_t)/sd_t)),\n"
+              "thr the (k+1)-th largest H for i in S, else the k-th",
+          .claim = Claim::exact_on_cell,
+          .traits = {.continuous = true,
+                     .linear = false,
+                     .auxiliary = "importance and load (importance, load)"},
+          .options = {{"importance",
+                       OptionSpec::Kind::number,
+                       "0.01",
+                       "coefficient of CV^2 of the summed weights of each expert",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0", "0.7"}},
+                      {"load",
+                       OptionSpec::Kind::number,
+                       "0.01",
+                       "coefficient of CV^2 of the expected tokens of each expert",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0", "0.7"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<NoisyTopKRouter>(o.number("importance"), o.number("load"));
+          },
+          .draws = {"selected", "noise"}};
+}
+
+}  // namespace moegrad

@@ -1,0 +1,143 @@
+// x-moe: routing by cosine in few dimensions (Chi et al., arXiv:2204.09179).
+//
+//   h = x W_r [N, d];  s_i = cos(h, e_i);  o = s/tau;  S = TopK(s)
+//   w_i = sigmoid(o_i) on S, or with gate=softmax the softmax of o over S
+//   tau = max(exp(theta), 1e-4), trained, 0.07 at first (theta: tau stays positive under any step)
+//   d = E/2 by default, at least 2; e [E, d] has orthogonal columns of length 0.1 at first
+//   auxiliary   balance E sum_i c_i m_i, c_i the fraction of the choices that fell on i, without
+//               gradient, m_i the mean of softmax(s/0.07)
+//
+// Training and inference are the same. A norm is sqrt(|v|^2 + 1e-12): the cosine with 0 is 0. No
+// capacity.
+
+#include <algorithm>
+#include <cmath>
+
+#include "moe/balance.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+
+namespace moegrad {
+namespace {
+
+constexpr double kTemperature = 0.07;
+constexpr double kLeastTemperature = 1e-4;
+constexpr double kLargestTemperature = 1e4;
+
+// [rows, columns] whose rows (or, where there are fewer of them, columns) are orthogonal and of
+// this length: Gram and Schmidt on normal numbers, twice for the rounding.
+Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& rng) {
+  const std::int64_t count = std::min(rows, columns);
+  const std::int64_t n = std::max(rows, columns);
+  const Tensor basis = rng.normal({count, n}, DType::f64);
+  double* v = basis.data<double>();
+  const auto product = [&](std::int64_t a, std::int64_t b) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < n; ++i) sum += v[a * n + i] * v[b * n + i];
+    return sum;
+  };
+  for (std::int64_t a = 0; a < count; ++a) {
+    for (int pass = 0; pass < 2; ++pass) {
+      for (std::int64_t b = 0; b < a; ++b) {
+        const double p = product(a, b);
+        for (std::int64_t i = 0; i < n; ++i) v[a * n + i] -= p * v[b * n + i];
+      }
+      const double norm = std::sqrt(product(a, a));
+      for (std::int64_t i = 0; i < n; ++i) v[a * n + i] /= norm;
+    }
+  }
+  Tensor out = Tensor::empty({rows, columns}, DType::f64);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < columns; ++c) {
+      out.data<double>()[r * columns + c] =
+          length * (rows <= columns ? v[r * n + c] : v[c * n + r]);
+    }
+  }
+  return out;
+}
+
+Var unit_rows(Var v) { return v / sqrt(sum(square(v), 1, true) + 1e-12); }
+
+class XMoeRouter : public Router {
+ public:
+  XMoeRouter(bool softmax_gate, std::int64_t dimensions, double balance)
+      : softmax_gate_(softmax_gate), dimensions_(dimensions), balance_(balance) {}
+
+  void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
+               Rng& rng) const override {
+    const std::int64_t d =
+        dimensions_ > 0 ? dimensions_ : std::max<std::int64_t>(2, size.experts / 2);
+    const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
+    const std::string start(prefix);
+    parameters.add(start + "router.project",
+                   rng.normal({size.model, d}, DType::f64, 0.0, deviation));
+    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng));
+    parameters.add(start + "router.log_temperature", Tensor::scalar(std::log(kTemperature)));
+  }
+
+  Routing route(const LayerSize& size, const LayerInput& in) const override {
+    const Var h = unit_rows(matmul(in.x, in.weights.at("router.project")));
+    const Var cosine = matmul(h, transpose(unit_rows(in.weights.at("router.embedding"))));
+    const Var temperature = exp(clamp(in.weights.at("router.log_temperature"),
+                                      std::log(kLeastTemperature), std::log(kLargestTemperature)));
+    Routing r;
+    r.logits = cosine / temperature;
+    r.selected = top_k_indices(cosine, size.active, "selected");
+    if (softmax_gate_) {
+      r.scores = softmax(r.logits);
+      r.weights = softmax(take_columns(r.logits, r.selected));
+      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+    } else {
+      r.scores = sigmoid(r.logits);
+      r.weights = take_columns(r.scores, r.selected);
+    }
+    r.auxiliary = balance_ * switch_auxiliary(softmax(cosine / kTemperature), r.selected);
+    return r;
+  }
+
+ private:
+  bool softmax_gate_;
+  std::int64_t dimensions_;
+  double balance_;
+};
+
+}  // namespace
+
+RouterEntry x_moe_router() {
+  return {.name = "x-moe",
+          .summary = "cosine of a low-dimensional projection with expert embeddings",
+          .source = "Chi et al. 2022, arXiv:2204.09179",
+          .formula =
+              "h = x W_r, s_i = cos(h, e_i), o = s/tau, S = TopK(s)\n"
+              "w = sigmoid(o) on S, or the softmax of o over S; the same at inference\n"
+              "tau trained, 0.07 at first and never below 1e-4\n"
+              "loss: balance E sum_i c_i m_i, c the fractions of the choices, m the mean of\n"
+              "softmax(s/0.07)",
+          .claim = Claim::exact_on_cell,
+          .traits = {.softmax = false,
+                     .linear = false,
+                     .auxiliary = "fractions times mean scores (balance)"},
+          .options = {{"gate",
+                       OptionSpec::Kind::choice,
+                       "sigmoid",
+                       "what makes the weights of the selected",
+                       0,
+                       0,
+                       {"sigmoid", "softmax"}},
+                      {"dimensions", OptionSpec::Kind::integer, "0",
+                       "of the projection; 0: half the number of experts, at least 2", 0, 1e6},
+                      {"balance",
+                       OptionSpec::Kind::number,
+                       "0.01",
+                       "coefficient of the balance loss",
+                       0.0,
+                       1e6,
+                       {},
+                       {"0.7"}}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<XMoeRouter>(o.choice("gate") == "softmax",
+                                                o.integer("dimensions"), o.number("balance"));
+          }};
+}
+
+}  // namespace moegrad
