@@ -90,7 +90,7 @@ TEST_CASE("remoe: the sparsity loss, with lambda once, and its gradient") {
 }
 
 // 5 of 12 gates are open: k = 1 wants 3, k = 2 wants 6.
-TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where too few") {
+TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where not") {
   Run run;
   run.active = 1;
   CHECK(updated(run) == doctest::Approx(0.37 * 1.2).epsilon(1e-15));
@@ -98,7 +98,9 @@ TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where t
   CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));
   run.o = run.o.clone();
   run.o.data<double>()[1] = 0.1;
-  CHECK(updated(run) == 0.37);
+  CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));  // exactly as many as wanted
+  run.lambda = 1e-30;
+  CHECK(updated(run) == 1e-30);
   run.training = false;
   run([](Tape&, Var, const Routing& r) {
     CHECK(r.updates.empty());
