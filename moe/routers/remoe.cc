@@ -82,8 +82,8 @@ RouterEntry remoe_router() {
       .formula =
           "w = relu(x W + b), R = {i: w_i > 0} of any size\n"
           "training adds lambda E/(k N^2) sum_i (sum_t w_ti) n_i, n_i = tokens with gate i open;\n"
-          "after each step lambda x 1.2 where more than k gates are open in the mean, / 1.2 where\n"
-          "fewer",
+          "after each step lambda x 1.2 where more than k gates are open in the mean, else\n"
+          "/ 1.2",
       .claim = Claim::exact_on_cell,
       .traits = {.softmax = false,
                  .picks_largest = false,
