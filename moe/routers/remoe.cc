@@ -3,7 +3,8 @@
 //
 //   o = x W + b;  w = relu(o);  R = {i: w_i > 0}, of any size, empty too (then y = 0)
 //   loss in training   lambda E/(k N^2) sum_i (sum_t w_ti) n_i,  n_i = tokens with gate i open
-//   after each step    lambda <- lambda a^sign((1 - k/E) - S), S = share of closed gates, a = 1.2
+//   after each step    lambda <- 1.2 lambda where S < 1 - k/E, else lambda/1.2; S = share of closed
+//                      gates
 //
 // Training and inference route the same way. k is only the mean number of open gates that lambda
 // is steered to. n_i has no gradient. Continuous at the wall o_i = 0, where its gradient jumps.
@@ -11,11 +12,16 @@
 // scores that sum to 1 and have a gradient where the gate is closed. The weights are not made of
 // them.
 
+#include <cmath>
+
 #include "moe/registry.h"
 #include "moe/routers/gates.h"
 
 namespace moegrad {
 namespace {
+
+// A lambda that had become 0 in f32 could not grow again.
+constexpr double kLeastLambda = 1e-30;
 
 class ReMoERouter : public Router {
  public:
@@ -56,10 +62,10 @@ class ReMoERouter : public Router {
     const Var n = in.x.tape().constant(share.to(gates.dtype()));
     r.auxiliary = reshape(lambda, {}) * sum(sum(gates, 0) * n);
     // S < 1 - k/E where more than k gates of a token are open in the mean.
-    const double wanted = active * tokens;
-    const double factor = open > wanted ? multiplier_ : open < wanted ? 1.0 / multiplier_ : 1.0;
-    r.updates.emplace_back("router.lambda",
-                           Tensor::full({1}, lambda.value().item() * factor, DType::f64));
+    const double factor = open > active * tokens ? multiplier_ : 1.0 / multiplier_;
+    const double now = lambda.value().item();
+    const double next = now > 0.0 ? std::fmax(now * factor, kLeastLambda) : 0.0;
+    r.updates.emplace_back("router.lambda", Tensor::full({1}, next, DType::f64));
   }
 
   double lambda_;
@@ -76,8 +82,8 @@ RouterEntry remoe_router() {
       .formula =
           "w = relu(x W + b), R = {i: w_i > 0} of any size\n"
           "training adds lambda E/(k N^2) sum_i (sum_t w_ti) n_i, n_i = tokens with gate i open;\n"
-          "after each step lambda x 1.2 where more than k gates are open in the mean, / 1.2 where\n"
-          "fewer",
+          "after each step lambda x 1.2 where more than k gates are open in the mean, else\n"
+          "/ 1.2",
       .claim = Claim::exact_on_cell,
       .traits = {.softmax = false,
                  .picks_largest = false,

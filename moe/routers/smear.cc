@@ -86,7 +86,7 @@ RouterEntry smear_router() {
               "p = softmax(W mean over the sequence of LayerNorm(x) + b);\n"
               "y = f(x; sum_e p_e theta_e); not causal\n"
               "training drops each expert with probability 0.1 and makes p up of the others",
-          .claim = Claim::surrogate,
+          .claim = Claim::exact_on_cell,
           .traits = {.causal = false,
                      .softmax = false,
                      .linear = false,

@@ -90,7 +90,7 @@ TEST_CASE("remoe: the sparsity loss, with lambda once, and its gradient") {
 }
 
 // 5 of 12 gates are open: k = 1 wants 3, k = 2 wants 6.
-TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where too few") {
+TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where not") {
   Run run;
   run.active = 1;
   CHECK(updated(run) == doctest::Approx(0.37 * 1.2).epsilon(1e-15));
@@ -98,7 +98,9 @@ TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where t
   CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));
   run.o = run.o.clone();
   run.o.data<double>()[1] = 0.1;
-  CHECK(updated(run) == 0.37);
+  CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));  // exactly as many as wanted
+  run.lambda = 1e-30;
+  CHECK(updated(run) == 1e-30);
   run.training = false;
   run([](Tape&, Var, const Routing& r) {
     CHECK(r.updates.empty());
@@ -130,4 +132,38 @@ TEST_CASE("remoe: a batch without an open gate gives 0 and no gradient") {
   for (const Tensor& g : pass.gradients) {
     for (const double v : g.to_vector()) CHECK(v == 0.0);
   }
+}
+
+// A task that wants all gates open: without the controller 8 stay open. Closed gates have no
+// gradient, but W is shared by the tokens, so that they open again.
+TEST_CASE("remoe: training is steered to k open gates in the mean") {
+  constexpr std::int64_t kBatch = 64, kMany = 8;
+  constexpr int kSteps = 500;
+  const RouterEntry& entry = router_entry("remoe");
+  const auto router = entry.make(Options("router remoe", entry.options));
+  const LayerSize size{kMany, 1, 1, kMany, 2};
+  Parameters parameters;
+  Rng rng{1, 0, 0};
+  router->declare(size, "", parameters, rng);
+  const Tensor x = rng.normal({kBatch, kMany}, DType::f64);
+  const Tensor target = rng.uniform({kBatch, kMany}, DType::f64, 0.5, 1.5);
+  double open = 0.0;
+  for (int step = 0; step < kSteps; ++step) {
+    Tape tape;
+    Weights weights;
+    for (const Parameter& p : parameters) {
+      weights.set(p.name, p.trained ? tape.parameter(p) : tape.constant(p.value));
+    }
+    const Routing r = router->route(size, {tape.constant(x), weights, true});
+    const Var loss = mean(squared_difference(relu(r.logits), tape.constant(target))) + r.auxiliary;
+    const Gradients g = tape.backward(loss);
+    for (Parameter& p : parameters) {
+      if (!p.trained) continue;
+      for (std::int64_t i = 0; i < p.value.numel(); ++i) p.value.data<double>()[i] -= g[p].at(i);
+    }
+    parameters.find("router.lambda")->value = r.updates[0].second;
+    if (step < kSteps - 200) continue;
+    for (const double e : r.selected.to_vector()) open += e >= 0.0 ? 1.0 / (200.0 * kBatch) : 0.0;
+  }
+  CHECK(open == doctest::Approx(2.0).epsilon(0.1));
 }
