@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include "moe/check.h"
 #include "moe/moments.h"
 #include "moe/registry.h"
 #include "moe/set_probability.h"
@@ -446,6 +447,52 @@ TEST_CASE("inference: the top k, the softmax over them or 1/k") {
         CHECK(r.weights.at(t * k + static_cast<std::int64_t>(j)) ==
               doctest::Approx(expected).epsilon(1e-13));
       }
+    }
+  }
+}
+
+TEST_CASE("the check of unbiased routers sees a biased one, and a wrong density") {
+  RouterEntry biased = router_entry("conditional-bernoulli");
+  biased.claim = Claim::unbiased;
+  CHECK(check_router(biased).verdict == Verdict::fail);
+  RouterEntry priority = router_entry("priority");
+  CHECK(check_router(priority).verdict == Verdict::pass);
+  const auto exact = priority.noise;
+  priority.noise = [exact](const std::vector<double>& o, std::int64_t k) {
+    std::vector<NoiseNode> nodes = exact(o, k);
+    for (std::size_t n = 0; n < nodes.size(); n += 3) nodes[n].probability *= 1.001;
+    return nodes;
+  };
+  CHECK(check_router(priority).verdict == Verdict::fail);
+}
+
+TEST_CASE("conditional-bernoulli with every expert's output has the gradient of the paper") {
+  // sum_i a_i d mu_i / k: the straight-through choice of the scores, here by hand.
+  const Tensor o = logits();
+  const Tensor a = Rng{6, 3, 0}.normal({kTokens, kExperts}, DType::f64);
+  Tape tape;
+  const Var x = tape.variable(o);
+  Weights weights;
+  const Tensor eye = Tensor::zeros({5, 5}, DType::f64);
+  for (std::int64_t e = 0; e < 5; ++e) eye.data<double>()[e * 6] = 1.0;
+  weights.set("router.weight", tape.constant(eye));
+  const Routing r = make("conditional-bernoulli", {})->route({5, 1, 1, 5, 2}, {x, weights, true});
+  const Tensor d = tape.backward(sum(r.scores * tape.constant(a)))[x];
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    for (std::int64_t q = 0; q < 5; ++q) {
+      const auto value = [&](double shift) {
+        std::vector<double> row;
+        for (std::int64_t e = 0; e < 5; ++e)
+          row.push_back(o.at(t * 5 + e) + (e == q ? shift : 0.0));
+        const std::vector<double> mu = conditional_bernoulli_marginals(row, 2);
+        double sum = 0.0;
+        for (std::int64_t e = 0; e < 5; ++e)
+          sum += a.at(t * 5 + e) * mu[static_cast<std::size_t>(e)] / 2.0;
+        return sum;
+      };
+      const double difference =
+          (8.0 * (value(1e-3) - value(-1e-3)) - (value(2e-3) - value(-2e-3))) / 12e-3;
+      CHECK(std::abs(d.at(t * 5 + q) - difference) < 1e-11);
     }
   }
 }
