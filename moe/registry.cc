@@ -8,10 +8,11 @@
 namespace moegrad {
 
 // One word for each router: moe/routers/NAME.cc defines NAME_router().
-#define MOEGRAD_ROUTERS(X)                                                            \
-  X(softmax)                                                                          \
-  X(top_k) X(moesart) X(categorical) X(unordered_set) X(horvitz_thompson) X(priority) \
-      X(conditional_bernoulli)
+#define MOEGRAD_ROUTERS(X) \
+  X(softmax)               \
+  X(top_k)                 \
+  X(moesart)               \
+  X(categorical) X(unordered_set) X(horvitz_thompson) X(priority) X(conditional_bernoulli)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
 #define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group)
 // The files that declare operations of their own: FILE_operations().
