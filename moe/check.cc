@@ -132,8 +132,11 @@ void check_unbiased(const RouterEntry& entry, CheckRow& row) {
     for (const OptionMap& variant : variants(entry.options)) {
       Options options("router " + entry.name, entry.options);
       for (const auto& [name, value] : variant) options.set(name, value);
-      const RouterMoments m = router_moments(*entry.make(options), recorded_logits(experts),
-                                             recorded_outcomes(experts), active);
+      const std::vector<double> logits = recorded_logits(experts);
+      const std::vector<NoiseNode> noise =
+          entry.noise ? entry.noise(logits, active) : std::vector<NoiseNode>{};
+      const RouterMoments m =
+          router_moments(*entry.make(options), logits, recorded_outcomes(experts), active, noise);
       ++row.cases;
       row.error(std::max(m.weight_bias_l1, m.gradient_bias));
       row.note(m.weight_bias_l1 < 1e-10 && m.gradient_bias < 1e-10,
@@ -179,7 +182,7 @@ std::string oracle_of(Claim claim) {
     case Claim::surrogate:
       return "differences of the surrogate, replayed; fused = written out";
     case Claim::unbiased:
-      return "enumerated mean = dense softmax; differences, draws replayed";
+      return "enumerated (noise: integrated) mean = dense softmax; differences, draws replayed";
     case Claim::biased_order:
       return "enumerated mean exact up to its degree, wrong above; differences, draws replayed";
     default:

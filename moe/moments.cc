@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "autograd/expectation.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -37,7 +36,8 @@ std::vector<double> recorded_outcomes(std::int64_t experts) {
 }
 
 RouterMoments router_moments(const Router& router, const std::vector<double>& logits,
-                             const std::vector<double>& outcomes, std::int64_t active) {
+                             const std::vector<double>& outcomes, std::int64_t active,
+                             std::span<const NoiseNode> noise) {
   const auto experts = static_cast<std::int64_t>(logits.size());
   const LayerSize size{experts, 1, 1, experts, active};
   const std::vector<double> g = softmax_of(logits);
@@ -56,34 +56,40 @@ RouterMoments router_moments(const Router& router, const std::vector<double>& lo
 
   RouterMoments m;
   m.mean.assign(logits.size(), 0.0);
-  Decisions decisions = Decisions::enumerator();
-  do {
+  std::vector<double> mean_gradient(logits.size(), 0.0);
+  double mean_square = 0.0;
+  const auto add_outcome = [&](Decisions& decisions, double noise_probability) {
     Tape tape({.decisions = &decisions});
-    const Routing r = route(tape, tape.constant(x));
+    const Var tokens = tape.variable(x);
+    const Routing r = route(tape, tokens);
     std::vector<double> w(logits.size(), 0.0);
     for (std::int64_t j = 0; j < r.selected.numel(); ++j) {
       if (r.selected.data<std::int32_t>()[j] < 0) continue;
       w[static_cast<std::size_t>(r.selected.data<std::int32_t>()[j])] += r.weights.value().at(j);
     }
-    const double p = decisions.probability();
+    const Var a = tape.constant(Tensor::of<double>({1, experts}, outcomes));
+    const Gradients gradients = tape.backward(sum(r.weights * take_columns(a, r.selected)));
+    const double p = noise_probability * decisions.probability();
     for (std::size_t i = 0; i < w.size(); ++i) {
+      const double d = gradients[tokens].at(static_cast<std::int64_t>(i));
       m.mean[i] += p * w[i];
       m.weight_mse += p * (w[i] - g[i]) * (w[i] - g[i]);
+      mean_gradient[i] += p * d;
+      mean_square += p * d * d;
     }
     ++m.outcomes;
-  } while (decisions.next_outcome());
+  };
+  const auto add_outcomes = [&](const NoiseNode& node) {
+    Decisions decisions = Decisions::enumerator();
+    for (const auto& [kind, value] : node.given) decisions.give(kind, value);
+    do {
+      add_outcome(decisions, node.probability);
+    } while (decisions.next_outcome());
+  };
+  if (noise.empty()) add_outcomes({1.0, {}});
+  for (const NoiseNode& node : noise) add_outcomes(node);
   for (std::size_t i = 0; i < g.size(); ++i) m.weight_bias_l1 += std::abs(m.mean[i] - g[i]);
 
-  ExpectationOptions options;
-  options.bias = false;
-  const Expectation e = expectation(
-      [&](Tape& tape, std::span<const Var> in) {
-        const Routing r = route(tape, in[0]);
-        const Var a = tape.constant(Tensor::of<double>({1, experts}, outcomes));
-        return sum(r.weights * take_columns(a, r.selected));
-      },
-      {x}, options);
-  m.gradient_variance = e.total_variance;
   double mean_outcome = 0.0;
   for (std::size_t i = 0; i < g.size(); ++i) mean_outcome += g[i] * outcomes[i];
   double squares = 0.0;
@@ -92,13 +98,14 @@ RouterMoments router_moments(const Router& router, const std::vector<double>& lo
   double mean_squares = 0.0;
   for (std::size_t i = 0; i < g.size(); ++i) {
     const double dense = g[i] * (outcomes[i] - mean_outcome);
-    const double mean = e.gradient[0].at(static_cast<std::int64_t>(i));
+    const double mean = mean_gradient[i];
     squares += (mean - dense) * (mean - dense);
     dense_squares += dense * dense;
     mean_squares += mean * mean;
     product += mean * dense;
   }
   m.gradient_bias = std::sqrt(squares);
+  m.gradient_variance = std::fmax(0.0, mean_square - mean_squares);
   m.norm_ratio = std::sqrt(mean_squares / dense_squares);
   m.cosine = mean_squares > 0.0 ? product / std::sqrt(mean_squares * dense_squares) : 0.0;
   return m;

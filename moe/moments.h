@@ -1,6 +1,6 @@
 #pragma once
 
-#include "moe/router.h"
+#include "moe/registry.h"
 
 namespace moegrad {
 
@@ -17,9 +17,11 @@ struct RouterMoments {
 };
 
 // For logits of one token and the loss sum_i w_i outcomes_i, linear in the weights; the gradient is
-// that of the logits, and the dense one g_q (a_q - sum_j g_j a_j) for a = outcomes.
+// that of the logits, and the dense one g_q (a_q - sum_j g_j a_j) for a = outcomes. Continuous
+// noise is integrated by the nodes given; without any it is the same in every outcome.
 RouterMoments router_moments(const Router& router, const std::vector<double>& logits,
-                             const std::vector<double>& outcomes, std::int64_t active);
+                             const std::vector<double>& outcomes, std::int64_t active,
+                             std::span<const NoiseNode> noise = {});
 
 // The fixed case of the recorded figures: logits of deviation 1.5 and outcomes of deviation 1.
 std::vector<double> recorded_logits(std::int64_t experts);

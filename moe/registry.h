@@ -43,6 +43,12 @@ struct RouterTraits {
   const char* auxiliary = "";  // losses of its own
 };
 
+// One node of a quadrature over a router's continuous noise: decisions and their probability.
+struct NoiseNode {
+  double probability = 0.0;
+  std::vector<std::pair<std::string, Tensor>> given;
+};
+
 struct RouterEntry {
   std::string name;
   std::string summary;
@@ -59,6 +65,10 @@ struct RouterEntry {
   std::vector<std::string> draws = {"selected"};
   // Defaults of the layer's options that belong to the published system.
   std::map<std::string, std::string> layer_options = {};
+  // Where the noise is continuous, in place of enumeration: the nodes for one token of these logits
+  // and k active experts; the probabilities sum to 1.
+  std::function<std::vector<NoiseNode>(const std::vector<double>& logits, std::int64_t active)>
+      noise = nullptr;
 };
 
 // What is true of an estimator.

@@ -58,6 +58,9 @@ TEST_CASE("a broken backward pass of a router is seen") {
       operations.insert(operations.end(), {{"softplus", 1}, {"erf", 1}, {"where", 2}});
     }
     if (entry.name == "x-moe") operations.emplace_back("sqrt", 1);
+    if (entry.claim == Claim::unbiased)
+      operations = {{"take_columns", 1}, {"log_softmax", 1}, {"exp", 1}};
+    if (entry.name == "conditional-bernoulli") operations = {{"sigmoid", 1}, {"softplus", 1}};
     expect_all_killed(operations, [&](const Mutation* m) { return check_router(entry, m); });
   }
 }
