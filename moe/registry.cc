@@ -11,8 +11,10 @@ namespace moegrad {
 #define MOEGRAD_ROUTERS(X) \
   X(softmax) X(top_k) X(moesart) X(categorical) X(sparsemixer) X(sparsemixer_v2)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
-#define MOEGRAD_ESTIMATORS(X) \
-  X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group) X(sparsemixer) X(sparsemixer_v2)
+#define MOEGRAD_ESTIMATORS(X)                                                                      \
+  X(sparse)                                                                                        \
+  X(ste_dense_router) X(ste_dense) X(expert_group) X(sparsemixer) X(sparsemixer_v2) X(default_ema) \
+      X(st) X(reinmax) X(gumbel_st) X(gumbel_softmax) X(reinforce)
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
 
