@@ -236,6 +236,7 @@ TEST_CASE("the gradients: c <g, E_D> p_D (1_D - p) without s, experts s p_D g, o
         Layer layer(c.config);
         layer.set_form(form);
         const LayerOutput out = layer.forward(x, weights, true);
+        const Tensor y = out.y.value();
         const double g[2] = {0.6, -1.1};
         const Gradients gradients =
             tape.backward(sum(out.y * tape.constant(Tensor::of<double>({1, 2}, {g[0], g[1]}))));
@@ -245,7 +246,7 @@ TEST_CASE("the gradients: c <g, E_D> p_D (1_D - p) without s, experts s p_D g, o
           const double o = first ? gain.at(d) : 1.0;
           const double e = c.outputs.at(2 * 2 + d);
           product += g[d] * o * e;
-          CHECK(out.y.value().at(d) == doctest::Approx(o * s * p[2] * e).epsilon(1e-14));
+          CHECK(y.at(d) == doctest::Approx(o * s * p[2] * e).epsilon(1e-14));
           CHECK(gradients[b2].at(4 + d) == doctest::Approx(s * p[2] * o * g[d]).epsilon(1e-14));
           CHECK(gradients[b2].at(d) == 0.0);
           if (first) {

@@ -1,0 +1,150 @@
+// default-ema: running means of the experts' outputs stand for the unselected experts ("Default
+// MoE", Panda et al., NeurIPS 2025, arXiv:2504.12463).
+//
+//   mean_i <- beta mean_i + (1 - beta) (mean over its routed tokens of E_i(x))   in training,
+//             updated before use; initially 0; an expert without tokens keeps its mean
+//   y       = sum_R w_i E_i(x) + sum_{off R} p_i mean_i     (`forward`; else the sparse sum)
+//   router  <g, E_i(x)> on R, <g, mean_i> off R; p is the full softmax, never renormalised
+//   experts, x: the sparse layer's; nothing passes the means
+//
+// `weighted`: the mean over the tokens is weighted by p_i(x), detached. With `forward` inference
+// adds the stored means too, and in training a token sees the others of its batch through them.
+// The published beta: 0.9 for E = 8 and k in {1, 2}; 0.65, 0.95, 0.999 for E = 32 and k = 1, 2, 4.
+
+#include "moe/dispatch.h"
+#include "moe/estimators/surrogate.h"
+#include "moe/registry.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+constexpr const char* kMean = "estimator.mean";
+
+class DefaultEmaEstimator : public Estimator {
+ public:
+  explicit DefaultEmaEstimator(const Options& o)
+      : beta_(o.number("beta")), weighted_(o.flag("weighted")), forward_(o.flag("forward")) {}
+
+  void declare(const LayerSize& size, std::string_view prefix,
+               Parameters& parameters) const override {
+    parameters.add(std::string(prefix) + kMean,
+                   Tensor::zeros({size.experts, size.output}, DType::f64), false);
+  }
+  bool leaks() const override { return forward_; }
+
+  Combined combine(const EstimatorInput& in) const override {
+    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Routing& r = in.routing;
+    const bool use_fused = fused(in.x.tape());
+    const auto sparse = [&] {
+      return use_fused ? moegrad::combine(h, r.weights, in.plan)
+                       : written_sparse(h, r.weights, in.plan);
+    };
+    if (!in.training() && !forward_) return sparse();
+    const Tensor stored = in.layer.weights.at(kMean).value();
+    if (stored.size(0) != in.plan.experts) {
+      fail("default-ema",
+           "there are {} running means and {} experts. Use a router that does not merge experts.",
+           stored.size(0), in.plan.experts);
+    }
+    const Tensor means = in.training() ? updated(in, h, stored) : stored;
+    const Var values = in.x.tape().constant(means.to(h.dtype()));
+    const Updates updates = in.training() ? Updates{{kMean, means}} : Updates{};
+    return {use_fused ? sparse() + product(r, values) : written(r, h, in.plan, values), updates};
+  }
+
+ private:
+  // From frozen numbers: the means carry no gradient.
+  Tensor updated(const EstimatorInput& in, Var h, const Tensor& stored) const {
+    const Plan& plan = in.plan;
+    const Tensor rows = stop_gradient(h).value().to(DType::f64);
+    const Tensor p = weighted_ ? stop_gradient(in.routing.scores).value() : Tensor();
+    const std::int64_t width = rows.size(1);
+    const Tensor means = stored.to(DType::f64).clone();
+    const std::int32_t* order = plan.order.data<std::int32_t>();
+    std::vector<double> sum(static_cast<std::size_t>(width));
+    for (std::int64_t e = 0; e < plan.experts; ++e) {
+      std::fill(sum.begin(), sum.end(), 0.0);
+      double total = 0.0;
+      const std::int64_t begin = plan.offsets.data<std::int32_t>()[e];
+      for (std::int64_t s = begin; s < begin + plan.load(e); ++s) {
+        const double weight = weighted_ ? p.at(order[s] / plan.choices * plan.experts + e) : 1.0;
+        total += weight;
+        const double* row = rows.data<double>() + s * width;
+        for (std::size_t d = 0; d < sum.size(); ++d) sum[d] += weight * row[d];
+      }
+      if (total <= 0.0) continue;
+      double* mean = means.data<double>() + e * width;
+      for (std::size_t d = 0; d < sum.size(); ++d) {
+        mean[d] = beta_ * mean[d] + (1.0 - beta_) * sum[d] / total;
+      }
+    }
+    return means.to(stored.dtype());
+  }
+
+  // The definition: each unselected expert of each token reads its mean.
+  Var written(const Routing& r, Var h, const Plan& plan, Var means) const {
+    const Tensor ids = unselected(r.selected, plan.experts);
+    Rest rest;
+    rest.plan = make_plan(ids, plan.experts);
+    rest.scores = take_columns(r.scores, ids);
+    Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32);
+    for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
+      experts.data<std::int32_t>()[s] =
+          ids.data<std::int32_t>()[rest.plan.order.data<std::int32_t>()[s]];
+    }
+    rest.values = gather_rows(means, experts);
+    if (!forward_) return written_surrogate(h, r.weights, plan, rest);
+    return written_sparse(h, r.weights, plan) +
+           moegrad::combine(rest.values, rest.scores, rest.plan);
+  }
+
+  // The same by one matrix product, (p off R, 0 on R) [N, E] times the means [E, Dout].
+  Var product(const Routing& r, Var means) const {
+    Tape& tape = means.tape();
+    const Var zero = tape.constant(Tensor::full({}, 0.0, r.scores.dtype()));
+    Tensor on = Tensor::zeros(r.scores.shape(), DType::i32);
+    for (std::int64_t i = 0; i < r.selected.numel(); ++i) {
+      const std::int32_t e = r.selected.data<std::int32_t>()[i];
+      if (e >= 0) on.data<std::int32_t>()[i / r.selected.size(1) * on.size(1) + e] = 1;
+    }
+    const Var p = where(on, zero, r.scores);
+    return matmul(forward_ ? p : p - stop_gradient(p), means);
+  }
+
+  double beta_;
+  bool weighted_;
+  bool forward_;
+};
+
+}  // namespace
+
+EstimatorEntry default_ema_estimator() {
+  return {.name = "default-ema",
+          .summary = "running means of the experts' outputs stand for the unselected experts",
+          .source = "Panda et al. 2025 (Default MoE), arXiv:2504.12463",
+          .formula =
+              "mean_i <- beta mean_i + (1 - beta) (mean of E_i over its tokens), before use;\n"
+              "y = sum_R w_i E_i + sum_{off R} p_i mean_i; dL/dp_i = <g, mean_i> off R",
+          .traits = {.backward_only = false,
+                     .state = "running means of the experts' outputs (estimator.mean)"},
+          .options = {{"beta",
+                       OptionSpec::Kind::number,
+                       "0.9",
+                       "how much of the running mean is kept at each step",
+                       0.0,
+                       1.0,
+                       {},
+                       {"0", "0.5"}},
+                      {"weighted", OptionSpec::Kind::flag, "false",
+                       "mean over the tokens weighted by the expert's score"},
+                      {"forward", OptionSpec::Kind::flag, "true",
+                       "add sum p_i mean_i over the unselected to the output"}},
+          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
+            return std::make_unique<DefaultEmaEstimator>(o);
+          }};
+}
+
+}  // namespace moegrad
