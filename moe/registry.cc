@@ -8,11 +8,53 @@
 namespace moegrad {
 
 // One word for each router: moe/routers/NAME.cc defines NAME_router().
-#define MOEGRAD_ROUTERS(X) X(softmax) X(top_k) X(noisy_top_k) X(switch) X(gshard) X(v_moe) X(expert_choice) X(x_moe) X(hash) X(deepseek_v1) X(deepseek_v3) X(loss_free) X(dselect_k) X(comet) X(remoe) X(soft_moe) X(smear) X(relaxed_top_k) X(gumbel_top_k_st) X(moesart) X(unordered_set) X(conditional_bernoulli) X(horvitz_thompson) X(priority) X(categorical) X(sparsemixer) X(sparsemixer_v2)
+#define MOEGRAD_ROUTERS(X) \
+  X(softmax)               \
+  X(top_k)                 \
+  X(noisy_top_k)           \
+  X(switch)                \
+  X(gshard)                \
+  X(v_moe)                 \
+  X(expert_choice)         \
+  X(x_moe)                 \
+  X(hash)                  \
+  X(deepseek_v1)           \
+  X(deepseek_v3)           \
+  X(loss_free)             \
+  X(dselect_k)             \
+  X(comet)                 \
+  X(remoe)                 \
+  X(soft_moe)              \
+  X(smear)                 \
+  X(relaxed_top_k)         \
+  X(gumbel_top_k_st)       \
+  X(moesart)               \
+  X(unordered_set)         \
+  X(conditional_bernoulli) \
+  X(horvitz_thompson)      \
+  X(priority)              \
+  X(categorical)           \
+  X(sparsemixer)           \
+  X(sparsemixer_v2)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
-#define MOEGRAD_ESTIMATORS(X) X(sparse) X(ste_dense_router) X(ste_dense) X(expert_group) X(default_ema) X(sparsemixer) X(sparsemixer_v2) X(st) X(gumbel_st) X(gumbel_softmax) X(reinmax) X(reinforce)
+#define MOEGRAD_ESTIMATORS(X) \
+  X(sparse)                   \
+  X(ste_dense_router)         \
+  X(ste_dense)                \
+  X(expert_group)             \
+  X(default_ema)              \
+  X(sparsemixer)              \
+  X(sparsemixer_v2)           \
+  X(st)                       \
+  X(gumbel_st)                \
+  X(gumbel_softmax)           \
+  X(reinmax)                  \
+  X(reinforce)
 // The files that declare operations of their own: FILE_operations().
-#define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
+#define MOEGRAD_OPERATIONS(X) \
+  X(dispatch)                 \
+  X(ste_dense)                \
+  X(expert_group)
 
 #define MOEGRAD_DECLARE_ROUTER(name) RouterEntry name##_router();
 #define MOEGRAD_DECLARE_ESTIMATOR(name) EstimatorEntry name##_estimator();
