@@ -77,7 +77,7 @@ void require_at_most(std::size_t n, std::size_t limit, const char* what) {
   }
 }
 
-bool has(std::uint32_t set, std::size_t i) { return ((set >> i) & 1U) != 0; }
+bool holds(std::uint32_t set, std::size_t i) { return ((set >> i) & 1U) != 0; }
 
 }  // namespace
 
@@ -112,7 +112,7 @@ SetProbability set_probability_by_orders(std::span<const double> logits,
     log_left[t] = log_add(log_left[t | (1U << any)], inside[any]);
     double sum = kMinusInfinity;
     for (std::size_t a = 0; a < k; ++a) {
-      if (has(t, a)) continue;
+      if (holds(t, a)) continue;
       sum = log_add(sum, inside[a] + log_complete[t | (1U << a)]);
     }
     log_complete[t] = sum - log_left[t];
@@ -172,13 +172,13 @@ std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std
     if (size > k) continue;
     left.clear();
     for (std::size_t i = 0; i < experts; ++i) {
-      if (size == k && has(t, i)) by_expert[i].push_back(reached[t]);
-      if (!has(t, i)) left.push_back(logits[i]);
+      if (size == k && holds(t, i)) by_expert[i].push_back(reached[t]);
+      if (!holds(t, i)) left.push_back(logits[i]);
     }
     if (size == k) continue;
     const double log_left = log_sum_exp(left);
     for (std::size_t i = 0; i < experts; ++i) {
-      if (has(t, i)) continue;
+      if (holds(t, i)) continue;
       double& next = reached[t | (1U << i)];
       next = log_add(next, reached[t] + logits[i] - log_left);
     }
