@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "moe/registry.h"
 
 namespace moegrad {

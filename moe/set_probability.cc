@@ -77,7 +77,7 @@ void require_at_most(std::size_t n, std::size_t limit, const char* what) {
   }
 }
 
-bool has(std::uint32_t set, std::size_t i) { return ((set >> i) & 1U) != 0; }
+bool holds(std::uint32_t set, std::size_t i) { return ((set >> i) & 1U) != 0; }
 
 }  // namespace
 
@@ -112,7 +112,7 @@ SetProbability set_probability_by_orders(std::span<const double> logits,
     log_left[t] = log_add(log_left[t | (1U << any)], inside[any]);
     double sum = kMinusInfinity;
     for (std::size_t a = 0; a < k; ++a) {
-      if (has(t, a)) continue;
+      if (holds(t, a)) continue;
       sum = log_add(sum, inside[a] + log_complete[t | (1U << a)]);
     }
     log_complete[t] = sum - log_left[t];
@@ -172,13 +172,13 @@ std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std
     if (size > k) continue;
     left.clear();
     for (std::size_t i = 0; i < experts; ++i) {
-      if (size == k && has(t, i)) by_expert[i].push_back(reached[t]);
-      if (!has(t, i)) left.push_back(logits[i]);
+      if (size == k && holds(t, i)) by_expert[i].push_back(reached[t]);
+      if (!holds(t, i)) left.push_back(logits[i]);
     }
     if (size == k) continue;
     const double log_left = log_sum_exp(left);
     for (std::size_t i = 0; i < experts; ++i) {
-      if (has(t, i)) continue;
+      if (holds(t, i)) continue;
       double& next = reached[t | (1U << i)];
       next = log_add(next, reached[t] + logits[i] - log_left);
     }
@@ -188,12 +188,58 @@ std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std
   return inclusion;
 }
 
-// With times in units of the arrival time of the (k+1)-th largest g (the pivot), t = e^u: before
-// e^-40 only the k largest can have come, after e^4.2 all of the k+1 largest have. Expert i comes
-// in du with the density x_i e^(-x_i), x_i = g_i t / g_pivot.
-//   not among the k largest: pi_i     = int x_i e^(-x_i) P(fewer than k others have come) du
-//   among the k largest:     1 - pi_i = int x_i e^(-x_i) P(k others or more have come) du
-// Both integrands vanish at both ends, and pi_i keeps its leading digits in either case.
+namespace {
+
+// Of all experts, by their exponential arrival times t = e^u / g_reference, one node of u after the
+// other: int x_i e^{-x_i} P(k others or more have come) du, with x_i = g_i t, for those above the
+// pivot where `above`; and int (x_i / g_i) e^{-x_i} P(fewer than k others have come) du, in units
+// of the reference, for the rest where `below`.
+void add_arrivals(std::span<const double> logits, std::size_t k, double pivot, double reference,
+                  double from, bool above, bool below, std::vector<double>& integrals) {
+  const std::size_t experts = logits.size();
+  std::vector<double> rate(experts);
+  for (std::size_t i = 0; i < experts; ++i) rate[i] = std::exp(logits[i] - reference);
+  std::vector<double> waits(experts);
+  std::vector<double> before((experts + 1) * k,
+                             0.0);  // [i][a]: a of the experts 0 .. i-1 have come
+  std::vector<double> after(k);     // [b]: at most b of those after i have come
+  before[0] = 1.0;
+  const double step = step_of(k);
+  for (double u = from; u <= 4.2; u += step) {
+    const double time = std::exp(u);
+    for (std::size_t i = 0; i < experts; ++i) {
+      const double stay = std::exp(-rate[i] * time);
+      const double* row = &before[i * k];
+      double* next = &before[(i + 1) * k];
+      waits[i] = stay;
+      next[0] = row[0] * stay;
+      for (std::size_t a = 1; a < k; ++a) next[a] = row[a] * stay + row[a - 1] * (1.0 - stay);
+    }
+    std::fill(after.begin(), after.end(), 1.0);
+    for (std::size_t i = experts; i-- > 0;) {
+      const bool is_above = logits[i] > pivot;
+      if (waits[i] > 0.0 && (is_above ? above : below)) {
+        double fewer = 0.0;
+        for (std::size_t a = 0; a < k; ++a) fewer += before[i * k + a] * after[k - 1 - a];
+        const double density = time * waits[i] * step;
+        integrals[i] +=
+            is_above ? density * rate[i] * std::fmax(0.0, 1.0 - fewer) : density * fewer;
+      }
+      for (std::size_t b = k - 1; b > 0; --b) {
+        after[b] = after[b] * waits[i] + after[b - 1] * (1.0 - waits[i]);
+      }
+      after[0] *= waits[i];
+    }
+  }
+}
+
+}  // namespace
+
+// The experts above the pivot, the (k+1)-th largest logit, miss the sample only where one of the
+// others comes before: 1 - pi_i is an integral in which times near 1 / g_pivot count. The others
+// get in before the last of the k largest has come: pi_i / g_i is one of times near 1 / g_(k-th).
+// Where the two scales are near, one range covers both. Outside of them the integrands fall as e^u
+// to the left and as exp(-e^u) to the right.
 std::vector<double> log_inclusion_by_integral(std::span<const double> logits, std::int64_t k) {
   require_k(logits, k);
   const std::size_t experts = logits.size();
@@ -202,51 +248,19 @@ std::vector<double> log_inclusion_by_integral(std::span<const double> logits, st
   std::vector<double> sorted(logits.begin(), logits.end());
   std::sort(sorted.rbegin(), sorted.rend());
   const double pivot = sorted[active];
-  std::vector<double> sums(experts, 0.0);
-  std::vector<double> came(experts);
-  std::vector<double> waits(experts);
-  // before[i][a]: a of the experts 0 .. i-1 have come, a < k.
-  std::vector<double> before((experts + 1) * active);
-  const double from = -40.0;
-  const double step = step_of(active);
-  const auto nodes = static_cast<int>((4.2 - from) / step) + 1;
-  for (int n = 0; n < nodes; ++n) {
-    const double u = from + n * step;
-    std::fill(before.begin(), before.end(), 0.0);
-    before[0] = 1.0;
-    for (std::size_t i = 0; i < experts; ++i) {
-      const double x = std::exp(logits[i] - pivot + u);
-      came[i] = -std::expm1(-x);
-      waits[i] = std::exp(-x);
-      for (std::size_t a = 0; a < active; ++a) {
-        const double stays = before[i * active + a] * waits[i];
-        const double comes = a > 0 ? before[i * active + a - 1] * came[i] : 0.0;
-        before[(i + 1) * active + a] = stays + comes;
-      }
-    }
-    // after[b]: at most b of the experts i+1 .. have come.
-    std::vector<double> after(active, 1.0);
-    for (std::size_t i = experts; i-- > 0;) {
-      double fewer = 0.0;
-      for (std::size_t a = 0; a < active; ++a) {
-        fewer += before[i * active + a] * after[active - 1 - a];
-      }
-      if (logits[i] > pivot) {
-        const double log_x = logits[i] - pivot + u;
-        if (waits[i] > 0.0) sums[i] += std::exp(log_x) * waits[i] * std::fmax(0.0, 1.0 - fewer);
-      } else {
-        sums[i] += std::exp(u) * waits[i] * fewer;  // the factor g_i / g_pivot is put in below
-      }
-      for (std::size_t b = active; b-- > 0;) {
-        after[b] = after[b] * waits[i] + (b > 0 ? after[b - 1] * came[i] : 0.0);
-      }
-    }
-  }
+  const double kth = sorted[active - 1];
+  const double from = -38.0;
+  std::vector<double> integrals(experts, 0.0);
+  const bool together = kth - pivot < 20.0;
+  const double reference = together ? pivot : kth;
+  add_arrivals(logits, active, pivot, pivot, together ? from - (kth - pivot) : from, true, together,
+               integrals);
+  if (!together) add_arrivals(logits, active, pivot, kth, from, false, true, integrals);
   std::vector<double> inclusion;
   for (std::size_t i = 0; i < experts; ++i) {
-    const double integral = sums[i] * step;
-    inclusion.push_back(std::fmin(
-        0.0, logits[i] > pivot ? std::log1p(-integral) : logits[i] - pivot + std::log(integral)));
+    const double log_pi = logits[i] > pivot ? std::log1p(-integrals[i])
+                                            : logits[i] - reference + std::log(integrals[i]);
+    inclusion.push_back(std::fmin(0.0, log_pi));
   }
   return inclusion;
 }

@@ -38,8 +38,7 @@ SetProbability set_probability(std::span<const double> logits, std::span<const s
 // The sum of P(S) over all sets, by a recursion over subsets. E <= 20.
 std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std::int64_t k);
 // Any E: pi_i = P(fewer than k others come before i) for exponential arrival times of rates g,
-// integrated over the time of i, about 14 digits; O(E k) for each of about
-// 90 sqrt(16 + k) nodes.
+// integrated over the time of i, about 14 digits; O(E k) for each of about 85 sqrt(16 + k) nodes.
 std::vector<double> log_inclusion_by_integral(std::span<const double> logits, std::int64_t k);
 // By subsets for E <= 10, else by the integral.
 std::vector<double> log_inclusion(std::span<const double> logits, std::int64_t k);

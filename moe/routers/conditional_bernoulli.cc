@@ -33,7 +33,7 @@ namespace {
 // k of the experts by the backward walk, lowest first: i32 [N, k].
 // draw(probabilities [N, 2]) gives 1 for each token that takes the expert.
 template <class Draw>
-Tensor walk(const Tensor& logits, std::int64_t k, Draw draw) {
+Tensor draw_backwards(const Tensor& logits, std::int64_t k, Draw draw) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
@@ -68,12 +68,12 @@ Tensor sample_set(Var logits, std::int64_t k) {
   Tape& tape = logits.tape();
   Decisions& decisions = tape.decisions();
   if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
-    return walk(logits.value(), k, [&](const Tensor& probabilities) {
+    return draw_backwards(logits.value(), k, [&](const Tensor& probabilities) {
       return decisions.categorical("draw", probabilities, tape.rng());
     });
   }
   return decisions.decide("selected", DType::i32, {logits.size(0), k}, [&] {
-    return walk(logits.value(), k, [&](const Tensor& probabilities) {
+    return draw_backwards(logits.value(), k, [&](const Tensor& probabilities) {
       const std::int64_t tokens = probabilities.size(0);
       const Rng at = tape.rng().take(static_cast<std::uint64_t>(tokens));
       const Tensor taken = Tensor::empty({tokens}, DType::i32);
@@ -171,13 +171,6 @@ class ConditionalBernoulliRouter : public Router {
   }
 };
 
-// By enumeration of the fixed case of moe/moments.h.
-std::vector<RecordedBias> recorded_figures() {
-  return {{{}, 4, 2, 0.436338176904, 0.207063329367, 0.450301587540, 0.011190966409},
-          {{}, 8, 2, 0.148658842876, 0.299800984022, 0.294970039624, 0.010356409537},
-          {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256}};
-}
-
 }  // namespace
 
 RouterEntry conditional_bernoulli_router() {
@@ -193,7 +186,9 @@ RouterEntry conditional_bernoulli_router() {
           .make = [](const Options&) -> std::unique_ptr<Router> {
             return std::make_unique<ConditionalBernoulliRouter>();
           },
-          .recorded = recorded_figures()};
+          .recorded = {{{}, 4, 2, 0.436338176904, 0.207063329367, 0.450301587540, 0.011190966409},
+                       {{}, 8, 2, 0.148658842876, 0.299800984022, 0.294970039624, 0.010356409537},
+                       {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256}}};
 }
 
 }  // namespace moegrad

@@ -1,6 +1,6 @@
 // priority: k experts sampled without replacement, each weight divided by the probability of being
 // above the threshold of this very sample (priority sampling: Duffield, Lund & Thorup, J. ACM 54,
-// 2007; with Gumbel noise: Kool et al., arXiv:1903.06059, section 4.1).
+// 2007; with Gumbel noise: Kool et al., arXiv:1903.06059).
 //
 //   o = x W + b;  g = softmax(o);  phi_i = log g_i + G_i, G Gumbel noise
 //   training    S = TopK(phi), kappa = the (k+1)-th largest phi
@@ -10,12 +10,14 @@
 //
 // For i in S kappa is the k-th largest of the others' phi, and given those P(phi_i > kappa) = 1 -
 // exp(-exp(log g_i - kappa)): E[w] = g, and the router gradient is unbiased for losses that are
-// linear in y. Sum_S w is 1 in the mean only. The noise is continuous: the check integrates over
+// linear in y. Sum_S w is 1 in the mean only, and for k = 1 Var[w] is infinite (kappa has the tail
+// e^-(k kappa), w grows as e^kappa): use k >= 2. The noise is continuous: the check integrates over
 // the threshold of each S, with the density prod_S (1 - e^-e^(log g_i - kappa)) e^(m - kappa)
 // e^-e^(m - kappa), m = log(1 - g_S), of S and kappa together.
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "moe/registry.h"
 #include "moe/sampling.h"

@@ -184,6 +184,19 @@ TEST_CASE("inclusion by integral for many experts") {
   check_close(std::exp(log_inclusion(std::vector<double>(150, 2.0), 40)[77]), 40.0 / 150.0, 1e-12);
 }
 
+// The k largest are ahead of all others by a gap: the others get in before the last of these only.
+TEST_CASE("inclusion by integral with a gap below the k-th logit") {
+  for (const double gap : {5.0, 19.0, 21.0, 50.0, 2000.0}) {
+    CAPTURE(gap);
+    const std::vector<double> o = {0.3, -gap, -0.4, -gap - 2.0, 0.0, -gap - 0.5, -3.0 * gap};
+    const std::vector<double> a = log_inclusion_by_subsets(o, 3);
+    const std::vector<double> b = log_inclusion_by_integral(o, 3);
+    for (std::size_t i = 0; i < o.size(); ++i) {
+      CHECK(std::abs(a[i] - b[i]) < 1e-12 * std::fmax(1.0, gap));
+    }
+  }
+}
+
 TEST_CASE("elementary symmetric polynomials and conditional Bernoulli marginals") {
   const std::vector<double> o = random_logits(7, 7);
   for (std::size_t k = 1; k <= 7; ++k) {
