@@ -55,7 +55,6 @@ struct PassOptions {
   Tensor cotangent = {};  // of y; random_cotangent() where not given
   bool auxiliary = true;  // add the auxiliary loss
   const Mutation* mutation = nullptr;
-  bool auxiliary = true;  // part of the loss
 };
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {});
 // Random, asymmetric, the same for the same shape.

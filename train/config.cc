@@ -139,7 +139,8 @@ std::vector<TrainField> make_fields() {
       integer("hidden", &C::hidden, -kWhole, 1048576, "hidden width H of an expert"),
       choice("activation", &C::activation, {"relu", "gelu", "silu", "swiglu"},
              "activation of the experts"),
-      number("aux", &C::aux, 0, 1e6, "coefficient of the balance loss"),
+      number("aux", &C::aux, -1, 1e6,
+             "coefficient of the balance loss; -1: 0.01, or 0 where the router has its own"),
       integer("epochs", &C::epochs, 1, 1e6, "passes over the training data"),
       integer("batch", &C::batch, 1, 1e9, "examples in a step"),
       integer("seed", &C::seed, 0, kWhole, "seed of every random number"),
@@ -180,7 +181,9 @@ LayerConfig TrainConfig::layer() const {
   layer.expert_gradient = expert_gradient;
   layer.activation = activation_of(activation);
   layer.options = options;
-  layer.options["aux"] = fmt::format("{}", aux);
+  const bool balanced = entry.traits.auxiliary[0] != '\0' || entry.layer_options.contains("aux");
+  if (aux >= 0.0) layer.options["aux"] = fmt::format("{}", aux);
+  if (aux < 0.0 && !balanced) layer.options["aux"] = fmt::format("{}", kAux);
   return layer;
 }
 

@@ -26,7 +26,8 @@ struct TrainConfig {
   std::int64_t hidden = 128;
   std::string activation = "relu";
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
-  double aux = 0.01;
+  double aux = -1.0;  // below 0: kAux, and 0 where the router has a balance loss of its own
+  static constexpr double kAux = 0.01;
 
   std::int64_t epochs = 3;
   std::int64_t batch = 128;
