@@ -11,10 +11,15 @@ namespace moegrad {
 #define MOEGRAD_ROUTERS(X) \
   X(softmax) X(top_k) X(moesart) X(categorical) X(sparsemixer) X(sparsemixer_v2)
 // One word for each estimator: a file of moe/estimators/ defines NAME_estimator().
-#define MOEGRAD_ESTIMATORS(X)                                                                      \
-  X(sparse)                                                                                        \
-  X(ste_dense_router) X(ste_dense) X(expert_group) X(sparsemixer) X(sparsemixer_v2) X(default_ema) \
-      X(st) X(reinmax) X(gumbel_st) X(gumbel_softmax) X(reinforce)
+#define MOEGRAD_ESTIMATORS(X) \
+  X(sparse)                   \
+  X(ste_dense_router)         \
+  X(ste_dense)                \
+  X(expert_group)             \
+  X(sparsemixer)              \
+  X(sparsemixer_v2)           \
+  X(default_ema)              \
+  X(st) X(reinmax) X(gumbel_st) X(gumbel_softmax) X(reinforce) X(attention) X(lsh_attention)
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) X(dispatch) X(ste_dense) X(expert_group)
 
