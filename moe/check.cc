@@ -182,7 +182,7 @@ std::string oracle_of(Claim claim) {
     case Claim::surrogate:
       return "differences of the surrogate, replayed; fused = written out";
     case Claim::unbiased:
-      return "enumerated (noise: integrated) mean = dense softmax; differences, draws replayed";
+      return "enumerated (noise: integrated) mean = the exact one; differences, draws replayed";
     case Claim::biased_order:
       return "enumerated mean exact up to its degree, wrong above; differences, draws replayed";
     default:

@@ -49,7 +49,9 @@ namespace moegrad {
   X(gumbel_st)                \
   X(gumbel_softmax)           \
   X(reinmax)                  \
-  X(reinforce)
+  X(reinforce)                \
+  X(attention)                \
+  X(lsh_attention)
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) \
   X(dispatch)                 \

@@ -5,11 +5,23 @@
 //              any loss, as b does not depend on the draw
 //   b          none           0
 //              leave-one-out  the mean loss of the other `samples` - 1 copies of the token
+//              built-in       for samples S drawn without replacement (the router's `copies` =
+//                             `samples`; Kool et al., arXiv:2002.06043), see below
 //              learned        sg(x) v + c, trained by mean((sg(loss) - b)^2), added to the
 //              objective
 //
+// built-in: with P^A(T) the probability to draw the set T when the experts of A are left out,
+//   R(S,s) = P^s(S\s)/P(S), R_s(S,t) = P^{s,t}(S\{s,t})/P^s(S\s), R_s(S,s) = 1
+//   objective  mean over tokens of sum_S sg(p_s R(S,s)) loss_s
+//              + sum_S sg(p_s R(S,s) (loss_s - sum_{t in S} p_t R_s(S,t) loss_t)) log p_s
+//
 // The experts get the sparse layer's gradient. `samples` copies of each token run, one behind the
 // other. Inference is the sparse layer.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
@@ -21,6 +33,72 @@ namespace {
 
 constexpr const char* kWeight = "estimator.baseline.weight";
 constexpr const char* kBias = "estimator.baseline.bias";
+constexpr std::int64_t kMostInSet = 6;
+
+// log P^A(T) of one token: over the orders of T, each a product of softmaxes over what is left.
+double log_probability_of_set(const double* logits, std::size_t experts, std::vector<bool> gone,
+                              std::vector<std::int32_t> set) {
+  std::sort(set.begin(), set.end());
+  std::vector<double> orders;
+  do {
+    std::vector<bool> left_out = gone;
+    double log_p = 0.0;
+    for (const std::int32_t drawn : set) {
+      double largest = -std::numeric_limits<double>::infinity();
+      for (std::size_t e = 0; e < experts; ++e) {
+        if (!left_out[e]) largest = std::fmax(largest, logits[e]);
+      }
+      double sum = 0.0;
+      for (std::size_t e = 0; e < experts; ++e) {
+        if (!left_out[e]) sum += std::exp(logits[e] - largest);
+      }
+      log_p += logits[drawn] - largest - std::log(sum);
+      left_out[static_cast<std::size_t>(drawn)] = true;
+    }
+    orders.push_back(log_p);
+  } while (std::next_permutation(set.begin(), set.end()));
+  const double largest = *std::max_element(orders.begin(), orders.end());
+  double sum = 0.0;
+  for (const double log_p : orders) sum += std::exp(log_p - largest);
+  return largest + std::log(sum);
+}
+
+// Of the samples of one token: p_s R(S,s) [n], and p_t R_s(S,t) [n, n] by row s.
+struct SetWeights {
+  std::vector<double> first, others;
+};
+
+SetWeights set_weights(const double* logits, std::size_t experts,
+                       const std::vector<std::int32_t>& set) {
+  const std::size_t n = set.size();
+  const std::vector<bool> none(experts, false);
+  const auto without = [](std::vector<std::int32_t> from, std::int32_t drawn) {
+    std::erase(from, drawn);
+    return from;
+  };
+  const auto log_p = [&](std::int32_t drawn) {
+    return log_probability_of_set(logits, experts, none, {drawn});
+  };
+  SetWeights w{std::vector<double>(n), std::vector<double>(n * n)};
+  const double whole = log_probability_of_set(logits, experts, none, set);
+  for (std::size_t s = 0; s < n; ++s) {
+    std::vector<bool> gone = none;
+    gone[static_cast<std::size_t>(set[s])] = true;
+    const std::vector<std::int32_t> rest = without(set, set[s]);
+    const double after = log_probability_of_set(logits, experts, gone, rest);
+    w.first[s] = std::exp(log_p(set[s]) + after - whole);
+    for (std::size_t t = 0; t < n; ++t) {
+      double ratio = 0.0;
+      if (t != s) {
+        std::vector<bool> both = gone;
+        both[static_cast<std::size_t>(set[t])] = true;
+        ratio = log_probability_of_set(logits, experts, both, without(rest, set[t])) - after;
+      }
+      w.others[s * n + t] = std::exp(log_p(set[t]) + ratio);
+    }
+  }
+  return w;
+}
 
 class ReinforceEstimator : public Estimator {
  public:
@@ -28,11 +106,17 @@ class ReinforceEstimator : public Estimator {
       : samples_(o.integer("samples")), baseline_(o.choice("baseline")) {}
 
   void check(const LayerSize&, const RouterEntry&) const override {
-    if (baseline_ != "leave-one-out" || samples_ > 1) return;
+    if (baseline_ == "built-in" && samples_ > kMostInSet) {
+      fail("reinforce",
+           "the built-in baseline adds up the orders of {} samples. Use at most {}, or another "
+           "baseline.",
+           samples_, kMostInSet);
+    }
+    if ((baseline_ != "leave-one-out" && baseline_ != "built-in") || samples_ > 1) return;
     fail("reinforce",
-         "the leave-one-out baseline needs the losses of other samples, and samples is {}. Use "
+         "the {} baseline needs the losses of other samples, and samples is {}. Use "
          "samples >= 2, or another baseline.",
-         samples_);
+         baseline_, samples_);
   }
   void declare(const LayerSize& size, std::string_view prefix,
                Parameters& parameters) const override {
@@ -67,6 +151,7 @@ class ReinforceEstimator : public Estimator {
       const Var others = sum(copies, 1, true) - copies;
       return path + score(reshape(others / static_cast<double>(samples_ - 1), {rows}));
     }
+    if (baseline_ == "built-in" && samples_ > 1) return without_replacement(losses, routing);
     if (baseline_ == "learned") {
       const Var product = matmul(stop_gradient(layer.x), layer.weights.at(kWeight));
       const Var b = reshape(product + layer.weights.at(kBias), {rows});
@@ -76,6 +161,41 @@ class ReinforceEstimator : public Estimator {
   }
 
  private:
+  Var without_replacement(Var losses, const Routing& routing) const {
+    const Tensor logits = stop_gradient(routing.logits).value().to(DType::f64);
+    const Tensor loss = stop_gradient(losses).value();
+    const std::int64_t rows = loss.size(0);
+    const std::int64_t experts = logits.size(1);
+    const auto n = static_cast<std::size_t>(samples_);
+    const Tensor weight = Tensor::empty({rows}, DType::f64);
+    const Tensor score = Tensor::empty({rows}, DType::f64);
+    const double tokens = static_cast<double>(rows) / static_cast<double>(samples_);
+    for (std::int64_t t = 0; t < rows; t += samples_) {
+      const std::int32_t* drawn = routing.selected.data<std::int32_t>() + t;
+      const std::vector<std::int32_t> set(drawn, drawn + samples_);
+      if (std::set<std::int32_t>(set.begin(), set.end()).size() != n) {
+        fail("reinforce",
+             "the built-in baseline is of samples without replacement, and a token drew an expert "
+             "twice. Give the router copies={}.",
+             samples_);
+      }
+      const SetWeights w =
+          set_weights(logits.data<double>() + t * experts, static_cast<std::size_t>(experts), set);
+      for (std::size_t s = 0; s < n; ++s) {
+        const std::int64_t at = t + static_cast<std::int64_t>(s);
+        double baseline = 0.0;
+        for (std::size_t i = 0; i < n; ++i) {
+          baseline += w.others[s * n + i] * loss.at(t + static_cast<std::int64_t>(i));
+        }
+        weight.data<double>()[at] = w.first[s] / tokens;
+        score.data<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
+      }
+    }
+    Tape& tape = losses.tape();
+    return sum(losses * tape.constant(weight.to(losses.dtype()))) +
+           sum(reshape(routing.log_probability, {rows}) * tape.constant(score.to(losses.dtype())));
+  }
+
   std::int64_t samples_;
   std::string baseline_;
 };
@@ -86,7 +206,7 @@ EstimatorEntry reinforce_estimator() {
   return {
       .name = "reinforce",
       .summary = "the score function: unbiased for any loss, from the losses of the draws",
-      .source = "Williams 1992; Kool et al. 2019",
+      .source = "Williams 1992; Kool et al. 2019; Kool et al. 2020, arXiv:2002.06043",
       .formula =
           "y = E_D; objective mean(loss) + mean(sg(loss - b) log p_D), the baseline b\n"
           "0, the mean of the token's other samples, or learned from x",
@@ -99,7 +219,7 @@ EstimatorEntry reinforce_estimator() {
                    "a linear function of x",
                    0,
                    0,
-                   {"none", "leave-one-out", "learned"}},
+                   {"none", "leave-one-out", "built-in", "learned"}},
                   {"samples",
                    OptionSpec::Kind::integer,
                    "1",

@@ -7,6 +7,10 @@
 //               which is a draw from p;  w = 1, a constant
 //   inference   D = argmax(o), of equal logits the lowest expert;  w = 1
 //
+// `copies` = n > 1: rows n t .. n t + n - 1 are copies of one token, which draw without replacement
+// (the order of Gumbel top-k, Kool et al., arXiv:1903.06059): for the baseline of samples without
+// replacement of the estimator reinforce. There is no G then.
+//
 // Routing::noise is G, Routing::log_probability log p_D (differentiable). Where the draw is
 // enumerated, or was given without its noise, D is a draw from p and there is no G.
 
@@ -20,6 +24,8 @@ namespace {
 
 class CategoricalRouter : public Router {
  public:
+  explicit CategoricalRouter(std::int64_t copies) : copies_(copies) {}
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     if (size.active != 1) {
       fail("categorical", "k is {}. One expert is drawn: use k = 1.", size.active);
@@ -27,7 +33,9 @@ class CategoricalRouter : public Router {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
-    if (in.training) {
+    if (in.training && copies_ > 1) {
+      draw_copies(r);
+    } else if (in.training) {
       draw(r);
     } else {
       r.selected = top_k_indices(r.logits, 1, "selected");
@@ -39,6 +47,21 @@ class CategoricalRouter : public Router {
   }
 
  private:
+  void draw_copies(Routing& r) const {
+    const std::int64_t rows = r.logits.size(0);
+    if (rows % copies_ != 0 || copies_ > r.logits.size(1)) {
+      fail("categorical",
+           "{} rows are not {} copies of each token that draw different ones of {} experts. Give "
+           "whole copies, and copies <= experts.",
+           rows, copies_, r.logits.size(1));
+    }
+    Tensor first = Tensor::empty({rows / copies_}, DType::i32);
+    for (std::int64_t t = 0; t < first.numel(); ++t) {
+      first.data<std::int32_t>()[t] = static_cast<std::int32_t>(t * copies_);
+    }
+    r.selected = sample_experts(gather_rows(r.logits, first), copies_, false).reshape({rows, 1});
+  }
+
   static void draw(Routing& r) {
     Tape& tape = r.logits.tape();
     Decisions& decisions = tape.decisions();
@@ -60,6 +83,8 @@ class CategoricalRouter : public Router {
     });
     r.noise = noise.to(logits.dtype());
   }
+
+  std::int64_t copies_;
 };
 
 }  // namespace
@@ -74,8 +99,10 @@ RouterEntry categorical_router() {
               "w = 1; the router learns by an estimator for a categorical choice",
           .claim = Claim::documented,
           .traits = {.samples = true, .categorical = true},
-          .make = [](const Options&) -> std::unique_ptr<Router> {
-            return std::make_unique<CategoricalRouter>();
+          .options = {{"copies", OptionSpec::Kind::integer, "1",
+                       "rows that are copies of one token and draw without replacement", 1, 8}},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<CategoricalRouter>(o.integer("copies"));
           },
           // Unbiased weights, and no gradient at all.
           .recorded = {{{}, 4, 1, 0, 0.488517115017, 0.522712102970, 0},

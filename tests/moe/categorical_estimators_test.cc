@@ -217,12 +217,18 @@ TEST_CASE("reinforce is unbiased for a loss that is not linear, with each baseli
   }
   double mean = 0.0;
   for (std::size_t i = 0; i < 4; ++i) mean += p[i] * loss[i];
-  double variances[3] = {};
-  int at = 0;
-  for (const auto& [baseline, samples] :
-       {std::pair("none", "2"), {"leave-one-out", "2"}, {"learned", "1"}}) {
+  std::vector<double> variances;
+  for (const auto& [baseline, samples] : {std::pair("none", "2"),
+                                          {"leave-one-out", "2"},
+                                          {"learned", "1"},
+                                          {"built-in", "2"},
+                                          {"built-in", "3"},
+                                          {"built-in", "4"}}) {
     CAPTURE(baseline);
-    const Layer layer(config_of("reinforce", {{"baseline", baseline}, {"samples", samples}}));
+    CAPTURE(samples);
+    Values values = {{"baseline", baseline}, {"samples", samples}};
+    if (std::string_view(baseline) == "built-in") values["copies"] = samples;
+    const Layer layer(config_of("reinforce", values));
     CHECK(layer.estimator().needs_losses());
     const Program program = [&](Tape& tape, std::span<const Var> in) {
       Weights weights;
@@ -245,11 +251,14 @@ TEST_CASE("reinforce is unbiased for a loss that is not linear, with each baseli
       CHECK(x.gradient[1].at(2 * i) ==
             doctest::Approx(p[static_cast<std::size_t>(i)] * slope * 1.2).epsilon(1e-12));
     }
-    variances[at] = 0.0;
-    for (std::int64_t q = 0; q < 4; ++q) variances[at] += x.variance[0].at(q);
-    ++at;
+    variances.push_back(0.0);
+    for (std::int64_t q = 0; q < 4; ++q) variances.back() += x.variance[0].at(q);
   }
   CHECK(variances[0] != doctest::Approx(variances[1]));
+  // More of the experts among the samples, less variance; all of them, none.
+  CHECK(variances[3] < variances[1]);
+  CHECK(variances[4] < variances[3]);
+  CHECK(variances[5] < 1e-20);
 }
 
 TEST_CASE("the learned baseline is trained by its squared error, and nothing else is") {
@@ -313,4 +322,26 @@ TEST_CASE("inference is the sparse layer's; what they refuse") {
         }) ==
         "[reinforce] the leave-one-out baseline needs the losses of other samples, and samples is "
         "1. Use samples >= 2, or another baseline.");
+  const auto run_copies = [](const Values& options, std::int64_t tokens) {
+    return error_of([&] {
+      const Layer layer(config_of("reinforce", options));
+      Decisions decisions;
+      decisions.give("selected", Tensor::full({tokens, 1}, 1.0, DType::i32));
+      Tape tape({.decisions = &decisions});
+      Weights weights;
+      set_weights(weights, tape, tape.constant(outputs()));
+      const LayerInput input{tape.constant(Tensor::zeros({tokens, kExperts}, DType::f64)), weights};
+      const LayerOutput out = layer.forward(input);
+      layer.estimator().objective(losses_of(out.y), out.routing, input);
+    });
+  };
+  CHECK(run_copies({{"baseline", "built-in"}, {"samples", "2"}}, 4) ==
+        "[reinforce] the built-in baseline is of samples without replacement, and a token drew an "
+        "expert twice. Give the router copies=2.");
+  CHECK(
+      run_copies({{"baseline", "built-in"}, {"samples", "2"}, {"copies", "2"}}, 3) ==
+      "[categorical] 3 rows are not 2 copies of each token that draw different ones of 4 experts. "
+      "Give whole copies, and copies <= experts.");
+  CHECK(run_copies({{"samples", "2"}}, 3) ==
+        "[reinforce] losses are [3] for 3 rows in 2 samples of each token. Give one for each.");
 }

@@ -34,11 +34,12 @@ void expect_all_killed(const std::vector<std::pair<std::string, int>>& operation
         const Mutation mutation{name, kind, input, &applied};
         const Verdict verdict = run(&mutation).verdict;
         // One that never changed a gradient is no mutant: `=` for `+=` where nothing is added.
+        if (!applied && kind == Mutation::Kind::sign) break;  // this input gets no gradient here
         if (!applied) continue;
         CHECK(verdict == Verdict::fail);
         ++killed;
       }
-      CHECK((killed >= ways - 2 || killed == 0));  // 0: this input gets no gradient here
+      CHECK((killed >= ways - 2 || killed == 0));
       total += killed;
     }
   }
@@ -67,9 +68,16 @@ TEST_CASE("a broken backward pass of a router is seen") {
 
 TEST_CASE("a broken backward pass of an estimator is seen") {
   for (const EstimatorEntry& entry : estimators()) {
+    if (entry.name == "lsh-attention")
+      continue;  // attention with another mask, the same operations
     CAPTURE(entry.name);
     std::vector<std::pair<std::string, int>> operations = {{"combine", 2}, {"dispatch", 1}};
-    if (entry.traits.dense) operations = {{"combine_dense", 4}};
+    if (entry.traits.dense && entry.traits.backward_only) operations = {{"combine_dense", 4}};
+    if (entry.name.starts_with("sparsemixer")) operations = {{"combine_dense", 2}, {"dispatch", 1}};
+    if (entry.name == "attention") operations = {{"combine_dense", 4}};
+    if (entry.name == "default-ema") operations.emplace_back("matmul", 1);
+    // Weights of 1 have no gradient.
+    if (entry.name == "reinforce") operations.emplace_back("grouped_matmul", 2);
     if (entry.name == "expert-group") operations = {{"combine_groups", 3}};
     expect_all_killed(operations, [&](const Mutation* m) { return check_estimator(entry, m); });
   }
