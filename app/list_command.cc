@@ -21,6 +21,11 @@ json options_json(const std::vector<OptionSpec>& specs) {
   return list;
 }
 
+// null: any number up to E.
+json most_json(const RouterEntry& e) {
+  return e.most_active == RouterEntry().most_active ? json() : json(e.most_active);
+}
+
 json everything() {
   json all;
   for (const char* kind : {"operations", "routers", "estimators", "tasks"}) {
@@ -40,6 +45,9 @@ json everything() {
                               {"formula", e.formula},
                               {"claim", name_of(e.claim)},
                               {"samples", t.samples},
+                              {"categorical", t.categorical},
+                              {"least_active", e.least_active},
+                              {"most_active", most_json(e)},
                               {"sparse_training", t.sparse_training},
                               {"sparse_inference", t.sparse_inference},
                               {"causal", t.causal},

@@ -18,6 +18,11 @@ double probability_at(const Tensor& probabilities, std::int64_t row, std::int64_
   fail("categorical", "row {} holds no positive probability. Give each row a sum of 1.", row);
 }
 
+void require_sum_of_one(std::int64_t row, double sum) {
+  if (std::abs(sum - 1.0) <= 1e-5) return;
+  fail("categorical", "row {} has probabilities that add up to {}. Divide by the sum.", row, sum);
+}
+
 }  // namespace
 
 void Decisions::give(std::string_view kind, const Tensor& value) {
@@ -94,12 +99,13 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       // Rounding may leave the sum below u: then the last possible outcome is taken.
       double sum = 0.0;
       std::int32_t taken = -1;
-      for (std::int64_t i = 0; i < outcomes && sum <= u; ++i) {
+      for (std::int64_t i = 0; i < outcomes; ++i) {
         const double p = probability_at(probabilities, row, i);
+        if (p > 0.0 && sum <= u) taken = static_cast<std::int32_t>(i);
         sum += p;
-        if (p > 0.0) taken = static_cast<std::int32_t>(i);
       }
       if (taken < 0) no_outcome(row);
+      require_sum_of_one(row, sum);
       drawn.data<std::int32_t>()[row] = taken;
     }
     return drawn;
@@ -120,10 +126,7 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
         if (p > 0.0) choice.outcomes.emplace_back(static_cast<std::int32_t>(i), p);
       }
       if (choice.outcomes.empty()) no_outcome(row);
-      if (std::abs(sum - 1.0) > 1e-5) {
-        fail("categorical", "row {} has probabilities that add up to {}. Divide by the sum.", row,
-             sum);
-      }
+      require_sum_of_one(row, sum);
       choices_.push_back(std::move(choice));
     }
     const Choice& choice = choices_[next_choice_++];

@@ -51,6 +51,7 @@ struct Layer {
   }
   // The error, without the program's name and with FILE for the file's.
   std::string refused(const TensorFile& file, std::vector<std::string> more) {
+    std::filesystem::remove(out);
     const Outcome outcome = (*this)(file, std::move(more));
     CHECK(outcome.code == 2);
     CHECK_FALSE(std::filesystem::exists(out));
@@ -190,6 +191,64 @@ TEST_CASE("auxiliary losses only when asked for") {
   CHECK(out.find("auxiliary") != nullptr);
   CHECK(out.at("y").same_bits(plain_out.at("y")));
   CHECK_FALSE(out.at("grad.router.weight").same_bits(plain_out.at("grad.router.weight")));
+}
+
+TEST_CASE("ids, state, sequences and parameters of the router's own") {
+  Layer layer;
+  TensorFile f = numbers();
+  f.tensors["router.balance"] = Tensor::of<double>({kE}, {5.0, 0.0, 0.0, 4.0});
+  REQUIRE(layer(f, {"--router", "loss-free", "--active", "2"}).code == 0);
+  const TensorFile balanced = read_safetensors(layer.out);
+  for (std::int64_t i = 0; i < 2 * kN; ++i) {
+    CHECK(balanced.at("selected").at(i) == (i % 2 == 0 ? 0.0 : 3.0));
+  }
+  CHECK(balanced.at("new.router.balance").at(0) == doctest::Approx(5.0 - 1e-3));
+  CHECK(balanced.at("new.router.balance").at(1) == doctest::Approx(1e-3));
+  CHECK(balanced.find("grad.router.balance") == nullptr);
+
+  f = numbers();
+  f.tensors.erase("router.weight");
+  f.tensors.erase("router.bias");
+  const std::vector<std::string> hash = {"--router", "hash", "--active", "1"};
+  CHECK(layer.refused(f, hash).find("[hash]") != std::string::npos);
+  f.tensors["ids"] = Tensor::of<std::int32_t>({kN}, {7, 9, 7, 9, 7});
+  REQUIRE(layer(f, hash).code == 0);
+  const Tensor chosen = read_safetensors(layer.out).at("selected");
+  CHECK(chosen.at(0) == chosen.at(2));
+  CHECK(chosen.at(1) == chosen.at(3));
+
+  f.tensors.erase("ids");
+  f.tensors["router.slots"] = random({kD, kE}, 20);
+  f.tensors["router.scale"] = Tensor::of<double>({1}, {1.0});
+  REQUIRE(layer(f, {"--router", "soft-moe", "--active", "1", "--sequence", "5"}).code == 0);
+  CHECK(read_safetensors(layer.out).at("y").shape() == Shape({kN, kO}));
+  CHECK(layer.refused(f, {"--router", "soft-moe", "--active", "1", "--sequence", "2"}) ==
+        "moegrad: [layer] 5 tokens do not divide into sequences of 2. Give whole sequences.\n");
+}
+
+TEST_CASE("router part and expert part of two estimators") {
+  Layer layer;
+  const TensorFile f = numbers();
+  REQUIRE(layer(f, {"--active", "2", "--estimator", "ste-dense"}).code == 0);
+  const TensorFile dense = read_safetensors(layer.out);
+  REQUIRE(layer(f, {"--active", "2", "--router-gradient", "ste-dense-router", "--expert-gradient",
+                    "ste-dense"})
+              .code == 0);
+  const TensorFile parts = read_safetensors(layer.out);
+  for (const auto& [name, tensor] : dense.tensors) {
+    CAPTURE(name);
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+      CHECK(parts.at(name).at(i) == doctest::Approx(tensor.at(i)).epsilon(1e-12));
+    }
+  }
+  CHECK(layer.refused(f, {"--active", "2", "--router-gradient", "reinmax"}) ==
+        "moegrad: [layer] reinmax gives its router gradient and its expert gradient together and "
+        "cannot be the router gradient alone. Use it as the estimator.\n");
+  CHECK(layer.refused(f, {"--active", "2", "--estimator", "reinmax"}) ==
+        "moegrad: [layer] estimator reinmax is for a router that draws one expert with weight 1, "
+        "and top-k does not. Use --router categorical.\n");
+  CHECK(layer.refused(f, {"--active", "4", "--estimator", "expert-group"})
+            .starts_with("moegrad: [expert-group] every token uses all 4 experts"));
 }
 
 TEST_CASE("what it refuses") {

@@ -16,8 +16,8 @@ TEST_CASE("list: four arrays of what there is") {
   CHECK(all.size() == 4);
   const std::pair<const char*, std::vector<std::string>> wanted[] = {
       {"operations", {"add", "matmul", "straight_through", "dispatch", "grouped_matmul"}},
-      {"routers", {"softmax", "top-k", "moesart"}},
-      {"estimators", {"sparse", "ste-dense", "ste-dense-router", "expert-group"}},
+      {"routers", {"softmax", "top-k", "moesart", "deepseek-v3", "soft-moe", "unordered-set"}},
+      {"estimators", {"sparse", "ste-dense", "expert-group", "default-ema", "reinmax"}},
       {"tasks", {"vision", "synthetic"}}};
   for (const auto& [kind, names] : wanted) {
     std::vector<std::string> found;
@@ -34,6 +34,20 @@ TEST_CASE("list: four arrays of what there is") {
   const Outcome printed = run(folder, {"list", "--json"});
   CHECK(json::parse(printed.out) == all);
   CHECK(run(folder, {"list"}).out.find("expert-group") != std::string::npos);
+}
+
+TEST_CASE("list: the pages of the documentation are what it writes") {
+  const TemporaryFolder folder;
+  for (const std::string kind : {"routers", "estimators"}) {
+    const Outcome outcome = run(folder, {"list", "--markdown", kind});
+    CHECK(outcome.code == 0);
+    const std::string page = std::string(MOEGRAD_SOURCE_DIR) + "/docs/" + kind + ".md";
+    CHECK_MESSAGE(
+        outcome.out == moegrad::read_file(page),
+        "write it again: moegrad list --markdown " << kind << " > docs/" << kind << ".md");
+  }
+  CHECK(run(folder, {"list", "--markdown", "tasks"}).err ==
+        "moegrad: [list] --markdown is 'tasks'. Give routers or estimators.\n");
 }
 
 TEST_CASE("gradcheck: a row for each name") {

@@ -77,6 +77,14 @@ const std::vector<Settings> kKinds = {
     {{"router", "moesart"}},
     {{"estimator", "expert-group"}, {"optimiser", "sgd"}, {"lr", "0.05"}, {"nesterov", "true"}},
     {{"dtype", "f64"}, {"router", "softmax"}, {"schedule", "constant"}},
+    // State of a router and of an estimator; a router's own rate; losses of several samples.
+    {{"router", "loss-free"}, {"estimator", "default-ema"}},
+    {{"router", "remoe"}},
+    {{"router", "categorical"},
+     {"estimator", "reinforce"},
+     {"active", "1"},
+     {"options.samples", "2"},
+     {"options.baseline", "leave-one-out"}},
 };
 
 TEST_CASE("loop: stopped after every step and resumed, the bits of an uninterrupted run") {
