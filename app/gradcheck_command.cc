@@ -67,7 +67,7 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
   const std::vector<Check> checks = chosen_checks(names);
   const bool text = !output.wanted || !output.file.empty();
   if (text) {
-    fmt::print("{:<20} {:<10} {:<21} {:>5} {:>9}  {:<12} {}\n", "name", "kind", "claim", "cases",
+    fmt::print("{:<21} {:<10} {:<27} {:>5} {:>9}  {:<12} {}\n", "name", "kind", "claim", "cases",
                "max error", "verdict", "oracle");
   }
   for (const Check& check : checks) {
@@ -75,7 +75,7 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
     rows.push_back(row_json(row));
     if (row.verdict != Verdict::pass) bad.push_back(row);
     if (!text) continue;
-    fmt::print("{:<20} {:<10} {:<21} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
+    fmt::print("{:<21} {:<10} {:<27} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
                row.cases, row.max_error, name_of(row.verdict), row.oracle);
     std::fflush(stdout);
   }

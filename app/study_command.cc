@@ -26,12 +26,12 @@ using nlohmann::ordered_json;
 
 // Writes rows.json and, where gnuplot is there, plot.svg into a folder; says where.
 void write_report(const fs::path& folder, const ordered_json& rows,
-                  const std::vector<Chart>& charts, const JsonOutput& json) {
+                  const std::vector<Chart>& charts, const JsonOutput& output) {
   fs::create_directories(folder);
   write_file_atomic(folder / "rows.json", rows.dump(2) + "\n");
   const bool drawn = plot_svg(folder / "plot.svg", charts);
-  if (json.wanted) json.write(rows.dump(2));
-  if (!json.wanted || !json.file.empty()) {
+  if (output.wanted) output.write(rows.dump(2));
+  if (!output.wanted || !output.file.empty()) {
     fmt::print("written to {}: rows.json{}\n", folder.string(), drawn ? ", plot.svg" : "");
   }
   if (!drawn) fmt::print(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
@@ -172,11 +172,11 @@ int run_bias(const BiasArguments& a) {
       skipped);
   if (terminal) fmt::print(stderr, "\r{:40}\r", "");
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
-  ordered_json json = ordered_json::array();
-  for (const BiasRow& row : rows) json.push_back(row_json(row));
+  ordered_json list = ordered_json::array();
+  for (const BiasRow& row : rows) list.push_back(row_json(row));
   if (!a.json.wanted || !a.json.file.empty()) print_bias(rows);
   for (const std::string& reason : skipped) fmt::print(stderr, "left out: {}\n", reason);
-  write_report(a.out, json, bias_charts(rows), a.json);
+  write_report(a.out, list, bias_charts(rows), a.json);
   return kOk;
 }
 
@@ -286,10 +286,10 @@ int run_fidelity(const FidelityArguments& a) {
     const std::vector<FidelityRow> more = measure_fidelity(model, batch, names, task.train.classes);
     rows.insert(rows.end(), more.begin(), more.end());
   }
-  ordered_json json = ordered_json::array();
-  for (const FidelityRow& row : rows) json.push_back(row_json(row));
+  ordered_json list = ordered_json::array();
+  for (const FidelityRow& row : rows) list.push_back(row_json(row));
   if (!a.json.wanted || !a.json.file.empty()) print_fidelity(rows);
-  write_report(a.out, json, fidelity_charts(rows, names), a.json);
+  write_report(a.out, list, fidelity_charts(rows, names), a.json);
   return kOk;
 }
 
@@ -308,7 +308,7 @@ void add_bias(CLI::App& study, Global& global) {
   list("--active", a->active, "experts of a token, k [1,2,4]");
   list("--scale", a->scales, "standard deviations of the logits [0.5,1.5,4]");
   list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
-  command.add_option("--draws", a->study.draws, "random logits that a row is the mean over [4]");
+  command.add_option("--draws", a->study.draws, "random logits that a row is the mean over [2]");
   command.add_option("--seed", a->study.seed, "of these draws [1]");
   command.add_option("--outcomes", a->study.max_outcomes,
                      "most outcomes to enumerate; above, Monte Carlo [1000]");

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "moe/moments.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 
@@ -11,10 +12,16 @@ namespace moegrad {
 namespace {
 
 constexpr std::int64_t kFeatures = 3;
-constexpr std::int64_t kHidden = 4;
-constexpr std::int64_t kOutput = 4;
+constexpr std::int64_t kHiddenWidth = 4;
+constexpr std::int64_t kOutputWidth = 4;
 constexpr std::int64_t kContext = 16;  // tokens, where others of the batch can matter
 constexpr int kWarmUp = 30;            // passes that fill a moving average
+
+// Streams of random numbers: of the setting of a draw, and of its passes.
+Rng setting_rng(const Rng& draw, std::uint64_t what) { return draw.split(64 * draw.stream + what); }
+Rng pass_rng(const Rng& draw, std::uint64_t pass) {
+  return draw.split(0x70617373'00000000U + (draw.stream << 20U) + pass);
+}
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
@@ -27,32 +34,37 @@ std::vector<double> minus(std::vector<double> a, const std::vector<double>& b) {
 }
 double norm(const std::vector<double>& a) { return std::sqrt(dot(a, a)); }
 
-// The layer on one draw of tokens, parameters and loss. The first E columns of x are the logits;
-// the experts read the others.
+// The layer on one draw of tokens, parameters and loss: the same numbers for every router and
+// estimator. The first E columns of x are the logits; the experts read the others. All tokens are
+// one sequence. Shared experts are left out, as they are in the dense layer.
 class Setting {
  public:
-  Setting(const BiasCase& of, Rng rng) : of_(of) {
+  Setting(const BiasCase& of, const Rng& rng) : of_(of) {
     const RouterEntry& router = router_entry(of.router);
     tokens_ = router.traits.samples || router.traits.continuous ? 1 : kContext;
-    config_.size = {of.experts + kFeatures, kHidden, kOutput, of.experts, of.active};
+    config_.size = {of.experts + kFeatures, kHiddenWidth, kOutputWidth, of.experts, of.active};
     config_.router = of.router;
     config_.estimator = of.estimator;
     config_.activation = Activation::silu;
     config_.options = of.options;
+    config_.options.try_emplace("shared", "0");
     const std::int64_t experts = of.experts;
     x_ = Tensor::empty({tokens_, experts + kFeatures}, DType::f64);
-    const Tensor logits = rng.normal({tokens_, experts}, DType::f64, 0.0, of.scale);
-    const Tensor features = rng.normal({tokens_, kFeatures}, DType::f64);
+    const auto normal = [&](std::uint64_t stream, const Shape& shape, double deviation) {
+      return setting_rng(rng, stream).normal(shape, DType::f64, 0.0, deviation);
+    };
+    const Tensor logits = normal(1, {kContext, experts}, of.scale);
+    const Tensor features = normal(2, {kContext, kFeatures}, 1.0);
     for (std::int64_t i = 0; i < x_.numel(); ++i) {
       const std::int64_t t = i / (experts + kFeatures);
       const std::int64_t c = i % (experts + kFeatures);
       x_.data<double>()[i] =
           c < experts ? logits.at(t * experts + c) : features.at(t * kFeatures + c - experts);
     }
+    direction_ = normal(3, {1, kOutputWidth}, 1.0);
+    target_ = normal(4, {1, kOutputWidth}, 1.0);
+    matrix_ = normal(5, {kOutputWidth, kOutputWidth}, 1.0);
     declare(rng);
-    direction_ = rng.normal({1, kOutput}, DType::f64);
-    target_ = rng.normal({1, kOutput}, DType::f64);
-    matrix_ = rng.normal({kOutput, kOutput}, DType::f64);
   }
 
   std::int64_t experts() const { return of_.experts; }
@@ -66,16 +78,9 @@ class Setting {
   }
 
   std::vector<double> softmax_weights() const {
-    std::vector<double> g;
-    double largest = x_.at(0);
-    for (std::int64_t e = 0; e < experts(); ++e) largest = std::fmax(largest, x_.at(e));
-    double sum = 0.0;
-    for (std::int64_t e = 0; e < experts(); ++e) {
-      g.push_back(std::exp(x_.at(e) - largest));
-      sum += g.back();
-    }
-    for (double& p : g) p /= sum;
-    return g;
+    std::vector<double> logits;
+    for (std::int64_t e = 0; e < experts(); ++e) logits.push_back(x_.at(e));
+    return softmax_of(logits);
   }
 
   // The gradient of the logits in the dense softmax layer.
@@ -102,7 +107,8 @@ class Setting {
     const Var one = tape.variable(tokens);
     const Var x = copies == 1 ? one : concat(std::vector<Var>(size_of(copies), one), 0);
     const Weights w = weights(tape);
-    const LayerInput in{x, w, true};
+    LayerInput in{x, w, true};
+    in.sequence = x.size(0);
     const LayerOutput out = layer.forward(in);
     const Var losses = losses_of(slice(out.y, 0, 0, copies));
     const Var loss =
@@ -129,10 +135,11 @@ class Setting {
   // Passes that move the estimator's state, as training would.
   void warm_up(const Layer& layer, const Rng& rng) {
     for (int i = 0; i < kWarmUp; ++i) {
-      Tape tape({.gradients = false, .rng = rng.split(static_cast<std::uint64_t>(i))});
+      Tape tape({.gradients = false, .rng = pass_rng(rng, static_cast<std::uint64_t>(i))});
       run(layer, x_, tape, false);
       if (updates_.empty()) return;
       for (const auto& [name, value] : updates_) {
+        if (!name.starts_with("estimator.")) continue;  // the router is as it was made
         if (Parameter* p = parameters_.find(name)) p->value = value.to(DType::f64);
       }
     }
@@ -142,8 +149,10 @@ class Setting {
 
  private:
   // Experts of size one, blind to the logits; the identity as the router's matrix, and no bias.
-  void declare(Rng& rng) {
-    Layer(config_).declare("", parameters_, rng);
+  void declare(const Rng& rng) {
+    Rng own = setting_rng(rng, 6);
+    Layer(config_).declare("", parameters_, own);
+    std::uint64_t stream = 7;
     for (Parameter& p : parameters_) {
       if (p.name == "router.weight") {
         p.value = Tensor::zeros(p.value.shape(), DType::f64);
@@ -152,11 +161,11 @@ class Setting {
         }
       }
       if (!p.name.starts_with("experts.")) continue;
-      p.value = rng.normal(p.value.shape(), DType::f64);
+      p.value = setting_rng(rng, stream++).normal(p.value.shape(), DType::f64);
       if (p.name != "experts.w1") continue;
       const std::int64_t rows = p.value.size(1);
       for (std::int64_t i = 0; i < p.value.numel(); ++i) {
-        if (i / kHidden % rows < experts()) p.value.data<double>()[i] = 0.0;
+        if (i / kHiddenWidth % rows < experts()) p.value.data<double>()[i] = 0.0;
       }
     }
   }
@@ -177,7 +186,7 @@ class Setting {
     return gradient;
   }
 
-  // y [R, kOutput] -> [R]
+  // y [R, kOutputWidth] -> [R]
   Var losses_of(Var y) const {
     Tape& tape = y.tape();
     if (of_.loss == "linear") return sum(y * tape.constant(direction_), 1);
@@ -218,7 +227,7 @@ std::optional<std::vector<Weighted>> enumerate(Setting& s, const Layer& layer, c
 std::vector<Weighted> sample(Setting& s, const Layer& layer, std::int64_t samples, const Rng& rng) {
   std::vector<Weighted> all;
   for (std::int64_t i = 0; i < samples; ++i) {
-    Tape tape({.rng = rng.split(static_cast<std::uint64_t>(i))});
+    Tape tape({.rng = pass_rng(rng, static_cast<std::uint64_t>(i))});
     all.push_back({1.0 / static_cast<double>(samples), s.run(layer, s.tokens(), tape, true)});
   }
   return all;
@@ -247,9 +256,9 @@ std::vector<double> own_gradient(Setting& s, const Layer& layer, std::int64_t li
 void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
   const RouterEntry& router = router_entry(row.of.router);
   const EstimatorEntry& estimator = estimator_entry(row.of.estimator);
-  Setting s(row.of, Rng{options.seed, static_cast<std::uint64_t>(draw), 0});
+  const Rng rng{options.seed, static_cast<std::uint64_t>(draw), 0};
+  Setting s(row.of, rng);
   const Layer layer(s.config());
-  const Rng rng{options.seed, 0x626961'7300000000U + static_cast<std::uint64_t>(draw), 0};
   s.warm_up(layer, rng);
   std::optional<std::vector<Weighted>> all;
   if (!router.traits.continuous && !estimator.traits.continuous) {

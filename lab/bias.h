@@ -25,7 +25,7 @@ struct BiasCase {
 const std::vector<std::string>& bias_losses();
 
 struct BiasOptions {
-  std::int64_t draws = 4;  // random logits, tokens and losses that a row is the mean over
+  std::int64_t draws = 2;  // random logits, tokens and losses that a row is the mean over
   std::uint64_t seed = 1;
   std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo
   std::int64_t samples = 500;

@@ -10,22 +10,22 @@
 namespace moegrad {
 namespace {
 
-constexpr int kWarmUp = 30;                        // passes that fill a moving average
+constexpr int kWarmUpPasses = 30;                  // passes that fill a moving average
 constexpr Rng kDraws{1, 0x66696465'6c000000U, 0};  // every estimator sees the same draws
 
-double dot(const Tensor& a, const Tensor& b) {
+double inner(const Tensor& a, const Tensor& b) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.at(i) * b.at(i);
   return sum;
 }
 
 double cosine(const Tensor& a, const Tensor& b) {
-  const double norms = std::sqrt(dot(a, a) * dot(b, b));
-  return norms > 0.0 ? dot(a, b) / norms : 0.0;
+  const double norms = std::sqrt(inner(a, a) * inner(b, b));
+  return norms > 0.0 ? inner(a, b) / norms : 0.0;
 }
 double norm_ratio(const Tensor& a, const Tensor& b) {
-  const double other = std::sqrt(dot(b, b));
-  return other > 0.0 ? std::sqrt(dot(a, a)) / other : 0.0;
+  const double other = std::sqrt(inner(b, b));
+  return other > 0.0 ? std::sqrt(inner(a, a)) / other : 0.0;
 }
 
 // What a mixture layer got and what the model wants of it.
@@ -58,7 +58,7 @@ class Probe {
         if (stored.name == "mixture." + p.name) p.value = stored.value.to(DType::f64);
       }
     }
-    for (int i = 0; i < kWarmUp; ++i) {
+    for (int i = 0; i < kWarmUpPasses; ++i) {
       Tape tape({.gradients = false, .rng = kDraws});
       const Updates updates = forward(tape).updates;
       if (updates.empty()) break;

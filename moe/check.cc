@@ -173,7 +173,7 @@ bool settled(const CheckRow& row, const Mutation* mutation) {
   return mutation != nullptr && row.verdict == Verdict::fail;
 }
 
-std::string oracle_of(Claim claim) {
+std::string oracle_text(Claim claim) {
   switch (claim) {
     case Claim::exact:
       return "differences of the forward pass";
@@ -196,7 +196,7 @@ CheckRow checked(const Entry& entry, const char* kind, Body body) {
   row.name = entry.name;
   row.kind = kind;
   row.claim = name_of(entry.claim);
-  row.oracle = oracle_of(entry.claim);
+  row.oracle = oracle_text(entry.claim);
   const bool was_checked = pool::set_checked(true);
   try {
     body(row);

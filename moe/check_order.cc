@@ -12,26 +12,27 @@
 #include "autograd/expectation.h"
 #include "autograd/ridders.h"
 #include "moe/check.h"
+#include "moe/moments.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 
 namespace moegrad {
 namespace {
 
-constexpr std::int64_t kOutput = 2;
+constexpr std::int64_t kOutputs = 2;
 constexpr int kDegrees = 4;
 constexpr double kExact = 1e-9;  // exact
 constexpr double kWrong = 1e-3;  // measurably not
 
 // f(y) = sum_{m=1..d} <c_m, y>^m
-constexpr double kDirections[kDegrees][kOutput] = {
+constexpr double kDirections[kDegrees][kOutputs] = {
     {0.7, -1.3}, {1.1, 0.6}, {-0.9, 1.2}, {1.4, 0.8}};
 
 double polynomial(const double* y, double factor, int degree) {
   double sum = 0.0;
   for (int m = 0; m < degree; ++m) {
     double inner = 0.0;
-    for (std::int64_t d = 0; d < kOutput; ++d) inner += kDirections[m][d] * factor * y[d];
+    for (std::int64_t d = 0; d < kOutputs; ++d) inner += kDirections[m][d] * factor * y[d];
     sum += std::pow(inner, m + 1);
   }
   return sum;
@@ -42,21 +43,13 @@ Var polynomial(Var y, int degree) {
   Var sum_of_powers;
   for (int m = 0; m < degree; ++m) {
     const Var inner = sum(y * y.tape().constant(Tensor::of<double>(
-                                  {kOutput}, {kDirections[m][0], kDirections[m][1]})),
+                                  {kOutputs}, {kDirections[m][0], kDirections[m][1]})),
                           1);
     Var power = inner;
     for (int i = 0; i < m; ++i) power = power * inner;
     sum_of_powers = m == 0 ? power : sum_of_powers + power;
   }
   return sum_of_powers;
-}
-
-std::vector<double> softmax_of(const std::vector<double>& logits) {
-  double sum = 0.0;
-  std::vector<double> p;
-  for (const double z : logits) sum += std::exp(z);
-  for (const double z : logits) p.push_back(std::exp(z) / sum);
-  return p;
 }
 
 struct OrderCase {
@@ -68,7 +61,7 @@ struct OrderCase {
 OrderCase order_case(const EstimatorEntry& entry, const std::map<std::string, std::string>& options,
                      std::int64_t experts) {
   OrderCase c;
-  c.config.size = {experts, 1, kOutput, experts, 1};
+  c.config.size = {experts, 1, kOutputs, experts, 1};
   c.config.router = entry.routers.front();
   c.config.estimator = entry.name;
   c.config.options = options;
@@ -80,7 +73,7 @@ OrderCase order_case(const EstimatorEntry& entry, const std::map<std::string, st
   c.logits = Rng{31, static_cast<std::uint64_t>(experts), 0}
                  .uniform({experts}, DType::f64, 4.2, 5.0)
                  .to_vector();
-  c.outputs = Rng{32, static_cast<std::uint64_t>(experts), 0}.uniform({experts, kOutput},
+  c.outputs = Rng{32, static_cast<std::uint64_t>(experts), 0}.uniform({experts, kOutputs},
                                                                       DType::f64, -2.0, 2.5);
   return c;
 }
@@ -93,7 +86,7 @@ std::vector<double> exact_gradient(const OrderCase& c, const EstimatorEntry& ent
     double sum = 0.0;
     for (std::size_t i = 0; i < p.size(); ++i) {
       const double factor = categorical ? 1.0 : entry.traits.choice_alone ? held[i] : p[i];
-      sum += p[i] * polynomial(c.outputs.data<double>() + i * kOutput, factor, degree);
+      sum += p[i] * polynomial(c.outputs.data<double>() + i * kOutputs, factor, degree);
     }
     return sum;
   };

@@ -13,6 +13,8 @@ Tensor identity(std::int64_t n) {
   return t;
 }
 
+}  // namespace
+
 std::vector<double> softmax_of(const std::vector<double>& logits) {
   double largest = logits[0];
   for (const double o : logits) largest = std::fmax(largest, o);
@@ -25,8 +27,6 @@ std::vector<double> softmax_of(const std::vector<double>& logits) {
   for (double& p : g) p /= sum;
   return g;
 }
-
-}  // namespace
 
 std::vector<double> recorded_logits(std::int64_t experts) {
   return Rng{2024, 1, 0}.normal({experts}, DType::f64, 0.0, 1.5).to_vector();

@@ -25,6 +25,8 @@ RouterMoments router_moments(const Router& router, const std::vector<double>& lo
                              const std::vector<double>& outcomes, std::int64_t active,
                              std::span<const NoiseNode> noise = {});
 
+std::vector<double> softmax_of(const std::vector<double>& logits);
+
 // The fixed case of the recorded figures: logits of deviation 1.5 and outcomes of deviation 1.
 std::vector<double> recorded_logits(std::int64_t experts);
 std::vector<double> recorded_outcomes(std::int64_t experts);

@@ -168,11 +168,6 @@ Operand<T> operand_of(const Tensor& t, Layout layout) {
   return {t.data<T>(), layout};
 }
 
-template <class T>
-const T* data_or_null(const Tensor& t) {
-  return t.defined() ? t.data<T>() : nullptr;
-}
-
 template <class Loops>
 auto loop_at(const Loops& loops, int function, const char* operation) {
   if (function < 0 || function >= static_cast<int>(loops.size())) {
@@ -203,8 +198,8 @@ void CpuKernels::unary_backward(int function, Scalars p, const Tensor& x, const 
     using T = decltype(zero);
     static constexpr auto kLoops = unary_backward_loops<T>(UnaryFunctors{});
     const auto loop = loop_at(kLoops, function, "unary_backward");
-    const T* const x_data = data_or_null<T>(x);
-    const T* const y_data = data_or_null<T>(y);
+    const T* const x_data = cpu::data_or_null<T>(x);
+    const T* const y_data = cpu::data_or_null<T>(y);
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
     parallel_for(dx.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {

@@ -12,8 +12,8 @@
 namespace moegrad {
 namespace {
 
-constexpr std::int64_t kColumnBlock = 64;  // columns that one worker adds up in scatter_add_rows
-constexpr std::int64_t kInsertion = 32;    // up to this k, top_k keeps a sorted list
+constexpr std::int64_t kScatterColumns = 64;  // columns that one worker adds up in scatter_add_rows
+constexpr std::int64_t kInsertion = 32;       // up to this k, top_k keeps a sorted list
 
 // The order of top_k: larger first, NaN before every number, the lower place first among equals.
 template <class T>
@@ -102,7 +102,7 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
     if ((rows + targets) * cols <= cpu::kGrain) {
       add(0, cols);
     } else {
-      cpu::parallel_for(cols, kColumnBlock, add);
+      cpu::parallel_for(cols, kScatterColumns, add);
     }
   });
 }

@@ -93,4 +93,12 @@ class CpuKernels final : public Kernels {
            const Tensor& p) override;
 };
 
+namespace cpu {
+
+template <class T>
+const T* data_or_null(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+
+}  // namespace cpu
 }  // namespace moegrad

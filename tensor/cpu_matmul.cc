@@ -17,7 +17,7 @@ constexpr std::int64_t kSerialWork = std::int64_t{1} << 20;
 // From so many tiles of full rows on there is no need to cut columns as well.
 constexpr std::int64_t kEnoughTiles = 8;
 
-std::int64_t pieces_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
+std::int64_t tiles_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 // How a batch of products [m, k] x [k, n] is cut up: a function of the sizes alone.
 struct Tiling {
@@ -27,7 +27,7 @@ struct Tiling {
 
 Tiling tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k) {
   if (batch * m * n * k <= kSerialWork || m * n * k <= kSerialWork / kEnoughTiles) return {m, n};
-  const std::int64_t tiles = batch * pieces_of(m, kTileRows);
+  const std::int64_t tiles = batch * tiles_of(m, kTileRows);
   return {kTileRows, tiles >= kEnoughTiles ? n : kTileCols};
 }
 
@@ -52,7 +52,7 @@ struct GroupTiles {
     const std::int32_t* const bounds = offsets.data<std::int32_t>();
     std::int64_t count = 0;
     for (std::int64_t e = 0; e < groups_; ++e) {
-      count += pieces_of(bounds[e + 1] - bounds[e], kTileRows);
+      count += tiles_of(bounds[e + 1] - bounds[e], kTileRows);
     }
     tiles_ = Tensor::empty({count, 3}, DType::i32);
     starts_ = Tensor::empty({groups_ + 1}, DType::i32);
@@ -128,8 +128,8 @@ void CpuKernels::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
     const std::int64_t stride_a = transpose_a ? m : k;
     const std::int64_t stride_b = transpose_b ? k : n;
     const Tiling tile = tiling(batch, m, n, k);
-    const std::int64_t row_tiles = pieces_of(m, tile.rows);
-    const std::int64_t col_tiles = pieces_of(n, tile.cols);
+    const std::int64_t row_tiles = tiles_of(m, tile.rows);
+    const std::int64_t col_tiles = tiles_of(n, tile.cols);
     const auto run = [&](std::int64_t piece, int) {
       const std::int64_t i = piece / (row_tiles * col_tiles);
       const std::int64_t row = piece / col_tiles % row_tiles * tile.rows;
@@ -181,8 +181,8 @@ void CpuKernels::grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& 
     T* const dw_data = dw.data<T>();
     const std::int64_t rows = bounds[groups] - bounds[0];
     const Tiling tile = tiling(groups, k, m, rows / groups + 1);
-    const std::int64_t row_tiles = pieces_of(k, tile.rows);
-    const std::int64_t col_tiles = pieces_of(m, tile.cols);
+    const std::int64_t row_tiles = tiles_of(k, tile.rows);
+    const std::int64_t col_tiles = tiles_of(m, tile.cols);
     const auto run = [&](std::int64_t piece, int) {
       const std::int64_t e = piece / (row_tiles * col_tiles);
       const std::int64_t row = piece / col_tiles % row_tiles * tile.rows;

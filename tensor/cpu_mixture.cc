@@ -10,11 +10,6 @@ namespace {
 
 constexpr std::int64_t kPlanChunk = 8192;  // choices that are counted together
 
-template <class T>
-const T* data_or_null(const Tensor& t) {
-  return t.defined() ? t.data<T>() : nullptr;
-}
-
 }  // namespace
 
 void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
@@ -73,7 +68,7 @@ void CpuKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const T
   with_floating(out.dtype(), "tokens_to_slots", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    const T* const weight = data_or_null<T>(weights);
+    const T* const weight = cpu::data_or_null<T>(weights);
     T* const to = out.data<T>();
     cpu::parallel_for(slots, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t s = begin; s < end; ++s) {
@@ -100,7 +95,7 @@ void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const T
   with_floating(out.dtype(), "slots_to_tokens", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = h.data<T>();
-    const T* const weight = data_or_null<T>(weights);
+    const T* const weight = cpu::data_or_null<T>(weights);
     T* const to = out.data<T>();
     cpu::parallel_for(tokens, cpu::items_per_grain(cols * (k + 1)),
                       [=](std::int64_t begin, std::int64_t end) {

@@ -11,19 +11,19 @@ namespace {
 
 using cpu::lane_sum;
 
-constexpr std::int64_t kRowChunk = 64;  // rows of one partial sum of a scale's gradient
+constexpr std::int64_t kNormRows = 64;  // rows of one partial sum of a scale's gradient
 
 // Calls f(begin, end, sums) for chunks of rows, sums being `width` zeros of the chunk's own; writes
 // the sums of all chunks, added in order, to out [width].
 template <class T, class F>
 void sum_over_rows(std::int64_t rows, std::int64_t width, T* out, F&& f) {
-  const std::int64_t chunks = (rows + kRowChunk - 1) / kRowChunk;
+  const std::int64_t chunks = (rows + kNormRows - 1) / kNormRows;
   const Tensor workspace = Tensor::empty({chunks, width}, dtype_of<T>);
   T* const partial = workspace.data<T>();
   cpu::parallel_pieces(chunks, [&](std::int64_t chunk, int) {
     T* const sums = partial + chunk * width;
     std::fill(sums, sums + width, T(0));
-    f(chunk * kRowChunk, std::min(rows, (chunk + 1) * kRowChunk), sums);
+    f(chunk * kNormRows, std::min(rows, (chunk + 1) * kNormRows), sums);
   });
   for (std::int64_t i = 0; i < width; ++i) {
     double sum = 0.0;

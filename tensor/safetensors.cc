@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tensor/edit_distance.h"
 #include "tensor/files.h"
 
 namespace moegrad {
@@ -303,20 +304,6 @@ void read_i64(const InputFile& input, std::uint64_t offset, const Entry& entry, 
       }
     }
   }
-}
-
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i + 1);
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t substituted = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({substituted, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ constexpr std::string_view kPrefix = "step-";
 constexpr std::string_view kSuffix = ".safetensors";
 
 template <class T>
-bool parse(std::string_view text, T& value) {
+bool parse_number(std::string_view text, T& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
 }
@@ -30,9 +30,9 @@ std::int64_t step_of(const fs::path& path) {
   std::int64_t step = -1;
   if (name.size() <= kPrefix.size() + kSuffix.size() || !name.starts_with(kPrefix) ||
       !name.ends_with(kSuffix) ||
-      !parse(std::string_view(name).substr(kPrefix.size(),
-                                           name.size() - kPrefix.size() - kSuffix.size()),
-             step)) {
+      !parse_number(std::string_view(name).substr(kPrefix.size(),
+                                                  name.size() - kPrefix.size() - kSuffix.size()),
+                    step)) {
     return -1;
   }
   return step;
@@ -70,7 +70,7 @@ template <class T>
 T metadata_number(const TensorFile& file, std::string_view key) {
   const std::string& text = metadata(file, key);
   T value = 0;
-  if (!parse(text, value)) {
+  if (!parse_number(text, value)) {
     fail("checkpoint", "{}: '{}' is '{}'. Is the file damaged?", file.path.string(), key, text);
   }
   return value;

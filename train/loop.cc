@@ -88,9 +88,9 @@ struct StepReport {
   double learning_rate = 0.0;
 };
 
-class Run {
+class TrainingRun {
  public:
-  Run(const TrainConfig& config, const RunOptions& options, const Task& task)
+  TrainingRun(const TrainConfig& config, const RunOptions& options, const Task& task)
       : config_(config),
         options_(options),
         task_(task),
@@ -412,7 +412,7 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   const Task loaded = options.task != nullptr ? *options.task
                                               : load_task(config.task, config.data, config.type(),
                                                           static_cast<std::uint64_t>(config.seed));
-  return Run(config, options, checked(loaded))();
+  return TrainingRun(config, options, checked(loaded))();
 }
 
 }  // namespace moegrad

@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string reason(int code) { return std::generic_category().message(code); }
+std::string error_text(int code) { return std::generic_category().message(code); }
 
 void make_folder(const fs::path& path) {
   std::error_code error;
@@ -101,7 +101,7 @@ MetricsLog::MetricsLog(const fs::path& file, std::int64_t step) : path_(file) {
   write_file_atomic(file, kept);
   file_ = std::fopen(file.c_str(), "ae");
   if (file_ == nullptr) {
-    fail("metrics", "cannot write '{}': {}. Check the folder.", file.string(), reason(errno));
+    fail("metrics", "cannot write '{}': {}. Check the folder.", file.string(), error_text(errno));
   }
 }
 
@@ -113,7 +113,7 @@ void MetricsLog::line(std::string_view json) {
   const std::string text = std::string(json) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     fail("metrics", "cannot write '{}': {}. Free some space or choose another disk.",
-         path_.string(), reason(errno));
+         path_.string(), error_text(errno));
   }
 }
 

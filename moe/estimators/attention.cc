@@ -177,7 +177,7 @@ class AttentionEstimator : public Estimator {
   std::uint64_t seed_;
 };
 
-EstimatorEntry entry(bool buckets) {
+EstimatorEntry attention_entry(bool buckets) {
   EstimatorEntry e;
   e.name = buckets ? "lsh-attention" : "attention";
   e.summary = buckets ? "attention, among the tokens of the same hash bucket only"
@@ -222,7 +222,7 @@ EstimatorEntry entry(bool buckets) {
 
 }  // namespace
 
-EstimatorEntry attention_estimator() { return entry(false); }
-EstimatorEntry lsh_attention_estimator() { return entry(true); }
+EstimatorEntry attention_estimator() { return attention_entry(false); }
+EstimatorEntry lsh_attention_estimator() { return attention_entry(true); }
 
 }  // namespace moegrad

@@ -1,9 +1,11 @@
 // sparsemixer and sparsemixer-v2: the router gradient of one drawn expert, by quadrature along the
 // ray from 0 to p_D E_D (Liu et al., arXiv:2310.00811; v2, "GRIN", arXiv:2409.12136).
 //
-//   J = sum_i p_i f(p_i E_i);  dJ = d0 + d1,  d0 = sum_i f(p_i E_i) dp_i,  d1 = sum_i p_i df(p_i
-//   E_i) y = w E_D,  w = s p_D,  s the router's factor (Routing::scale; 1 where it has none) router
-//   v1: 2 <g, E_D> dp_D,  v2: <g, E_D> dp_D, without s: c = 2/s and 1/s on w experts  s p_D g
+//   J = sum_i p_i f(p_i E_i);  dJ = d0 + d1
+//   d0 = sum_i f(p_i E_i) dp_i,  d1 = sum_i p_i df(p_i E_i)
+//   y = w E_D,  w = s p_D,  s the router's factor (Routing::scale; 1 where it has none)
+//   router   v1: 2 <g, E_D> dp_D,  v2: <g, E_D> dp_D, without s: c = 2/s and 1/s on w
+//   experts  s p_D g
 //
 // With phi(u) = f(u E_D), <g, E_D> = phi'(s p_D), and without the argmax rule
 //   v1  p (phi'(p) + phi'(p/2)) = d1 + midpoint rule of d0: all of dJ, for phi quadratic

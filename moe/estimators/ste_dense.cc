@@ -205,7 +205,7 @@ class SteDenseEstimator : public Estimator {
   std::string renormalised_;
 };
 
-std::vector<OptionSpec> options() {
+std::vector<OptionSpec> dense_options() {
   return {{"cotangent",
            OptionSpec::Kind::choice,
            "plain",
@@ -232,7 +232,7 @@ EstimatorEntry ste_dense_router_estimator() {
               "V_i = E_i(x) on and off R: dL/dp_i = <g, E_i> for every expert;\n"
               "experts and x get the sparse layer's gradient",
           .traits = {.dense = true},
-          .options = options(),
+          .options = dense_options(),
           .make = [](const Options& o) -> std::unique_ptr<Estimator> {
             return std::make_unique<SteDenseEstimator>(false, o);
           }};
@@ -244,7 +244,7 @@ EstimatorEntry ste_dense_estimator() {
           .source = "Panda et al., ICLR 2025 submission",
           .formula = "V_i = E_i(x) on and off R: dL/dp_i = <g, E_i>, and every expert gets p_i g",
           .traits = {.dense = true},
-          .options = options(),
+          .options = dense_options(),
           .make = [](const Options& o) -> std::unique_ptr<Estimator> {
             return std::make_unique<SteDenseEstimator>(true, o);
           }};

@@ -120,9 +120,7 @@ RouterEntry noisy_top_k_router() {
               "losses: importance CV^2(sum_t w_t) + load CV^2(sum_t Phi((o_t - thr_t)/sd_t)),\n"
               "thr the (k+1)-th largest H for i in S, else the k-th",
           .claim = Claim::exact_on_cell,
-          .traits = {.continuous = true,
-                     .linear = false,
-                     .auxiliary = "importance and load (importance, load)"},
+          .traits = {.continuous = true, .auxiliary = "importance and load (importance, load)"},
           .options = {{"importance",
                        OptionSpec::Kind::number,
                        "0.01",

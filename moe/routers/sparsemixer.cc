@@ -12,8 +12,7 @@
 //   v2, k = 2   the second draw leaves out D1 and has its own mask, softmax and s; the two terms
 //               are added, and the logit of D1 gets no gradient from the second
 //   auxiliary   alpha E sum_i f_i P_i, f_i the fraction of the choices and P_i the mean of p_i
-//   (v1),
-//               of the softmax without mask (v2)
+//               (v1), or of the softmax without mask (v2)
 //
 // No capacity. The router gradient that goes with the two factors is the estimator's of the same
 // name; with the estimator `sparse` it is that of the weight s p_D.
@@ -193,7 +192,7 @@ class SparsemixerRouter : public Router {
   bool argmax_rule_;
 };
 
-std::vector<OptionSpec> options() {
+std::vector<OptionSpec> sparsemixer_options() {
   return {{"epsilon",
            OptionSpec::Kind::number,
            "0.1",
@@ -213,7 +212,7 @@ std::vector<OptionSpec> options() {
            {"0"}}};
 }
 
-RouterEntry entry(const char* name, const Version& version) {
+RouterEntry sparsemixer_entry(const char* name, const Version& version) {
   const bool first = version.gain;
   return {
       .name = name,
@@ -233,7 +232,7 @@ RouterEntry entry(const char* name, const Version& version) {
                 "loss: alpha E sum_i f_i P_i of the softmax without mask",
       .claim = Claim::documented,
       .traits = {.samples = true, .auxiliary = "balance (alpha)"},
-      .options = options(),
+      .options = sparsemixer_options(),
       .make = [version](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<SparsemixerRouter>(version, o);
       },
@@ -245,7 +244,7 @@ RouterEntry entry(const char* name, const Version& version) {
 
 // By enumeration of the fixed case of moe/moments.h.
 RouterEntry sparsemixer_router() {
-  RouterEntry e = entry("sparsemixer", kFirst);
+  RouterEntry e = sparsemixer_entry("sparsemixer", kFirst);
   e.recorded = {
       {{}, 4, 1, 0.659100406519, 0.170583291502, 0.522712102970, 0.0},
       {{{"epsilon", "1"}}, 4, 1, 0.504012103776, 0.198189782371, 0.277502713484, 0.017729612455},
@@ -260,7 +259,7 @@ RouterEntry sparsemixer_router() {
 }
 
 RouterEntry sparsemixer_v2_router() {
-  RouterEntry e = entry("sparsemixer-v2", kSecond);
+  RouterEntry e = sparsemixer_entry("sparsemixer-v2", kSecond);
   e.recorded = {
       {{}, 4, 1, 0.659100406519, 0.170583291502, 0.522712102970, 0.0},
       {{{"epsilon", "1"}}, 4, 1, 0.519507092534, 0.201028819179, 0.284684980479, 0.020150070303},
