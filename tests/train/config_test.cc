@@ -153,7 +153,8 @@ TEST_CASE("config: hostile JSON") {
   CHECK(json_error(R"({"\u001b[2J\u0000": 1})") ==
         "[config] there is no setting '\\u001b[2J\\u0000'. Did you mean 'router'?");
   CHECK(json_error("{\"" + std::string(5000, 'x') + "\": 1}") ==
-        "[config] there is no setting '" + std::string(60, 'x') + "...'. Did you mean 'expert_gradient'?");
+        "[config] there is no setting '" + std::string(60, 'x') +
+            "...'. Did you mean 'expert_gradient'?");
 }
 
 TEST_CASE("config: any damage is an error or a configuration, nothing else") {
