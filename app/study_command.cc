@@ -196,11 +196,11 @@ struct FidelityArguments {
   JsonOutput json;
 };
 
-// Those that run with any router that selects experts.
+// Those that are not for a router of their own.
 std::vector<std::string> comparable_estimators() {
   std::vector<std::string> names;
   for (const EstimatorEntry& e : estimators()) {
-    if (!e.traits.categorical) names.push_back(e.name);
+    if (!e.routers.empty() && e.routers.front() == "top-k") names.push_back(e.name);
   }
   return names;
 }
@@ -333,7 +333,7 @@ void add_fidelity(CLI::App& study, Global& global) {
       ->type_name("FILE");
   command.add_flag("--along-training", a->along_training,
                    "train a model and measure at points on the way");
-  command.add_option("--estimators", a->estimators, "[all that go with any router]")
+  command.add_option("--estimators", a->estimators, "[all that need no router of their own]")
       ->delimiter(',')
       ->type_name("LIST");
   command.add_option("--task", a->task, "to train on [vision]");

@@ -226,6 +226,26 @@ TEST_CASE("ids, state, sequences and parameters of the router's own") {
         "moegrad: [layer] 5 tokens do not divide into sequences of 2. Give whole sequences.\n");
 }
 
+TEST_CASE("a causal layer refuses what sees other tokens, unless forced") {
+  Layer layer;
+  const TensorFile f = numbers();
+  const std::vector<std::string> choice = {"--router", "expert-choice", "--active", "2",
+                                           "--causal"};
+  CHECK(layer.refused(f, choice) ==
+        "moegrad: [layer] router expert-choice looks at other tokens of the batch: a causal model "
+        "would see the future. Choose another router, or force it.\n");
+  std::vector<std::string> forced = choice;
+  forced.push_back("--force");
+  CHECK(layer(f, forced).code == 0);
+  const std::vector<std::string> group = {"--active", "2", "--estimator", "expert-group",
+                                          "--causal"};
+  CHECK(layer(f, group).code == 0);
+  std::vector<std::string> leaking = group;
+  leaking.insert(leaking.end(), {"--option", "forward=true"});
+  CHECK(
+      layer.refused(f, leaking).starts_with("moegrad: [layer] estimator expert-group with these"));
+}
+
 TEST_CASE("router part and expert part of two estimators") {
   Layer layer;
   const TensorFile f = numbers();
@@ -333,8 +353,7 @@ TEST_CASE("what it refuses") {
             {"--active", "2", "--router", "moesart"}) ==
         "moegrad: [layer] FILE: 'unadjusted' names expert 3 for token 2, which is not among its "
         "selected. Name one of them.\n");
-  CHECK(
-      refused(with_selected({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}),
-              {"--router", "softmax", "--active", "2"}) ==
-      "moegrad: [layer] FILE: router softmax selects all experts itself. Leave 'selected' out.\n");
+  CHECK(refused(with_selected({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}),
+                {"--router", "softmax", "--active", "2"}) ==
+        "moegrad: [layer] FILE: router softmax selects experts by itself. Leave 'selected' out.\n");
 }

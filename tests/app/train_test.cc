@@ -181,6 +181,17 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
   check_mistake(with({"--active", "0"}), "[layer] k is 0 with 4 experts. Use 1 <= k <= 4.");
   check_mistake(with({"--router", "moesart", "--active", "1"}),
                 "[layer] k is 1, too few for router moesart. Use k >= 2.");
+  check_mistake(with({"--router", "switch", "--active", "1", "--option", "capacity=0"}),
+                "[option] 'capacity' of router switch is '0'. Give a number from 1e-06 to "
+                "1000000.");
+  check_mistake(with({"--router", "moesart", "--option", "temperature=0"}),
+                "[option] 'temperature' of router moesart is '0'. Give a number from 1e-06 to "
+                "1000000.");
+  check_mistake(with({"--router", "deepseek-v3", "--active", "3", "--option", "groups=4"}),
+                "[deepseek-v3] k is 3 and 1 of 4 groups hold 1 experts. Keep more groups.");
+  check_mistake(with({"--estimator", "reinmax"}),
+                "[layer] estimator reinmax is for a router that draws one expert with weight 1, "
+                "and top-k does not. Use --router categorical.");
   check_mistake(with({"--lr", "fast"}),
                 "[option] 'lr' of train is 'fast'. Give a number from 0 to 1000000.");
   check_mistake(with({"--lr", "-1"}),
