@@ -36,8 +36,8 @@ constexpr const char* kBias = "estimator.baseline.bias";
 constexpr std::int64_t kMostInSet = 6;
 
 // log P^A(T) of one token: over the orders of T, each a product of softmaxes over what is left.
-double log_probability_of_set(const double* logits, std::size_t experts, std::vector<bool> gone,
-                              std::vector<std::int32_t> set) {
+double log_probability_of_set(const double* logits, std::size_t experts,
+                              const std::vector<bool>& gone, std::vector<std::int32_t> set) {
   std::sort(set.begin(), set.end());
   std::vector<double> orders;
   do {
