@@ -71,15 +71,18 @@ Tensor rows_of_logits(std::int64_t tokens) {
   return x;
 }
 
-Routing route(const std::string& name, std::int64_t k, Tape& tape, std::int64_t tokens) {
+Routing route(const std::string& name, std::int64_t k, Tape& tape, std::int64_t tokens,
+              const std::map<std::string, std::string>& options = {}) {
   const RouterEntry& entry = router_entry(name);
   const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
   for (std::int64_t e = 0; e < kExperts; ++e) eye.data<double>()[e * kExperts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));
-  return entry.make(Options("router", entry.options))
-      ->route({kExperts, 1, 1, kExperts, k},
-              {tape.constant(rows_of_logits(tokens)), weights, true});
+  weights.set("router.omega", tape.constant(Tensor::full({1}, 1.0, DType::f64)));
+  Options chosen("router", entry.options);
+  for (const auto& [option, value] : options) chosen.set(option, value);
+  return entry.make(chosen)->route({kExperts, 1, 1, kExperts, k},
+                                   {tape.constant(rows_of_logits(tokens)), weights, true});
 }
 
 std::uint32_t set_of(const Tensor& selected, std::int64_t token) {
@@ -163,6 +166,52 @@ TEST_CASE("live draws with replacement: ordered pairs") {
     counted[static_cast<std::uint32_t>(5 * pair[0] + pair[1])] += 1.0;
   }
   CHECK(chi_squared(expected, counted, kSamples) < 51.18);  // 24 degrees of freedom
+}
+
+// The drawn expert and its factor s: outcome 2 D, and 2 D + 1 where s is the smaller one.
+TEST_CASE("live and enumerated draws of sparsemixer and its factor") {
+  const std::vector<double> g = softmax_of_logits();
+  for (const auto& [name, whole] : {std::pair("sparsemixer", 0.5), {"sparsemixer-v2", 0.25}}) {
+    CAPTURE(name);
+    Outcomes expected;
+    for (std::uint32_t i = 0; i < 5; ++i) {
+      const bool largest = i == 2;
+      expected[2 * i] = g[i] * (largest ? 1.0 : whole);
+      if (!largest) expected[2 * i + 1] = g[i] * (1.0 - whole);
+    }
+    const std::map<std::string, std::string> options = {{"epsilon", "10"}};  // nothing is masked
+    const auto outcome = [](const Routing& r, std::int64_t t) {
+      const std::uint32_t drawn = 2U * static_cast<std::uint32_t>(r.selected.at(t));
+      return drawn + (r.scale.at(t) < 1.0 ? 1U : 0U);
+    };
+    Tape tape({.gradients = false, .rng = Rng{33, 0, 0}});
+    const Routing live = route(name, 1, tape, kSamples, options);
+    Outcomes counted;
+    for (std::int64_t t = 0; t < kSamples; ++t) counted[outcome(live, t)] += 1.0;
+    CHECK(chi_squared(expected, counted, kSamples) < 26.12);  // 8 degrees of freedom
+
+    Decisions decisions = Decisions::enumerator();
+    Outcomes found;
+    do {
+      Tape one({.gradients = false, .decisions = &decisions});
+      const std::uint32_t at = outcome(route(name, 1, one, 1, options), 0);
+      found[at] += decisions.probability();
+    } while (decisions.next_outcome());
+    for (const auto& [at, p] : expected) CHECK(std::abs(found[at] - p) <= 1e-12);
+  }
+}
+
+TEST_CASE("gshard keeps its second expert with probability min(1, 2 w)") {
+  const double second = std::exp(kLogits[0]) / (std::exp(kLogits[0]) + std::exp(kLogits[2]));
+  Tape tape({.gradients = false, .rng = Rng{34, 0, 0}});
+  const Tensor selected = route("gshard", 2, tape, kSamples, {{"capacity", "0"}}).selected;
+  Outcomes counted;
+  for (std::int64_t t = 0; t < kSamples; ++t) {
+    CHECK(selected.at(2 * t) == 2.0);
+    counted[selected.at(2 * t + 1) == 0.0 ? 1U : 0U] += 1.0;
+  }
+  const double kept = 2.0 * second;                                             // 0.71
+  CHECK(chi_squared({{1, kept}, {0, 1.0 - kept}}, counted, kSamples) < 10.83);  // one degree
 }
 
 TEST_CASE("enumerated probabilities are the closed forms") {
