@@ -176,6 +176,8 @@ std::vector<std::string> problems_of_command(const std::string& line) {
   std::string subcommand;
   auto word = program + 1;
   if (word != words.end() && !word->starts_with("-")) subcommand = *word++;
+  // `moegrad study` has commands of its own.
+  if (subcommand == "study" && word != words.end()) subcommand += " " + *word++;
   const Output& help = run("'" MOEGRAD_BINARY "' " + subcommand + " --help");
   if (help.status != 0 || help.text.find("moegrad " + subcommand) == std::string::npos) {
     return {"'" + line + "': no command " + subcommand};
