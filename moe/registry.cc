@@ -99,7 +99,7 @@ void add(std::vector<Entry>& entries, Entry entry, std::string_view kind) {
   }
   for (const Entry& other : entries) {
     if (other.name == entry.name) {
-      fail(kind, "there is a {} '{}' already. Choose another name.", kind, entry.name);
+      fail(kind, "'{}' is there already. Choose another name.", entry.name);
     }
   }
   entries.push_back(std::move(entry));
