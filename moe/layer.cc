@@ -12,8 +12,10 @@
 namespace moegrad {
 namespace {
 
-// Sets each given option where it is known: with the router, the estimator or the layer.
-void distribute(const std::map<std::string, std::string>& given, std::span<Options*> owners) {
+// Sets each given option where it is known: with the router, the estimator or the layer. `who` is
+// what the first two are called.
+void distribute(const std::map<std::string, std::string>& given, std::span<Options*> owners,
+                const std::string& who) {
   for (const auto& [name, value] : given) {
     bool known = false;
     for (Options* owner : owners) {
@@ -26,8 +28,8 @@ void distribute(const std::map<std::string, std::string>& given, std::span<Optio
     for (const Options* o : owners) {
       for (const OptionSpec& spec : o->specs()) names.push_back(spec.name);
     }
-    fail("option", "neither router, estimator nor layer has an option '{}'. Did you mean '{}'?",
-         name, nearest(name, names));
+    fail("option", "neither {} nor the layer has an option '{}'. Did you mean '{}'?", who, name,
+         nearest(name, names));
   }
 }
 
@@ -171,7 +173,9 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
   for (const auto& [name, value] : router.layer_options) own.set(name, value);
   std::vector<Options*> owners = {&router_options, &own};
   for (Options& o : part_options) owners.push_back(&o);
-  distribute(config_.options, owners);
+  std::string who = "router " + router.name;
+  for (const EstimatorEntry* part : parts) who += ", estimator " + part->name;
+  distribute(config_.options, owners, who);
   router_ = router.make(router_options);
   router_->check(s);
   estimator_ = parts[0]->make(part_options[0]);

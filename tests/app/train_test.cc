@@ -171,7 +171,8 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
   check_mistake(with({"--estimator", "spars"}),
                 "[estimator] no estimator 'spars'. Did you mean 'sparse'?");
   check_mistake(with({"--option", "renormalize=true"}),
-                "[option] neither router, estimator nor layer has an option 'renormalize'. Did you "
+                "[option] neither router top-k, estimator sparse nor the layer has an option "
+                "'renormalize'. Did you "
                 "mean 'renormalise'?");
   check_mistake(with({"--option", "renormalise=maybe"}),
                 "[option] 'renormalise' of router top-k is 'maybe'. Give true or false.");

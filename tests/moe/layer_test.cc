@@ -33,7 +33,8 @@ TEST_CASE("what a layer refuses") {
   CHECK(refused([](LayerConfig& c) { c.estimator = "expert-groups"; }) ==
         "[estimator] no estimator 'expert-groups'. Did you mean 'expert-group'?");
   CHECK(refused([](LayerConfig& c) { c.options["renormalize"] = "true"; }) ==
-        "[option] neither router, estimator nor layer has an option 'renormalize'. Did you mean "
+        "[option] neither router top-k, estimator sparse nor the layer has an option "
+        "'renormalize'. Did you mean "
         "'renormalise'?");
   CHECK(refused([](LayerConfig& c) { c.options["renormalise"] = "yes"; }) ==
         "[option] 'renormalise' of router top-k is 'yes'. Give true or false.");

@@ -92,7 +92,8 @@ TEST_CASE("config: a mixture that cannot be") {
   CHECK(layer_error({{"estimator", "expert-groups"}}) ==
         "[estimator] no estimator 'expert-groups'. Did you mean 'expert-group'?");
   CHECK(layer_error({{"options.renormalize", "true"}}) ==
-        "[option] neither router, estimator nor layer has an option 'renormalize'. Did you mean "
+        "[option] neither router top-k, estimator sparse nor the layer has an option "
+        "'renormalize'. Did you mean "
         "'renormalise'?");
   CHECK(layer_error({{"active", "9"}}) == "[layer] k is 9 with 8 experts. Use 1 <= k <= 8.");
   CHECK(layer_error({{"active", "0"}}) == "[layer] k is 0 with 8 experts. Use 1 <= k <= 8.");
