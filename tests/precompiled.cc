@@ -1,0 +1,1 @@
+// Compiled for its precompiled header, which every test uses (tests/CMakeLists.txt).
