@@ -18,14 +18,14 @@
 // The experts get the sparse layer's gradient. `samples` copies of each token run, one behind the
 // other. Inference is the sparse layer.
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
+#include <span>
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -35,66 +35,27 @@ constexpr const char* kWeight = "estimator.baseline.weight";
 constexpr const char* kBias = "estimator.baseline.bias";
 constexpr std::int64_t kMostInSet = 6;
 
-// log P^A(T) of one token: over the orders of T, each a product of softmaxes over what is left.
-double log_probability_of_set(const double* logits, std::size_t experts,
-                              const std::vector<bool>& gone, std::vector<std::int32_t> set) {
-  std::sort(set.begin(), set.end());
-  std::vector<double> orders;
-  do {
-    std::vector<bool> left_out = gone;
-    double log_p = 0.0;
-    for (const std::int32_t drawn : set) {
-      double largest = -std::numeric_limits<double>::infinity();
-      for (std::size_t e = 0; e < experts; ++e) {
-        if (!left_out[e]) largest = std::fmax(largest, logits[e]);
-      }
-      double sum = 0.0;
-      for (std::size_t e = 0; e < experts; ++e) {
-        if (!left_out[e]) sum += std::exp(logits[e] - largest);
-      }
-      log_p += logits[drawn] - largest - std::log(sum);
-      left_out[static_cast<std::size_t>(drawn)] = true;
-    }
-    orders.push_back(log_p);
-  } while (std::next_permutation(set.begin(), set.end()));
-  const double largest = *std::max_element(orders.begin(), orders.end());
-  double sum = 0.0;
-  for (const double log_p : orders) sum += std::exp(log_p - largest);
-  return largest + std::log(sum);
-}
-
 // Of the samples of one token: p_s R(S,s) [n], and p_t R_s(S,t) [n, n] by row s.
 struct SetWeights {
   std::vector<double> first, others;
 };
 
-SetWeights set_weights(const double* logits, std::size_t experts,
-                       const std::vector<std::int32_t>& set) {
+// R_s(S,t) is R(S\s, t) where s is no expert at all.
+SetWeights set_weights(std::span<const double> logits, const std::vector<std::int32_t>& set) {
   const std::size_t n = set.size();
-  const std::vector<bool> none(experts, false);
-  const auto without = [](std::vector<std::int32_t> from, std::int32_t drawn) {
-    std::erase(from, drawn);
-    return from;
-  };
-  const auto log_p = [&](std::int32_t drawn) {
-    return log_probability_of_set(logits, experts, none, {drawn});
-  };
-  SetWeights w{std::vector<double>(n), std::vector<double>(n * n)};
-  const double whole = log_probability_of_set(logits, experts, none, set);
+  const double total = log_sum_exp(logits);
+  SetWeights w{set_probability(logits, set).first, std::vector<double>(n * n)};
   for (std::size_t s = 0; s < n; ++s) {
-    std::vector<bool> gone = none;
-    gone[static_cast<std::size_t>(set[s])] = true;
-    const std::vector<std::int32_t> rest = without(set, set[s]);
-    const double after = log_probability_of_set(logits, experts, gone, rest);
-    w.first[s] = std::exp(log_p(set[s]) + after - whole);
+    std::vector<double> left(logits.begin(), logits.end());
+    left.erase(left.begin() + set[s]);
+    std::vector<std::int32_t> rest;
+    for (const std::int32_t t : set) {
+      if (t != set[s]) rest.push_back(t > set[s] ? t - 1 : t);
+    }
+    const std::vector<double> log_ratio = set_probability(left, rest).log_ratio;
     for (std::size_t t = 0; t < n; ++t) {
-      double ratio = 0.0;
-      if (t != s) {
-        std::vector<bool> both = gone;
-        both[static_cast<std::size_t>(set[t])] = true;
-        ratio = log_probability_of_set(logits, experts, both, without(rest, set[t])) - after;
-      }
-      w.others[s * n + t] = std::exp(log_p(set[t]) + ratio);
+      const double ratio = t == s ? 0.0 : log_ratio[t < s ? t : t - 1];
+      w.others[s * n + t] = std::exp(logits[static_cast<std::size_t>(set[t])] - total + ratio);
     }
   }
   return w;
@@ -180,7 +141,9 @@ class ReinforceEstimator : public Estimator {
              samples_);
       }
       const SetWeights w =
-          set_weights(logits.data<double>() + t * experts, static_cast<std::size_t>(experts), set);
+          set_weights(logits.values<double>().subspan(static_cast<std::size_t>(t * experts),
+                                                      static_cast<std::size_t>(experts)),
+                      set);
       for (std::size_t s = 0; s < n; ++s) {
         const std::int64_t at = t + static_cast<std::int64_t>(s);
         double baseline = 0.0;
