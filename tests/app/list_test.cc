@@ -1,3 +1,5 @@
+#include <tuple>
+
 #include <nlohmann/json.hpp>
 
 #include "tests/app/program.h"
@@ -17,7 +19,8 @@ TEST_CASE("list: four arrays of what there is") {
   const std::pair<const char*, std::vector<std::string>> wanted[] = {
       {"operations", {"add", "matmul", "straight_through", "dispatch", "grouped_matmul"}},
       {"routers", {"softmax", "top-k", "moesart", "deepseek-v3", "soft-moe", "unordered-set"}},
-      {"estimators", {"sparse", "ste-dense", "expert-group", "default-ema", "reinmax"}},
+      {"estimators",
+       {"sparse", "ste-dense", "ste-dense-router", "expert-group", "default-ema", "reinmax"}},
       {"tasks", {"vision", "synthetic"}}};
   for (const auto& [kind, names] : wanted) {
     std::vector<std::string> found;
@@ -34,6 +37,19 @@ TEST_CASE("list: four arrays of what there is") {
   const Outcome printed = run(folder, {"list", "--json"});
   CHECK(json::parse(printed.out) == all);
   CHECK(run(folder, {"list"}).out.find("expert-group") != std::string::npos);
+}
+
+TEST_CASE("list: the README counts what there is") {
+  const TemporaryFolder folder;
+  const json all = json::parse(run(folder, {"list", "--json"}).out);
+  const std::string readme = moegrad::read_file(std::string(MOEGRAD_SOURCE_DIR) + "/README.md");
+  for (const auto& [start, kind, end] :
+       {std::tuple("| operations | ", "operations", ","),
+        {"| [routers](docs/routers.md) | ", "routers", ":"},
+        {"| [estimators](docs/estimators.md) | ", "estimators", ":"}}) {
+    CAPTURE(kind);
+    CHECK(readme.find(start + std::to_string(all[kind].size()) + end) != std::string::npos);
+  }
 }
 
 TEST_CASE("list: the pages of the documentation are what it writes") {
