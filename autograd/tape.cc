@@ -32,7 +32,7 @@ Tensor Var::value() const {
   if (!node.value.defined()) tape_->released("value", static_cast<std::size_t>(index_));
   return node.value;
 }
-const Shape& Var::shape() const { return tape().at(*this).shape; }
+Shape Var::shape() const { return tape().at(*this).shape; }
 DType Var::dtype() const { return tape().at(*this).dtype; }
 bool Var::needs_gradient() const { return tape().at(*this).needs_gradient; }
 

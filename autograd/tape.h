@@ -41,7 +41,7 @@ class Var {
   std::int32_t index() const { return index_; }
   // The value; an Error after a backward pass has released it (BackwardOptions::retain keeps it).
   Tensor value() const;
-  const Shape& shape() const;
+  Shape shape() const;  // a copy: the tape may grow while it is used
   std::int64_t size(int axis) const { return shape()[axis < 0 ? axis + shape().rank() : axis]; }
   int rank() const { return shape().rank(); }
   DType dtype() const;

@@ -55,9 +55,8 @@ class CometRouter : public Router {
       return out;
     });
     const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, p.dtype())); };
-    const Var leaves =
-        matmul(in.x, in.weights.at("router.leaf")) + in.weights.at("router.leaf_bias");
-    const Var leaf = reshape(leaves, p.shape());
+    const Var leaf = reshape(
+        matmul(in.x, in.weights.at("router.leaf")) + in.weights.at("router.leaf_bias"), p.shape());
     const Var u = where(reached, leaf + log(where(reached, p, number(1.0))), number(kNever));
     Routing r;
     r.logits = logsumexp(reshape(u, {tokens, size.active, size.experts}), 1);

@@ -77,6 +77,15 @@ TEST_CASE("a parameter that could not be made is not remembered") {
   CHECK(t.parameter(p).value().item() == 2.0);
 }
 
+TEST_CASE("a shape outlives the growth of its tape") {
+  Tape t;
+  Var x = t.variable(Tensor::full({2, 3}, 1.0, DType::f64));
+  const Shape& shape = x.shape();
+  for (int i = 0; i < 1000; ++i) x = x + 1.0;
+  CHECK(shape == Shape({2, 3}));
+  CHECK(reshape(x * 2.0 + 1.0, x.shape()).shape() == shape);
+}
+
 TEST_CASE("integer tensors carry no gradient and are skipped") {
   Tape t;
   Parameter counts{"counts", Tensor::of<std::int32_t>({2}, {1, 2})};
