@@ -7,7 +7,7 @@
 //   inference   both are kept
 //   capacity    C = max(capacity-min, floor(capacity N/E)) for the N tokens that run together; all
 //               first choices queue before all second ones. 2 holds both choices of all tokens at
-//               balance; 0: no limit. The weight of the other choice stays as it is
+//               balance. The weight of the other choice stays as it is
 //   auxiliary   balance E sum_i c_i m_i, c_i the fraction of the tokens whose first choice is i,
 //               before dropping and without gradient, m_i the mean of g_i (E^2 mean(c m))
 //
@@ -48,11 +48,9 @@ class GshardRouter : public Router {
     }
     r.auxiliary = settings_.balance * switch_auxiliary(r.scores, first);
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
-    if (settings_.capacity > 0.0) {
-      const std::int64_t capacity =
-          std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
-      r.selected = drop_over_capacity(r.selected, size.experts, capacity);
-    }
+    const std::int64_t capacity =
+        std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
+    r.selected = drop_over_capacity(r.selected, size.experts, capacity);
     r.weights = kept_weights(r.weights, r.selected);
     return r;
   }
@@ -115,11 +113,11 @@ RouterEntry gshard_router() {
                       {"capacity",
                        OptionSpec::Kind::number,
                        "2",
-                       "room of an expert, in parts of N/E choices; 0: no limit",
-                       0.0,
+                       "room of an expert, in parts of N/E choices",
+                       1e-6,
                        1e6,
                        {},
-                       {"0", "0.5"}},
+                       {"1e6", "0.5"}},
                       {"capacity-min",
                        OptionSpec::Kind::integer,
                        "4",

@@ -4,7 +4,7 @@
 //   training    o' = o + N(0, 1)/E;  p = softmax(o');  S = TopK(p);  w = p on S, not renormalised
 //   inference   the same with o' = o
 //   capacity    C = ceil(capacity N k/E), up to a multiple of capacity-multiple, for the N tokens
-//               that run together; 0: no limit. All first choices queue before all second ones,
+//               that run together. All first choices queue before all second ones,
 //               tokens in their order or, with batch-priority, by their largest p, descending
 //   auxiliary   balance/2 (CV^2(sum_t g_t) + CV^2(mean_t P_t)),  CV^2 = variance/mean^2
 //               P_ti = 1 - Phi((tau_t - o_ti) E), tau_t the k-th largest o' of the row, with its
@@ -60,7 +60,7 @@ class VMoeRouter : public Router {
       const Var wins = normal_cdf(margin * static_cast<double>(size.experts));
       r.auxiliary = r.auxiliary + half * squared_variation(mean(wins, 0), 0.0);
     }
-    r.selected = settings_.capacity > 0.0 ? dropped(r, chosen, size) : chosen;
+    r.selected = dropped(r, chosen, size);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
@@ -116,11 +116,11 @@ RouterEntry v_moe_router() {
                       {"capacity",
                        OptionSpec::Kind::number,
                        "1.05",
-                       "room of an expert, in parts of N k/E choices; 0: no limit",
-                       0.0,
+                       "room of an expert, in parts of N k/E choices",
+                       1e-6,
                        1e6,
                        {},
-                       {"0", "0.5"}},
+                       {"1e6", "0.5"}},
                       {"capacity-multiple",
                        OptionSpec::Kind::integer,
                        "4",

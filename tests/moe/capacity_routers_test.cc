@@ -64,7 +64,7 @@ TEST_CASE("capacity: its size, and refusals") {
   const Tensor queue = Tensor::of<std::int32_t>({2}, {0, 2});
   CHECK(error_of([&] { drop_over_capacity(selected, 4, 1, queue); }).find("token 2 of 2") !=
         std::string::npos);
-  for (const char* name : {"switch", "expert-choice"}) {
+  for (const char* name : {"switch", "gshard", "v-moe", "expert-choice"}) {
     CHECK(error_of([&] {
             router_of(name, {{"capacity", "0"}});
           }).find("capacity") != std::string::npos);
@@ -162,7 +162,7 @@ TEST_CASE("gshard: renormalised weights, first-choice balance loss, second choic
   }
   CHECK(r.auxiliary.value().item() == doctest::Approx(loss).epsilon(1e-12));
   const Routing all =
-      router_of("gshard", {{"capacity", "0"}})->route(square_size(3, 2), {x, weights, false});
+      router_of("gshard", {{"capacity", "1e6"}})->route(square_size(3, 2), {x, weights, false});
   CHECK(ids_of(all.selected) == Ids{1, 0, 0, 1, 0, 2, 0, 1});
 }
 
@@ -194,7 +194,7 @@ TEST_CASE("v-moe: noisy scores not renormalised, importance and load losses") {
   const Var x = tape.variable(o);
   const Weights weights = identity_weights(tape, kExperts);
   const std::unique_ptr<Router> router =
-      router_of("v-moe", {{"balance", "0.6"}, {"capacity", "0"}});
+      router_of("v-moe", {{"balance", "0.6"}, {"capacity", "1e6"}});
   const Routing r = router->route(square_size(kExperts, kActive), {x, weights, true});
   const Tensor noise = decisions.recorded("noise").at(0);
   Tensor noisy = o.clone();
@@ -254,7 +254,7 @@ TEST_CASE("v-moe: capacity, and batch priority") {
     return ids_of(
         router_of("v-moe", options)->route(square_size(3, 2), {x, weights, false}).selected);
   };
-  CHECK(selected({{"capacity", "0"}}) == Ids{0, 1, 0, 1, 0, 2, 0, 1});
+  CHECK(selected({{"capacity", "1e6"}}) == Ids{0, 1, 0, 1, 0, 2, 0, 1});
   // C = ceil(0.75 * 8/3) = 2
   CHECK(selected({{"capacity", "0.75"}}) == Ids{0, 1, 0, 1, -1, 2, -1, -1});
   CHECK(selected({{"capacity", "0.75"}, {"batch-priority", "true"}}) ==
