@@ -15,7 +15,7 @@ namespace {
 class SelectedMean : public Estimator {
  public:
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     if (!in.training()) return written_sparse(h, in.routing.weights, in.plan);
     const Tensor ids = unselected(in.routing.selected, in.plan.experts);
     Rest rest;

@@ -37,11 +37,8 @@ struct Combined {
 //     + sum_i c_i (w_i - sg w_i) sg(V_i)                     router; value 0
 //     + sum_{i not in R} sg(p_i) (A_i - sg A_i)              optional, experts off R; value 0
 //
-// Each exists twice: written out from stop_gradient and plain operations (the definition), and
-// fused. `form` says which; automatic is fused with live decisions and written out otherwise, so
-// that checks with replayed decisions see the definition.
-enum class Form { automatic, fused, written };
-
+// Each exists twice, written out from stop_gradient and plain operations (the definition), and
+// fused; `form` says which.
 class Estimator {
  public:
   virtual ~Estimator() = default;
@@ -68,9 +65,7 @@ class Estimator {
   Form form = Form::automatic;
 
  protected:
-  bool fused(Tape& tape) const {
-    return form == Form::fused || (form == Form::automatic && tape.decisions().live());
-  }
+  bool fused(Tape& tape) const { return is_fused(form, tape); }
 };
 
 }  // namespace moegrad

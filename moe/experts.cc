@@ -30,7 +30,13 @@ Activation activation_of(std::string_view name) {
   fail("experts", "no activation '{}'. Did you mean '{}'?", name, nearest(name, names));
 }
 
-Var Experts::operator()(Var rows, const Plan& plan) const {
+bool is_fused(Form form, Tape& tape) {
+  return form == Form::fused || (form == Form::automatic && tape.decisions().live());
+}
+
+Var Experts::operator()(Var x, const Plan& plan) const {
+  if (is_fused(form, x.tape())) return fused_experts(*this, x, plan);
+  const Var rows = dispatch(x, plan);
   const Var first = linear(rows, w1, b1, plan);
   Var hidden;
   switch (activation) {
@@ -48,6 +54,11 @@ Var Experts::operator()(Var rows, const Plan& plan) const {
       break;
   }
   return linear(hidden, w2, b2, plan);
+}
+
+Var Experts::mixture(Var x, Var weights, const Plan& plan) const {
+  if (is_fused(form, x.tape())) return fused_mixture(*this, x, weights, plan);
+  return combine((*this)(x, plan), weights, plan);
 }
 
 Experts Experts::detached() const {

@@ -2,15 +2,22 @@
 
 #include <string_view>
 
+#include "autograd/operation_check.h"
 #include "autograd/tape.h"
 #include "moe/plan.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 
-enum class Activation { relu, gelu, silu, swiglu };
 std::string_view name_of(Activation activation);
 // An Error that names the nearest for any other name than relu, gelu, silu, swiglu.
 Activation activation_of(std::string_view name);
+
+// Many things of a mixture exist twice: written out from plain operations (the definition), and
+// fused. `automatic` is fused with live decisions and written out otherwise, so that checks with
+// replayed decisions see the definition.
+enum class Form { automatic, fused, written };
+bool is_fused(Form form, Tape& tape);
 
 // E experts as Vars of one tape, each a network of two matrices, act(x w1 + b1) w2 + b2, or of
 // three (SwiGLU, arXiv:2002.05202), (silu(x w1 + b1) * (x w3 + b3)) w2 + b2. w1, w3 [E, D, H], w2
@@ -19,15 +26,27 @@ struct Experts {
   Activation activation = Activation::relu;
   Var w1, w2, w3;
   Var b1, b2, b3;
+  Form form = Form::automatic;
 
   std::int64_t count() const { return w1.size(0); }
   std::int64_t output_width() const { return w2.size(2); }
-  // rows [S, D] in the slots of the plan -> [S, Dout]
-  Var operator()(Var rows, const Plan& plan) const;
+  // Their outputs for the slots of the plan: tokens x [N, D] -> h [S, Dout]. Fused it is one
+  // operation that keeps the pre-activations [S, H] and nothing else.
+  Var operator()(Var x, const Plan& plan) const;
+  // y[t] = sum over j of weights[t, j] h[slot of (t, j)]: the outputs combined, [N, Dout]. Fused it
+  // is one operation that keeps no outputs: dweights[t, j] = <dy[t], h[slot]> is worked out as
+  // <w2^T dy[t], act(a)> + <b2, dy[t]>.
+  Var mixture(Var x, Var weights, const Plan& plan) const;
   // The same numbers as constants: no gradient, nothing recorded.
   Experts detached() const;
   // G experts, each a sum of all: parameter'_g = sum_e weights[g, e] parameter_e, for [G, E].
   Experts merged(Var weights) const;
 };
+
+// The fused forms of Experts, as operations (moe/expert_operations.cc).
+Var fused_experts(const Experts& experts, Var x, const Plan& plan);
+Var fused_mixture(const Experts& experts, Var x, Var weights, const Plan& plan);
+// For the registry.
+std::vector<OperationEntry> expert_operations();
 
 }  // namespace moegrad

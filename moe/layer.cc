@@ -245,6 +245,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   const Routing& r = out.routing;
   require_selection(config_, r);
   Experts routed = experts(in.weights, "experts");
+  routed.form = estimator_->form;
   if (r.merge.defined()) routed = routed.merged(r.merge);
   out.plan = make_plan(r.selected, routed.count());
   Combined combined = estimator_->combine({r.rows.defined() ? r.rows : x, r, out.plan, routed, in});
@@ -259,7 +260,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   out.updates.insert(out.updates.end(), combined.updates.begin(), combined.updates.end());
   if (shared_ > 0) {
     const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
-    out.y = out.y + combine(experts(in.weights, "shared")(dispatch(x, plan), plan), plan);
+    out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
   const auto add = [&](Var loss) {
     out.auxiliary = out.auxiliary.defined() ? out.auxiliary + loss : loss;

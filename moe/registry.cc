@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "moe/dispatch.h"
+#include "moe/experts.h"
 #include "ops/all.h"
 
 namespace moegrad {
@@ -55,6 +56,7 @@ namespace moegrad {
 // The files that declare operations of their own: FILE_operations().
 #define MOEGRAD_OPERATIONS(X) \
   X(dispatch)                 \
+  X(expert)                   \
   X(ste_dense)                \
   X(expert_group)
 

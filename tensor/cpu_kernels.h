@@ -87,6 +87,14 @@ class CpuKernels final : public Kernels {
                        const Tensor& out) override;
   void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
                      const Tensor& out) override;
+  void experts(Activation activation, const ExpertTensors& w, const Tensor& x, const Tensor& order,
+               const Tensor& offsets, std::int64_t k, const Tensor& a, const Tensor& c,
+               const Tensor& h) override;
+  void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
+                        const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
+                        const Tensor& c, const Tensor& dy, const Tensor& weights,
+                        const Tensor& dslots, const Tensor& dweights,
+                        const ExpertTensors& dw) override;
   void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
              const Tensor& v, const Tensor& p) override;
   void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,

@@ -4,20 +4,22 @@
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/cpu_product.h"
+#include "tensor/cpu_tiles.h"
 
 namespace moegrad {
 namespace {
 
 using cpu::Matrix;
 
-constexpr std::int64_t kTileRows = 128;
+using cpu::GroupTiles;
+using cpu::kTileRows;
+using cpu::Tile;
+using cpu::tiles_of;
 constexpr std::int64_t kTileCols = 256;
 // Multiply-adds below which a product is one tile: starting threads would cost more.
 constexpr std::int64_t kSerialWork = std::int64_t{1} << 20;
 // From so many tiles of full rows on there is no need to cut columns as well.
 constexpr std::int64_t kEnoughTiles = 8;
-
-std::int64_t tiles_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 // How a batch of products [m, k] x [k, n] is cut up: a function of the sizes alone.
 struct Tiling {
@@ -44,58 +46,6 @@ void product_tile(std::int64_t row, std::int64_t rows, std::int64_t col, std::in
                Matrix<T>{part(b, 0, col), b.stride, b.transposed}, beta, out + row * stride + col,
                stride);
 }
-
-// Pieces of at most kTileRows rows that lie in one group each.
-struct GroupTiles {
-  // Rows of tile i: [first[i], last[i]) of group group[i].
-  explicit GroupTiles(const Tensor& offsets) : groups_(offsets.numel() - 1) {
-    const std::int32_t* const bounds = offsets.data<std::int32_t>();
-    std::int64_t count = 0;
-    for (std::int64_t e = 0; e < groups_; ++e) {
-      count += tiles_of(bounds[e + 1] - bounds[e], kTileRows);
-    }
-    tiles_ = Tensor::empty({count, 3}, DType::i32);
-    starts_ = Tensor::empty({groups_ + 1}, DType::i32);
-    std::int32_t* tile = tiles_.data<std::int32_t>();
-    std::int32_t* const starts = starts_.data<std::int32_t>();
-    std::int32_t index = 0;
-    for (std::int64_t e = 0; e < groups_; ++e) {
-      starts[e] = index;
-      for (std::int32_t row = bounds[e]; row < bounds[e + 1];
-           row += static_cast<std::int32_t>(kTileRows)) {
-        *tile++ = static_cast<std::int32_t>(e);
-        *tile++ = row;
-        *tile++ = std::min(bounds[e + 1], row + static_cast<std::int32_t>(kTileRows));
-        ++index;
-      }
-    }
-    starts[groups_] = index;
-  }
-
-  std::int64_t count() const { return tiles_.size(0); }
-  std::int64_t groups() const { return groups_; }
-  // Calls f(tile, group, first row, last row) for every tile, `cost` being that of a row.
-  template <class F>
-  void for_each(std::int64_t cost, F&& f) const {
-    const std::int32_t* const tiles = tiles_.data<std::int32_t>();
-    const auto run = [&](std::int64_t i) {
-      f(i, tiles[3 * i], tiles[3 * i + 1], tiles[3 * i + 2]);
-    };
-    const std::int64_t rows = count() == 0 ? 0 : tiles[3 * count() - 1];
-    if (rows * cost <= cpu::kGrain) {
-      for (std::int64_t i = 0; i < count(); ++i) run(i);
-    } else {
-      cpu::parallel_pieces(count(), [&](std::int64_t i, int) { run(i); });
-    }
-  }
-  // The first tile of a group; that of group `groups()` is count().
-  std::int64_t start(std::int64_t group) const { return starts_.data<std::int32_t>()[group]; }
-
- private:
-  std::int64_t groups_;
-  Tensor tiles_;
-  Tensor starts_;
-};
 
 // Rows behind the last group belong to none; their results are zero.
 template <class T>
@@ -158,12 +108,11 @@ void CpuKernels::grouped_matmul(const Tensor& x, const Tensor& w, bool transpose
     const T* const w_data = w.data<T>();
     T* const y_data = y.data<T>();
     clear_rest<T>(offsets, m, y);
-    GroupTiles(offsets).for_each(
-        k * m / 64, [=](std::int64_t, std::int64_t e, std::int64_t first, std::int64_t last) {
-          cpu::product(last - first, m, k, Matrix<T>{x_data + first * k, k, false},
-                       Matrix<T>{w_data + e * k * m, transpose_w ? k : m, transpose_w}, T(0),
-                       y_data + first * m, m);
-        });
+    GroupTiles(offsets).for_each(k * m / 64, [=](const Tile& t) {
+      cpu::product(t.rows(), m, k, Matrix<T>{x_data + t.first * k, k, false},
+                   Matrix<T>{w_data + t.group * k * m, transpose_w ? k : m, transpose_w}, T(0),
+                   y_data + t.first * m, m);
+    });
   });
 }
 
@@ -210,13 +159,12 @@ void CpuKernels::grouped_bias(const Tensor& x, const Tensor& bias, const Tensor&
     const T* const bias_data = bias.data<T>();
     T* const y_data = y.data<T>();
     clear_rest<T>(offsets, m, y);
-    GroupTiles(offsets).for_each(
-        m, [=](std::int64_t, std::int64_t e, std::int64_t first, std::int64_t last) {
-          const T* const shift = bias_data + e * m;
-          for (std::int64_t r = first; r < last; ++r) {
-            for (std::int64_t c = 0; c < m; ++c) y_data[r * m + c] = x_data[r * m + c] + shift[c];
-          }
-        });
+    GroupTiles(offsets).for_each(m, [=](const Tile& t) {
+      const T* const shift = bias_data + t.group * m;
+      for (std::int64_t r = t.first; r < t.last; ++r) {
+        for (std::int64_t c = 0; c < m; ++c) y_data[r * m + c] = x_data[r * m + c] + shift[c];
+      }
+    });
   });
 }
 
@@ -229,10 +177,10 @@ void CpuKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tenso
     const GroupTiles tiles(offsets);
     const Tensor workspace = Tensor::empty({tiles.count(), m}, dtype_of<T>);
     T* const partial = workspace.data<T>();
-    tiles.for_each(m, [=](std::int64_t tile, std::int64_t, std::int64_t first, std::int64_t last) {
-      T* const sums = partial + tile * m;
+    tiles.for_each(m, [=](const Tile& t) {
+      T* const sums = partial + t.index * m;
       std::fill(sums, sums + m, T(0));
-      for (std::int64_t r = first; r < last; ++r) {
+      for (std::int64_t r = t.first; r < t.last; ++r) {
         for (std::int64_t c = 0; c < m; ++c) sums[c] += x_data[r * m + c];
       }
     });

@@ -46,6 +46,15 @@ struct SgdStep {
   bool nesterov = false;
 };
 
+// What an expert does between its matrices; swiglu has three of them.
+enum class Activation { relu, gelu, silu, swiglu };
+
+// Tensors of E experts, or their gradients: w1, w3 [E, D, H], w2 [E, H, O], b1, b3 [E, H], b2
+// [E, O]. The biases may be undefined; w3 and b3 belong to swiglu alone.
+struct ExpertTensors {
+  Tensor w1, b1, w3, b3, w2, b2;
+};
+
 // The contract of a device: what the operations are composed of. Outputs come last and are written
 // in full (never added to, where not said otherwise); inputs and outputs are tensors of this device
 // and do not overlap, where not said otherwise. Floating tensors of one call share one dtype.
@@ -202,6 +211,26 @@ class Kernels {
   // out [N, k] = <dy[t], h[inverse[t, j]]>; 0 where inverse is -1
   virtual void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
                              const Tensor& out) = 0;
+
+  // The experts' networks on the slots of a plan, slot s being token t = order[s] / k:
+  //   a = x_t w1_e + b1_e,  c = x_t w3_e + b3_e,  u = act(a) (swiglu: silu(a) c),  h = u w2_e +
+  //   b2_e
+  // x [N, D]; a, c [S, H] are what the backward pass reads of it, undefined where there is none (c:
+  // swiglu alone); h [S, O].
+  virtual void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
+                       const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
+                       const Tensor& c, const Tensor& h) = 0;
+  // The way back, with the adjoint g_s of slot s: dy [S, O] by slot, or, where weights [N, k] are
+  // given, weights[order[s]] dy[t] for dy [N, O].
+  //   dslots [S, D] = da w1_e^T + dc w3_e^T, da = (g w2_e^T) act'(a); dweights [N, k] = <dy[t],
+  //   h_s>, 0 where a choice has no slot; dw.w2 = sum u^T g, dw.w1 = sum x^T da, ... in the order
+  //   of slots
+  // Results that are undefined are not wanted; the experts' outputs are not needed for any.
+  virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
+                                const Tensor& order, const Tensor& offsets, std::int64_t k,
+                                const Tensor& a, const Tensor& c, const Tensor& dy,
+                                const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                                const ExpertTensors& dw) = 0;
 
   // --- optimisers, in place
   // m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;

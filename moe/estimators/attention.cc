@@ -54,7 +54,7 @@ class AttentionEstimator : public Estimator {
   bool leaks() const override { return forward_ && (!causal_ || whole_batch_); }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const Routing& r = in.routing;
     const bool use_fused = fused(in.x.tape());
     const auto sparse = [&] {

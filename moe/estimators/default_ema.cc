@@ -35,7 +35,7 @@ class DefaultEmaEstimator : public Estimator {
   bool leaks() const override { return forward_; }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const Routing& r = in.routing;
     const bool use_fused = fused(in.x.tape());
     const auto sparse = [&] {

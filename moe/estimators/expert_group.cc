@@ -320,7 +320,7 @@ class ExpertGroupEstimator : public Estimator {
   bool leaks() const override { return options_.forward; }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const bool use_fused = fused(in.x.tape());
     const Routing& r = in.routing;
     if (!in.training() && !options_.forward) {

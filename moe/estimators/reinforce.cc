@@ -87,9 +87,9 @@ class ReinforceEstimator : public Estimator {
   }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
-    return fused(in.x.tape()) ? moegrad::combine(h, in.routing.weights, in.plan)
-                              : written_sparse(h, in.routing.weights, in.plan);
+    return fused(in.x.tape())
+               ? in.experts.mixture(in.x, in.routing.weights, in.plan)
+               : written_sparse(in.experts(in.x, in.plan), in.routing.weights, in.plan);
   }
 
   std::int64_t samples() const override { return samples_; }

@@ -12,9 +12,9 @@ namespace {
 class SparseEstimator : public Estimator {
  public:
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
-    return fused(in.x.tape()) ? moegrad::combine(h, in.routing.weights, in.plan)
-                              : written_sparse(h, in.routing.weights, in.plan);
+    return fused(in.x.tape())
+               ? in.experts.mixture(in.x, in.routing.weights, in.plan)
+               : written_sparse(in.experts(in.x, in.plan), in.routing.weights, in.plan);
   }
 };
 

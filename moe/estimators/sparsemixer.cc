@@ -30,7 +30,7 @@ class SparsemixerEstimator : public Estimator {
   }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const Routing& r = in.routing;
     const bool use_fused = fused(in.x.tape());
     if (!in.training()) {

@@ -152,7 +152,7 @@ class SteDenseEstimator : public Estimator {
         renormalised_(options.choice("renormalised")) {}
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const bool use_fused = fused(in.x.tape());
     if (!in.training()) {
       return use_fused ? moegrad::combine(h, in.routing.weights, in.plan)
@@ -165,11 +165,11 @@ class SteDenseEstimator : public Estimator {
     rest.experts = experts_;
     coefficients(in, ids, rest);
     if (experts_) {
-      rest.values = in.experts(dispatch(in.x, rest.plan), rest.plan);
+      rest.values = in.experts(in.x, rest.plan);
     } else {  // no gradient is wanted: nothing of this pass needs to be recorded
       Tape& tape = in.x.tape();
       const Var x = tape.constant(in.x.value());
-      rest.values = in.experts.detached()(dispatch(x, rest.plan), rest.plan);
+      rest.values = in.experts.detached()(x, rest.plan);
     }
     return combine_dense(h, in.routing.weights, in.plan, rest, use_fused);
   }

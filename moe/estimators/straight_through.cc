@@ -37,9 +37,9 @@ class OneDrawnEstimator : public Estimator {
     const std::int64_t experts = in.plan.experts;
     if (in.training() && mixture_) {
       const Plan all = make_plan(every_expert(in.x.size(0), experts), experts);
-      return moegrad::combine(in.experts(dispatch(in.x, all), all), relaxed_(r), all);
+      return moegrad::combine(in.experts(in.x, all), relaxed_(r), all);
     }
-    const Var h = in.experts(dispatch(in.x, in.plan), in.plan);
+    const Var h = in.experts(in.x, in.plan);
     const bool use_fused = fused(in.x.tape());
     if (!in.training()) {
       return use_fused ? moegrad::combine(h, r.weights, in.plan)
@@ -51,7 +51,7 @@ class OneDrawnEstimator : public Estimator {
     rest.plan = make_plan(ids, experts);
     rest.scores = take_columns(q, ids);
     const Var x = in.x.tape().constant(in.x.value());
-    rest.values = in.experts.detached()(dispatch(x, rest.plan), rest.plan);
+    rest.values = in.experts.detached()(x, rest.plan);
     const Var weights = straight_through(r.weights, take_columns(q, r.selected));
     return combine_dense(h, weights, in.plan, rest, use_fused);
   }

@@ -6,6 +6,7 @@
 #include "moe/check.h"
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
+#include "train/modules.h"
 
 using namespace moegrad;
 using moegrad::test::error_of;
@@ -135,4 +136,34 @@ TEST_CASE("the z-loss is the mean of squared logsumexp") {
   const double a = std::log(2.0);
   const double b = std::log(std::exp(1.0) + std::exp(2.0));
   CHECK(z_loss(r).value().item() == doctest::Approx((a * a + b * b) / 2.0).epsilon(1e-14));
+}
+
+TEST_CASE("what a backward pass keeps: the input, the pre-activations, the gates and the plan") {
+  constexpr std::int64_t n = 60;
+  const LayerSize size = {16, 40, 16, 4, 2};
+  const auto numbers = [](std::int64_t count) { return count * std::int64_t{4}; };
+  const auto parameters = [](const Tape& tape, const Parameters& list) {
+    std::int64_t bytes = 0;
+    for (const Parameter& p : list) bytes += static_cast<std::int64_t>(p.value.bytes());
+    return static_cast<std::int64_t>(tape.bytes_saved()) - bytes;
+  };
+  for (const Activation activation : {Activation::relu, Activation::gelu, Activation::swiglu}) {
+    LayerConfig c;
+    c.size = size;
+    c.activation = activation;
+    const Layer layer(c);
+    Parameters weights;
+    Rng rng{.seed = 3};
+    layer.declare("", weights, rng);
+    for (Parameter& p : weights) p.value = p.value.to(DType::f32);
+    Tape tape;
+    const Var x = tape.variable(rng.normal({n, size.model}, DType::f32));
+    const LayerOutput out = layer.forward(x, bind(tape, weights, ""), true);
+    const std::int64_t pre = (activation == Activation::swiglu ? 2 : 1) * n * 2 * size.hidden;
+    const std::int64_t plan = 2 * n * 2 + size.experts + 1;    // order, inverse, offsets
+    const std::int64_t router = n * size.experts + n * 2 * 2;  // scores; ids and weights
+    const std::int64_t kept = parameters(tape, weights);
+    CHECK(kept >= numbers(n * size.model + pre));
+    CHECK(kept <= numbers(n * size.model + pre + plan + router));
+  }
 }

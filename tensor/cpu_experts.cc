@@ -1,0 +1,403 @@
+// The experts' networks, fused: tiles of one expert's rows are gathered, go through the first
+// product, the activation and the second product while they are in the cache, and nothing but the
+// pre-activations is kept. On the way back the activations are computed again, and each weight
+// gradient has one owner that goes through its rows in order.
+
+#include <vector>
+
+#include "tensor/cpu_kernels.h"
+#include "tensor/cpu_parallel.h"
+#include "tensor/cpu_product.h"
+#include "tensor/cpu_sum.h"
+#include "tensor/cpu_tiles.h"
+
+namespace moegrad {
+namespace {
+
+using cpu::Matrix;
+
+// Multiply-adds below which a pass runs on the calling thread.
+constexpr std::int64_t kSerialExperts = std::int64_t{1} << 20;
+// A weight gradient is cut into parts where one expert has more rows than three experts of sixteen
+// would have on average: the largest part is what one thread does alone.
+constexpr std::int64_t kLeastPart = 512;
+constexpr std::int64_t kPartShare = 3;
+constexpr std::int64_t kPartExperts = 16;
+
+// Row-major [rows, cols] for each expert; null where there is none.
+template <class T>
+struct Stack {
+  T* data = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  T* at(std::int64_t e) const { return data + e * rows * cols; }
+};
+
+template <class T>
+Stack<T> stack(const Tensor& t) {
+  if (!t.defined()) return {};
+  return {t.data<T>(), t.rank() == 3 ? t.size(1) : 1, t.shape().back()};
+}
+
+template <class T>
+struct Network {
+  explicit Network(const ExpertTensors& t)
+      : w1(stack<T>(t.w1)),
+        b1(stack<T>(t.b1)),
+        w3(stack<T>(t.w3)),
+        b3(stack<T>(t.b3)),
+        w2(stack<T>(t.w2)),
+        b2(stack<T>(t.b2)) {}
+  Stack<T> w1, b1, w3, b3, w2, b2;
+};
+
+// Tokens and slots of a pass.
+struct Slots {
+  const std::int32_t* order;
+  std::int64_t k;
+  std::int64_t token(std::int64_t slot) const { return order[slot] / k; }
+};
+
+// Memory for `count` floats for each worker.
+template <class T>
+class Workspace {
+ public:
+  explicit Workspace(std::int64_t count)
+      : count_(count), memory_(Tensor::empty({cpu::workers(), count}, dtype_of<T>)) {}
+  T* of(int worker) const { return memory_.data<T>() + worker * count_; }
+
+ private:
+  std::int64_t count_;
+  Tensor memory_;
+};
+
+template <class T>
+void gather(const T* from, std::int64_t cols, Slots slots, std::int64_t first, std::int64_t rows,
+            T* to) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* const row = from + slots.token(first + r) * cols;
+    std::copy(row, row + cols, to + r * cols);
+  }
+}
+
+template <class T>
+void add_row(const T* row, std::int64_t rows, std::int64_t cols, T* to) {
+  if (row == nullptr) return;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) to[r * cols + c] += row[c];
+  }
+}
+
+template <class T>
+void add_column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* to) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) to[c] += x[r * cols + c];
+  }
+}
+
+template <class T>
+T dot(const T* a, const T* b, std::int64_t n) {
+  return cpu::lane_sum<T>(n, [=](std::int64_t i) { return a[i] * b[i]; });
+}
+
+// to [rows, w.cols] = x [rows, w.rows] w_e
+template <class T>
+void times(const T* x, std::int64_t rows, Stack<T> w, std::int64_t e, T* to) {
+  cpu::product(rows, w.cols, w.rows, Matrix<T>{x, w.rows}, Matrix<T>{w.at(e), w.cols}, T(0), to,
+               w.cols);
+}
+// to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to
+template <class T>
+void times_transposed(const T* x, std::int64_t rows, Stack<T> w, std::int64_t e, T beta, T* to) {
+  cpu::product(rows, w.rows, w.cols, Matrix<T>{x, w.cols}, Matrix<T>{w.at(e), w.cols, true}, beta,
+               to, w.rows);
+}
+
+// u = act(a), or act(a) c where c is given.
+template <class F, class T>
+void activate(const T* a, const T* c, std::int64_t n, T* u) {
+  for (std::int64_t i = 0; i < n; ++i) u[i] = F::f(a[i], {});
+  if (c == nullptr) return;
+  for (std::int64_t i = 0; i < n; ++i) u[i] *= c[i];
+}
+
+// With the adjoint du of u, times `scale`: da in its place, and dc where c is given.
+template <class F, class T>
+void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T* dc) {
+  if (c != nullptr) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T g = du[i] * scale;
+      dc[i] = g * F::f(a[i], {});
+      du[i] = g * c[i] * F::df(a[i], T(0), {});
+    }
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * F::df(a[i], T(0), {});
+  }
+}
+
+template <class F, class T>
+void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const Tensor& offsets,
+             const Tensor& saved_a, const Tensor& saved_c, const Tensor& h) {
+  const Network<T> w(tensors);
+  const std::int64_t model = w.w1.rows;
+  const std::int64_t hidden = w.w1.cols;
+  const std::int64_t output = w.w2.cols;
+  const T* const tokens = x.data<T>();
+  T* const a_rows = saved_a.defined() ? saved_a.data<T>() : nullptr;
+  T* const c_rows = saved_c.defined() ? saved_c.data<T>() : nullptr;
+  T* const h_rows = h.data<T>();
+  const cpu::GroupTiles tiles(offsets);
+  const Workspace<T> workspace(cpu::kTileRows * (model + 3 * hidden));
+  tiles.for_each(model * hidden / 64, [=, &workspace](const cpu::Tile& t) {
+    T* const rows = workspace.of(t.worker);
+    T* const u = rows + cpu::kTileRows * model;
+    T* const a = a_rows != nullptr ? a_rows + t.first * hidden : u + cpu::kTileRows * hidden;
+    T* c = nullptr;
+    gather(tokens, model, slots, t.first, t.rows(), rows);
+    times(rows, t.rows(), w.w1, t.group, a);
+    if (w.b1) add_row(w.b1.at(t.group), t.rows(), hidden, a);
+    if (w.w3) {
+      c = c_rows != nullptr ? c_rows + t.first * hidden : u + 2 * cpu::kTileRows * hidden;
+      times(rows, t.rows(), w.w3, t.group, c);
+      if (w.b3) add_row(w.b3.at(t.group), t.rows(), hidden, c);
+    }
+    activate<F>(a, c, t.rows() * hidden, u);
+    T* const out = h_rows + t.first * output;
+    times(u, t.rows(), w.w2, t.group, out);
+    if (w.b2) add_row(w.b2.at(t.group), t.rows(), output, out);
+  });
+}
+
+// What one owner adds up: the rows [first, last) of expert e, into the gradients of that expert, or
+// into a partial sum of its own where an expert has several owners.
+struct Part {
+  std::int64_t expert, first, last;
+  std::int64_t partial;  // -1: the gradients themselves
+};
+
+std::vector<Part> parts_of(const Tensor& offsets) {
+  const std::int64_t experts = offsets.numel() - 1;
+  const std::int32_t* const bounds = offsets.data<std::int32_t>();
+  const std::int64_t most =
+      std::max(kLeastPart, kPartShare * bounds[experts] / std::max(experts, kPartExperts));
+  std::vector<Part> parts;
+  std::int64_t partials = 0;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const std::int64_t rows = bounds[e + 1] - bounds[e];
+    const std::int64_t count = std::max<std::int64_t>(1, cpu::tiles_of(rows, most));
+    for (std::int64_t i = 0; i < count; ++i) {
+      parts.push_back({e, bounds[e] + rows * i / count, bounds[e] + rows * (i + 1) / count,
+                       i == 0 ? -1 : partials++});
+    }
+  }
+  // The largest first; those of one expert stay in order.
+  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
+    return a.last - a.first > b.last - b.first;
+  });
+  return parts;
+}
+
+// Where one owner adds up its gradients; null where they are not wanted.
+template <class T>
+struct Sums {
+  T *w1 = nullptr, *b1 = nullptr, *w3 = nullptr, *b3 = nullptr, *w2 = nullptr, *b2 = nullptr;
+};
+
+template <class F, class T>
+class ExpertsBackward {
+ public:
+  ExpertsBackward(const ExpertTensors& w, const Tensor& x, Slots slots, const Tensor& offsets,
+                  const Tensor& a, const Tensor& c, const Tensor& dy, const Tensor& weights,
+                  const Tensor& dslots, const Tensor& dweights, const ExpertTensors& dw)
+      : w_(w),
+        dw_(dw),
+        slots_(slots),
+        model_(w_.w1.rows),
+        hidden_(w_.w1.cols),
+        output_(w_.w2.cols),
+        x_(x.data<T>()),
+        a_(a.data<T>()),
+        c_(cpu::data_or_null<T>(c)),
+        dy_(dy.data<T>()),
+        weights_(cpu::data_or_null<T>(weights)),
+        dslots_(dslots.defined() ? dslots.data<T>() : nullptr),
+        dweights_(dweights.defined() ? dweights.data<T>() : nullptr),
+        parts_(parts_of(offsets)),
+        workspace_(cpu::kTileRows * (model_ + output_ + 3 * hidden_)) {
+    std::int64_t partials = 0;
+    for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
+    partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
+  }
+
+  void operator()() {
+    const auto count = static_cast<std::int64_t>(parts_.size());
+    const auto run = [&](std::int64_t i, int worker) {
+      part(parts_[static_cast<std::size_t>(i)], workspace_.of(worker));
+    };
+    std::int64_t rows = 0;
+    for (const Part& part : parts_) rows += part.last - part.first;
+    if (rows * model_ * hidden_ <= kSerialExperts) {
+      for (std::int64_t i = 0; i < count; ++i) run(i, 0);
+    } else {
+      cpu::parallel_pieces(count, run);
+    }
+    add_partials();
+  }
+
+ private:
+  static std::int64_t each(const Stack<T>& s) { return s ? s.rows * s.cols : 0; }
+  std::int64_t count_of_sums() const {
+    std::int64_t sum = 0;
+    for (const Stack<T>* s : {&dw_.w1, &dw_.b1, &dw_.w3, &dw_.b3, &dw_.w2, &dw_.b2})
+      sum += each(*s);
+    return sum;
+  }
+
+  Sums<T> sums_of(const Part& part) const {
+    Sums<T> sums;
+    T* next = part.partial < 0 ? nullptr : partial_.data<T>() + part.partial * count_of_sums();
+    const auto place = [&](T*& at, const Stack<T>& s) {
+      if (!s) return;
+      at = next == nullptr ? s.at(part.expert) : next;
+      if (next != nullptr) next += each(s);
+      std::fill(at, at + each(s), T(0));
+    };
+    place(sums.w1, dw_.w1);
+    place(sums.b1, dw_.b1);
+    place(sums.w3, dw_.w3);
+    place(sums.b3, dw_.b3);
+    place(sums.w2, dw_.w2);
+    place(sums.b2, dw_.b2);
+    return sums;
+  }
+
+  void part(const Part& part, T* workspace) const {
+    const Sums<T> sums = sums_of(part);
+    for (std::int64_t row = part.first; row < part.last; row += cpu::kTileRows) {
+      tile(part.expert, row, std::min(cpu::kTileRows, part.last - row), sums, workspace);
+    }
+  }
+
+  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, const Sums<T>& sums,
+            T* workspace) const {
+    T* const x = workspace;
+    T* const g = x + cpu::kTileRows * model_;
+    T* const u = g + cpu::kTileRows * output_;
+    T* const da = u + cpu::kTileRows * hidden_;
+    T* const dc = da + cpu::kTileRows * hidden_;
+    const T* const a = a_ + first * hidden_;
+    const T* const c = c_ == nullptr ? nullptr : c_ + first * hidden_;
+    if (weights_ != nullptr) {
+      gather(dy_, output_, slots_, first, rows, g);
+    } else {
+      std::copy(dy_ + first * output_, dy_ + (first + rows) * output_, g);
+    }
+    times_transposed(g, rows, w_.w2, e, T(0), da);  // du, to become da
+    const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * hidden_;
+      const T* const c_row = c == nullptr ? nullptr : c + at;
+      if (recompute) activate<F>(a + at, c_row, hidden_, u + at);
+      if (dweights_ != nullptr) {
+        T gate = dot(u + at, da + at, hidden_);
+        if (w_.b2) gate += dot(g + r * output_, static_cast<const T*>(w_.b2.at(e)), output_);
+        dweights_[slots_.order[first + r]] = gate;
+      }
+      const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
+      if (weights_ != nullptr) {
+        for (std::int64_t o = 0; o < output_; ++o) g[r * output_ + o] *= scale;
+      }
+      activate_backward<F>(a + at, c_row, scale, hidden_, da + at, dc + at);
+    }
+    if (sums.w2 != nullptr) add_product(u, hidden_, g, output_, rows, sums.w2);
+    if (sums.b2 != nullptr) add_column_sums(g, rows, output_, sums.b2);
+    if (sums.w1 != nullptr || sums.w3 != nullptr) gather(x_, model_, slots_, first, rows, x);
+    if (sums.w1 != nullptr) add_product(x, model_, da, hidden_, rows, sums.w1);
+    if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1);
+    if (sums.w3 != nullptr) add_product(x, model_, dc, hidden_, rows, sums.w3);
+    if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3);
+    if (dslots_ == nullptr) return;
+    T* const dx = dslots_ + first * model_;
+    times_transposed(da, rows, w_.w1, e, T(0), dx);
+    if (w_.w3) times_transposed(dc, rows, w_.w3, e, T(1), dx);
+  }
+
+  // sum [m, n] += left [rows, m]^T right [rows, n]
+  static void add_product(const T* left, std::int64_t m, const T* right, std::int64_t n,
+                          std::int64_t rows, T* sum) {
+    cpu::product(m, n, rows, Matrix<T>{left, m, true}, Matrix<T>{right, n}, T(1), sum, n);
+  }
+
+  // The partial sums of an expert, in order, on top of its first part's.
+  void add_partials() const {
+    std::vector<const Part*> partial(static_cast<std::size_t>(partial_.size(0)));
+    for (const Part& part : parts_) {
+      if (part.partial >= 0) partial[static_cast<std::size_t>(part.partial)] = &part;
+    }
+    const T* from = partial_.data<T>();
+    for (const Part* part : partial) {
+      for (const Stack<T>* s : {&dw_.w1, &dw_.b1, &dw_.w3, &dw_.b3, &dw_.w2, &dw_.b2}) {
+        if (!*s) continue;
+        T* const to = s->at(part->expert);
+        cpu::parallel_for(each(*s), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
+        });
+        from += each(*s);
+      }
+    }
+  }
+
+  Network<T> w_, dw_;
+  Slots slots_;
+  std::int64_t model_, hidden_, output_;
+  const T *x_, *a_, *c_, *dy_, *weights_;
+  T *dslots_, *dweights_;
+  std::vector<Part> parts_;
+  Workspace<T> workspace_;
+  Tensor partial_;
+};
+
+// Calls f with the functor of the activation; swiglu's is silu.
+template <class Call>
+void with_activation(Activation activation, Call&& f) {
+  switch (activation) {
+    case Activation::relu:
+      return f(functor::Relu{});
+    case Activation::gelu:
+      return f(functor::GeluErf{});
+    default:
+      return f(functor::Silu{});
+  }
+}
+
+}  // namespace
+
+void CpuKernels::experts(Activation activation, const ExpertTensors& w, const Tensor& x,
+                         const Tensor& order, const Tensor& offsets, std::int64_t k,
+                         const Tensor& a, const Tensor& c, const Tensor& h) {
+  const Slots slots{order.data<std::int32_t>(), k};
+  with_floating(x.dtype(), "experts", [&](auto zero) {
+    with_activation(activation, [&](auto functor) {
+      forward<decltype(functor), decltype(zero)>(w, x, slots, offsets, a, c, h);
+    });
+  });
+}
+
+void CpuKernels::experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
+                                  const Tensor& order, const Tensor& offsets, std::int64_t k,
+                                  const Tensor& a, const Tensor& c, const Tensor& dy,
+                                  const Tensor& weights, const Tensor& dslots,
+                                  const Tensor& dweights, const ExpertTensors& dw) {
+  const Slots slots{order.data<std::int32_t>(), k};
+  if (dweights.defined()) fill(0.0, dweights);
+  with_floating(x.dtype(), "experts", [&](auto zero) {
+    with_activation(activation, [&](auto functor) {
+      ExpertsBackward<decltype(functor), decltype(zero)>(w, x, slots, offsets, a, c, dy, weights,
+                                                         dslots, dweights, dw)();
+    });
+  });
+}
+
+}  // namespace moegrad
