@@ -1,5 +1,7 @@
 // The reverse pass over a tape.
 
+#include <algorithm>
+#include <functional>
 #include <stdexcept>
 #include <utility>
 
@@ -14,7 +16,7 @@ namespace {
                          std::string(what) + " without declaring the need");
 }
 
-void accumulate(Tensor& adjoint, Tensor contribution) {
+void accumulate(Tensor& adjoint, Tensor&& contribution) {
   if (!adjoint.defined()) {
     adjoint = std::move(contribution);
     return;
@@ -84,77 +86,81 @@ std::string_view name_of(Mutation::Kind kind) {
 // --- Gradients
 
 Tensor Gradients::Entry::get() const {
-  return value.defined() ? value : Tensor::zeros(shape, dtype, device);
+  return value.defined() ? value : Tensor::zeros(value.shape(), value.dtype(), value.device());
+}
+
+const Gradients::Entry* Gradients::find(std::int32_t index) const {
+  const auto place = std::ranges::lower_bound(entries_, index, std::greater<>(), &Entry::index);
+  return place == entries_.end() || place->index != index ? nullptr : &*place;
 }
 
 Tensor Gradients::operator[](const Var& v) const {
-  const auto found = by_index_.find(v.index_);
-  if (found == by_index_.end() || v.tape_ != tape_ || v.epoch_ != found->second.epoch) {
+  const Entry* const entry = find(v.index_);
+  if (entry == nullptr || v.tape_ != tape_ || v.epoch_ != entry->epoch) {
     fail("gradients",
          "node {} is neither a leaf with a gradient nor kept. Make it with tape.variable(), or "
          "name it in BackwardOptions::keep.",
          v.index_);
   }
-  return found->second.get();
+  return entry->get();
 }
 
 Tensor Gradients::operator[](const Parameter& p) const {
-  const auto place = parameters_.find(&p);
-  if (place != parameters_.end()) {
-    const auto found = by_index_.find(place->second);
-    if (found != by_index_.end()) return found->second.get();
+  const auto leaf =
+      std::ranges::lower_bound(parameters_, &p, std::less<>(), &ParameterLeaf::parameter);
+  if (leaf != parameters_.end() && leaf->parameter == &p) {
+    if (const Entry* const entry = find(leaf->index); entry != nullptr) return entry->get();
   }
   return Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device());
 }
 
 // --- Backward
 
-int Backward::inputs() const {
-  return static_cast<int>(tape_.nodes_[static_cast<std::size_t>(node_)].inputs);
-}
+int Backward::inputs() const { return static_cast<int>(tape_.nodes_[node_].inputs); }
 std::size_t Backward::source(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared(node.label, "further inputs");
+  const Tape::Node& node = tape_.nodes_[node_];
+  if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared(node.label(), "further inputs");
   return static_cast<std::size_t>(tape_.input_index(node, i));
 }
 bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
-const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape; }
+const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
 const Tensor& Backward::input(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  const Tape::Node& node = tape_.nodes_[node_];
   const Tape::Node& from = tape_.nodes_[source(i)];
   const Needs needs = node.operation->needs;
   // Integer inputs (indices, labels) are not differentiated: they are always there.
-  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype)) {
-    undeclared(node.label, "inputs");
+  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype())) {
+    undeclared(node.label(), "inputs");
   }
   if (!from.value.defined()) tape_.released("backward", source(i));
   return from.value;
 }
 const Tensor& Backward::output() const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
+  const Tape::Node& node = tape_.nodes_[node_];
   const Needs needs = node.operation->needs;
   if (needs != Needs::output && needs != Needs::inputs_and_output) {
-    undeclared(node.label, "output");
+    undeclared(node.label(), "output");
   }
   return node.value;
 }
 const Tensor& Backward::saved(int i) const {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared(node.label, "saved tensor");
+  const Tape::Node& node = tape_.nodes_[node_];
+  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared(node.label(), "saved tensor");
   return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
 }
 
 void Backward::add(int i, Tensor gradient) {
-  const Tape::Node& node = tape_.nodes_[static_cast<std::size_t>(node_)];
-  const Tape::Node& from = tape_.nodes_[source(i)];
+  const Tape::Node& node = tape_.nodes_[node_];
+  const std::size_t place = source(i);
+  const Tape::Node& from = tape_.nodes_[place];
   if (!from.needs_gradient) return;
-  if (!(gradient.shape() == from.shape) || gradient.dtype() != from.dtype) {
+  if (!(gradient.shape() == from.shape()) || gradient.dtype() != from.dtype()) {
     throw std::logic_error(fmt::format(
-        "backward of {} gives input {} a gradient {} {}, the input is {} {}", node.label, i,
-        name_of(gradient.dtype()), gradient.shape(), name_of(from.dtype), from.shape));
+        "backward of {} gives input {} a gradient {} {}, the input is {} {}", node.label(), i,
+        name_of(gradient.dtype()), gradient.shape(), name_of(from.dtype()), from.shape()));
   }
-  Tensor& adjoint = (*adjoints_)[source(i)];
-  if (mutation_ != nullptr && mutation_->operation == node.label && mutation_->input == i) {
+  Tensor& adjoint = adjoints_[place];
+  if (mutation_ != nullptr && mutation_->operation == node.label() && mutation_->input == i) {
     if (mutation_->kind == Mutation::Kind::overwrites) {
       const bool matters =
           adjoint.defined() &&
@@ -179,66 +185,78 @@ Gradients Tape::backward(Var loss, const BackwardOptions& options) {
   if (!options_.gradients) {
     fail("backward", "this tape records no gradients. Set Tape::Options::gradients.");
   }
-  std::vector<Tensor> adjoints(nodes_.size());
-  std::vector<bool> kept(nodes_.size(), false);
   for (const Var& v : options.keep) {
     if (!at(v).needs_gradient) {
       fail("backward", "node {} ('{}') is to be kept and has no gradient. Use a tape.variable().",
-           v.index_, at(v).label);
+           v.index_, at(v).label());
     }
-    kept[static_cast<std::size_t>(v.index())] = true;
   }
   const auto start = static_cast<std::size_t>(loss.index());
-  if (options.cotangent.defined()) {
-    if (!(options.cotangent.shape() == root.shape) || options.cotangent.dtype() != root.dtype) {
+  Tensor cotangent = options.cotangent;
+  if (cotangent.defined()) {
+    if (!(cotangent.shape() == root.shape()) || cotangent.dtype() != root.dtype()) {
       fail("backward", "the cotangent is {} {} and the output {} {}. They must agree.",
-           name_of(options.cotangent.dtype()), options.cotangent.shape(), name_of(root.dtype),
-           root.shape);
+           name_of(cotangent.dtype()), cotangent.shape(), name_of(root.dtype()), root.shape());
     }
-    adjoints[start] = options.cotangent;
   } else {
-    if (root.shape.numel() != 1 || !is_floating(root.dtype)) {
+    if (root.shape().numel() != 1 || !is_floating(root.dtype())) {
       fail("backward", "the loss is {} {}. Reduce it to one floating number, or give a cotangent.",
-           name_of(root.dtype), root.shape);
+           name_of(root.dtype()), root.shape());
     }
-    adjoints[start] = Tensor::full(root.shape, 1.0, root.dtype, root.device);
+    cotangent = Tensor::full(root.shape(), 1.0, root.dtype(), root.value.device());
   }
   Gradients gradients;
   gradients.tape_ = this;
-  gradients.parameters_ = parameters_;
-  for (std::size_t i = nodes_.size(); i-- > 0;) {
-    Node& node = nodes_[i];
-    const bool wanted = kept[i] || (node.operation == nullptr && node.needs_gradient);
-    if (adjoints[i].defined() && node.operation != nullptr && node.needs_gradient) {
-      if (node.released) released("backward", i);
-      Tensor dy = wanted ? adjoints[i] : std::exchange(adjoints[i], Tensor());
-      Backward context(*this, static_cast<std::int32_t>(i), std::move(dy), options.mutation);
-      context.adjoints_ = &adjoints;
-      node.operation->backward(context, attributes_.data() + node.attributes);
-      if (!options.retain) release(node, i != start);
-    }
-    Tensor adjoint = std::exchange(adjoints[i], Tensor());
-    if (!wanted) continue;
-    if (adjoint.defined() && !adjoint.unique()) adjoint = adjoint.clone();
-    gradients.by_index_.emplace(
-        static_cast<std::int32_t>(i),
-        Gradients::Entry{std::move(adjoint), node.shape, node.dtype, node.device, node.epoch});
+  gradients.parameters_.assign(parameters_.begin(), parameters_.end());
+  adjoints_.resize(nodes_.size());
+  if (root.needs_gradient) adjoints_[start] = std::move(cotangent);
+  try {
+    reverse_pass(start, options, gradients);
+  } catch (...) {
+    adjoints_.clear();
+    throw;
   }
   return gradients;
 }
 
+// Leaves every adjoint undefined: those of operations are consumed, those of leaves become results.
+void Tape::reverse_pass(std::size_t start, const BackwardOptions& options, Gradients& gradients) {
+  for (std::size_t i = nodes_.size(); i-- > 0;) {
+    Node& node = nodes_[i];
+    if (!node.needs_gradient) continue;
+    const bool wanted = node.leaf() || std::ranges::any_of(options.keep, [i](const Var& v) {
+                          return static_cast<std::size_t>(v.index()) == i;
+                        });
+    Tensor adjoint = std::move(adjoints_[i]);
+    if (adjoint.defined() && !node.leaf()) {
+      if (node.released) released("backward", i);
+      Backward context(*this, i, wanted ? adjoint : std::move(adjoint), options.mutation,
+                       adjoints_);
+      node.operation->backward(context, attributes_.data() + node.attributes);
+      if (!options.retain) release(node, i != start);
+    }
+    if (!wanted) continue;
+    if (!adjoint.defined()) {
+      adjoint = node.value;
+      adjoint.release();
+    } else if (!adjoint.unique()) {
+      adjoint = adjoint.clone();
+    }
+    gradients.entries_.push_back({static_cast<std::int32_t>(i), node.epoch, std::move(adjoint)});
+  }
+}
+
 void Tape::release(Node& node, bool value) {
   node.released = true;
-  if (value) node.value = Tensor();
-  for (std::uint32_t s = 0; s < node.saved; ++s) saved_[node.first_saved + s] = Tensor();
+  if (value) node.value.release();
+  for (std::uint32_t s = 0; s < node.saved; ++s) saved_[node.first_saved + s].release();
 }
 
 std::vector<Tensor> Tape::local_backward(std::size_t index, const Tensor& cotangent,
                                          const Mutation* mutation) {
   const Node& node = nodes_.at(index);
   std::vector<Tensor> adjoints(nodes_.size());
-  Backward context(*this, static_cast<std::int32_t>(index), cotangent, mutation);
-  context.adjoints_ = &adjoints;
+  Backward context(*this, index, cotangent, mutation, adjoints);
   node.operation->backward(context, attributes_.data() + node.attributes);
   std::vector<Tensor> contributions;
   for (int k = 0; k < static_cast<int>(node.inputs); ++k) {

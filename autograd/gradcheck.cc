@@ -209,7 +209,9 @@ class Checker {
               if (node.sources[k] == node.sources[i]) inputs[k] = moved(inputs[k], h, direction);
             }
             if (cell_of(inputs) != cell) return std::nullopt;
-            Forward forward(inputs, nullptr);
+            std::vector<const Tensor*> places;
+            for (const Tensor& input : inputs) places.push_back(&input);
+            Forward forward(places, nullptr);
             const Tensor y = node.operation->forward(forward, node.attributes);
             return std::vector<double>{dot(cotangent, y)};
           },

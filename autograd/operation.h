@@ -51,11 +51,11 @@ struct OperationCase {
 // What forward is given: the inputs, and a place to save what backward will want besides.
 class Forward {
  public:
-  Forward(std::span<const Tensor> inputs, std::vector<Tensor>* saved)
+  Forward(std::span<const Tensor* const> inputs, std::vector<Tensor>* saved)
       : inputs_(inputs), saved_(saved) {}
 
   std::size_t size() const { return inputs_.size(); }
-  const Tensor& operator[](std::size_t i) const { return inputs_[i]; }
+  const Tensor& operator[](std::size_t i) const { return *inputs_[i]; }
   // True where a backward pass may follow: what is worked out for it alone can be left out else.
   bool saves() const { return saved_ != nullptr; }
   // Kept for Backward::saved, in the order of the calls. Dropped where no gradient will be asked.
@@ -64,7 +64,7 @@ class Forward {
   }
 
  private:
-  std::span<const Tensor> inputs_;
+  std::span<const Tensor* const> inputs_;
   std::vector<Tensor>* saved_;
 };
 
@@ -86,7 +86,8 @@ class Cell {
   std::uint64_t signature_ = 0xcbf29ce484222325ULL;
 };
 
-// An operation as the tape sees it; made from the declaration below by operation<Op>().
+// An operation as the tape sees it; made from the declaration below by operation<Op>(). The kinds
+// of leaves are operations with a name alone.
 struct Operation {
   std::string_view name;
   Needs needs;

@@ -20,11 +20,11 @@ std::string Tape::table() const {
     std::string finite = "released";
     if (node.value.defined()) {
       const bool ok =
-          !is_floating(node.dtype) || kernels(node.value.device()).all_finite(node.value);
+          !is_floating(node.dtype()) || kernels(node.value.device()).all_finite(node.value);
       finite = ok ? "yes" : "NO";
     }
-    rows.push_back({std::to_string(i), std::string(node.label), inputs,
-                    std::string(name_of(node.dtype)) + " " + node.shape.str(),
+    rows.push_back({std::to_string(i), std::string(node.label()), inputs,
+                    std::string(name_of(node.dtype())) + " " + node.shape().str(),
                     std::to_string(saved[i]), finite});
   }
   std::array<std::size_t, 6> widths{};
@@ -47,9 +47,9 @@ std::string Tape::dot() const {
   std::string text = "digraph tape {\n  node [shape=box];\n";
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    text +=
-        fmt::format("  n{} [label=\"{}: {}\\n{} {}\"{}];\n", i, i, node.label, name_of(node.dtype),
-                    node.shape, node.needs_gradient ? "" : ", style=dashed");
+    text += fmt::format("  n{} [label=\"{}: {}\\n{} {}\"{}];\n", i, i, node.label(),
+                        name_of(node.dtype()), node.shape(),
+                        node.needs_gradient ? "" : ", style=dashed");
     for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
       text += fmt::format("  n{} -> n{};\n", input_index(node, k), i);
     }

@@ -1,11 +1,22 @@
 #include "autograd/tape.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "tensor/kernels.h"
 
 namespace moegrad {
+namespace {
+
+constexpr Operation leaf_kind(std::string_view name) {
+  return {name, Needs::nothing, nullptr, nullptr, nullptr};
+}
+constexpr Operation kConstant = leaf_kind("constant");
+constexpr Operation kVariable = leaf_kind("variable");
+constexpr Operation kParameter = leaf_kind("parameter");
+
+}  // namespace
 
 std::string_view name_of(Claim claim) {
   switch (claim) {
@@ -32,8 +43,8 @@ Tensor Var::value() const {
   if (!node.value.defined()) tape_->released("value", static_cast<std::size_t>(index_));
   return node.value;
 }
-Shape Var::shape() const { return tape().at(*this).shape; }
-DType Var::dtype() const { return tape().at(*this).dtype; }
+Shape Var::shape() const { return tape().at(*this).shape(); }
+DType Var::dtype() const { return tape().at(*this).dtype(); }
 bool Var::needs_gradient() const { return tape().at(*this).needs_gradient; }
 
 const Tape::Node& Tape::at(const Var& v) const {
@@ -45,87 +56,66 @@ const Tape::Node& Tape::at(const Var& v) const {
   return nodes_[index];
 }
 
-Var Tape::push(Node node) {
+Tape::Node& Tape::push(const Operation& operation) {
+  Node& node = nodes_.emplace_back();
+  node.operation = &operation;
   node.epoch = epoch_;
-  nodes_.push_back(std::move(node));
-  return {this, static_cast<std::int32_t>(nodes_.size() - 1), epoch_};
+  return node;
 }
 
 void Tape::released(std::string_view operation, std::size_t index) const {
   fail(operation,
        "node {} ('{}') was released by an earlier backward pass. Read it before, or pass retain.",
-       index, nodes_[index].label);
+       index, nodes_[index].label());
 }
 
-void Tape::require_finite(std::string_view label, const Tensor& value) const {
+void Tape::require_finite(std::string_view label, std::size_t index, const Tensor& value) {
   if (!is_floating(value.dtype()) || kernels(value.device()).all_finite(value)) return;
   std::int64_t i = 0;
   while (std::isfinite(value.at(i))) ++i;
-  fail(label, "node {} holds {} at element {} of shape {}. Look at its inputs.", nodes_.size(),
-       value.at(i), i, value.shape());
+  fail(label, "node {} holds {} at element {} of shape {}. Look at its inputs.", index, value.at(i),
+       i, value.shape());
 }
 
-Var Tape::leaf(std::string_view label, const Tensor& value, bool needs_gradient) {
-  if (!value.defined()) fail(label, "no tensor given. Pass a tensor with elements or of size 0.");
-  if (options_.check_finite) require_finite(label, value);
-  Node node;
-  node.label = label;
+Var Tape::leaf(const Operation& kind, const Tensor& value, bool needs_gradient) {
+  if (!value.defined()) {
+    fail(kind.name, "no tensor given. Pass a tensor with elements or of size 0.");
+  }
+  if (options_.check_finite) require_finite(kind.name, nodes_.size(), value);
+  Node& node = push(kind);
   node.value = value;
-  node.shape = value.shape();
-  node.dtype = value.dtype();
-  node.device = value.device();
   node.needs_gradient = needs_gradient && options_.gradients && is_floating(value.dtype());
-  return push(std::move(node));
+  return last();
 }
 
-Var Tape::constant(const Tensor& value) { return leaf("constant", value, false); }
-Var Tape::variable(const Tensor& value) { return leaf("variable", value, true); }
+Var Tape::constant(const Tensor& value) { return leaf(kConstant, value, false); }
+Var Tape::variable(const Tensor& value) { return leaf(kVariable, value, true); }
 
 Var Tape::parameter(const Parameter& parameter) {
-  const auto found = parameters_.find(&parameter);
-  if (found != parameters_.end()) {
-    return {this, found->second, nodes_[static_cast<std::size_t>(found->second)].epoch};
+  const auto place =
+      std::ranges::lower_bound(parameters_, &parameter, std::less<>(), &ParameterLeaf::parameter);
+  if (place != parameters_.end() && place->parameter == &parameter) {
+    return {this, place->index, nodes_[static_cast<std::size_t>(place->index)].epoch};
   }
-  const Var v = leaf("parameter", parameter.value, true);
-  parameters_.emplace(&parameter, v.index());
+  const Var v = leaf(kParameter, parameter.value, true);
+  parameters_.insert(place, {&parameter, v.index()});
   return v;
 }
 
 Var Tape::record(const Operation& operation, std::span<const Var> inputs, const void* attributes,
                  std::size_t attribute_bytes) {
-  Node node;
-  node.operation = &operation;
-  node.label = operation.name;
-  gathered_.clear();
-  for (const Var& v : inputs) {
-    if (!v.defined()) fail(operation.name, "an input is no value of a tape. Pass every input.");
-    const Node& source = at(v);
-    if (!source.value.defined()) released(operation.name, static_cast<std::size_t>(v.index_));
-    node.needs_gradient = node.needs_gradient || source.needs_gradient;
-    gathered_.push_back(source.value);
-  }
-  node.first_saved = static_cast<std::uint32_t>(saved_.size());
-  Forward forward(gathered_, node.needs_gradient ? &saved_ : nullptr);
+  Node& node = push(operation);
+  const std::size_t first_saved = saved_.size();
   try {
-    node.value = operation.forward(forward, attributes);
-    if (options_.check_finite) require_finite(operation.name, node.value);
+    run(node, inputs, attributes);
   } catch (...) {
-    saved_.resize(node.first_saved);
-    gathered_.clear();
+    nodes_.pop_back();
+    saved_.resize(first_saved);
     throw;
   }
-  node.shape = node.value.shape();
-  node.dtype = node.value.dtype();
-  node.device = node.value.device();
-  if (!is_floating(node.dtype)) {
-    node.needs_gradient = false;
-    saved_.resize(node.first_saved);
-  }
-  if (options_.track_cell && operation.cell != nullptr) {
-    operation.cell(gathered_, attributes, cell_);
-  }
   if (node.needs_gradient) {
-    node.saved = static_cast<std::uint32_t>(saved_.size()) - node.first_saved;
+    node.first_saved = static_cast<std::uint32_t>(first_saved);
+    node.saved = static_cast<std::uint32_t>(saved_.size() - first_saved);
     node.first_input = static_cast<std::uint32_t>(input_indices_.size());
     node.inputs = static_cast<std::uint32_t>(inputs.size());
     for (const Var& v : inputs) input_indices_.push_back(v.index());
@@ -133,9 +123,33 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
     const std::size_t unit = sizeof(std::max_align_t);
     attributes_.resize(attributes_.size() + (attribute_bytes + unit - 1) / unit);
     std::memcpy(attributes_.data() + node.attributes, attributes, attribute_bytes);
+  } else if (saved_.size() > first_saved) {
+    saved_.resize(first_saved);
   }
+  return last();
+}
+
+// The value of a new node, and whether it needs a gradient. No node is added meanwhile: the inputs
+// stay where they are.
+void Tape::run(Node& node, std::span<const Var> inputs, const void* attributes) {
+  const Operation& operation = *node.operation;
   gathered_.clear();
-  return push(std::move(node));
+  for (const Var& v : inputs) {
+    if (!v.defined()) fail(operation.name, "an input is no value of a tape. Pass every input.");
+    const Node& source = at(v);
+    if (!source.value.defined()) released(operation.name, static_cast<std::size_t>(v.index_));
+    node.needs_gradient = node.needs_gradient || source.needs_gradient;
+    gathered_.push_back(&source.value);
+  }
+  Forward forward(gathered_, node.needs_gradient ? &saved_ : nullptr);
+  node.value = operation.forward(forward, attributes);
+  if (options_.check_finite) require_finite(operation.name, nodes_.size() - 1, node.value);
+  if (!is_floating(node.dtype())) node.needs_gradient = false;
+  if (options_.track_cell && operation.cell != nullptr) {
+    std::vector<Tensor> values;
+    for (const Tensor* input : gathered_) values.push_back(*input);
+    operation.cell(values, attributes, cell_);
+  }
 }
 
 void Tape::rewind(const Mark& mark) {
@@ -147,8 +161,8 @@ void Tape::rewind(const Mark& mark) {
   input_indices_.resize(mark.inputs);
   saved_.resize(mark.saved);
   attributes_.resize(mark.attributes);
-  std::erase_if(parameters_, [&](const auto& entry) {
-    return static_cast<std::size_t>(entry.second) >= mark.nodes;
+  std::erase_if(parameters_, [&](const ParameterLeaf& leaf) {
+    return static_cast<std::size_t>(leaf.index) >= mark.nodes;
   });
   if (mark.nodes == 0) cell_ = Cell();
   ++epoch_;
@@ -159,8 +173,11 @@ std::vector<std::size_t> Tape::bytes_saved_by_node() const {
   std::vector<std::size_t> bytes(nodes_.size(), 0);
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    if (!node.needs_gradient || node.operation == nullptr) continue;
-    for (std::uint32_t s = 0; s < node.saved; ++s) bytes[i] += saved_[node.first_saved + s].bytes();
+    if (!node.needs_gradient || node.leaf()) continue;
+    for (std::uint32_t s = 0; s < node.saved; ++s) {
+      const Tensor& saved = saved_[node.first_saved + s];
+      if (saved.defined()) bytes[i] += saved.bytes();
+    }
     const Needs needs = node.operation->needs;
     if (needs == Needs::output || needs == Needs::inputs_and_output) needed[i] = true;
     if (needs == Needs::inputs || needs == Needs::inputs_and_output) {
@@ -170,7 +187,7 @@ std::vector<std::size_t> Tape::bytes_saved_by_node() const {
     }
   }
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    if (needed[i]) bytes[i] += nodes_[i].value.bytes();
+    if (needed[i] && nodes_[i].value.defined()) bytes[i] += nodes_[i].value.bytes();
   }
   return bytes;
 }
@@ -184,7 +201,7 @@ std::size_t Tape::bytes_saved() const {
 Tape::NodeView Tape::node(std::size_t index) const {
   const Node& node = nodes_.at(index);
   NodeView view;
-  view.operation = node.operation;
+  view.operation = node.leaf() ? nullptr : node.operation;
   view.output = node.value;
   view.attributes = attributes_.data() + node.attributes;
   view.needs_gradient = node.needs_gradient;

@@ -6,7 +6,6 @@
 #include <iosfwd>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -60,6 +59,12 @@ class Var {
   std::uint32_t epoch_ = 0;
 };
 
+// The place on a tape of a parameter's leaf. Lists of them are sorted by the parameter's address.
+struct ParameterLeaf {
+  const Parameter* parameter;
+  std::int32_t index;
+};
+
 // The result of a backward pass, by leaf or parameter. The tensors share no storage, with each
 // other or with anything else.
 class Gradients {
@@ -73,16 +78,17 @@ class Gradients {
  private:
   friend class Tape;
   struct Entry {
-    Tensor value;  // undefined: zeros
-    Shape shape;
-    DType dtype;
-    Device device;
+    std::int32_t index;
     std::uint32_t epoch;
+    Tensor value;  // without elements: zeros
     Tensor get() const;
   };
+  // Null where there is none.
+  const Entry* find(std::int32_t index) const;
+
   const Tape* tape_ = nullptr;
-  std::unordered_map<std::int32_t, Entry> by_index_;
-  std::unordered_map<const Parameter*, std::int32_t> parameters_;
+  PoolVector<Entry> entries_;  // the last node first
+  PoolVector<ParameterLeaf> parameters_;
 };
 
 // A defect put into the backward pass of one operation on purpose: proof that checks can fail.
@@ -124,14 +130,15 @@ class Backward {
 
  private:
   friend class Tape;
-  Backward(Tape& tape, std::int32_t node, Tensor dy, const Mutation* mutation)
-      : tape_(tape), node_(node), dy_(std::move(dy)), mutation_(mutation) {}
+  Backward(Tape& tape, std::size_t node, Tensor dy, const Mutation* mutation,
+           std::vector<Tensor>& adjoints)
+      : tape_(tape), node_(node), dy_(std::move(dy)), mutation_(mutation), adjoints_(adjoints) {}
 
   Tape& tape_;
-  std::int32_t node_;
+  std::size_t node_;
   Tensor dy_;
   const Mutation* mutation_;
-  std::vector<Tensor>* adjoints_ = nullptr;
+  std::vector<Tensor>& adjoints_;  // by node
 
   // The place on the tape of input i.
   std::size_t source(int i) const;
@@ -217,29 +224,33 @@ class Tape {
   friend class Backward;
 
   struct Node {
-    const Operation* operation = nullptr;  // null for leaves
-    std::string_view label;                // the operation's name, or the kind of leaf
-    Tensor value;                          // undefined once released
-    Shape shape;
-    DType dtype = DType::f32;
-    Device device = Device::cpu;
+    const Operation* operation = nullptr;  // or the kind of leaf
+    Tensor value;                          // without elements once released
     bool needs_gradient = false;
     bool released = false;  // a backward pass went through it and did not retain
     std::uint32_t epoch = 0;
     std::uint32_t first_input = 0, inputs = 0;
     std::uint32_t first_saved = 0, saved = 0;
     std::uint32_t attributes = 0;
+
+    bool leaf() const { return operation->backward == nullptr; }
+    std::string_view label() const { return operation->name; }
+    const Shape& shape() const { return value.shape(); }
+    DType dtype() const { return value.dtype(); }
   };
 
-  Var leaf(std::string_view label, const Tensor& value, bool needs_gradient);
-  Var push(Node node);
+  Var leaf(const Operation& kind, const Tensor& value, bool needs_gradient);
+  Node& push(const Operation& operation);
+  void run(Node& node, std::span<const Var> inputs, const void* attributes);
+  Var last() { return {this, static_cast<std::int32_t>(nodes_.size() - 1), epoch_}; }
   const Node& at(const Var& v) const;
   std::int32_t input_index(const Node& node, int i) const {
     return input_indices_[node.first_input + static_cast<std::size_t>(i)];
   }
-  void require_finite(std::string_view label, const Tensor& value) const;
+  static void require_finite(std::string_view label, std::size_t index, const Tensor& value);
   [[noreturn]] void released(std::string_view operation, std::size_t index) const;
   void release(Node& node, bool value);
+  void reverse_pass(std::size_t start, const BackwardOptions& options, Gradients& gradients);
   // Of each node: its saved tensors, and its value where some backward pass reads it.
   std::vector<std::size_t> bytes_saved_by_node() const;
 
@@ -250,8 +261,9 @@ class Tape {
   std::vector<std::int32_t> input_indices_;   // of all nodes, one after the other
   std::vector<Tensor> saved_;                 // likewise
   std::vector<std::max_align_t> attributes_;  // likewise
-  std::unordered_map<const Parameter*, std::int32_t> parameters_;
-  std::vector<Tensor> gathered_;  // the inputs of the operation being recorded
+  std::vector<ParameterLeaf> parameters_;
+  std::vector<const Tensor*> gathered_;  // the inputs of the operation being recorded
+  std::vector<Tensor> adjoints_;         // by node, while a reverse pass runs; else all undefined
   Cell cell_;
   std::uint32_t epoch_ = 0;
 };

@@ -5,5 +5,6 @@ namespace moegrad {
 // Each registers its benchmarks with Google Benchmark.
 void add_operation_benchmarks();
 void add_layer_benchmarks();
+void add_tape_benchmarks();
 
 }  // namespace moegrad

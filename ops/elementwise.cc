@@ -25,6 +25,11 @@ std::optional<Layout> layout_in(const Shape& result, const Shape& operand) {
 }  // namespace
 
 BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape& b) {
+  if (a == b) {
+    const std::int64_t cols = a.back();
+    const std::int64_t rows = a.rank() == 0 ? 1 : a.product(0, a.rank() - 1);
+    return {a, rows, cols, {cols, 1}, {cols, 1}};
+  }
   Shape outer = a;  // what a column a and a row b span together
   if (outer.rank() > 0) outer[outer.rank() - 1] = b.back();
   Shape other = b;
@@ -41,8 +46,7 @@ BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape&
        "shapes {} and {} do not meet. Give equal shapes, or a row, a column or a scalar.", a, b);
 }
 
-Tensor sum_to(const Tensor& d, const Shape& shape, Layout layout, std::int64_t rows,
-              std::int64_t cols) {
+Tensor sum_to(Tensor d, const Shape& shape, Layout layout, std::int64_t rows, std::int64_t cols) {
   if (d.shape() == shape) return d;
   if (d.numel() == shape.numel()) return d.reshape(shape);
   AxisView view;

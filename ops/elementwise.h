@@ -55,8 +55,7 @@ struct BroadcastPlan {
 // Throws `[operation] ...` where the shapes do not meet.
 BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape& b);
 // Sums d [rows, cols] over the places that an operand of this layout was read from.
-Tensor sum_to(const Tensor& d, const Shape& shape, Layout layout, std::int64_t rows,
-              std::int64_t cols);
+Tensor sum_to(Tensor d, const Shape& shape, Layout layout, std::int64_t rows, std::int64_t cols);
 
 template <class F>
 struct Unary {
@@ -76,11 +75,12 @@ struct Unary {
   static void backward(Backward& b, const Scalars& p) {
     const bool reads_x = needs == Needs::inputs || needs == Needs::inputs_and_output;
     const bool reads_y = needs == Needs::output || needs == Needs::inputs_and_output;
+    const Tensor none;
+    const Tensor& x = reads_x ? b.input(0) : none;
+    const Tensor& y = reads_y ? b.output() : none;
     Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), b.dy().device());
-    kernels(dx.device())
-        .unary_backward(index, p, reads_x ? b.input(0) : Tensor(), reads_y ? b.output() : Tensor(),
-                        b.dy(), dx);
-    b.add(0, dx);
+    kernels(dx.device()).unary_backward(index, p, x, y, b.dy(), dx);
+    b.add(0, std::move(dx));
   }
   static void cell(std::span<const Tensor> in, const Scalars& p, Cell& cell) requires requires {
     F::wall(1.0, Scalars{});
@@ -129,14 +129,16 @@ struct Binary {
   }
   static void backward(Backward& b, const NoAttributes&) {
     const BroadcastPlan p = broadcast(name, b.input_shape(0), b.input_shape(1));
-    const Tensor a_value = needs == Needs::inputs ? b.input(0) : Tensor();
-    const Tensor b_value = needs == Needs::inputs ? b.input(1) : Tensor();
+    const Tensor none;
+    const Tensor& a_value = needs == Needs::inputs ? b.input(0) : none;
+    const Tensor& b_value = needs == Needs::inputs ? b.input(1) : none;
     for (int operand = 0; operand < 2; ++operand) {
       if (!b.wants(operand)) continue;
       Tensor d = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
       kernels(d.device())
           .binary_backward(index, operand, p.rows, p.cols, a_value, p.a, b_value, p.b, b.dy(), d);
-      b.add(operand, sum_to(d, b.input_shape(operand), operand == 0 ? p.a : p.b, p.rows, p.cols));
+      b.add(operand,
+            sum_to(std::move(d), b.input_shape(operand), operand == 0 ? p.a : p.b, p.rows, p.cols));
     }
   }
   static std::vector<OperationCase> cases() {

@@ -3,14 +3,18 @@
 #include "tensor/cpu_kernels.h"
 
 namespace moegrad {
+namespace {
+
+constinit CpuKernels cpu_kernels;
+
+}  // namespace
 
 Kernels& kernels(Device device) {
-  static CpuKernels cpu;
   if (device != Device::cpu) {
     fail("kernels", "this build has no {} device. Configure with CUDA, or use the cpu device.",
          name_of(device));
   }
-  return cpu;
+  return cpu_kernels;
 }
 
 }  // namespace moegrad

@@ -19,11 +19,11 @@ class Shape {
     for (const std::int64_t size : sizes) push_back(size);
   }
 
-  int rank() const { return rank_; }
+  int rank() const { return static_cast<int>(rank_); }
   std::int64_t operator[](int axis) const { return sizes_[static_cast<std::size_t>(axis)]; }
   std::int64_t& operator[](int axis) { return sizes_[static_cast<std::size_t>(axis)]; }
   // The size of the last axis; 1 for a scalar.
-  std::int64_t back() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+  std::int64_t back() const { return rank_ == 0 ? 1 : (*this)[rank() - 1]; }
   const std::int64_t* begin() const { return sizes_.data(); }
   const std::int64_t* end() const { return sizes_.data() + rank_; }
 
@@ -34,7 +34,7 @@ class Shape {
   }
 
   // The product of the sizes; 1 for a scalar.
-  std::int64_t numel() const { return product(0, rank_); }
+  std::int64_t numel() const { return product(0, rank()); }
   // The product of the sizes of the axes [first, last).
   std::int64_t product(int first, int last) const {
     std::int64_t n = 1;
@@ -62,7 +62,9 @@ class Shape {
 
  private:
   std::array<std::int64_t, kMaxRank> sizes_{};
-  int rank_ = 0;
+  // As wide as a size: a shape is copied in whole words, which a processor can forward from the
+  // stores that made it.
+  std::int64_t rank_ = 0;
 };
 
 }  // namespace moegrad

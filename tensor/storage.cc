@@ -8,6 +8,8 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <thread>
+#include <type_traits>
 
 namespace moegrad {
 namespace {
@@ -35,37 +37,38 @@ std::size_t capacity_of(int size_class) {
   return ((std::size_t{1} << exponent) + step * (std::size_t{1} << (exponent - 2))) * kAlignment;
 }
 
+// A lock that is held for a few instructions: one atomic exchange where nobody else wants it.
+class SpinLock {
+ public:
+  void lock() {
+    while (held_.exchange(true, std::memory_order_acquire)) {
+      while (held_.load(std::memory_order_relaxed)) std::this_thread::yield();
+    }
+  }
+  void unlock() { held_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool> held_{false};
+};
+
 class CpuPool {
  public:
   Storage::Block* take(std::size_t bytes) {
     const bool guarded = checked_.load(std::memory_order_relaxed);
     if (bytes > kMostBytes) fail("storage", "{} bytes asked for. Use smaller tensors.", bytes);
     const int size_class = class_of(bytes + (guarded ? kGuardBytes : 0));
-    Storage::Block* block = nullptr;
-    {
-      const std::lock_guard lock(mutex_);
-      ++stats_.allocations;
-      Storage::Block*& head = free_[static_cast<std::size_t>(size_class)];
-      if (head != nullptr) {
-        block = std::exchange(head, head->next_free);
-        stats_.bytes_cached -= block->capacity;
-      }
-    }
+    Storage::Block* block = take_cached(size_class);
     if (block == nullptr) block = take_from_system(bytes, size_class);
     block->bytes = bytes;
     block->guarded = guarded;
-    block->next_free = nullptr;
     block->references.store(1, std::memory_order_relaxed);
-    if (guarded) std::memset(block->data + bytes, kGuard, kGuardBytes);
-    const std::lock_guard lock(mutex_);
-    stats_.bytes_in_use += block->capacity;
-    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+    if (guarded) std::memset(block->data() + bytes, kGuard, kGuardBytes);
     return block;
   }
 
   void give(Storage::Block* block) {
     if (block->guarded) check_guard(*block);
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(lock_);
     stats_.bytes_in_use -= block->capacity;
     stats_.bytes_cached += block->capacity;
     Storage::Block*& head = free_[static_cast<std::size_t>(block->size_class)];
@@ -74,51 +77,72 @@ class CpuPool {
   }
 
   void release_cached() {
-    const std::lock_guard lock(mutex_);
-    for (Storage::Block*& head : free_) {
+    decltype(free_) lists{};
+    {
+      const std::lock_guard lock(lock_);
+      std::swap(lists, free_);
+      stats_.bytes_cached = 0;
+    }
+    for (Storage::Block* head : lists) {
       while (head != nullptr) {
         Storage::Block* block = std::exchange(head, head->next_free);
-        ::operator delete (block->data, std::align_val_t{kAlignment});
-        delete block;
+        ::operator delete (block, std::align_val_t{kAlignment});
       }
     }
-    stats_.bytes_cached = 0;
   }
 
   PoolStats stats() {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(lock_);
     return stats_;
   }
   void reset_peak() {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(lock_);
     stats_.peak_bytes_in_use = stats_.bytes_in_use;
   }
   std::atomic<bool>& checked() { return checked_; }
 
  private:
-  Storage::Block* take_from_system(std::size_t bytes, int size_class) {
-    const std::size_t capacity = capacity_of(size_class);
-    void* data = ::operator new (capacity, std::align_val_t{kAlignment}, std::nothrow);
-    if (data == nullptr) {  // cached blocks of other sizes may be in the way
-      release_cached();
-      data = ::operator new (capacity, std::align_val_t{kAlignment}, std::nothrow);
-    }
-    if (data == nullptr) {
-      fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
-    }
-    auto* block = new Storage::Block{};
-    block->data = static_cast<std::byte*>(data);
-    block->capacity = capacity;
-    block->size_class = size_class;
-    block->device = Device::cpu;
-    const std::lock_guard lock(mutex_);
-    ++stats_.system_allocations;
+  // Null where none of this class is cached.
+  Storage::Block* take_cached(int size_class) {
+    const std::lock_guard lock(lock_);
+    Storage::Block*& head = free_[static_cast<std::size_t>(size_class)];
+    Storage::Block* const block = head;
+    if (block == nullptr) return nullptr;
+    head = block->next_free;
+    stats_.bytes_cached -= block->capacity;
+    count_taken(block->capacity);
     return block;
   }
 
-  static void check_guard(const Storage::Block& block) {
+  void count_taken(std::size_t capacity) {
+    ++stats_.allocations;
+    stats_.bytes_in_use += capacity;
+    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+  }
+
+  Storage::Block* take_from_system(std::size_t bytes, int size_class) {
+    const std::size_t capacity = capacity_of(size_class);
+    const std::size_t total = sizeof(Storage::Block) + capacity;
+    void* memory = ::operator new (total, std::align_val_t{kAlignment}, std::nothrow);
+    if (memory == nullptr) {  // cached blocks of other sizes may be in the way
+      release_cached();
+      memory = ::operator new (total, std::align_val_t{kAlignment}, std::nothrow);
+    }
+    if (memory == nullptr) {
+      fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
+    }
+    auto* const block = new (memory) Storage::Block{};
+    block->capacity = capacity;
+    block->size_class = size_class;
+    const std::lock_guard lock(lock_);
+    ++stats_.system_allocations;
+    count_taken(capacity);
+    return block;
+  }
+
+  static void check_guard(Storage::Block& block) {
     for (std::size_t i = 0; i < kGuardBytes; ++i) {
-      if (block.data[block.bytes + i] != std::byte{kGuard}) {
+      if (block.data()[block.bytes + i] != std::byte{kGuard}) {
         std::fprintf(stderr, "moegrad: byte %zu behind a tensor of %zu bytes was overwritten\n", i,
                      block.bytes);
         std::abort();
@@ -126,17 +150,16 @@ class CpuPool {
     }
   }
 
-  std::mutex mutex_;
+  SpinLock lock_;
   std::array<Storage::Block*, kSizeClasses> free_{};
   PoolStats stats_;
   std::atomic<bool> checked_{false};
 };
 
-// Never destroyed: tensors of static lifetime may outlive any order of destruction.
-CpuPool& cpu_pool() {
-  static auto* const instance = new CpuPool;
-  return *instance;
-}
+// Constant from the start and never destroyed: tensors of static lifetime may come before and
+// after everything else.
+constinit CpuPool cpu_pool;
+static_assert(std::is_trivially_destructible_v<CpuPool>);
 
 void require_cpu(Device device) {
   if (device != Device::cpu) {
@@ -149,27 +172,36 @@ void require_cpu(Device device) {
 
 Storage Storage::allocate(std::size_t bytes, Device device) {
   require_cpu(device);
-  return Storage(cpu_pool().take(bytes));
+  return Storage(cpu_pool.take(bytes));
 }
 
-void Storage::release(Block* block) { cpu_pool().give(block); }
+void Storage::drop(Block* block) {
+  // The only handle needs no atomic subtraction: nobody else can make another one.
+  if (block->references.load(std::memory_order_acquire) == 1 ||
+      block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    cpu_pool.give(block);
+  }
+}
 
 namespace pool {
 
 PoolStats stats(Device device) {
   require_cpu(device);
-  return cpu_pool().stats();
+  return cpu_pool.stats();
 }
 void reset_peak(Device device) {
   require_cpu(device);
-  cpu_pool().reset_peak();
+  cpu_pool.reset_peak();
 }
 void release_cached(Device device) {
   require_cpu(device);
-  cpu_pool().release_cached();
+  cpu_pool.release_cached();
 }
-bool set_checked(bool checked) { return cpu_pool().checked().exchange(checked); }
-bool checked() { return cpu_pool().checked().load(); }
+bool set_checked(bool checked) { return cpu_pool.checked().exchange(checked); }
+bool checked() { return cpu_pool.checked().load(); }
+
+void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data(); }
+void give(void* memory) { cpu_pool.give(Storage::Block::of(memory)); }
 
 }  // namespace pool
 }  // namespace moegrad

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "tensor/dtype.h"
 
@@ -29,7 +30,25 @@ void release_cached(Device device);
 // Returns the previous setting.
 bool set_checked(bool checked);
 bool checked();
+// Memory of the CPU's pool for other things than tensors, 64-byte aligned; see PoolVector.
+void* take(std::size_t bytes);
+void give(void* memory);
 }  // namespace pool
+
+// For what every step builds and drops again: a vector whose memory comes from the CPU's pool.
+template <class T>
+struct PoolAllocator {
+  using value_type = T;
+  PoolAllocator() = default;
+  template <class U>
+  PoolAllocator(const PoolAllocator<U>&) {
+  }  // NOLINT(google-explicit-constructor): as the standard has it
+  T* allocate(std::size_t n) { return static_cast<T*>(pool::take(n * sizeof(T))); }
+  void deallocate(T* memory, std::size_t) { pool::give(memory); }
+  friend bool operator==(const PoolAllocator&, const PoolAllocator&) { return true; }
+};
+template <class T>
+using PoolVector = std::vector<T, PoolAllocator<T>>;
 
 // A reference-counted block of 64-byte aligned memory from the pool of its device.
 class Storage {
@@ -46,12 +65,10 @@ class Storage {
     return *this;
   }
   ~Storage() {
-    if (block_ != nullptr && block_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      release(block_);
-    }
+    if (block_ != nullptr) drop(block_);
   }
 
-  std::byte* data() const { return block_ == nullptr ? nullptr : block_->data; }
+  std::byte* data() const { return block_ == nullptr ? nullptr : block_->data(); }
   std::size_t bytes() const { return block_ == nullptr ? 0 : block_->bytes; }
   // True when this handle is the only one.
   bool unique() const {
@@ -60,20 +77,22 @@ class Storage {
   explicit operator bool() const { return block_ != nullptr; }
   friend bool operator==(const Storage& a, const Storage& b) { return a.block_ == b.block_; }
 
-  struct Block {
-    std::byte* data;       // 64-byte aligned
+  // Stands in front of its memory.
+  struct alignas(64) Block {
     std::size_t bytes;     // asked for
     std::size_t capacity;  // of the size class
-    int size_class;
-    Device device;
-    bool guarded;  // has guard bytes behind `bytes`
-    std::atomic<int> references;
     Block* next_free;
+    std::atomic<int> references;
+    int size_class;
+    bool guarded;  // has guard bytes behind `bytes`
+
+    std::byte* data() { return reinterpret_cast<std::byte*>(this + 1); }
+    static Block* of(void* data) { return static_cast<Block*>(data) - 1; }
   };
 
  private:
   explicit Storage(Block* block) : block_(block) {}
-  static void release(Block* block);
+  static void drop(Block* block);
 
   Block* block_ = nullptr;
 };

@@ -69,11 +69,9 @@ template Tensor Tensor::of<float>(const Shape&, std::span<const float>);
 template Tensor Tensor::of<double>(const Shape&, std::span<const double>);
 template Tensor Tensor::of<std::int32_t>(const Shape&, std::span<const std::int32_t>);
 
-void Tensor::require(DType dtype) const {
-  if (dtype_ != dtype) {
-    fail("tensor", "elements are {}, asked for as {}. Convert with to().", name_of(dtype_),
-         name_of(dtype));
-  }
+void Tensor::refuse(DType dtype) const {
+  fail("tensor", "elements are {}, asked for as {}. Convert with to().", name_of(dtype_),
+       name_of(dtype));
 }
 
 double Tensor::at(std::int64_t index) const {

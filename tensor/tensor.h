@@ -46,6 +46,8 @@ class Tensor {
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
   std::size_t bytes() const { return static_cast<std::size_t>(numel_) * size_of(dtype_); }
+  // Lets go of the elements: defined() is false from then on, while shape, type and device stay.
+  void release() { storage_ = Storage(); }
   // True when no other handle shares these elements.
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
@@ -79,7 +81,10 @@ class Tensor {
   bool same_bits(const Tensor& other) const;
 
  private:
-  void require(DType dtype) const;
+  void require(DType dtype) const {
+    if (dtype_ != dtype) refuse(dtype);
+  }
+  [[noreturn]] void refuse(DType dtype) const;
 
   Storage storage_;
   std::size_t offset_ = 0;

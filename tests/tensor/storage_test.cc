@@ -103,3 +103,33 @@ TEST_CASE("threads may share the pool") {
   CHECK(clashes == 0);
   CHECK(pool::stats(Device::cpu).bytes_in_use == before);
 }
+
+TEST_CASE("a block may be freed by another thread than took it") {
+  const PoolStats before = pool::stats(Device::cpu);
+  for (int i = 0; i < 100; ++i) {
+    Storage s = Storage::allocate(4000, Device::cpu);
+    std::thread([taken = std::move(s)]() mutable { taken = Storage(); }).join();
+  }
+  const PoolStats after = pool::stats(Device::cpu);
+  CHECK(after.bytes_in_use == before.bytes_in_use);
+  CHECK(after.allocations == before.allocations + 100);
+  CHECK(after.system_allocations <= before.system_allocations + 1);
+}
+
+TEST_CASE("the memory of a PoolVector comes from the pool and goes back") {
+  const PoolStats before = pool::stats(Device::cpu);
+  const auto fill = [] {
+    PoolVector<std::int64_t> v;
+    for (std::int64_t i = 0; i < 1000; ++i) v.push_back(i);
+    CHECK(reinterpret_cast<std::uintptr_t>(v.data()) % 64 == 0);
+    CHECK(v[999] == 999);
+    const PoolVector<std::int64_t> copy = v;
+    CHECK(copy == v);
+    return pool::stats(Device::cpu).bytes_in_use;
+  };
+  CHECK(fill() >= before.bytes_in_use + 2 * 8000);
+  const std::uint64_t taken = pool::stats(Device::cpu).system_allocations;
+  CHECK(fill() >= before.bytes_in_use + 2 * 8000);
+  CHECK(pool::stats(Device::cpu).system_allocations == taken);
+  CHECK(pool::stats(Device::cpu).bytes_in_use == before.bytes_in_use);
+}
