@@ -6,9 +6,9 @@ namespace moegrad {
 namespace {
 
 // How many choices fell on each expert, and how many there are.
-std::pair<std::vector<std::int64_t>, std::int64_t> count(const Tensor& selected,
-                                                         std::int64_t experts) {
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
+std::pair<PoolVector<std::int64_t>, std::int64_t> count(const Tensor& selected,
+                                                        std::int64_t experts) {
+  PoolVector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
   std::int64_t choices = 0;
   for (const std::int32_t e : selected.values<std::int32_t>()) {
     if (e < 0) continue;

@@ -41,7 +41,7 @@ class Weights {
   auto end() const { return list_.end(); }
 
  private:
-  std::vector<std::pair<std::string, Var>> list_;
+  PoolVector<std::pair<std::string, Var>> list_;
 };
 
 // What a layer reads for one pass; its router and its estimator see all of it.

@@ -224,10 +224,10 @@ class TrainingRun {
   }
 
   StepReport step(const Batch& batch) {
-    Tape tape(Tape::Options{.rng = state_.rng});
-    const Losses l = losses(tape, batch);
+    tape_.rng() = state_.rng;
+    const Losses l = losses(tape_, batch);
     if (!std::isfinite(l.total.value().item())) fail_loss(batch, l.total.value().item());
-    const Gradients gradients = tape.backward(l.total);
+    const Gradients gradients = tape_.backward(l.total);
     StepReport report{.loss = l.loss,
                       .auxiliary = l.auxiliary,
                       .gradient_norm = global_norm(parameters_, gradients),
@@ -241,6 +241,7 @@ class TrainingRun {
         fail("train", "the layer updates '{}', which it has not declared.", name);
       state->value = value.to(state->value.dtype());
     }
+    tape_.clear();
     return report;
   }
 
@@ -341,6 +342,7 @@ class TrainingRun {
   Checkpoints checkpoints_;
   Schedule schedule_;
   TrainState state_;
+  Tape tape_;
   std::int64_t total_ = 0;
   std::int64_t first_step_ = 0;
   std::filesystem::path checkpoint_;

@@ -1,0 +1,135 @@
+// A program of its own: it replaces operator new, to count its calls.
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include <doctest/doctest.h>
+
+#include "ops/ops.h"
+#include "train/model.h"
+#include "train/optimiser.h"
+
+namespace {
+
+std::atomic<std::uint64_t> calls_of_new{0};
+
+void* counted(std::size_t bytes) {
+  ++calls_of_new;
+  return std::malloc(bytes == 0 ? 1 : bytes);
+}
+void* counted(std::size_t bytes, std::align_val_t alignment) {
+  ++calls_of_new;
+  const auto unit = static_cast<std::size_t>(alignment);
+  return std::aligned_alloc(unit, (bytes + unit) / unit * unit);
+}
+void* or_throw(void* memory) {
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+// Not inlined: else the compiler sees memory of operator new going to free.
+#define MOEGRAD_REPLACED [[gnu::noinline]]
+MOEGRAD_REPLACED void* operator new(std::size_t n) { return or_throw(counted(n)); }
+MOEGRAD_REPLACED void* operator new(std::size_t n, std::align_val_t a) {
+  return or_throw(counted(n, a));
+}
+MOEGRAD_REPLACED void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
+  return counted(n);
+}
+MOEGRAD_REPLACED void* operator new(std::size_t n, std::align_val_t a,
+                                    const std::nothrow_t&) noexcept {
+  return counted(n, a);
+}
+MOEGRAD_REPLACED void operator delete(void* p) noexcept { std::free(p); }
+MOEGRAD_REPLACED void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+MOEGRAD_REPLACED void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+MOEGRAD_REPLACED void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
+  std::free(p);
+}
+#undef MOEGRAD_REPLACED
+
+namespace moegrad {
+namespace {
+
+// Training steps of the vision model's kind: forward, backward, clipping, AdamW, clear.
+class Training {
+ public:
+  Training(const LayerConfig& config, std::int64_t tokens)
+      : model_(12, 5, config),
+        parameters_(model_.initial(1, DType::f32)),
+        optimiser_(parameters_, {}),
+        x_(Rng{.seed = 2}.normal({tokens, 12}, DType::f32)),
+        labels_(Tensor::zeros({tokens}, DType::i32)) {}
+
+  void step() {
+    const Classifier::Output out = model_.forward(tape_.constant(x_), parameters_, true, labels_);
+    Var loss = cross_entropy(out.logits, labels_);
+    if (out.mixture.auxiliary.defined()) loss = loss + out.mixture.auxiliary;
+    {
+      const Gradients gradients = tape_.backward(loss);
+      optimiser_.step(parameters_, gradients, 1e-3,
+                      clip_scale(global_norm(parameters_, gradients), 1.0));
+    }
+    tape_.clear();
+  }
+
+ private:
+  Classifier model_;
+  Parameters parameters_;
+  AdamWOptimiser optimiser_;
+  Tensor x_;
+  Tensor labels_;
+  Tape tape_;
+};
+
+struct StepCost {
+  std::uint64_t from_system;  // blocks that the pool took
+  std::uint64_t calls_of_new;
+};
+
+// Of the last of several steps.
+StepCost steady_step(const LayerConfig& config, std::int64_t tokens) {
+  Training training(config, tokens);
+  for (int i = 0; i < 4; ++i) training.step();
+  const std::uint64_t blocks = pool::stats(Device::cpu).system_allocations;
+  const std::uint64_t calls = calls_of_new;
+  training.step();
+  return {pool::stats(Device::cpu).system_allocations - blocks, calls_of_new - calls};
+}
+
+LayerConfig config_of(const char* router, const char* estimator) {
+  LayerConfig config;
+  config.size = {.model = 16, .hidden = 32, .output = 16, .experts = 4, .active = 2};
+  config.router = router;
+  config.estimator = estimator;
+  config.options = {{"aux", "0.01"}};
+  return config;
+}
+
+TEST_CASE("calls of operator new are counted") {
+  const std::uint64_t before = calls_of_new;
+  ::operator delete(::operator new(8));
+  Training(config_of("top-k", "sparse"), 8).step();
+  CHECK(calls_of_new > before + 1);
+}
+
+TEST_CASE("a steady training step allocates nothing") {
+  for (const auto& [router, estimator] :
+       {std::pair("top-k", "sparse"), {"top-k", "expert-group"}, {"moesart", "sparse"}}) {
+    CAPTURE(router);
+    CAPTURE(estimator);
+    for (const std::int64_t tokens : {64, 640}) {
+      CAPTURE(tokens);
+      const StepCost cost = steady_step(config_of(router, estimator), tokens);
+      CHECK(cost.from_system == 0);
+      CHECK(cost.calls_of_new == 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moegrad
