@@ -3,7 +3,7 @@
 // pre-activations is kept. On the way back the activations are computed again, and each weight
 // gradient has one owner that goes through its rows in order.
 
-#include <vector>
+#include <tuple>
 
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
@@ -177,12 +177,12 @@ struct Part {
   std::int64_t partial;  // -1: the gradients themselves
 };
 
-std::vector<Part> parts_of(const Tensor& offsets) {
+PoolVector<Part> parts_of(const Tensor& offsets) {
   const std::int64_t experts = offsets.numel() - 1;
   const std::int32_t* const bounds = offsets.data<std::int32_t>();
   const std::int64_t most =
       std::max(kLeastPart, kPartShare * bounds[experts] / std::max(experts, kPartExperts));
-  std::vector<Part> parts;
+  PoolVector<Part> parts;
   std::int64_t partials = 0;
   for (std::int64_t e = 0; e < experts; ++e) {
     const std::int64_t rows = bounds[e + 1] - bounds[e];
@@ -192,9 +192,9 @@ std::vector<Part> parts_of(const Tensor& offsets) {
                        i == 0 ? -1 : partials++});
     }
   }
-  // The largest first; those of one expert stay in order.
-  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
-    return a.last - a.first > b.last - b.first;
+  std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {  // the largest first
+    return std::tuple(b.last - b.first, a.expert, a.first) <
+           std::tuple(a.last - a.first, b.expert, b.first);
   });
   return parts;
 }
@@ -332,7 +332,7 @@ class ExpertsBackward {
 
   // The partial sums of an expert, in order, on top of its first part's.
   void add_partials() const {
-    std::vector<const Part*> partial(static_cast<std::size_t>(partial_.size(0)));
+    PoolVector<const Part*> partial(static_cast<std::size_t>(partial_.size(0)));
     for (const Part& part : parts_) {
       if (part.partial >= 0) partial[static_cast<std::size_t>(part.partial)] = &part;
     }
@@ -354,7 +354,7 @@ class ExpertsBackward {
   std::int64_t model_, hidden_, output_;
   const T *x_, *a_, *c_, *dy_, *weights_;
   T *dslots_, *dweights_;
-  std::vector<Part> parts_;
+  PoolVector<Part> parts_;
   Workspace<T> workspace_;
   Tensor partial_;
 };
