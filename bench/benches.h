@@ -6,5 +6,6 @@ namespace moegrad {
 void add_operation_benchmarks();
 void add_layer_benchmarks();
 void add_tape_benchmarks();
+void add_estimator_benchmarks();
 
 }  // namespace moegrad

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   moegrad::add_operation_benchmarks();
   moegrad::add_layer_benchmarks();
   moegrad::add_tape_benchmarks();
+  moegrad::add_estimator_benchmarks();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }
