@@ -95,6 +95,10 @@ class CpuKernels final : public Kernels {
                         const Tensor& c, const Tensor& dy, const Tensor& weights,
                         const Tensor& dslots, const Tensor& dweights,
                         const ExpertTensors& dw) override;
+  void group_means(const Tensor& h, const GroupSets& sets, const Tensor& inverse,
+                   const Tensor& means) override;
+  void group_means_backward(const Tensor& dmeans, const Tensor& inverse, const GroupSets& sets,
+                            const Tensor& dh) override;
   void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
              const Tensor& v, const Tensor& p) override;
   void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,

@@ -30,6 +30,17 @@ struct Window {
   std::int64_t padding = 0;
 };
 
+// Tokens in groups, and the slots that count for them: slot s of expert j, of token t = order[s] /
+// k, is in C_ij for each group i of ids[t, :] (with members_only: where j is one of them too).
+struct GroupSets {
+  Tensor ids;                // i32 [N, G]; -1 for none
+  Tensor weights;            // [N, G]: what a token counts in each of its groups; undefined: 1
+  Tensor offsets;            // i32 [E+1], of the plan
+  Tensor order;              // i32 [S], of the plan
+  std::int64_t choices = 1;  // k
+  bool members_only = false;
+};
+
 struct AdamWStep {
   double learning_rate = 1e-3;
   double beta1 = 0.9;
@@ -231,6 +242,15 @@ class Kernels {
                                 const Tensor& a, const Tensor& c, const Tensor& dy,
                                 const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
                                 const ExpertTensors& dw) = 0;
+
+  // means [E, E, D]: means_ij = inverse_ij sum over C_ij of weight h[s], in the order of the slots
+  // of h [S, D]; inverse [E, E] by (i, j): 1 / max(1, |C_ij|), with weights 1 / their sum or, where
+  // that is not positive, 0
+  virtual void group_means(const Tensor& h, const GroupSets& sets, const Tensor& inverse,
+                           const Tensor& means) = 0;
+  // dh [S, D] += sum over the C_ij that hold slot s of weight inverse_ij dmeans_ij
+  virtual void group_means_backward(const Tensor& dmeans, const Tensor& inverse,
+                                    const GroupSets& sets, const Tensor& dh) = 0;
 
   // --- optimisers, in place
   // m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;

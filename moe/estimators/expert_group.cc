@@ -13,6 +13,8 @@
 // `weighted`: the means are weighted by p_i(x'), detached, and divided by the sum of these weights.
 // `minimum-score`: x is in group i only where p_i(x) is at least this; 1/G is then 1/|G(x)|.
 
+#include <algorithm>
+
 #include "moe/dispatch.h"
 #include "moe/dispatch_cases.h"
 #include "moe/estimators/surrogate.h"
@@ -33,95 +35,66 @@ struct GroupOptions {
 
 constexpr int kMul = BinaryFunctors::index_of<functor::Mul>();
 
-// x [rows, cols] times factor, one for each row or one for each element.
-Tensor scaled(const Tensor& x, const Tensor& factor) {
-  const std::int64_t rows = factor.numel();
-  const std::int64_t cols = rows == 0 ? 0 : x.numel() / rows;
-  const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernels(x.device()).binary(kMul, rows, cols, x, {cols, 1}, factor, {1, 0}, out);
-  return out;
-}
-
 // Who is in which group, from frozen scores and selections; constants of the pass.
 struct Groups {
-  Tensor ids;         // i32 [N, G]; -1 below the minimum score
-  Plan plan;          // of the groups: slots [N G] sorted by group
-  Tensor membership;  // [S, E]: weight of slot (x', j) in group i; 0 outside C_ij
-  Tensor off;         // [N, E]: 1/|G(x)| off R, 0 on R
+  Tensor ids;      // i32 [N, G]; -1 below the minimum score
+  Tensor weights;  // [N, G]: p of the group where the means are weighted; else [0, G]
+  Plan plan;       // of the groups: slots [N G] sorted by group
+  Tensor off;      // [N, E]: 1/|G(x)| off R, 0 on R
+  bool members_only = false;
 };
+
+// [N, E]: 1/|G(x)| off R(x), 0 on R(x).
+Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t experts, DType dtype) {
+  const std::int64_t tokens = ids.size(0);
+  const std::int64_t g = ids.size(1);
+  const Tensor share = Tensor::empty({tokens}, DType::f64);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::int32_t* const id = ids.data<std::int32_t>() + t * g;
+    const auto count = static_cast<double>(g - std::count(id, id + g, -1));
+    share.data<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
+  }
+  Kernels& k = kernels(ids.device());
+  const Tensor on = selected_flags(selected, experts);
+  Tensor off = Tensor::empty(on.shape(), dtype);
+  k.where(on, tokens, experts, Tensor::zeros({1}, dtype), {0, 0}, share.to(dtype), {1, 0}, off);
+  return off;
+}
 
 Groups make_groups(Var scores, const Tensor& selected, const Plan& plan, const GroupOptions& o) {
   const std::int64_t experts = plan.experts;
   if (o.groups > experts) {
     fail("expert-group", "groups is {} with {} experts. Use groups <= experts.", o.groups, experts);
   }
-  const Tensor p = stop_gradient(scores).value().to(DType::f64);
+  const Tensor p = stop_gradient(scores).value();
   const std::int64_t tokens = p.size(0);
-  const std::int64_t g = o.groups;
+  Kernels& k = kernels(p.device());
+  const auto p_of = [&](const Tensor& ids) {
+    Tensor out = Tensor::empty(ids.shape(), p.dtype());
+    k.take_columns(p, ids, out);
+    return out;
+  };
   Groups groups;
-  groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, g}, [&] {
-    Tensor ids = Tensor::empty({tokens, g}, DType::i32);
-    kernels(Device::cpu).top_k(p, g, ids);
-    std::int32_t* id = ids.data<std::int32_t>();
-    for (std::int64_t i = 0; i < ids.numel(); ++i) {
-      if (p.at(i / g * experts + id[i]) < o.minimum_score) id[i] = -1;
+  groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, o.groups}, [&] {
+    Tensor ids = Tensor::empty({tokens, o.groups}, DType::i32);
+    k.top_k(p, o.groups, ids);
+    if (o.minimum_score > 0.0) {
+      const Tensor score = p_of(ids).to(DType::f64);
+      for (std::int64_t i = 0; i < ids.numel(); ++i) {
+        if (score.data<double>()[i] < o.minimum_score) ids.data<std::int32_t>()[i] = -1;
+      }
     }
     return ids;
   });
+  groups.weights = o.weighted ? p_of(groups.ids) : Tensor::empty({0, o.groups}, p.dtype());
   groups.plan = make_plan(groups.ids, experts);
-  const Tensor membership = Tensor::zeros({plan.slots(), experts}, DType::f64);
-  const Tensor off = Tensor::zeros({tokens, experts}, DType::f64);
-  const std::int32_t* id = groups.ids.data<std::int32_t>();
-  const std::int32_t* chosen = selected.data<std::int32_t>();
-  const std::int32_t* order = plan.order.data<std::int32_t>();
-  const bool only_groups = plan.choices >= g;  // M = G
-  for (std::int64_t s = 0; s < plan.slots(); ++s) {
-    const std::int64_t t = order[s] / plan.choices;
-    bool contributes = !only_groups;
-    for (std::int64_t m = 0; m < g; ++m) {
-      contributes = contributes || id[t * g + m] == chosen[order[s]];
-    }
-    for (std::int64_t m = 0; contributes && m < g; ++m) {
-      const std::int64_t i = id[t * g + m];
-      if (i < 0) continue;
-      membership.data<double>()[s * experts + i] = o.weighted ? p.at(t * experts + i) : 1.0;
-    }
-  }
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    double count = 0.0;
-    for (std::int64_t m = 0; m < g; ++m) count += id[t * g + m] >= 0 ? 1.0 : 0.0;
-    double* row = off.data<double>() + t * experts;
-    for (std::int64_t e = 0; e < experts; ++e) row[e] = count > 0.0 ? 1.0 / count : 0.0;
-    for (std::int64_t j = 0; j < plan.choices; ++j) {
-      if (chosen[t * plan.choices + j] >= 0) row[chosen[t * plan.choices + j]] = 0.0;
-    }
-  }
-  groups.membership = membership.to(scores.dtype());
-  groups.off = off.to(scores.dtype());
+  groups.off = shares_off(groups.ids, selected, experts, p.dtype());
+  groups.members_only = plan.choices >= o.groups;  // M = G
   return groups;
 }
 
-// 1 / max(1, |C_ij|) by [j, i]; with weights 1 / sum, 0 for an empty group.
-Tensor inverse_counts(const Groups& groups, const Plan& plan, bool weighted) {
-  const Tensor sums = Tensor::empty({plan.experts, plan.experts}, groups.membership.dtype());
-  kernels(sums.device()).grouped_sum(groups.membership, plan.offsets, sums);
-  const Tensor inverse = sums.to(DType::f64).clone();
-  for (double& c : inverse.values<double>()) {
-    c = weighted ? (c > 0.0 ? 1.0 / c : 0.0) : 1.0 / std::max(1.0, c);
-  }
-  return inverse.to(sums.dtype());
-}
-
-// [a, b, D] as [b, a, D].
-Tensor swapped(const Tensor& x) {
-  const Tensor out = Tensor::empty({x.size(1), x.size(0), x.size(2)}, x.dtype(), x.device());
-  kernels(x.device()).swap_axes(x, 1, x.size(0), 1, x.size(1), x.size(2), out);
-  return out;
-}
-
 // Inputs: h [S, D], weights [N, k], p [N, E]; constants: order, inverse, offsets of the plan;
-// order, inverse, offsets of the groups' plan; membership [S, E]; inverse counts [E, E]; off [N,
-// E]. The means are group sums by one product for each expert, membership_j^T h_j; the router's
+// order, inverse, offsets of the groups' plan; ids, weights and off of the groups. The router's
 // cotangent is one product for each group, g_i Ebar_i^T.
 struct CombineGroups {
   static constexpr std::string_view name = "combine_groups";
@@ -131,27 +104,32 @@ struct CombineGroups {
   static constexpr Claim claim = Claim::surrogate;
   static constexpr Needs needs = Needs::inputs;
   struct Attributes {
-    std::int64_t groups = 2;
     bool experts = false;
     bool forward = false;
+    bool members_only = false;
   };
 
   static Tensor forward(Forward& in, const Attributes& a) {
     Kernels& k = kernels(in[0].device());
+    const auto like = [&](const Shape& shape) {
+      return Tensor::empty(shape, in[0].dtype(), in[0].device());
+    };
     const std::int64_t experts = in[2].size(1);
     const std::int64_t width = in[0].size(1);
-    const Tensor sums = Tensor::empty({experts, experts, width}, in[0].dtype(), in[0].device());
-    k.grouped_outer(in[9], in[0], in[5], sums);
-    const Tensor means = swapped(scaled(sums, in[10]));  // [i, j, D]
-    in.save(means);
-    const Tensor y = Tensor::empty({in[4].size(0), width}, in[0].dtype(), in[0].device());
+    Tensor y = like({in[4].size(0), width});
     k.slots_to_tokens(in[0], in[1], in[4], y);
+    if (!a.forward && !in.saves()) return y;
+    const Tensor inverse = like({experts, experts});
+    const Tensor means = like({experts, experts, width});
+    k.group_means(in[0], sets([&](int i) { return in[static_cast<std::size_t>(i)]; }, a), inverse,
+                  means);
+    in.save(means);
+    in.save(inverse);
     if (a.forward) {
-      const Tensor rows = spread(
-          scaled(in[2].reshape({in[2].numel()}), in[11]).reshape(in[2].shape()), in[6], a.groups);
-      const Tensor parts = Tensor::empty({rows.size(0), width}, y.dtype(), y.device());
+      const Tensor rows = spread(product(in[2], in[11]), in[6], in[9].size(1));
+      const Tensor parts = like({rows.size(0), width});
       k.grouped_matmul(rows, means, false, in[8], parts);
-      const Tensor added = Tensor::empty(y.shape(), y.dtype(), y.device());
+      const Tensor added = like(y.shape());
       k.slots_to_tokens(parts, Tensor(), in[7], added);
       k.accumulate(1.0, added, y);
     }
@@ -163,78 +141,99 @@ struct CombineGroups {
     const auto like = [&](const Shape& shape) {
       return Tensor::empty(shape, b.dy().dtype(), b.dy().device());
     };
-    const Tensor by_group = spread(b.dy(), b.input(6), a.groups);  // g in the groups' slots
     if (b.wants(1)) {
       const Tensor dw = like(b.input_shape(1));
       k.slot_products(b.dy(), b.input(0), b.input(4), dw);
       b.add(1, dw);
     }
+    const bool through_means = a.experts && b.wants(0);
+    Tensor by_group;  // g in the groups' slots
+    if (through_means || b.wants(2)) by_group = spread(b.dy(), b.input(6), b.input_shape(9)[1]);
     if (b.wants(2)) {
-      const std::int64_t experts = b.input_shape(2)[1];
-      const Tensor products = like({by_group.size(0), experts});
+      const Tensor products = like({by_group.size(0), b.input_shape(2)[1]});
       k.grouped_matmul(by_group, b.saved(0), true, b.input(8), products);
       const Tensor sums = like(b.input_shape(2));
       k.slots_to_tokens(products, Tensor(), b.input(7), sums);
-      b.add(2, scaled(sums.reshape({sums.numel()}), b.input(11)).reshape(sums.shape()));
+      b.add(2, product(sums, b.input(11)));
     }
     if (!b.wants(0)) return;
     const Tensor dh = like(b.input_shape(0));
     k.tokens_to_slots(b.dy(), b.input(1), b.input(3), b.input_shape(1)[1], dh);
-    if (a.experts) k.accumulate(1.0, through_means(b, by_group, a.groups), dh);
+    if (through_means) {
+      const Tensor share =
+          spread(product(b.input(2), b.input(11)), b.input(6), b.input_shape(9)[1]);
+      const Tensor dmeans = like(b.saved(0).shape());
+      k.grouped_outer(share, by_group, b.input(8), dmeans);  // A
+      k.group_means_backward(dmeans, b.saved(1), sets([&](int i) { return b.input(i); }, a), dh);
+    }
     b.add(0, dh);
   }
   static std::vector<OperationCase> cases();
 
  private:
-  static Tensor spread(const Tensor& x, const Tensor& order, std::int64_t groups) {
-    const Tensor out = Tensor::empty({order.size(0), x.size(1)}, x.dtype(), x.device());
-    kernels(x.device()).tokens_to_slots(x, Tensor(), order, groups, out);
+  template <class Input>
+  static GroupSets sets(Input&& input, const Attributes& a) {
+    const Tensor weights = input(10);
+    return {.ids = input(9),
+            .weights = weights.size(0) > 0 ? weights : Tensor(),
+            .offsets = input(5),
+            .order = input(3),
+            .choices = input(4).size(1),
+            .members_only = a.members_only};
+  }
+  static Tensor product(const Tensor& a, const Tensor& b) {
+    Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());
+    const Layout same{a.numel(), 1};
+    kernels(a.device()).binary(kMul, 1, a.numel(), a, same, b, same, out);
     return out;
   }
-  // The gradient that reaches the experts' rows through the means: [S, D].
-  static Tensor through_means(Backward& b, const Tensor& by_group, std::int64_t groups) {
-    Kernels& k = kernels(b.dy().device());
-    const Tensor& p = b.input(2);
-    const Tensor share = scaled(p.reshape({p.numel()}), b.input(11)).reshape(p.shape());
-    const Tensor a = Tensor::empty({p.size(1), p.size(1), b.dy().size(1)}, p.dtype(), p.device());
-    k.grouped_outer(spread(share, b.input(6), groups), by_group, b.input(8), a);  // [i, j, D]
-    const Tensor per_row = scaled(swapped(a), b.input(10));                       // [j, i, D]
-    const Tensor dh = Tensor::empty(b.input_shape(0), p.dtype(), p.device());
-    k.grouped_matmul(b.input(9), per_row, false, b.input(5), dh);
-    return dh;
+  static Tensor spread(const Tensor& x, const Tensor& order, std::int64_t groups) {
+    Tensor out = Tensor::empty({order.size(0), x.size(1)}, x.dtype(), x.device());
+    kernels(x.device()).tokens_to_slots(x, Tensor(), order, groups, out);
+    return out;
   }
 };
 
 Var fused_groups(Var h, Var weights, Var scores, const Plan& plan, const Groups& groups,
-                 const Tensor& inverse_count, const GroupOptions& o) {
+                 const GroupOptions& o) {
   Tape& tape = h.tape();
   const auto c = [&](const Tensor& t) { return tape.constant(t); };
   return apply<CombineGroups>({h, weights, scores, c(plan.order), c(plan.inverse), c(plan.offsets),
                                c(groups.plan.order), c(groups.plan.inverse), c(groups.plan.offsets),
-                               c(groups.membership), c(inverse_count), c(groups.off)},
-                              {o.groups, o.experts, o.forward});
+                               c(groups.ids), c(groups.weights), c(groups.off)},
+                              {o.experts, o.forward, groups.members_only});
 }
 
 // The definition: every pair (slot of C_ij, group i) is added to its mean, every unselected expert
 // of every token reads its means.
 Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const Plan& plan,
-                   const Groups& groups, const Tensor& inverse_count, const GroupOptions& o) {
+                   const Groups& groups, const GroupOptions& o) {
   const std::int64_t experts = plan.experts;
+  const std::int64_t g = o.groups;
   Tape& tape = h.tape();
+  const std::int32_t* const id = groups.ids.data<std::int32_t>();
   std::vector<std::int32_t> from;
   std::vector<std::int32_t> to;
   std::vector<double> weight;
+  std::vector<double> sums(static_cast<std::size_t>(experts * experts), 0.0);  // by [i, j]
   for (std::int64_t s = 0; s < plan.slots(); ++s) {
-    const std::int32_t j = selected.data<std::int32_t>()[plan.order.data<std::int32_t>()[s]];
-    for (std::int64_t i = 0; i < experts; ++i) {
-      const double m = groups.membership.at(s * experts + i);
-      if (m == 0.0) continue;
+    const std::int32_t place = plan.order.data<std::int32_t>()[s];
+    const std::int64_t t = place / plan.choices;
+    const std::int32_t j = selected.data<std::int32_t>()[place];
+    if (groups.members_only && std::count(id + t * g, id + (t + 1) * g, j) == 0) continue;
+    for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {
+      if (id[m] < 0) continue;
       from.push_back(static_cast<std::int32_t>(s));
-      to.push_back(static_cast<std::int32_t>(i * experts + j));
-      weight.push_back(m * inverse_count.at(j * experts + i));
+      to.push_back(static_cast<std::int32_t>(id[m] * experts + j));
+      weight.push_back(o.weighted ? groups.weights.at(m) : 1.0);
+      sums[static_cast<std::size_t>(to.back())] += weight.back();
     }
   }
   const auto pairs = static_cast<std::int64_t>(from.size());
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    const double sum = sums[static_cast<std::size_t>(to[i])];
+    weight[i] *= sum > 0.0 ? 1.0 / sum : 0.0;
+  }
   const Var rows = gather_rows(h, Tensor::of<std::int32_t>({pairs}, from)) *
                    tape.constant(Tensor::of<double>({pairs, 1}, weight).to(h.dtype()));
   const Var means =
@@ -251,15 +250,14 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
     const std::int64_t place = rest.plan.order.data<std::int32_t>()[s];
     const std::int64_t t = place / rest.plan.choices;
     const std::int32_t j = ids.data<std::int32_t>()[place];
-    for (std::int64_t m = 0; m < o.groups; ++m) {
-      const std::int32_t i = groups.ids.data<std::int32_t>()[t * o.groups + m];
-      read.push_back(i < 0 ? -1 : static_cast<std::int32_t>(i * experts + j));
+    for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {
+      read.push_back(id[m] < 0 ? -1 : static_cast<std::int32_t>(id[m] * experts + j));
     }
     share.push_back(groups.off.at(t * experts + j));
   }
   const std::int64_t slots = rest.plan.slots();
-  const Var means_read = gather_rows(means, Tensor::of<std::int32_t>({slots * o.groups}, read));
-  const Var summed = sum(reshape(means_read, {slots, o.groups, h.size(1)}), 1);
+  const Var means_read = gather_rows(means, Tensor::of<std::int32_t>({slots * g}, read));
+  const Var summed = sum(reshape(means_read, {slots, g, h.size(1)}), 1);
   rest.values = summed * tape.constant(Tensor::of<double>({slots, 1}, share).to(h.dtype()));
   if (!o.forward) return written_surrogate(h, weights, plan, rest);
   const Var values = o.experts ? rest.values : stop_gradient(rest.values);
@@ -269,9 +267,8 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
 Var combine_groups(Var h, Var weights, Var scores, const Tensor& selected, const Plan& plan,
                    const GroupOptions& o, bool fused) {
   const Groups groups = make_groups(scores, selected, plan, o);
-  const Tensor inverse_count = inverse_counts(groups, plan, o.weighted);
-  if (fused) return fused_groups(h, weights, scores, plan, groups, inverse_count, o);
-  return written_groups(h, weights, scores, selected, plan, groups, inverse_count, o);
+  if (fused) return fused_groups(h, weights, scores, plan, groups, o);
+  return written_groups(h, weights, scores, selected, plan, groups, o);
 }
 
 std::vector<OperationCase> CombineGroups::cases() {

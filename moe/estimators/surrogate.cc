@@ -2,6 +2,7 @@
 
 #include "moe/dispatch.h"
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -31,6 +32,15 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
     y = y + combine(gradient_only(rest.values), stop_gradient(rest.scores), rest.plan);
   }
   return y;
+}
+
+Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
+  Kernels& k = kernels(selected.device());
+  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32);
+  k.put_columns(Tensor::full(selected.shape(), 1.0, DType::f32), selected, times);
+  Tensor flags = Tensor::empty(times.shape(), DType::i32);
+  k.greater(times, Tensor::zeros(times.shape(), DType::f32), flags);
+  return flags;
 }
 
 Rest no_rest(Var h, const Plan& plan) {

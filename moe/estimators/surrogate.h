@@ -27,6 +27,9 @@ Var combine_dense(Var h, Var weights, const Plan& plan, const Rest& rest, bool f
 // Nothing stands for the experts that were not selected.
 Rest no_rest(Var h, const Plan& plan);
 
+// i32 [N, E]: 1 where a token selected the expert, else 0.
+Tensor selected_flags(const Tensor& selected, std::int64_t experts);
+
 // y = combine(h, sg w) + combine(sg h, w - sg w): the sparse layer written out.
 Var written_sparse(Var h, Var weights, const Plan& plan);
 
