@@ -3,9 +3,31 @@
 #include <algorithm>
 #include <vector>
 
+#include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
+namespace {
+
+// Calls f(token, chosen) for every row of selected i32 [N, k], with a flag for each expert.
+template <class F>
+void for_each_token(const Tensor& selected, std::int64_t experts, F&& f) {
+  const std::int64_t k = selected.size(1);
+  const std::int32_t* const ids = selected.data<std::int32_t>();
+  const auto piece = [&](std::int64_t begin, std::int64_t end) {
+    std::vector<char> chosen(static_cast<std::size_t>(experts));
+    for (std::int64_t t = begin; t < end; ++t) {
+      std::fill(chosen.begin(), chosen.end(), 0);
+      for (std::int64_t i = t * k; i < (t + 1) * k; ++i) {
+        if (ids[i] >= 0) chosen[static_cast<std::size_t>(ids[i])] = 1;
+      }
+      f(t, chosen.data());
+    }
+  };
+  cpu::parallel_for(selected.size(0), cpu::items_per_grain(experts + k), piece);
+}
+
+}  // namespace
 
 Plan make_plan(const Tensor& selected, std::int64_t experts) {
   if (selected.rank() != 2 || selected.dtype() != DType::i32) {
@@ -33,26 +55,21 @@ Plan make_plan(const Tensor& selected, std::int64_t experts) {
 
 Tensor unselected(const Tensor& selected, std::int64_t experts) {
   const std::int64_t tokens = selected.size(0);
-  const std::int64_t k = selected.size(1);
-  const std::int32_t* ids = selected.data<std::int32_t>();
-  std::vector<std::vector<std::int32_t>> rest(static_cast<std::size_t>(tokens));
-  std::size_t width = 0;
-  std::vector<char> chosen(static_cast<std::size_t>(experts));
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    std::fill(chosen.begin(), chosen.end(), 0);
-    for (std::int64_t j = 0; j < k; ++j) {
-      if (ids[t * k + j] >= 0) chosen[static_cast<std::size_t>(ids[t * k + j])] = 1;
-    }
-    auto& row = rest[static_cast<std::size_t>(t)];
+  const Tensor left = Tensor::empty({tokens}, DType::i32);  // how many experts each token leaves
+  std::int32_t* const count = left.data<std::int32_t>();
+  for_each_token(selected, experts, [=](std::int64_t t, const char* chosen) {
+    count[t] = static_cast<std::int32_t>(std::count(chosen, chosen + experts, 0));
+  });
+  const std::int64_t width = tokens == 0 ? 0 : *std::max_element(count, count + tokens);
+  Tensor out = Tensor::empty({tokens, width}, DType::i32);
+  std::int32_t* const rest = out.data<std::int32_t>();
+  for_each_token(selected, experts, [=](std::int64_t t, const char* chosen) {
+    std::int32_t* next = rest + t * width;
     for (std::int64_t e = 0; e < experts; ++e) {
-      if (chosen[static_cast<std::size_t>(e)] == 0) row.push_back(static_cast<std::int32_t>(e));
+      if (chosen[e] == 0) *next++ = static_cast<std::int32_t>(e);
     }
-    width = std::max(width, row.size());
-  }
-  Tensor out = Tensor::full({tokens, static_cast<std::int64_t>(width)}, -1.0, DType::i32);
-  for (std::size_t t = 0; t < rest.size(); ++t) {
-    std::copy(rest[t].begin(), rest[t].end(), out.data<std::int32_t>() + t * width);
-  }
+    std::fill(next, rest + (t + 1) * width, -1);
+  });
   return out;
 }
 
