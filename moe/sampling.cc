@@ -3,10 +3,13 @@
 #include <limits>
 
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
+
+constexpr std::int64_t kTokensPerPiece = 32;  // whose weights are worked out together
 
 Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
   const Tensor noisy = rng.gumbel(logits.shape(), logits.dtype());
@@ -68,12 +71,14 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
     const Tensor w = Tensor::empty({tokens, k}, DType::f64);
     const auto experts = static_cast<std::size_t>(o.size(1));
     const auto active = static_cast<std::size_t>(k);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const auto row = static_cast<std::size_t>(t);
-      value(t, o.values<double>().subspan(row * experts, experts),
-            selected.values<std::int32_t>().subspan(row * active, active),
-            w.values<double>().subspan(row * active, active));
-    }
+    cpu::parallel_for(tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        const auto row = static_cast<std::size_t>(t);
+        value(t, o.values<double>().subspan(row * experts, experts),
+              selected.values<std::int32_t>().subspan(row * active, active),
+              w.values<double>().subspan(row * active, active));
+      }
+    });
     return w.to(logits.dtype());
   });
   const Var log_g = take_columns(log_softmax(logits), selected);

@@ -265,7 +265,50 @@ std::vector<double> log_inclusion_by_integral(std::span<const double> logits, st
   return inclusion;
 }
 
+// pi_i = g_i (1 + sum of g_j / (1 - g_j) over j != i). At most one of the odds g_j / (1 - g_j) is
+// above 1, that of the largest logit: it is kept as a log, the others as numbers.
+std::vector<double> log_inclusion_of_two(std::span<const double> logits) {
+  require_k(logits, 2);
+  const std::size_t experts = logits.size();
+  if (experts == 2) return {0.0, 0.0};
+  const auto top =
+      static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  std::vector<double> odds(experts);
+  double second = kMinusInfinity;  // the largest of the other logits
+  double sum = 0.0;
+  for (std::size_t i = 0; i < experts; ++i) {
+    if (i == top) continue;
+    odds[i] = std::exp(logits[i] - logits[top]);
+    second = std::fmax(second, logits[i]);
+    sum += odds[i];
+  }
+  double rest = 0.0;  // the sum in units of the second
+  double all = 0.0;   // of the odds
+  for (std::size_t i = 0; i < experts; ++i) {
+    if (i == top) continue;
+    rest += std::exp(logits[i] - second);
+    odds[i] /= 1.0 + sum - odds[i];
+    all += odds[i];
+  }
+  const double top_odds = logits[top] - second - std::log(rest);
+  std::vector<double> inclusion;
+  for (std::size_t i = 0; i < experts; ++i) {
+    const double log_g = logits[i] - logits[top] - std::log1p(sum);
+    const double others = i == top ? std::log1p(all) : log_add(std::log1p(all - odds[i]), top_odds);
+    inclusion.push_back(std::fmin(0.0, log_g + others));
+  }
+  return inclusion;
+}
+
 std::vector<double> log_inclusion(std::span<const double> logits, std::int64_t k) {
+  if (k == 1) {
+    require_k(logits, k);
+    const double total = log_sum_exp(logits);
+    std::vector<double> log_g(logits.begin(), logits.end());
+    for (double& v : log_g) v -= total;
+    return log_g;
+  }
+  if (k == 2) return log_inclusion_of_two(logits);
   return logits.size() <= 10 ? log_inclusion_by_subsets(logits, k)
                              : log_inclusion_by_integral(logits, k);
 }

@@ -40,7 +40,9 @@ std::vector<double> log_inclusion_by_subsets(std::span<const double> logits, std
 // Any E: pi_i = P(fewer than k others come before i) for exponential arrival times of rates g,
 // integrated over the time of i, about 14 digits; O(E k) for each of about 85 sqrt(16 + k) nodes.
 std::vector<double> log_inclusion_by_integral(std::span<const double> logits, std::int64_t k);
-// By subsets for E <= 10, else by the integral.
+// k = 2, any E >= 2: a closed form, O(E).
+std::vector<double> log_inclusion_of_two(std::span<const double> logits);
+// log g for k = 1, the closed form for k = 2, by subsets for E <= 10, else by the integral.
 std::vector<double> log_inclusion(std::span<const double> logits, std::int64_t k);
 
 // log e_j(e^o) for j = 0 .. k, the elementary symmetric polynomials.

@@ -25,36 +25,58 @@
 #include "moe/sampling.h"
 #include "moe/set_probability.h"
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
-// k of the experts by the backward walk, lowest first: i32 [N, k].
-// draw(probabilities [N, 2]) gives 1 for each token that takes the expert.
-template <class Draw>
-Tensor draw_backwards(const Tensor& logits, std::int64_t k, Draw draw) {
+constexpr std::int64_t kTokensPerWalk = 64;  // that are drawn together
+
+std::vector<double> walk_of(const Tensor& logits, std::int64_t token, std::int64_t k) {
+  const auto experts = static_cast<std::size_t>(logits.size(1));
+  const auto row = static_cast<std::size_t>(token) * experts;
+  return conditional_bernoulli_walk(logits.values<double>().subspan(row, experts), k);
+}
+
+// k of the experts by the backward walk, lowest first: i32 [N, k]. Token t takes expert i where
+// number (E-1-i) N + t of the generator is below its probability.
+Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
-  std::vector<std::vector<double>> take;
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    take.push_back(
-        conditional_bernoulli_walk(o.values<double>().subspan(static_cast<std::size_t>(t * experts),
-                                                              static_cast<std::size_t>(experts)),
-                                   k));
-  }
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  std::int32_t* const ids = selected.data<std::int32_t>();
+  cpu::parallel_for(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::vector<double> take = walk_of(o, t, k);
+      std::int64_t left = k;
+      for (std::int64_t i = experts; i-- > 0;) {
+        const double u = rng.uniform(static_cast<std::uint64_t>((experts - 1 - i) * tokens + t));
+        if (u < take[static_cast<std::size_t>(i * (k + 1) + left)]) {
+          ids[t * k + --left] = static_cast<std::int32_t>(i);
+        }
+      }
+    }
+  });
+  return selected;
+}
+
+// The same with a draw of its own for every expert, all of whose outcomes are run.
+Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
+  const std::int64_t tokens = logits.size(0);
+  const Tensor o = logits.to(DType::f64);
   std::vector<std::int64_t> left(static_cast<std::size_t>(tokens), k);
   Tensor selected = Tensor::empty({tokens, k}, DType::i32);
   const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64);
-  for (std::int64_t i = experts; i-- > 0;) {
+  for (std::int64_t i = logits.size(1); i-- > 0;) {
     for (std::int64_t t = 0; t < tokens; ++t) {
-      const auto row = static_cast<std::size_t>(t);
-      const double q = take[row][static_cast<std::size_t>(i * (k + 1) + left[row])];
+      const std::int64_t open = left[static_cast<std::size_t>(t)];
+      const double q = walk_of(o, t, k)[static_cast<std::size_t>(i * (k + 1) + open)];
       probabilities.data<double>()[2 * t] = 1.0 - q;
       probabilities.data<double>()[2 * t + 1] = q;
     }
-    const Tensor taken = draw(probabilities);
+    const Tensor taken = tape.decisions().categorical("draw", probabilities, tape.rng());
     for (std::int64_t t = 0; t < tokens; ++t) {
       std::int64_t& open = left[static_cast<std::size_t>(t)];
       if (taken.data<std::int32_t>()[t] == 0) continue;
@@ -68,21 +90,11 @@ Tensor sample_set(Var logits, std::int64_t k) {
   Tape& tape = logits.tape();
   Decisions& decisions = tape.decisions();
   if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
-    return draw_backwards(logits.value(), k, [&](const Tensor& probabilities) {
-      return decisions.categorical("draw", probabilities, tape.rng());
-    });
+    return walk_enumerated(tape, logits.value(), k);
   }
   return decisions.decide("selected", DType::i32, {logits.size(0), k}, [&] {
-    return draw_backwards(logits.value(), k, [&](const Tensor& probabilities) {
-      const std::int64_t tokens = probabilities.size(0);
-      const Rng at = tape.rng().take(static_cast<std::uint64_t>(tokens));
-      const Tensor taken = Tensor::empty({tokens}, DType::i32);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        const double u = at.uniform(static_cast<std::uint64_t>(t));
-        taken.data<std::int32_t>()[t] = u < probabilities.at(2 * t + 1) ? 1 : 0;
-      }
-      return taken;
-    });
+    const Tensor o = logits.value();
+    return walk_backwards(o, k, tape.rng().take(static_cast<std::uint64_t>(o.numel())));
   });
 }
 

@@ -162,6 +162,7 @@ TEST_CASE("inclusion under sequential sampling is the sum of P(S) over the sets 
       for (std::size_t i = 0; i < 6; ++i) {
         check_close(std::exp(a[i]), pi[i], 1e-12);
         check_close(std::exp(b[i]), pi[i], 1e-12);
+        check_close(std::exp(log_inclusion(o, size)[i]), pi[i], 1e-12);
       }
     }
   }
@@ -195,6 +196,27 @@ TEST_CASE("inclusion by integral with a gap below the k-th logit") {
       CHECK(std::abs(a[i] - b[i]) < 1e-12 * std::fmax(1.0, gap));
     }
   }
+}
+
+TEST_CASE("inclusion among two, in closed form") {
+  for (const double gap : {0.0, 1e-9, 5.0, 50.0, 2000.0, 2e4}) {
+    CAPTURE(gap);
+    for (const std::vector<double>& o :
+         {std::vector<double>{0.3, -gap, -0.4, -gap - 2.0, -gap - 0.5},
+          {0.0, -gap, -gap},
+          {-gap, -gap - 1.0, -3.0 * gap, 0.0},
+          {gap, gap, gap, gap}}) {
+      const std::vector<double> a = log_inclusion_by_subsets(o, 2);
+      const std::vector<double> b = log_inclusion_of_two(o);
+      double sum = 0.0;
+      for (std::size_t i = 0; i < o.size(); ++i) {
+        CHECK(std::abs(a[i] - b[i]) < 1e-12 * std::fmax(1.0, gap));
+        sum += std::exp(b[i]);
+      }
+      check_close(sum, 2.0, 1e-11);
+    }
+  }
+  CHECK(log_inclusion_of_two(std::vector<double>{3.0, -1e4}) == std::vector<double>{0.0, 0.0});
 }
 
 TEST_CASE("elementary symmetric polynomials and conditional Bernoulli marginals") {
