@@ -15,6 +15,7 @@
 #include "moe/noise.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -58,8 +59,8 @@ class SwitchRouter : public Router {
       return tape.rng().uniform(x.shape(), DType::f64, 1.0 - settings_.jitter,
                                 1.0 + settings_.jitter);
     });
-    const Tensor change = u.clone();
-    for (double& v : change.values<double>()) v -= 1.0;
+    const Tensor change = Tensor::empty(u.shape(), DType::f64);
+    kernels(Device::cpu).unary(UnaryFunctors::index_of<functor::Affine>(), {1.0, -1.0}, u, change);
     return change.to(x.dtype());
   }
 
