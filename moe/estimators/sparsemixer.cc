@@ -15,6 +15,7 @@
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -38,11 +39,13 @@ class SparsemixerEstimator : public Estimator {
                        : written_sparse(h, r.weights, in.plan);
     }
     Rest rest = no_rest(h, in.plan);
-    rest.on = Tensor::full(r.selected.shape(), factor_, DType::f64);
-    for (std::int64_t i = 0; r.scale.defined() && i < r.scale.numel(); ++i) {
-      rest.on.data<double>()[i] /= r.scale.at(i);
+    rest.on = Tensor::full(r.selected.shape(), factor_, h.dtype());
+    if (r.scale.defined()) {
+      const Layout same{r.scale.numel(), 1};
+      kernels(r.scale.device())
+          .binary(BinaryFunctors::index_of<functor::Div>(), 1, r.scale.numel(), rest.on.clone(),
+                  same, r.scale, same, rest.on);
     }
-    rest.on = rest.on.to(h.dtype());
     return combine_dense(h, r.weights, in.plan, rest, use_fused);
   }
 

@@ -15,11 +15,13 @@
 // is the sparse layer. Where D was drawn without noise, G is drawn given D (truncated Gumbel).
 
 #include <cmath>
+#include <numeric>
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 
 namespace moegrad {
 namespace {
@@ -75,31 +77,33 @@ Var reinmax(const Routing& r, double temperature) {
   return 2.0 * linear - 0.5 * softmax(r.logits);
 }
 
+constexpr std::int64_t kTokensPerNoise = 64;
+
 // Gumbel noise given that o + G is largest at the drawn: its maximum is Gumbel around
 // logsumexp(o), and the others are Gumbel around o, truncated there.
 Tensor conditional_noise(const Tensor& logits, const Tensor& selected, Rng& rng) {
   const std::int64_t experts = logits.size(1);
   const Tensor noise = rng.gumbel(logits.shape(), DType::f64);
   const Tensor tops = rng.gumbel({logits.size(0)}, DType::f64);
-  for (std::int64_t t = 0; t < logits.size(0); ++t) {
-    double* g = noise.data<double>() + t * experts;
-    double largest = logits.at(t * experts);
-    for (std::int64_t e = 1; e < experts; ++e) {
-      largest = std::fmax(largest, logits.at(t * experts + e));
+  const std::int64_t k = selected.size(1);
+  cpu::parallel_for(logits.size(0), kTokensPerNoise, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const double* const o = logits.data<double>() + t * experts;
+      double* const g = noise.data<double>() + t * experts;
+      const double largest =
+          std::accumulate(o, o + experts, o[0], [](double a, double b) { return std::fmax(a, b); });
+      double sum = 0.0;
+      for (std::int64_t e = 0; e < experts; ++e) sum += std::exp(o[e] - largest);
+      const double top = tops.data<double>()[t] + largest + std::log(sum);
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const double u = o[e] + g[e];
+        // -log(e^-top + e^-u)
+        const double low = std::fmin(top, u);
+        const double v = low - std::log1p(std::exp(low - std::fmax(top, u)));
+        g[e] = (e == selected.data<std::int32_t>()[t * k] ? top : v) - o[e];
+      }
     }
-    double sum = 0.0;
-    for (std::int64_t e = 0; e < experts; ++e)
-      sum += std::exp(logits.at(t * experts + e) - largest);
-    const double top = tops.at(t) + largest + std::log(sum);
-    for (std::int64_t e = 0; e < experts; ++e) {
-      const double o = logits.at(t * experts + e);
-      const double u = o + g[e];
-      // -log(e^-top + e^-u)
-      const double low = std::fmin(top, u);
-      const double v = low - std::log1p(std::exp(low - std::fmax(top, u)));
-      g[e] = (e == selected.data<std::int32_t>()[t * selected.size(1)] ? top : v) - o;
-    }
-  }
+  });
   return noise;
 }
 

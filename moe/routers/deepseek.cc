@@ -49,6 +49,7 @@ struct DeepseekV3Settings {
 
 // affinity [N, E] with -infinity outside of the groups that each token keeps.
 Tensor limited(const Tensor& affinity, std::int64_t groups, std::int64_t kept) {
+  if (kept == groups) return affinity;
   const std::int64_t tokens = affinity.size(0);
   const std::int64_t experts = affinity.size(1);
   const std::int64_t each = experts / groups;
@@ -69,7 +70,7 @@ Tensor limited(const Tensor& affinity, std::int64_t groups, std::int64_t kept) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t j = 0; j < kept; ++j) {
       const std::int64_t from = t * experts + best.data<std::int32_t>()[t * kept + j] * each;
-      k.copy_block(affinity, from, each, 1, each, from, each, out);
+      std::copy_n(affinity.data<double>() + from, each, out.data<double>() + from);
     }
   }
   return out;

@@ -17,11 +17,13 @@
 // No capacity. The router gradient that goes with the two factors is the estimator's of the same
 // name; with the estimator `sparse` it is that of the weight s p_D.
 
+#include <algorithm>
 #include <cmath>
 
 #include "moe/balance.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -39,17 +41,15 @@ struct Version {
 constexpr Version kFirst = {1.0 / 2.0, 1.0 / 2.0, true, true};
 constexpr Version kSecond = {1.0 / 3.0, 1.0 / 4.0, false, false};
 
-// Of the experts that the draws before `draw` left over, the first of the largest logits.
-std::int64_t largest(const Tensor& z, const Tensor& selected, std::int64_t token,
+constexpr std::int64_t kTokensPerMask = 256;
+
+// Of the experts that the draws before `draw` left over, the first of the largest logits z [E].
+std::int64_t largest(const double* z, std::int64_t experts, const std::int32_t* selected,
                      std::int64_t draw) {
-  const std::int64_t experts = z.size(1);
   std::int64_t best = -1;
   for (std::int64_t e = 0; e < experts; ++e) {
-    bool taken = false;
-    for (std::int64_t j = 0; j < draw; ++j) {
-      taken = taken || selected.data<std::int32_t>()[token * selected.size(1) + j] == e;
-    }
-    if (!taken && (best < 0 || z.at(token * experts + e) > z.at(token * experts + best))) best = e;
+    const bool taken = std::find(selected, selected + draw, e) != selected + draw;
+    if (!taken && (best < 0 || z[e] > z[best])) best = e;
   }
   return best;
 }
@@ -57,18 +57,22 @@ std::int64_t largest(const Tensor& z, const Tensor& selected, std::int64_t token
 // i32 [N, E]: 1 for the experts that this draw leaves out.
 Tensor mask_of(const Tensor& z, const Tensor& selected, std::int64_t draw, double epsilon) {
   const std::int64_t experts = z.size(1);
-  const Tensor mask = Tensor::zeros(z.shape(), DType::i32);
-  for (std::int64_t t = 0; t < z.size(0); ++t) {
-    const double top = z.at(t * experts + largest(z, selected, t, draw));
-    std::int32_t* row = mask.data<std::int32_t>() + t * experts;
-    for (std::int64_t e = 0; e < experts; ++e) {
-      const double v = z.at(t * experts + e);
-      row[e] = top - v > 2.0 * epsilon * std::fmax(std::abs(v), top) ? 1 : 0;
+  const std::int64_t k = selected.size(1);
+  Tensor mask = Tensor::empty(z.shape(), DType::i32);
+  const double* const logits = z.data<double>();
+  const std::int32_t* const ids = selected.data<std::int32_t>();
+  std::int32_t* const out = mask.data<std::int32_t>();
+  cpu::parallel_for(z.size(0), kTokensPerMask, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const double* const row = logits + t * experts;
+      const double top = row[largest(row, experts, ids + t * k, draw)];
+      for (std::int64_t e = 0; e < experts; ++e) {
+        const double limit = 2.0 * epsilon * std::fmax(std::abs(row[e]), top);
+        out[t * experts + e] = top - row[e] > limit ? 1 : 0;
+      }
+      for (std::int64_t j = 0; j < draw; ++j) out[t * experts + ids[t * k + j]] = 1;
     }
-    for (std::int64_t j = 0; j < draw; ++j) {
-      row[selected.data<std::int32_t>()[t * selected.size(1) + j]] = 1;
-    }
-  }
+  });
   return mask;
 }
 
@@ -128,11 +132,10 @@ class SparsemixerRouter : public Router {
     const auto draw_all = [&](auto one_of) {
       const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32);
       for (std::int64_t j = 0; j < k; ++j) {
-        const Tensor left = z.clone();
-        const Tensor mask = mask_of(z, selected, j, epsilon_);
-        for (std::int64_t i = 0; i < left.numel(); ++i) {
-          if (mask.data<std::int32_t>()[i] != 0) left.data<double>()[i] = kMasked;
-        }
+        const Tensor left = Tensor::empty(z.shape(), DType::f64);
+        kernels(Device::cpu)
+            .where(mask_of(z, selected, j, epsilon_), 1, z.numel(),
+                   Tensor::full({1}, kMasked, DType::f64), {0, 0}, z, {0, 1}, left);
         kernels(Device::cpu).copy_block(one_of(left), 0, 1, tokens, 1, j, k, selected);
       }
       return selected;
@@ -175,8 +178,9 @@ class SparsemixerRouter : public Router {
       Tensor s = Tensor::full(selected.shape(), 1.0, DType::f64);
       for (std::int64_t t = 0; t < z.size(0); ++t) {
         for (std::int64_t j = 0; j < k; ++j) {
-          const std::int32_t expert = selected.data<std::int32_t>()[t * k + j];
-          if (argmax_rule_ && expert == largest(z, selected, t, j)) continue;
+          const std::int32_t* const drawn = selected.data<std::int32_t>() + t * k;
+          const double* const logits = z.data<double>() + t * z.size(1);
+          if (argmax_rule_ && drawn[j] == largest(logits, z.size(1), drawn, j)) continue;
           if (((half.data<std::int32_t>()[t] >> j) & 1) != 0) {
             s.data<double>()[t * k + j] = version_.factor;
           }
