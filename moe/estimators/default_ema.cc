@@ -59,29 +59,40 @@ class DefaultEmaEstimator : public Estimator {
   // From frozen numbers: the means carry no gradient.
   Tensor updated(const EstimatorInput& in, Var h, const Tensor& stored) const {
     const Plan& plan = in.plan;
-    const Tensor rows = stop_gradient(h).value().to(DType::f64);
-    const Tensor p = weighted_ ? stop_gradient(in.routing.scores).value() : Tensor();
+    const Tensor rows = stop_gradient(h).value();
+    Kernels& k = kernels(rows.device());
+    const Tensor weight = Tensor::full({plan.slots()}, 1.0, rows.dtype());
+    if (weighted_) {
+      const Tensor p = stop_gradient(in.routing.scores).value();
+      const Tensor chosen = Tensor::empty(in.routing.selected.shape(), p.dtype());
+      k.take_columns(p, in.routing.selected, chosen);
+      k.tokens_to_slots(chosen.reshape({chosen.numel(), 1}), Tensor(), plan.order, 1,
+                        weight.reshape({plan.slots(), 1}));
+    }
+    // The sums over each expert's rows: of the weights, and of weight times row.
+    const Tensor total = Tensor::empty({plan.experts, 1}, rows.dtype());
+    k.grouped_sum(weight.reshape({plan.slots(), 1}), plan.offsets, total);
     const std::int64_t width = rows.size(1);
+    const Tensor sum = Tensor::empty({plan.experts, width}, rows.dtype());
+    k.grouped_sum(weighted_ ? scaled_rows(rows, weight) : rows, plan.offsets, sum);
     const Tensor means = stored.to(DType::f64).clone();
-    const std::int32_t* order = plan.order.data<std::int32_t>();
-    std::vector<double> sum(static_cast<std::size_t>(width));
     for (std::int64_t e = 0; e < plan.experts; ++e) {
-      std::fill(sum.begin(), sum.end(), 0.0);
-      double total = 0.0;
-      const std::int64_t begin = plan.offsets.data<std::int32_t>()[e];
-      for (std::int64_t s = begin; s < begin + plan.load(e); ++s) {
-        const double weight = weighted_ ? p.at(order[s] / plan.choices * plan.experts + e) : 1.0;
-        total += weight;
-        const double* row = rows.data<double>() + s * width;
-        for (std::size_t d = 0; d < sum.size(); ++d) sum[d] += weight * row[d];
-      }
-      if (total <= 0.0) continue;
-      double* mean = means.data<double>() + e * width;
-      for (std::size_t d = 0; d < sum.size(); ++d) {
-        mean[d] = beta_ * mean[d] + (1.0 - beta_) * sum[d] / total;
+      if (total.at(e) <= 0.0) continue;
+      const double share = (1.0 - beta_) / total.at(e);
+      double* const mean = means.data<double>() + e * width;
+      for (std::int64_t d = 0; d < width; ++d) {
+        mean[d] = beta_ * mean[d] + share * sum.at(e * width + d);
       }
     }
     return means.to(stored.dtype());
+  }
+
+  static Tensor scaled_rows(const Tensor& rows, const Tensor& factor) {
+    Tensor out = Tensor::empty(rows.shape(), rows.dtype());
+    kernels(rows.device())
+        .binary(BinaryFunctors::index_of<functor::Mul>(), rows.size(0), rows.size(1), rows,
+                {rows.size(1), 1}, factor, {1, 0}, out);
+    return out;
   }
 
   // The definition: each unselected expert of each token reads its mean.
@@ -105,11 +116,7 @@ class DefaultEmaEstimator : public Estimator {
   Var product(const Routing& r, Var means) const {
     Tape& tape = means.tape();
     const Var zero = tape.constant(Tensor::full({}, 0.0, r.scores.dtype()));
-    Tensor on = Tensor::zeros(r.scores.shape(), DType::i32);
-    for (std::int64_t i = 0; i < r.selected.numel(); ++i) {
-      const std::int32_t e = r.selected.data<std::int32_t>()[i];
-      if (e >= 0) on.data<std::int32_t>()[i / r.selected.size(1) * on.size(1) + e] = 1;
-    }
+    const Tensor on = selected_flags(r.selected, r.scores.size(1));
     const Var p = where(on, zero, r.scores);
     return matmul(forward_ ? p : p - stop_gradient(p), means);
   }
