@@ -1,0 +1,227 @@
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "bench/report/cases.h"
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+#include "train/config.h"
+
+namespace moegrad::bench {
+namespace {
+
+// softmax(q k^T / sqrt(d) + mask) v for q, k, v [B, L, d]; mask [B, L, L] is 0 on and below
+// the diagonal, -infinity above.
+Var attention(Var q, Var k, Var v, Var mask) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
+  return matmul(softmax(affine(matmul(q, k, false, true), scale, 0.0) + mask), v);
+}
+
+Tensor causal_mask(std::int64_t batch, std::int64_t length) {
+  Tensor mask = Tensor::zeros({batch, length, length}, DType::f32);
+  float* m = mask.data<float>();
+  for (std::int64_t i = 0; i < batch * length; ++i) {
+    for (std::int64_t j = i % length + 1; j < length; ++j) {
+      m[i * length + j] = -std::numeric_limits<float>::infinity();
+    }
+  }
+  return mask;
+}
+
+}  // namespace
+
+void Model::start(Parameters parameters) {
+  parameters_ = std::move(parameters);
+  for (Parameter& p : parameters_) p.value = p.value.to(DType::f32);
+  optimiser_ = std::make_unique<AdamWOptimiser>(parameters_, AdamWOptimiser::Config{});
+}
+
+void Model::forward() {
+  Tape tape(Tape::Options{.gradients = false});
+  loss(tape);
+}
+
+void Model::gradient() {
+  tape_.backward(loss(tape_));
+  tape_.clear();
+}
+
+double Model::training_step() {
+  const Var l = loss(tape_);
+  const double value = l.value().item();
+  const Gradients g = tape_.backward(l);
+  optimiser_->step(parameters_, g, 2e-3, clip_scale(global_norm(parameters_, g), 1.0));
+  tape_.clear();
+  return value;
+}
+
+void Model::step() { training_step(); }
+
+TensorFile Model::file() {
+  TensorFile file;
+  add_batch(file);
+  const Var l = loss(tape_);
+  const Gradients g = tape_.backward(l);
+  for (const Parameter& p : parameters_) {
+    file.tensors["parameter." + p.name] = p.value.clone();
+    file.tensors["gradient." + p.name] = g[p];
+  }
+  tape_.clear();
+  std::vector<float> losses;
+  for (int i = 0; i < 3; ++i) losses.push_back(static_cast<float>(training_step()));
+  file.tensors["losses"] = Tensor::of<float>({3}, losses);
+  return file;
+}
+
+namespace {
+
+Tensor random_labels(Rng& rng, std::int64_t rows, std::int64_t classes) {
+  const Tensor labels = Tensor::empty({rows}, DType::i32);
+  kernels(Device::cpu).argmax(rng.uniform({rows, classes}, DType::f32), {rows, classes, 1}, labels);
+  return labels;
+}
+
+class Mlp : public Model {
+ public:
+  Mlp(std::int64_t rows, std::int64_t width, int layers) : layer_{width, width}, layers_(layers) {
+    Rng rng{.seed = 1};
+    x_ = rng.normal({rows, width}, DType::f32);
+    labels_ = random_labels(rng, rows, width);
+    Parameters parameters;
+    for (int i = 0; i < layers; ++i) layer_.declare(fmt::format("{}.", i), parameters, rng);
+    start(std::move(parameters));
+  }
+
+ protected:
+  Var loss(Tape& tape) const override {
+    Var h = tape.constant(x_);
+    for (int i = 0; i < layers_; ++i) {
+      h = layer_(i == 0 ? h : relu(h), moegrad::bind(tape, parameters_, fmt::format("{}.", i)));
+    }
+    return cross_entropy(h, labels_);
+  }
+  void add_batch(TensorFile& file) const override {
+    file.tensors["x"] = x_;
+    file.tensors["labels"] = labels_;
+  }
+
+ private:
+  Linear layer_;
+  int layers_;
+  Tensor x_, labels_;
+};
+
+class Vision : public Model {
+ public:
+  Vision() : classifier_(784, 10, TrainConfig{}.layer()) {
+    Rng rng{.seed = 1};
+    const std::int64_t batch = TrainConfig{}.batch;
+    x_ = rng.normal({batch, 784}, DType::f32);
+    labels_ = random_labels(rng, batch, 10);
+    start(classifier_.initial(1, DType::f32));
+  }
+
+ protected:
+  Var loss(Tape& tape) const override {
+    const Classifier::Output out = classifier_.forward(tape.constant(x_), parameters_, true);
+    return cross_entropy(out.logits, labels_) + out.mixture.auxiliary;
+  }
+  void add_batch(TensorFile& file) const override {
+    file.tensors["x"] = x_;
+    file.tensors["labels"] = labels_;
+  }
+
+ private:
+  Classifier classifier_;
+  Tensor x_, labels_;
+};
+
+class Transformer : public Model {
+  static constexpr std::int64_t kSequences = 8, kLength = 128, kWidth = 128;
+
+ public:
+  Transformer()
+      : mixture_({.size = {kWidth, 256, kWidth, 8, 2}}),
+        linear_{kWidth, kWidth},
+        norm_{kWidth},
+        mask_(causal_mask(kSequences, kLength)) {
+    Rng rng{.seed = 1};
+    x_ = rng.normal({kSequences * kLength, kWidth}, DType::f32);
+    target_ = rng.normal(x_.shape(), DType::f32);
+    Parameters parameters;
+    norm_.declare("norm1.", parameters);
+    for (const char* name : {"query.", "key.", "value.", "output."}) {
+      linear_.declare(name, parameters, rng);
+    }
+    norm_.declare("norm2.", parameters);
+    mixture_.declare("mixture.", parameters, rng);
+    start(std::move(parameters));
+  }
+
+ protected:
+  Var loss(Tape& tape) const override {
+    const auto weights = [&](std::string_view prefix) { return bind(tape, parameters_, prefix); };
+    const Var x = tape.constant(x_);
+    const Var normed = norm_(x, weights("norm1."));
+    const auto heads = [&](const char* name) {
+      return reshape(linear_(normed, weights(name)), {kSequences, kLength, kWidth});
+    };
+    const Var mixed =
+        attention(heads("query."), heads("key."), heads("value."), tape.constant(mask_));
+    const Var h = x + linear_(reshape(mixed, x_.shape()), weights("output."));
+    const Weights mixture = weights("mixture.");
+    const LayerOutput out = mixture_.forward(norm_(h, weights("norm2.")), mixture, true);
+    return mse(h + out.y, tape.constant(target_));
+  }
+  void add_batch(TensorFile& file) const override {
+    file.tensors["x"] = x_;
+    file.tensors["target"] = target_;
+  }
+
+ private:
+  Layer mixture_;
+  Linear linear_;
+  LayerNormModule norm_;
+  Tensor mask_, x_, target_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_mlp(std::int64_t rows, std::int64_t width, int layers) {
+  return std::make_unique<Mlp>(rows, width, layers);
+}
+std::unique_ptr<Model> make_vision() { return std::make_unique<Vision>(); }
+std::unique_ptr<Model> make_transformer() { return std::make_unique<Transformer>(); }
+
+// --- the tape
+
+TapeTimes time_tape(int calls) {
+  constexpr int kOperations = 1000;
+  const Tensor one = Tensor::full({1}, 1.0, DType::f32);
+  const Tensor factor = Tensor::full({1}, 0.999, DType::f32);
+  static Tape tape;
+  using Clock = std::chrono::steady_clock;
+  Clock::duration record{}, backward{};
+  for (int i = 0; i < calls; ++i) {
+    const auto start = Clock::now();
+    Var x = tape.variable(one);
+    const Var a = tape.variable(factor);
+    for (int n = 0; n < kOperations; n += 2) x = x * a + a;
+    const auto middle = Clock::now();
+    tape.backward(x);
+    backward += Clock::now() - middle;
+    const auto end = Clock::now();
+    tape.clear();
+    record += (middle - start) + (Clock::now() - end);
+  }
+  const auto each = [&](Clock::duration d) {
+    return std::chrono::duration<double>(d).count() / (kOperations * static_cast<double>(calls));
+  };
+  return {each(record), each(backward)};
+}
+
+}  // namespace moegrad::bench
