@@ -13,7 +13,7 @@
 namespace moegrad::bench {
 namespace {
 
-constexpr std::array<Size, 11> kSizes = {{{64, 32, 64, 4, 1},
+constexpr std::array<Size, 10> kSizes = {{{64, 32, 64, 4, 1},
                                           {256, 64, 256, 8, 2},
                                           {1024, 64, 128, 8, 2},
                                           {2048, 128, 256, 8, 2},
@@ -21,7 +21,6 @@ constexpr std::array<Size, 11> kSizes = {{{64, 32, 64, 4, 1},
                                           {4096, 256, 128, 64, 4},
                                           {4096, 256, 512, 16, 2},
                                           {4096, 256, 1024, 16, 2},
-                                          {1024, 768, 3072, 8, 2},
                                           {8192, 512, 1024, 8, 2},
                                           {2048, 1024, 2048, 8, 2}}};
 
@@ -46,8 +45,8 @@ std::span<const Size> sizes() { return kSizes; }
 Size small_size() { return kSizes[2]; }
 Size fine_size() { return kSizes[5]; }
 Size large_size() { return kSizes[7]; }
-Size larger_size() { return kSizes[9]; }
-Size widest_size() { return kSizes[10]; }
+Size larger_size() { return kSizes[8]; }
+Size widest_size() { return kSizes[9]; }
 
 BareLayer::BareLayer(const Size& size) : size_(size) {
   Rng rng{.seed = 1};

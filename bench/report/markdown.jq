@@ -75,7 +75,7 @@ else .peers |
   table(["model", "part", "threads", "ours, ms", "PyTorch, fastest", "JAX, fastest"]), peer_models,
   "", "Gradient over forward pass.", "",
   table(["model", "threads", "peer", "ours", "theirs"]), peer_gradients,
-  "", "Memory above what is there before, of one layer step, N4096-D256-H1024-E16-k2, one thread.", "",
+  "", "Memory above what is there before, of one layer step, \(.rows[] | select(.part == "memory" and .peer == "moegrad") | .case), one thread.", "",
   table(["program", "MiB"]),
   (.rows[] | select(.part == "memory") | ["\(.peer) \(.variant)", (.mebibytes | digits)] | line),
   "", "Tape: an operation on a tensor of one element, ns.", "",
