@@ -35,9 +35,9 @@ constexpr std::int64_t kNarrow = 16;    // hidden width
 constexpr int kPairs = 9;
 
 // A layer with its parameters, inputs and tape.
-class Step {
+class LayerStep {
  public:
-  Step(const LayerSize& size, const std::string& router, const std::string& estimator)
+  LayerStep(const LayerSize& size, const std::string& router, const std::string& estimator)
       : layer_({.size = size, .router = router, .estimator = estimator}) {
     Rng rng{.seed = 1};
     layer_.declare("", parameters_, rng);
@@ -80,8 +80,8 @@ void run_pair(benchmark::State& state, const LayerSize& size, const std::string&
               const std::string& estimator, std::int64_t reference_active) {
   LayerSize reference_size = size;
   reference_size.active = reference_active;
-  Step step(size, router, estimator);
-  Step reference(reference_size, "top-k", "sparse");
+  LayerStep step(size, router, estimator);
+  LayerStep reference(reference_size, "top-k", "sparse");
   step();
   reference();
   std::vector<double> ratios;

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "bench/report/cases.h"
-#include "moe/dispatch.h"
+#include "moe/experts.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -29,11 +29,6 @@ Tensor normal(Rng& rng, const Shape& shape, double deviation = 1.0) {
 }
 
 double deviation(std::int64_t fan_in) { return 1.0 / std::sqrt(static_cast<double>(fan_in)); }
-
-// The expert path: tokens to slots, experts, weighted sum.
-Var mixture(Var x, Var gates, const Plan& plan, const Experts& experts) {
-  return combine(experts(dispatch(x, plan), plan), gates, plan);
-}
 
 }  // namespace
 
@@ -67,7 +62,7 @@ Var BareLayer::record(Tape& tape, const Plan& plan) {
   Experts experts;
   experts.w1 = leaves_[2];
   experts.w2 = leaves_[3];
-  return mixture(leaves_[0], leaves_[1], plan, experts);
+  return experts.mixture(leaves_[0], leaves_[1], plan);
 }
 
 void BareLayer::step(bool plan_too) {
