@@ -15,11 +15,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -39,6 +41,72 @@ void require_shapes(const EstimatorInput& in) {
     fail("attention", "the scores are {}. They must be {}: sequences, queries, keys.",
          layer.attention.shape(), expected);
   }
+}
+
+// The queries and keys that belong together: of one expert and, with a length, of one sequence. The
+// slots of both lie side by side in their plans.
+struct Blocks {
+  Plan queries;  // offsets alone, in the slots of the unselected
+  Tensor slots;  // i32 [blocks * most]: the slots of each block's keys, then -1
+  std::int64_t most = 0;
+};
+
+// Where each block's slots begin: i32 [blocks + 1].
+Tensor block_offsets(const Plan& plan, std::int64_t length, std::int64_t sequences) {
+  Tensor offsets = Tensor::zeros({plan.experts * sequences + 1}, DType::i32);
+  std::int32_t* const counts = offsets.data<std::int32_t>();
+  for (std::int64_t e = 0; e < plan.experts; ++e) {
+    const std::int32_t* const bounds = plan.offsets.data<std::int32_t>() + e;
+    for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
+      const std::int64_t token = plan.order.data<std::int32_t>()[s] / plan.choices;
+      ++counts[e * sequences + token / length + 1];
+    }
+  }
+  std::partial_sum(counts, counts + offsets.numel(), counts);
+  return offsets;
+}
+
+// length 0: the whole batch is one sequence.
+Blocks blocks_of(const Plan& plan, const Plan& rest, std::int64_t length) {
+  const std::int64_t whole = std::max<std::int64_t>(1, plan.tokens());
+  const std::int64_t each = length > 0 ? length : whole;
+  const std::int64_t sequences = whole / each;
+  Blocks blocks;
+  blocks.queries.experts = plan.experts * sequences;
+  blocks.queries.offsets = block_offsets(rest, each, sequences);
+  const Tensor keys = block_offsets(plan, each, sequences);
+  const std::int32_t* const bounds = keys.data<std::int32_t>();
+  for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
+    blocks.most = std::max<std::int64_t>(blocks.most, bounds[b + 1] - bounds[b]);
+  }
+  blocks.slots = Tensor::full({blocks.queries.experts * blocks.most}, -1.0, DType::i32);
+  for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
+    std::int32_t* const slots = blocks.slots.data<std::int32_t>() + b * blocks.most;
+    std::iota(slots, slots + bounds[b + 1] - bounds[b], bounds[b]);
+  }
+  return blocks;
+}
+
+// Attention scores of tokens in the same sequence.
+struct Scores {
+  Tensor table;  // [N/L, L, L]
+  std::int64_t length = 1;
+  double divisor = 1.0;
+  double operator()(std::int64_t q, std::int64_t k) const {
+    return table.at(q * length + k % length) / divisor;
+  }
+};
+
+// In place; -infinity is not seen and gets 0, as does everything where nothing is seen.
+void softmax_of_visible(std::vector<double>& row) {
+  double largest = -std::numeric_limits<double>::infinity();
+  for (const double score : row) largest = std::fmax(largest, score);
+  double sum = 0.0;
+  for (double& v : row) {
+    v = std::isinf(v) ? 0.0 : std::exp(v - largest);
+    sum += v;
+  }
+  for (double& v : row) v = sum > 0.0 ? v / sum : v;
 }
 
 class AttentionEstimator : public Estimator {
@@ -74,79 +142,68 @@ class AttentionEstimator : public Estimator {
   }
 
  private:
-  // V in the slots of `rest`, expert by expert: its weights [queries, keys] times the outputs of
-  // its keys.
+  // V in the slots of `rest`, block by block: its weights [queries, keys] times the outputs of its
+  // keys, padded with zeros to the most keys of any block.
   Var values(const EstimatorInput& in, Var h, const Plan& rest) const {
     Tape& tape = h.tape();
     const Var outputs = experts_ ? h : stop_gradient(h);
-    const Tensor x = stop_gradient(in.x).value().to(DType::f64);
-    const Tensor bucket = buckets(tape, x);
-    const Plan& plan = in.plan;
-    std::vector<Var> parts;
-    for (std::int64_t e = 0; e < plan.experts; ++e) {
-      const std::int64_t queries = rest.load(e);
-      if (queries == 0) continue;
-      const std::int64_t keys = plan.load(e);
-      const std::int32_t* query = rest.order.data<std::int32_t>() + offset(rest, e);
-      const std::int32_t* key = plan.order.data<std::int32_t>() + offset(plan, e);
-      const Tensor weights = Tensor::zeros({queries, keys}, DType::f64);
-      for (std::int64_t i = 0; i < queries; ++i) {
-        const std::int64_t q = query[i] / rest.choices;
-        attend(in, x, bucket, q, {key, static_cast<std::size_t>(keys)},
-               weights.data<double>() + i * keys);
-      }
-      const std::int64_t begin = offset(plan, e);
-      parts.push_back(
-          matmul(tape.constant(weights.to(h.dtype())), slice(outputs, 0, begin, begin + keys)));
-    }
-    if (parts.empty()) return tape.constant(Tensor::empty({0, h.size(1)}, h.dtype()));
-    return concat(parts, 0);
+    const Tensor x = stop_gradient(in.x).value();
+    const Blocks blocks = blocks_of(in.plan, rest, whole_batch_ ? 0 : in.layer.sequence);
+    const Tensor weights = attend(in, x, buckets(tape, x), blocks, rest);
+    const Var keys = gather_rows(outputs, blocks.slots);
+    return grouped_matmul(tape.constant(weights),
+                          reshape(keys, {blocks.queries.experts, blocks.most, h.size(1)}),
+                          blocks.queries);
   }
 
-  static std::int64_t offset(const Plan& plan, std::int64_t expert) {
-    return plan.offsets.data<std::int32_t>()[expert];
+  // [S', most]: the softmax of each query over the keys of its block that it may see.
+  Tensor attend(const EstimatorInput& in, const Tensor& x, const Tensor& bucket,
+                const Blocks& blocks, const Plan& rest) const {
+    const Scores scores = scores_of(in, x);
+    Tensor weights = Tensor::zeros({rest.slots(), blocks.most}, x.dtype());
+    const std::int32_t* const query = rest.order.data<std::int32_t>();
+    const std::int32_t* const key = in.plan.order.data<std::int32_t>();
+    with_floating(x.dtype(), "attention", [&](auto zero) {
+      using T = decltype(zero);
+      cpu::parallel_pieces(blocks.queries.experts, [&](std::int64_t block, int) {
+        const std::int32_t* const slots = blocks.slots.data<std::int32_t>() + block * blocks.most;
+        const auto keys =
+            static_cast<std::size_t>(std::find(slots, slots + blocks.most, -1) - slots);
+        const std::int32_t* const bounds = blocks.queries.offsets.data<std::int32_t>() + block;
+        std::vector<double> row(keys);
+        for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
+          const std::int64_t q = query[s] / rest.choices;
+          for (std::size_t i = 0; i < keys; ++i) {
+            const std::int64_t k = key[slots[i]] / in.plan.choices;
+            row[i] =
+                visible(bucket, q, k) ? scores(q, k) : -std::numeric_limits<double>::infinity();
+          }
+          softmax_of_visible(row);
+          std::transform(row.begin(), row.end(), weights.data<T>() + s * blocks.most,
+                         [](double w) { return static_cast<T>(w); });
+        }
+      });
+    });
+    return weights;
   }
 
-  // The softmax of one query over the keys it may see, into a row of zeros.
-  void attend(const EstimatorInput& in, const Tensor& x, const Tensor& bucket, std::int64_t q,
-              std::span<const std::int32_t> slots, double* weights) const {
-    std::vector<double> scores(slots.size(), -std::numeric_limits<double>::infinity());
-    double largest = -std::numeric_limits<double>::infinity();
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      const std::int64_t k = slots[i] / in.plan.choices;
-      if (!visible(in.layer, bucket, q, k)) continue;
-      scores[i] = score(in.layer, x, q, k);
-      largest = std::fmax(largest, scores[i]);
-    }
-    double sum = 0.0;
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      if (std::isinf(scores[i])) continue;
-      weights[i] = std::exp(scores[i] - largest);
-      sum += weights[i];
-    }
-    for (std::size_t i = 0; i < slots.size() && sum > 0.0; ++i) weights[i] /= sum;
-  }
-
-  bool visible(const LayerInput& layer, const Tensor& bucket, std::int64_t q,
-               std::int64_t k) const {
+  bool visible(const Tensor& bucket, std::int64_t q, std::int64_t k) const {
     if (causal_ && k > q) return false;
-    if (!whole_batch_ && q / layer.sequence != k / layer.sequence) return false;
     if (!bucket.defined()) return true;
     const std::int32_t* side = bucket.data<std::int32_t>();
     return std::equal(side + q * planes_, side + (q + 1) * planes_, side + k * planes_);
   }
 
-  double score(const LayerInput& layer, const Tensor& x, std::int64_t q, std::int64_t k) const {
-    if (layer.attention.defined() && !whole_batch_) {
-      const std::int64_t length = layer.sequence;
-      return layer.attention.at(q * length + k % length);
+  // a_qk: the scores given, or x x^T / sqrt(D) within each sequence.
+  Scores scores_of(const EstimatorInput& in, const Tensor& x) const {
+    const std::int64_t length = whole_batch_ ? x.size(0) : in.layer.sequence;
+    if (in.layer.attention.defined() && !whole_batch_) {
+      return {in.layer.attention, length};
     }
-    const std::int64_t width = x.size(1);
-    const double* a = x.data<double>() + q * width;
-    const double* b = x.data<double>() + k * width;
-    double product = 0.0;
-    for (std::int64_t d = 0; d < width; ++d) product += a[d] * b[d];
-    return product / std::sqrt(static_cast<double>(width));
+    const Tensor rows = x.to(DType::f64).reshape({x.size(0) / length, length, x.size(1)});
+    const Tensor products = Tensor::empty({rows.size(0), length, length}, DType::f64);
+    kernels(x.device()).matmul(rows, false, rows, true, 0.0, products);
+    return {products, length, std::sqrt(static_cast<double>(x.size(1)))};
   }
 
   // i32 [N, planes]: on which side of each plane a token lies; undefined without planes.
@@ -157,13 +214,11 @@ class AttentionEstimator : public Estimator {
       return Rng{seed_, 0, 0}.normal({planes_, width}, DType::f64);
     });
     return tape.decisions().decide("buckets", DType::i32, {x.size(0), planes_}, [&] {
-      Tensor side = Tensor::empty({x.size(0), planes_}, DType::i32);
+      const Tensor products = Tensor::empty({x.size(0), planes_}, DType::f64);
+      kernels(Device::cpu).matmul(x.to(DType::f64), false, normals, true, 0.0, products);
+      Tensor side = Tensor::empty(products.shape(), DType::i32);
       for (std::int64_t i = 0; i < side.numel(); ++i) {
-        double product = 0.0;
-        for (std::int64_t d = 0; d < width; ++d) {
-          product += x.at(i / planes_ * width + d) * normals.at(i % planes_ * width + d);
-        }
-        side.data<std::int32_t>()[i] = product >= 0.0 ? 1 : 0;
+        side.data<std::int32_t>()[i] = products.data<double>()[i] >= 0.0 ? 1 : 0;
       }
       return side;
     });
