@@ -102,10 +102,11 @@ const T* start(const Operand<T>& operand, std::int64_t row, std::int64_t col) {
   return operand.data + row * operand.layout.row + col * operand.layout.col;
 }
 
-// y[i] = f(a[i * step_a], b[i * step_b], i); the usual steps are constants of the loop.
+// y[i] = f(a[i * step_a], b[i * step_b], i); the usual steps are constants of the loop. Flattened:
+// a call of f would keep the loops from becoming vectors.
 template <class T, class F>
-void binary_run(const T* a, std::int64_t step_a, const T* b, std::int64_t step_b, T* y,
-                std::int64_t n, F f) {
+[[gnu::flatten]] void binary_run(const T* a, std::int64_t step_a, const T* b, std::int64_t step_b,
+                                 T* y, std::int64_t n, F f) {
   if (step_a == 1 && step_b == 1) {
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i], i);
   } else if (step_a == 1 && step_b == 0) {

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "tensor/cpu_math.h"
+
 // Element-wise functions and their derivatives, shared by the host and the device.
 //
 // A functor of one argument has
@@ -19,10 +21,40 @@
 #ifdef __CUDACC__
 #define MOEGRAD_HD __host__ __device__
 #else
-#define MOEGRAD_HD
+#define MOEGRAD_HD [[gnu::always_inline]] inline  // a call would keep loops from becoming vectors
 #endif
 
 namespace moegrad {
+
+// The door to <cmath> for functors: the same functions, but on the host those of cpu_math.h for
+// float and double.
+namespace math {
+
+#ifdef __CUDA_ARCH__
+template <class T>
+inline constexpr bool kOfHost = false;
+#else
+template <class T>
+inline constexpr bool kOfHost = std::is_same_v<T, float> || std::is_same_v<T, double>;
+#endif
+
+#define MOEGRAD_DOOR(NAME)      \
+  template <class T>            \
+  MOEGRAD_HD T NAME(T x) {      \
+    if constexpr (kOfHost<T>) { \
+      return cpu::NAME(x);      \
+    } else {                    \
+      return std::NAME(x);      \
+    }                           \
+  }
+MOEGRAD_DOOR(exp)
+MOEGRAD_DOOR(log)
+MOEGRAD_DOOR(log1p)
+MOEGRAD_DOOR(tanh)
+MOEGRAD_DOOR(erf)
+#undef MOEGRAD_DOOR
+
+}  // namespace math
 
 // What a backward pass reads of the forward pass, besides the incoming adjoint.
 enum class Needs { nothing, inputs, output, inputs_and_output };
@@ -69,7 +101,7 @@ struct Exp {
   MOEGRAD_UNARY_FUNCTOR("exp", "e^x", output, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return std::exp(x);
+    return math::exp(x);
   }
   template <class T>
   MOEGRAD_HD static T df(T, T y, Scalars) {
@@ -81,7 +113,7 @@ struct Log {
   MOEGRAD_UNARY_FUNCTOR("log", "natural logarithm", inputs, 0.2, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return std::log(x);
+    return math::log(x);
   }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars) {
@@ -117,7 +149,7 @@ struct Tanh {
   MOEGRAD_UNARY_FUNCTOR("tanh", "hyperbolic tangent", output, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return std::tanh(x);
+    return math::tanh(x);
   }
   template <class T>
   MOEGRAD_HD static T df(T, T y, Scalars) {
@@ -129,8 +161,8 @@ struct Sigmoid {
   MOEGRAD_UNARY_FUNCTOR("sigmoid", "1 / (1 + e^-x)", output, -3, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    const T e = std::exp(x < T(0) ? x : -x);
-    return x < T(0) ? e / (T(1) + e) : T(1) / (T(1) + e);
+    const T e = math::exp(x < T(0) ? x : -x);
+    return (x < T(0) ? e : T(1)) / (T(1) + e);
   }
   template <class T>
   MOEGRAD_HD static T df(T, T y, Scalars) {
@@ -146,7 +178,7 @@ struct Relu {
   }  // NaN stays NaN
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars) {
-    return x > T(0) ? T(1) : T(0);
+    return static_cast<T>(x > T(0));
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars) {
@@ -176,12 +208,12 @@ struct GeluErf {
   static constexpr double kInverseRoot2Pi = 0.39894228040143267794;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return T(0.5) * x * (T(1) + std::erf(x * T(kInverseRoot2)));
+    return T(0.5) * x * (T(1) + math::erf(x * T(kInverseRoot2)));
   }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars) {
-    return T(0.5) * (T(1) + std::erf(x * T(kInverseRoot2))) +
-           x * T(kInverseRoot2Pi) * std::exp(T(-0.5) * x * x);
+    return T(0.5) * (T(1) + math::erf(x * T(kInverseRoot2))) +
+           x * T(kInverseRoot2Pi) * math::exp(T(-0.5) * x * x);
   }
 };
 
@@ -202,7 +234,7 @@ struct Softplus {
   MOEGRAD_UNARY_FUNCTOR("softplus", "log(1 + e^x)", inputs, -3, 3)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return (x > T(0) ? x : T(0)) + std::log1p(std::exp(x > T(0) ? -x : x));
+    return (x > T(0) ? x : T(0)) + math::log1p(math::exp(x > T(0) ? -x : x));
   }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars p) {
@@ -214,11 +246,11 @@ struct Erf {
   MOEGRAD_UNARY_FUNCTOR("erf", "error function", inputs, -2, 2)
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
-    return std::erf(x);
+    return math::erf(x);
   }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars) {
-    return T(1.12837916709551257390) * std::exp(-x * x);  // 2/sqrt(pi)
+    return T(1.12837916709551257390) * math::exp(-x * x);  // 2/sqrt(pi)
   }
 };
 
@@ -231,7 +263,7 @@ struct Clamp {
   }
   template <class T>
   MOEGRAD_HD static T df(T x, T, Scalars p) {
-    return x > T(p.a) && x < T(p.b) ? T(1) : T(0);
+    return static_cast<T>((x > T(p.a)) & (x < T(p.b)));
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars p) {
