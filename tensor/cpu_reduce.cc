@@ -1,9 +1,9 @@
 // Sums, maxima and copies along the middle axis of [outer, n, inner].
 
-#include <cmath>
-
 #include "tensor/cpu_index.h"
 #include "tensor/cpu_kernels.h"
+#include "tensor/cpu_lines.h"
+#include "tensor/cpu_math.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/cpu_sum.h"
 
@@ -15,6 +15,7 @@ using cpu::parallel_for;
 constexpr std::int64_t kSumChunk = 1024;     // summands of one partial sum of a contiguous row
 constexpr std::int64_t kRowChunk = 256;      // rows of one partial sum over rows
 constexpr std::int64_t kColumnBlock = 2048;  // columns summed side by side
+constexpr std::int64_t kLogSumExpCost = 4;   // plain elements that an exponential costs
 
 std::int64_t pieces_of(std::int64_t n, std::int64_t size) {
   return std::max<std::int64_t>(1, (n + size - 1) / size);
@@ -23,6 +24,16 @@ std::int64_t pieces_of(std::int64_t n, std::int64_t size) {
 // out[o] = sum over j of f(x[o, j]).
 template <class T, class F>
 void sum_rows(const T* x, std::int64_t outer, std::int64_t n, T* out, F f) {
+  if (n <= cpu::kShortRow) {
+    cpu::for_lines<T>({outer, n, 1}, 1, [=](const auto& lines) {
+      cpu::Pack<T> sum = cpu::filled(T(0));
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        sum = cpu::map([f](T s, T v) { return s + f(v); }, sum, lines.load(x, p, T(0)));
+      }
+      lines.store_lines(out, sum);
+    });
+    return;
+  }
   const std::int64_t chunks = pieces_of(n, kSumChunk);
   const auto sum_of = [=](std::int64_t row, std::int64_t chunk) {
     const std::int64_t begin = chunk * kSumChunk;
@@ -115,14 +126,6 @@ void for_lines(AxisView view, F&& f) {
                });
 }
 
-template <class T>
-T logsumexp(const T* x, std::int64_t n, std::int64_t step) {
-  const T top = cpu::largest<T>(n, [=](std::int64_t j) { return x[j * step]; });
-  if (!std::isfinite(top)) return top;  // all -infinity, a NaN, or a +infinity
-  return top +
-         std::log(cpu::lane_sum<T>(n, [=](std::int64_t j) { return std::exp(x[j * step] - top); }));
-}
-
 void require_elements(const char* operation, AxisView view) {
   if (view.n == 0 && view.outer * view.inner > 0) {
     fail(operation, "an axis of size 0 has no largest element. Reduce a non-empty axis.");
@@ -145,14 +148,18 @@ void CpuKernels::reduce(Reduction reduction, const Tensor& x, AxisView view, con
         break;
       case Reduction::max:
         require_elements("max", view);
-        for_lines(view, [=](std::int64_t line, std::int64_t first) {
-          to[line] =
-              cpu::largest<T>(view.n, [=](std::int64_t j) { return from[first + j * view.inner]; });
+        cpu::for_lines<T>(view, 1, [=](const auto& lines) {
+          lines.store_lines(to, cpu::largest_of(lines, from));
         });
         break;
       case Reduction::logsumexp:
-        for_lines(view, [=](std::int64_t line, std::int64_t first) {
-          to[line] = logsumexp(from + first, view.n, view.inner);
+        cpu::for_lines<T>(view, kLogSumExpCost, [=](const auto& lines) {
+          const cpu::Pack<T> top = cpu::largest_of(lines, from);
+          // All -infinity, a NaN, or a +infinity: the largest is the result.
+          const auto lse = [](T t, T sum) {
+            return cpu::select(t - t == T(0), t + cpu::log(sum), t);
+          };
+          lines.store_lines(to, cpu::map(lse, top, cpu::exp_sum_of(lines, from, top)));
         });
         break;
     }

@@ -1,59 +1,46 @@
 // Softmax and its relatives along the middle axis of [outer, n, inner]; cross-entropy.
 
-#include <cmath>
 #include <limits>
 #include <type_traits>
 
 #include "tensor/cpu_index.h"
 #include "tensor/cpu_kernels.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu_lines.h"
+#include "tensor/cpu_math.h"
 #include "tensor/cpu_sum.h"
 
 namespace moegrad {
 namespace {
 
-using One = std::integral_constant<std::int64_t, 1>;
+using cpu::added;
+using cpu::filled;
+using cpu::for_lines;
+using cpu::map;
+using cpu::Pack;
 
-// Calls f(line, first, step) for each line along the axis: its elements are first + j * step. The
-// step of the innermost axis is a constant, for the sake of the loops.
-template <class F>
-void for_strided_lines(AxisView view, F&& f) {
-  // An exponential costs as much as some eight plain elements.
-  const std::int64_t grain = cpu::items_per_grain(8 * view.n);
-  if (view.inner == 1) {
-    cpu::parallel_for(view.outer, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t o = begin; o < end; ++o) f(o, o * view.n, One{});
-    });
-  } else {
-    cpu::parallel_for(view.outer * view.inner, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t line = begin; line < end; ++line) {
-        const std::int64_t o = line / view.inner;
-        f(line, o * view.n * view.inner + line % view.inner, view.inner);
-      }
-    });
-  }
-}
-
-template <class T>
-T largest_of_row(const T* x, std::int64_t n) {
-  return cpu::largest<T>(n, [=](std::int64_t i) { return x[i]; });
-}
+constexpr std::int64_t kExpCost = 4;  // plain elements that an exponential costs
 
 }  // namespace
 
 void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
   with_floating(y.dtype(), "softmax", [&](auto zero) {
     using T = decltype(zero);
-    const T* const from = x.data<T>();
-    T* const to = y.data<T>();
-    const std::int64_t n = view.n;
-    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
-      const T* const in = from + first;
-      T* const out = to + first;
-      const T top = cpu::largest<T>(n, [=](std::int64_t j) { return in[j * step]; });
-      for (std::int64_t j = 0; j < n; ++j) out[j * step] = std::exp(in[j * step] - top);
-      const T sum = cpu::lane_sum<T>(n, [=](std::int64_t j) { return out[j * step]; });
-      for (std::int64_t j = 0; j < n; ++j) out[j * step] /= sum;
+    constexpr T kLowest = -std::numeric_limits<T>::infinity();
+    const T* const in = x.data<T>();
+    T* const out = y.data<T>();
+    for_lines<T>(view, kExpCost, [=](const auto& lines) {
+      const Pack<T> top = cpu::largest_of(lines, in);
+      Pack<T> sum = filled(T(0));
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        const Pack<T> e =
+            map([](T v, T t) { return cpu::exp(v - t); }, lines.load(in, p, kLowest), top);
+        lines.store(out, p, e);
+        sum = added(sum, e);
+      }
+      sum = lines.sum(sum);
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(out, p, map([](T e, T s) { return e / s; }, lines.load(out, p, T(0)), sum));
+      }
     });
   });
 }
@@ -65,13 +52,31 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
-    const std::int64_t n = view.n;
-    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
-      const T* const p = y_data + first;
-      const T* const g = dy_data + first;
-      T* const out = dx_data + first;
-      const T dot = cpu::lane_sum<T>(n, [=](std::int64_t j) { return g[j * step] * p[j * step]; });
-      for (std::int64_t j = 0; j < n; ++j) out[j * step] = p[j * step] * (g[j * step] - dot);
+    const auto long_row = [=](const cpu::Along<T>& line) {
+      const T* const y_row = line.row(y_data);
+      const T* const g = line.row(dy_data);
+      T* const out = line.row(dx_data);
+      const T dot = cpu::lane_sum<T>(line.size(), [=](std::int64_t i) { return g[i] * y_row[i]; });
+      for (std::int64_t i = 0; i < line.size(); ++i) out[i] = y_row[i] * (g[i] - dot);
+    };
+    const auto side_by_side = [=](const cpu::Across<T>& lines) {
+      Pack<T> dot = filled(T(0));
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        dot = map([](T sum, T y_i, T g) { return sum + g * y_i; }, dot, lines.load(y_data, p, T(0)),
+                  lines.load(dy_data, p, T(0)));
+      }
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(dx_data, p,
+                    map([](T y_i, T g, T d) { return y_i * (g - d); }, lines.load(y_data, p, T(0)),
+                        lines.load(dy_data, p, T(0)), dot));
+      }
+    };
+    for_lines<T>(view, 1, [=](const auto& lines) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(lines)>, cpu::Along<T>>) {
+        long_row(lines);
+      } else {
+        side_by_side(lines);
+      }
     });
   });
 }
@@ -79,17 +84,16 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
 void CpuKernels::log_softmax(const Tensor& x, AxisView view, const Tensor& y) {
   with_floating(y.dtype(), "log_softmax", [&](auto zero) {
     using T = decltype(zero);
-    const T* const from = x.data<T>();
-    T* const to = y.data<T>();
-    const std::int64_t n = view.n;
-    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
-      const T* const in = from + first;
-      T* const out = to + first;
-      const T top = cpu::largest<T>(n, [=](std::int64_t j) { return in[j * step]; });
-      const T sum =
-          cpu::lane_sum<T>(n, [=](std::int64_t j) { return std::exp(in[j * step] - top); });
-      const T log_sum = std::log(sum);
-      for (std::int64_t j = 0; j < n; ++j) out[j * step] = (in[j * step] - top) - log_sum;
+    const T* const in = x.data<T>();
+    T* const out = y.data<T>();
+    for_lines<T>(view, kExpCost, [=](const auto& lines) {
+      const Pack<T> top = cpu::largest_of(lines, in);
+      const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, in, top));
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(
+            out, p,
+            map([](T v, T t, T l) { return (v - t) - l; }, lines.load(in, p, T(0)), top, log_sum));
+      }
     });
   });
 }
@@ -101,14 +105,16 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
-    const std::int64_t n = view.n;
-    for_strided_lines(view, [=](std::int64_t, std::int64_t first, auto step) {
-      const T* const log_p = y_data + first;
-      const T* const g = dy_data + first;
-      T* const out = dx_data + first;
-      const T sum = cpu::lane_sum<T>(n, [=](std::int64_t j) { return g[j * step]; });
-      for (std::int64_t j = 0; j < n; ++j) {
-        out[j * step] = g[j * step] - std::exp(log_p[j * step]) * sum;
+    for_lines<T>(view, kExpCost, [=](const auto& lines) {
+      Pack<T> sum = filled(T(0));
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        sum = added(sum, lines.load(dy_data, p, T(0)));
+      }
+      sum = lines.sum(sum);
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(dx_data, p,
+                    map([](T log_p, T g, T s) { return g - cpu::exp(log_p) * s; },
+                        lines.load(y_data, p, T(0)), lines.load(dy_data, p, T(0)), sum));
       }
     });
   });
@@ -122,14 +128,17 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
-    const std::int64_t n = view.n;
-    for_strided_lines(view, [=](std::int64_t line, std::int64_t first, auto step) {
-      const T* const in = x_data + first;
-      T* const out = dx_data + first;
+    for_lines<T>(view, kExpCost, [=](const auto& lines) {
       // Where every element is -infinity none of them has a share.
-      const T lse = y_data[line] == -std::numeric_limits<T>::infinity() ? T(0) : y_data[line];
-      const T g = dy_data[line];
-      for (std::int64_t j = 0; j < n; ++j) out[j * step] = std::exp(in[j * step] - lse) * g;
+      const Pack<T> lse =
+          map([](T l) { return l == -std::numeric_limits<T>::infinity() ? T(0) : l; },
+              lines.of_lines(y_data));
+      const Pack<T> g = lines.of_lines(dy_data);
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(dx_data, p,
+                    map([](T v, T l, T by) { return cpu::exp(v - l) * by; },
+                        lines.load(x_data, p, T(0)), lse, g));
+      }
     });
   });
 }
@@ -145,13 +154,12 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
     const T* const x = logits.data<T>();
     T* const loss_data = loss.data<T>();
     T* const lse_data = lse.data<T>();
-    for_strided_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
-      const T* const row = x + first;
-      const T top = largest_of_row(row, classes);
-      const T log_sum = std::log(
-          cpu::lane_sum<T>(classes, [=](std::int64_t c) { return std::exp(row[c] - top); }));
-      lse_data[r] = top + log_sum;
-      loss_data[r] = log_sum - (row[label[r]] - top);
+    for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
+      const Pack<T> top = cpu::largest_of(lines, x);
+      const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, x, top));
+      lines.store_lines(lse_data, added(top, log_sum));
+      lines.store_lines(loss_data, map([](T l, T v, T t) { return l - (v - t); }, log_sum,
+                                       lines.at(x, label), top));
     });
   });
 }
@@ -169,11 +177,16 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
     const T* const lse_data = lse.data<T>();
     T* const dx = dlogits.data<T>();
     const T factor = static_cast<T>(scale) * *dy.data<T>();
-    for_strided_lines({rows, classes, 1}, [=](std::int64_t r, std::int64_t first, auto) {
-      for (std::int64_t c = 0; c < classes; ++c) {
-        const T p = std::exp(x[first + c] - lse_data[r]);
-        dx[first + c] = factor * (p - (c == label[r] ? T(1) : T(0)));
+    for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
+      const Pack<T> log_sum = lines.of_lines(lse_data);
+      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+        lines.store(dx, p,
+                    map([factor](T v, T l) { return factor * cpu::exp(v - l); },
+                        lines.load(x, p, T(0)), log_sum));
       }
+      lines.store_at(dx, label,
+                     map([factor](T v, T l) { return factor * (cpu::exp(v - l) - T(1)); },
+                         lines.at(x, label), log_sum));
     });
   });
 }
