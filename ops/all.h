@@ -28,7 +28,7 @@ struct Mapped<Op, TypeList<F...>> {
 
 using StructuredOps = TypeList<
     // products
-    Matmul,
+    Matmul, CausalAttention,
     // along an axis
     Sum, Mean, Max, LogSumExp, Softmax, LogSoftmax, LayerNorm, RmsNorm,
     // shapes and places

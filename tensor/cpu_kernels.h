@@ -63,6 +63,11 @@ class CpuKernels final : public Kernels {
   void grouped_bias(const Tensor& x, const Tensor& bias, const Tensor& offsets,
                     const Tensor& y) override;
   void grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) override;
+  void causal_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                        const Tensor& lse) override;
+  void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const Tensor& out, const Tensor& lse, const Tensor& dout,
+                                 const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;

@@ -175,6 +175,15 @@ class Kernels {
   // out [E, M]: the sum of the rows of each group
   virtual void grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) = 0;
 
+  // --- attention: q, k, v, out [B, L, d], lse [B, L]
+  // out_i = sum over j <= i of e^(s_ij - lse_i) v_j, s_ij = q_i k_j / sqrt(d), lse_i = log of the
+  // sum over j <= i of e^s_ij, in space that does not grow with L^2
+  virtual void causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                const Tensor& out, const Tensor& lse) = 0;
+  virtual void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                         const Tensor& out, const Tensor& lse, const Tensor& dout,
+                                         const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
+
   // --- rows and columns by index (i32)
   // out [R, C] = x[index[r], :]; an index of -1 gives a row of zeros
   virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
