@@ -1,6 +1,7 @@
 // Convolution and pooling of images [N, C, H, W]. A convolution is a matrix product with the
 // unfolded image: one row for each place in the window, one column for each place in the result.
 
+#include <algorithm>
 #include <limits>
 
 #include "tensor/cpu_index.h"
@@ -22,29 +23,60 @@ struct Sizes {
   std::int64_t places() const { return out_height * out_width; }
   std::int64_t taps() const { return channels * window.height * window.width; }
   std::int64_t result() const { return filters * places(); }
-  std::int64_t unfolded() const { return taps() * places(); }
 };
 
 Sizes sizes_of(const Tensor& x, const Tensor& y, Window window) {
   return {x.size(0), x.size(1), x.size(2), x.size(3), y.size(1), y.size(2), y.size(3), window};
 }
 
-// Calls f(element of the unfolded image, element of the image it shows, or -1 for padding).
+// The unfolded image is made in blocks of rows of the result, of about this many elements: they are
+// to stay in the cache until the product has read them.
+constexpr std::int64_t kUnfolded = 65536;
+
+// Rows [first, first + count) of the result.
+struct RowBlock {
+  std::int64_t first;
+  std::int64_t count;
+};
+
+std::int64_t block_rows(const Sizes& s) {
+  const std::int64_t row = std::max<std::int64_t>(1, s.taps() * s.out_width);
+  return std::clamp<std::int64_t>(kUnfolded / row, 1, std::max<std::int64_t>(1, s.out_height));
+}
+
+// Calls f(block) for all rows of the result.
 template <class F>
-void for_taps(const Sizes& s, F&& f) {
-  std::int64_t tap = 0;
+void for_blocks(const Sizes& s, F&& f) {
+  const std::int64_t rows = block_rows(s);
+  for (std::int64_t first = 0; first < s.out_height; first += rows) {
+    f(RowBlock{first, std::min(rows, s.out_height - first)});
+  }
+}
+
+// For each tap and each row of the result calls f(unfolded, begin, end, image): the row begins at
+// element `unfolded` of the unfolded block, and its places [begin, end) show the image from element
+// `image` on, a stride apart; the others show padding.
+template <class F>
+void for_taps(const Sizes& s, RowBlock block, F&& f) {
+  const std::int64_t stride = s.window.stride;
+  std::int64_t unfolded = 0;
   for (std::int64_t c = 0; c < s.channels; ++c) {
     for (std::int64_t i = 0; i < s.window.height; ++i) {
-      for (std::int64_t j = 0; j < s.window.width; ++j, ++tap) {
-        for (std::int64_t oy = 0; oy < s.out_height; ++oy) {
-          const std::int64_t y = oy * s.window.stride + i - s.window.padding;
+      for (std::int64_t j = 0; j < s.window.width; ++j) {
+        // Place ox shows column ox * stride + shift.
+        const std::int64_t shift = j - s.window.padding;
+        const auto first_at = [&](std::int64_t column) {  // the first place at or right of it
+          return std::min(s.out_width,
+                          (std::max<std::int64_t>(0, column - shift) + stride - 1) / stride);
+        };
+        const std::int64_t begin = first_at(0);
+        const std::int64_t end = first_at(s.width);
+        for (std::int64_t oy = block.first; oy < block.first + block.count; ++oy) {
+          const std::int64_t y = oy * stride + i - s.window.padding;
           const bool inside = y >= 0 && y < s.height;
-          const std::int64_t row = (c * s.height + y) * s.width;
-          const std::int64_t first = tap * s.places() + oy * s.out_width;
-          for (std::int64_t ox = 0; ox < s.out_width; ++ox) {
-            const std::int64_t x = ox * s.window.stride + j - s.window.padding;
-            f(first + ox, inside && x >= 0 && x < s.width ? row + x : -1);
-          }
+          f(unfolded, begin, inside ? end : begin,
+            (c * s.height + y) * s.width + begin * stride + shift);
+          unfolded += s.out_width;
         }
       }
     }
@@ -52,18 +84,41 @@ void for_taps(const Sizes& s, F&& f) {
 }
 
 template <class T>
-void unfold(const Sizes& s, const T* image, T* unfolded) {
-  for_taps(
-      s, [=](std::int64_t to, std::int64_t from) { unfolded[to] = from < 0 ? T(0) : image[from]; });
+void unfold(const Sizes& s, RowBlock block, const T* image, T* unfolded) {
+  for_taps(s, block,
+           [=](std::int64_t row, std::int64_t begin, std::int64_t end, std::int64_t from) {
+             T* const to = unfolded + row;
+             for (std::int64_t ox = 0; ox < begin; ++ox) to[ox] = T(0);
+             if (s.window.stride == 1) {
+               for (std::int64_t ox = begin; ox < end; ++ox) to[ox] = image[from + ox - begin];
+             } else {
+               for (std::int64_t ox = begin; ox < end; ++ox) {
+                 to[ox] = image[from + (ox - begin) * s.window.stride];
+               }
+             }
+             for (std::int64_t ox = end; ox < s.out_width; ++ox) to[ox] = T(0);
+           });
 }
 
-// The adjoint of unfold: image = the sum of what unfold copied each element to.
+// The adjoint of unfold: adds to each element of the image what unfold copied it to.
 template <class T>
-void fold(const Sizes& s, const T* unfolded, T* image) {
-  std::fill(image, image + s.image(), T(0));
-  for_taps(s, [=](std::int64_t from, std::int64_t to) {
-    if (to >= 0) image[to] += unfolded[from];
+void fold(const Sizes& s, RowBlock block, const T* unfolded, T* image) {
+  for_taps(s, block, [=](std::int64_t row, std::int64_t begin, std::int64_t end, std::int64_t to) {
+    const T* const from = unfolded + row;
+    if (s.window.stride == 1) {
+      for (std::int64_t ox = begin; ox < end; ++ox) image[to + ox - begin] += from[ox];
+    } else {
+      for (std::int64_t ox = begin; ox < end; ++ox) {
+        image[to + (ox - begin) * s.window.stride] += from[ox];
+      }
+    }
   });
+}
+
+// Space for one unfolded block for each worker.
+template <class T>
+Tensor unfolded_blocks(const Sizes& s) {
+  return Tensor::empty({cpu::workers(), s.taps() * block_rows(s) * s.out_width}, dtype_of<T>);
 }
 
 }  // namespace
@@ -75,13 +130,17 @@ void CpuKernels::conv2d(const Tensor& x, const Tensor& weight, Window window, co
     const T* const x_data = x.data<T>();
     const T* const w = weight.data<T>();
     T* const y_data = y.data<T>();
-    const Tensor workspace = Tensor::empty({cpu::workers(), s.unfolded()}, dtype_of<T>);
+    const Tensor workspace = unfolded_blocks<T>(s);
+    const std::int64_t space = workspace.size(1);
     T* const unfolded = workspace.data<T>();
     cpu::parallel_pieces(s.images, [=](std::int64_t image, int worker) {
-      T* const mine = unfolded + worker * s.unfolded();
-      unfold(s, x_data + image * s.image(), mine);
-      cpu::product(s.filters, s.places(), s.taps(), Matrix<T>{w, s.taps()},
-                   Matrix<T>{mine, s.places()}, T(0), y_data + image * s.result(), s.places());
+      T* const mine = unfolded + worker * space;
+      for_blocks(s, [=](RowBlock block) {
+        const std::int64_t cols = block.count * s.out_width;
+        unfold(s, block, x_data + image * s.image(), mine);
+        cpu::product(s.filters, cols, s.taps(), Matrix<T>{w, s.taps()}, Matrix<T>{mine, cols}, T(0),
+                     y_data + image * s.result() + block.first * s.out_width, s.places());
+      });
     });
   });
 }
@@ -94,13 +153,20 @@ void CpuKernels::conv2d_backward_input(const Tensor& weight, const Tensor& dy, W
     const T* const w = weight.data<T>();
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
-    const Tensor workspace = Tensor::empty({cpu::workers(), s.unfolded()}, dtype_of<T>);
+    const Tensor workspace = unfolded_blocks<T>(s);
+    const std::int64_t space = workspace.size(1);
     T* const unfolded = workspace.data<T>();
     cpu::parallel_pieces(s.images, [=](std::int64_t image, int worker) {
-      T* const mine = unfolded + worker * s.unfolded();
-      cpu::product(s.taps(), s.places(), s.filters, Matrix<T>{w, s.taps(), true},
-                   Matrix<T>{dy_data + image * s.result(), s.places()}, T(0), mine, s.places());
-      fold(s, mine, dx_data + image * s.image());
+      T* const mine = unfolded + worker * space;
+      T* const to = dx_data + image * s.image();
+      std::fill(to, to + s.image(), T(0));
+      for_blocks(s, [=](RowBlock block) {
+        const std::int64_t cols = block.count * s.out_width;
+        const T* const from = dy_data + image * s.result() + block.first * s.out_width;
+        cpu::product(s.taps(), cols, s.filters, Matrix<T>{w, s.taps(), true},
+                     Matrix<T>{from, s.places()}, T(0), mine, cols);
+        fold(s, block, mine, to);
+      });
     });
   });
 }
@@ -118,19 +184,24 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     const std::int64_t size = std::max<std::int64_t>(4, (s.images + kChunks - 1) / kChunks);
     const std::int64_t chunks = (s.images + size - 1) / size;
     const std::int64_t weights = s.filters * s.taps();
-    const Tensor workspace = Tensor::empty({cpu::workers(), s.unfolded()}, dtype_of<T>);
+    const Tensor workspace = unfolded_blocks<T>(s);
+    const std::int64_t space = workspace.size(1);
     const Tensor sums = Tensor::empty({chunks, weights}, dtype_of<T>);
     T* const unfolded = workspace.data<T>();
     T* const partial = sums.data<T>();
     cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {
-      T* const mine = unfolded + worker * s.unfolded();
+      T* const mine = unfolded + worker * space;
+      T* const sum = partial + chunk * weights;
+      std::fill(sum, sum + weights, T(0));
       const std::int64_t first = chunk * size;
       for (std::int64_t image = first; image < std::min(s.images, first + size); ++image) {
-        unfold(s, x_data + image * s.image(), mine);
-        cpu::product(s.filters, s.taps(), s.places(),
-                     Matrix<T>{dy_data + image * s.result(), s.places()},
-                     Matrix<T>{mine, s.places(), true}, image == first ? T(0) : T(1),
-                     partial + chunk * weights, s.taps());
+        for_blocks(s, [=](RowBlock block) {
+          const std::int64_t cols = block.count * s.out_width;
+          const T* const from = dy_data + image * s.result() + block.first * s.out_width;
+          unfold(s, block, x_data + image * s.image(), mine);
+          cpu::product(s.filters, s.taps(), cols, Matrix<T>{from, s.places()},
+                       Matrix<T>{mine, cols, true}, T(1), sum, s.taps());
+        });
       }
     });
     std::fill(dw, dw + weights, T(0));
@@ -148,30 +219,36 @@ void CpuKernels::max_pool2d(const Tensor& x, Window window, const Tensor& y, con
     const T* const x_data = x.data<T>();
     T* const y_data = y.data<T>();
     const std::int64_t plane = s.height * s.width;
-    cpu::parallel_for(
-        s.images * s.channels, cpu::items_per_grain(s.places() * window.height * window.width),
-        [=](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t o = begin * s.places(); o < end * s.places(); ++o) {
-            const T* const in = x_data + o / s.places() * plane;
-            const std::int64_t top = o % s.places() / s.out_width * window.stride - window.padding;
-            const std::int64_t left = o % s.out_width * window.stride - window.padding;
-            std::int64_t best = -1;  // nothing but padding so far
-            T value = -std::numeric_limits<T>::infinity();
-            for (std::int64_t i = std::max<std::int64_t>(0, top);
-                 i < std::min(s.height, top + window.height); ++i) {
-              for (std::int64_t j = std::max<std::int64_t>(0, left);
-                   j < std::min(s.width, left + window.width); ++j) {
-                const T candidate = in[i * s.width + j];
-                if (best < 0 || candidate > value || (candidate != candidate && value == value)) {
-                  best = i * s.width + j;
-                  value = candidate;
-                }
-              }
-            }
-            y_data[o] = value;
-            place[o] = static_cast<std::int32_t>(best);
+    const auto pool = [=](std::int64_t p, std::int64_t oy, std::int64_t ox) {
+      const T* const in = x_data + p * plane;
+      const std::int64_t top = oy * window.stride - window.padding;
+      const std::int64_t left = ox * window.stride - window.padding;
+      std::int64_t best = -1;  // nothing but padding so far
+      T value = -std::numeric_limits<T>::infinity();
+      for (std::int64_t i = std::max<std::int64_t>(0, top);
+           i < std::min(s.height, top + window.height); ++i) {
+        for (std::int64_t j = std::max<std::int64_t>(0, left);
+             j < std::min(s.width, left + window.width); ++j) {
+          const T candidate = in[i * s.width + j];
+          if (best < 0 || candidate > value || (candidate != candidate && value == value)) {
+            best = i * s.width + j;
+            value = candidate;
           }
-        });
+        }
+      }
+      const std::int64_t o = (p * s.out_height + oy) * s.out_width + ox;
+      y_data[o] = value;
+      place[o] = static_cast<std::int32_t>(best);
+    };
+    cpu::parallel_for(s.images * s.channels,
+                      cpu::items_per_grain(s.places() * window.height * window.width),
+                      [=](std::int64_t begin, std::int64_t end) {
+                        for (std::int64_t p = begin; p < end; ++p) {
+                          for (std::int64_t oy = 0; oy < s.out_height; ++oy) {
+                            for (std::int64_t ox = 0; ox < s.out_width; ++ox) pool(p, oy, ox);
+                          }
+                        }
+                      });
   });
 }
 
@@ -188,8 +265,11 @@ void CpuKernels::max_pool2d_backward(const Tensor& dy, const Tensor& index, cons
     cpu::parallel_for(planes, cpu::items_per_grain(plane),
                       [=](std::int64_t begin, std::int64_t end) {
                         std::fill(dx_data + begin * plane, dx_data + end * plane, T(0));
-                        for (std::int64_t o = begin * places; o < end * places; ++o) {
-                          if (place[o] >= 0) dx_data[o / places * plane + place[o]] += dy_data[o];
+                        for (std::int64_t p = begin; p < end; ++p) {
+                          T* const to = dx_data + p * plane;
+                          for (std::int64_t o = p * places; o < (p + 1) * places; ++o) {
+                            if (place[o] >= 0) to[place[o]] += dy_data[o];
+                          }
                         }
                       });
   });

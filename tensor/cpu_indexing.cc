@@ -1,6 +1,7 @@
 // Rows and columns by index; the k largest of a row.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -12,8 +13,13 @@
 namespace moegrad {
 namespace {
 
-constexpr std::int64_t kScatterColumns = 64;  // columns that one worker adds up in scatter_add_rows
-constexpr std::int64_t kInsertion = 32;       // up to this k, top_k keeps a sorted list
+constexpr std::int64_t kScatterRanges = 64;  // of targets, pieces of scatter_add_rows
+constexpr std::int64_t kInsertion = 32;      // up to this k, top_k keeps a sorted list
+
+template <class T>
+void add_row(const T* __restrict x, std::int64_t n, T* __restrict y) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
 
 // The order of top_k: larger first, NaN before every number, the lower place first among equals.
 template <class T>
@@ -87,23 +93,35 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
     using T = decltype(zero);
     const T* const from = x.data<T>();
     T* const to = out.data<T>();
-    // Workers own columns, so that every sum is in the order of the rows.
-    const auto add = [=](std::int64_t first, std::int64_t last) {
-      for (std::int64_t v = 0; v < targets; ++v) {
-        std::fill(to + v * cols + first, to + v * cols + last, T(0));
-      }
-      for (std::int64_t r = 0; r < rows; ++r) {
-        if (target[r] < 0) continue;
-        const T* const source = from + r * cols;
-        T* const sums = to + target[r] * cols;
-        for (std::int64_t c = first; c < last; ++c) sums[c] += source[c];
-      }
-    };
     if ((rows + targets) * cols <= cpu::kGrain) {
-      add(0, cols);
-    } else {
-      cpu::parallel_for(cols, kScatterColumns, add);
+      std::fill(to, to + targets * cols, T(0));
+      for (std::int64_t r = 0; r < rows; ++r) {
+        if (target[r] >= 0) add_row(from + r * cols, cols, to + target[r] * cols);
+      }
+      return;
     }
+    // A piece owns a range of targets; the rows are sorted by range and else stay in order.
+    const std::int64_t range = (targets + kScatterRanges - 1) / kScatterRanges;
+    std::array<std::int64_t, kScatterRanges + 1> starts{};
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (target[r] >= 0) ++starts[static_cast<std::size_t>(target[r] / range) + 1];
+    }
+    std::partial_sum(starts.begin(), starts.end(), starts.begin());
+    const Tensor sorted = Tensor::empty({rows}, DType::i32);
+    std::int32_t* const order = sorted.data<std::int32_t>();
+    auto next = starts;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (target[r] < 0) continue;
+      order[next[static_cast<std::size_t>(target[r] / range)]++] = static_cast<std::int32_t>(r);
+    }
+    cpu::parallel_pieces(kScatterRanges, [=, &starts](std::int64_t piece, int) {
+      const std::int64_t first = std::min(targets, piece * range);
+      std::fill(to + first * cols, to + std::min(targets, first + range) * cols, T(0));
+      const auto place = static_cast<std::size_t>(piece);
+      for (std::int64_t i = starts[place]; i < starts[place + 1]; ++i) {
+        add_row(from + order[i] * cols, cols, to + target[order[i]] * cols);
+      }
+    });
   });
 }
 
