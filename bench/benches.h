@@ -7,5 +7,6 @@ void add_operation_benchmarks();
 void add_layer_benchmarks();
 void add_tape_benchmarks();
 void add_estimator_benchmarks();
+void add_kernel_benchmarks();
 
 }  // namespace moegrad
