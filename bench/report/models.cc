@@ -1,6 +1,4 @@
 #include <chrono>
-#include <cmath>
-#include <limits>
 #include <memory>
 #include <utility>
 
@@ -12,28 +10,6 @@
 #include "train/config.h"
 
 namespace moegrad::bench {
-namespace {
-
-// softmax(q k^T / sqrt(d) + mask) v for q, k, v [B, L, d]; mask [B, L, L] is 0 on and below
-// the diagonal, -infinity above.
-Var attention(Var q, Var k, Var v, Var mask) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  return matmul(softmax(affine(matmul(q, k, false, true), scale, 0.0) + mask), v);
-}
-
-Tensor causal_mask(std::int64_t batch, std::int64_t length) {
-  Tensor mask = Tensor::zeros({batch, length, length}, DType::f32);
-  float* m = mask.data<float>();
-  for (std::int64_t i = 0; i < batch * length; ++i) {
-    for (std::int64_t j = i % length + 1; j < length; ++j) {
-      m[i * length + j] = -std::numeric_limits<float>::infinity();
-    }
-  }
-  return mask;
-}
-
-}  // namespace
-
 void Model::start(Parameters parameters) {
   parameters_ = std::move(parameters);
   for (Parameter& p : parameters_) p.value = p.value.to(DType::f32);
@@ -145,10 +121,7 @@ class Transformer : public Model {
 
  public:
   Transformer()
-      : mixture_({.size = {kWidth, 256, kWidth, 8, 2}}),
-        linear_{kWidth, kWidth},
-        norm_{kWidth},
-        mask_(causal_mask(kSequences, kLength)) {
+      : mixture_({.size = {kWidth, 256, kWidth, 8, 2}}), linear_{kWidth, kWidth}, norm_{kWidth} {
     Rng rng{.seed = 1};
     x_ = rng.normal({kSequences * kLength, kWidth}, DType::f32);
     target_ = rng.normal(x_.shape(), DType::f32);
@@ -170,8 +143,7 @@ class Transformer : public Model {
     const auto heads = [&](const char* name) {
       return reshape(linear_(normed, weights(name)), {kSequences, kLength, kWidth});
     };
-    const Var mixed =
-        attention(heads("query."), heads("key."), heads("value."), tape.constant(mask_));
+    const Var mixed = causal_attention(heads("query."), heads("key."), heads("value."));
     const Var h = x + linear_(reshape(mixed, x_.shape()), weights("output."));
     const Weights mixture = weights("mixture.");
     const LayerOutput out = mixture_.forward(norm_(h, weights("norm2.")), mixture, true);
@@ -186,7 +158,7 @@ class Transformer : public Model {
   Layer mixture_;
   Linear linear_;
   LayerNormModule norm_;
-  Tensor mask_, x_, target_;
+  Tensor x_, target_;
 };
 
 }  // namespace
