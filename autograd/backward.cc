@@ -230,8 +230,8 @@ void Tape::reverse_pass(std::size_t start, const BackwardOptions& options, Gradi
     Tensor adjoint = std::move(adjoints_[i]);
     if (adjoint.defined() && !node.leaf()) {
       if (node.released) released("backward", i);
-      Backward context(*this, i, wanted ? adjoint : std::move(adjoint), options.mutation,
-                       adjoints_);
+      Tensor dy = wanted ? adjoint : std::exchange(adjoint, Tensor());
+      Backward context(*this, i, std::move(dy), options.mutation, adjoints_);
       node.operation->backward(context, attributes_.data() + node.attributes);
       if (!options.retain) release(node, i != start);
     }

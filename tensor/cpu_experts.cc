@@ -123,7 +123,8 @@ void activate(const T* a, const T* c, std::int64_t n, T* u) {
   for (std::int64_t i = 0; i < n; ++i) u[i] *= c[i];
 }
 
-// With the adjoint du of u, times `scale`: da in its place, and dc where c is given.
+// With the adjoint du of u, times `scale`: da in its place, and dc where c is given. (Derivatives
+// are put down before they are multiplied by: else relu's becomes a branch, and a slow one.)
 template <class F, class T>
 void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T* dc) {
   if (c != nullptr) {
@@ -133,7 +134,8 @@ void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T
       du[i] = g * c[i] * F::df(a[i], T(0), {});
     }
   } else {
-    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * F::df(a[i], T(0), {});
+    for (std::int64_t i = 0; i < n; ++i) dc[i] = F::df(a[i], T(0), {});
+    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * dc[i];
   }
 }
 
@@ -262,7 +264,8 @@ class ExpertsBackward {
       if (!s) return;
       at = next == nullptr ? s.at(part.expert) : next;
       if (next != nullptr) next += each(s);
-      std::fill(at, at + each(s), T(0));
+      // The first tile's products overwrite the matrices; sums of columns are added from the start.
+      if (s.rows == 1 || part.first == part.last) std::fill(at, at + each(s), T(0));
     };
     place(sums.w1, dw_.w1);
     place(sums.b1, dw_.b1);
@@ -276,11 +279,13 @@ class ExpertsBackward {
   void part(const Part& part, T* workspace) const {
     const Sums<T> sums = sums_of(part);
     for (std::int64_t row = part.first; row < part.last; row += cpu::kTileRows) {
-      tile(part.expert, row, std::min(cpu::kTileRows, part.last - row), sums, workspace);
+      tile(part.expert, row, std::min(cpu::kTileRows, part.last - row),
+           row == part.first ? T(0) : T(1), sums, workspace);
     }
   }
 
-  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, const Sums<T>& sums,
+  // beta: 0 where this tile starts the sums
+  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, const Sums<T>& sums,
             T* workspace) const {
     T* const x = workspace;
     T* const g = x + cpu::kTileRows * model_;
@@ -311,12 +316,12 @@ class ExpertsBackward {
       }
       activate_backward<F>(a + at, c_row, scale, hidden_, da + at, dc + at);
     }
-    if (sums.w2 != nullptr) add_product(u, hidden_, g, output_, rows, sums.w2);
+    if (sums.w2 != nullptr) add_product(u, hidden_, g, output_, rows, beta, sums.w2);
     if (sums.b2 != nullptr) add_column_sums(g, rows, output_, sums.b2);
     if (sums.w1 != nullptr || sums.w3 != nullptr) gather(x_, model_, slots_, first, rows, x);
-    if (sums.w1 != nullptr) add_product(x, model_, da, hidden_, rows, sums.w1);
+    if (sums.w1 != nullptr) add_product(x, model_, da, hidden_, rows, beta, sums.w1);
     if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1);
-    if (sums.w3 != nullptr) add_product(x, model_, dc, hidden_, rows, sums.w3);
+    if (sums.w3 != nullptr) add_product(x, model_, dc, hidden_, rows, beta, sums.w3);
     if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3);
     if (dslots_ == nullptr) return;
     T* const dx = dslots_ + first * model_;
@@ -324,10 +329,10 @@ class ExpertsBackward {
     if (w_.w3) times_transposed(dc, rows, w_.w3, e, T(1), dx);
   }
 
-  // sum [m, n] += left [rows, m]^T right [rows, n]
+  // sum [m, n] = left [rows, m]^T right [rows, n] + beta sum
   static void add_product(const T* left, std::int64_t m, const T* right, std::int64_t n,
-                          std::int64_t rows, T* sum) {
-    cpu::product(m, n, rows, Matrix<T>{left, m, true}, Matrix<T>{right, n}, T(1), sum, n);
+                          std::int64_t rows, T beta, T* sum) {
+    cpu::product(m, n, rows, Matrix<T>{left, m, true}, Matrix<T>{right, n}, beta, sum, n);
   }
 
   // The partial sums of an expert, in order, on top of its first part's.
