@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   moegrad::add_operation_benchmarks();
   moegrad::add_kernel_benchmarks();
+  moegrad::add_product_benchmarks();
   moegrad::add_layer_benchmarks();
   moegrad::add_tape_benchmarks();
   moegrad::add_estimator_benchmarks();

@@ -1,5 +1,7 @@
 #include "tensor/cpu_product.h"
 
+#include <type_traits>
+
 // Tiles are shared out among threads by the callers; Eigen must not do so again.
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
@@ -49,6 +51,22 @@ void eigen_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, 
   }
 }
 
+template <class T>
+void loop_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T beta,
+                  T* c, std::int64_t c_stride) {
+  const auto at = [](Matrix<T> x, std::int64_t row, std::int64_t col) {
+    return x.transposed ? x.data[col * x.stride + row] : x.data[row * x.stride + col];
+  };
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      T sum(0);
+      for (std::int64_t l = 0; l < k; ++l) sum += at(a, i, l) * at(b, l, j);
+      T& out = c[i * c_stride + j];
+      out = beta == T(0) ? sum : sum + beta * out;
+    }
+  }
+}
+
 #ifdef MOEGRAD_HAVE_DNNL
 
 // oneDNN splits a product over as many threads as OpenMP would give it, which changes its sums.
@@ -83,23 +101,34 @@ void dnnl_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<float> 
 
 }  // namespace
 
-void product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<float> a, Matrix<float> b,
-             float beta, float* c, std::int64_t c_stride) {
-  if (m == 0 || n == 0) return;
+template <class T>
+ProductBy product_by(std::int64_t m, std::int64_t n, std::int64_t k) {
+  constexpr std::int64_t kLoops = 4 * 4 * 4;  // up to here a library takes longer to start
 #ifdef MOEGRAD_HAVE_DNNL
-  constexpr std::int64_t kSmall = 32 * 32 * 32;  // below this Eigen starts sooner
-  if (m * n * k > kSmall) {
-    dnnl_product(m, n, k, a, b, beta, c, c_stride);
-    return;
+  constexpr std::int64_t kEigen = 24 * 24 * 24;
+  if (std::is_same_v<T, float> && m * n * k > kEigen) return ProductBy::onednn;
+#endif
+  return m * n * k > kLoops ? ProductBy::eigen : ProductBy::loops;
+}
+
+template <class T>
+void product(ProductBy by, std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
+             T beta, T* c, std::int64_t c_stride) {
+  if (m == 0 || n == 0) return;
+  if (by == ProductBy::loops) return loop_product(m, n, k, a, b, beta, c, c_stride);
+#ifdef MOEGRAD_HAVE_DNNL
+  if constexpr (std::is_same_v<T, float>) {
+    if (by == ProductBy::onednn) return dnnl_product(m, n, k, a, b, beta, c, c_stride);
   }
 #endif
   eigen_product(m, n, k, a, b, beta, c, c_stride);
 }
 
-void product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<double> a, Matrix<double> b,
-             double beta, double* c, std::int64_t c_stride) {
-  if (m == 0 || n == 0) return;
-  eigen_product(m, n, k, a, b, beta, c, c_stride);
-}
+template ProductBy product_by<float>(std::int64_t, std::int64_t, std::int64_t);
+template ProductBy product_by<double>(std::int64_t, std::int64_t, std::int64_t);
+template void product(ProductBy, std::int64_t, std::int64_t, std::int64_t, Matrix<float>,
+                      Matrix<float>, float, float*, std::int64_t);
+template void product(ProductBy, std::int64_t, std::int64_t, std::int64_t, Matrix<double>,
+                      Matrix<double>, double, double*, std::int64_t);
 
 }  // namespace moegrad::cpu

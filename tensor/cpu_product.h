@@ -12,12 +12,24 @@ struct Matrix {
   bool transposed = false;
 };
 
+// What can compute a product: plain loops, Eigen, oneDNN (f32, where it was found).
+enum class ProductBy { loops, eigen, onednn };
+
+// The one place that decides. The crossovers are those of `moegrad_bench
+// --benchmark_filter=product-by`.
+template <class T>
+ProductBy product_by(std::int64_t m, std::int64_t n, std::int64_t k);
+
 // c [m, n] = op(a) [m, k] op(b) [k, n] + beta c, on the calling thread alone; rows of c are
-// c_stride elements apart. c is not read when beta is 0. This is the one place that decides which
-// library computes a product.
-void product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<float> a, Matrix<float> b,
-             float beta, float* c, std::int64_t c_stride);
-void product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<double> a, Matrix<double> b,
-             double beta, double* c, std::int64_t c_stride);
+// c_stride elements apart. c is not read when beta is 0. T is float or double.
+template <class T>
+void product(ProductBy by, std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
+             T beta, T* c, std::int64_t c_stride);
+
+template <class T>
+void product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T beta, T* c,
+             std::int64_t c_stride) {
+  product(product_by<T>(m, n, k), m, n, k, a, b, beta, c, c_stride);
+}
 
 }  // namespace moegrad::cpu

@@ -157,3 +157,32 @@ TEST_CASE("a part of a matrix can be multiplied in place") {
     run(double{});
   }
 }
+
+TEST_CASE("whatever computes a product, it is the same product") {
+  const std::int64_t m = 5;
+  const std::int64_t n = 7;
+  const std::int64_t k = 9;
+  const Tensor a = random({m, k}, DType::f32, 1);
+  const Tensor b = random({k, n}, DType::f32, 2);
+  const Tensor before = random({m, n}, DType::f32, 3);
+  for (const float beta : {0.0F, 1.0F, 0.5F}) {
+    for (const bool transposed : {false, true}) {  // both operands, read from their transposes
+      const auto matrix = [&](const Tensor& t) {
+        if (!transposed) return std::pair(t, cpu::Matrix<float>{t.data<float>(), t.size(1)});
+        const Tensor swapped = Tensor::empty({t.size(1), t.size(0)}, DType::f32);
+        cpu_kernels().swap_axes(t, 1, t.size(0), 1, t.size(1), 1, swapped);
+        return std::pair(swapped, cpu::Matrix<float>{swapped.data<float>(), t.size(0), true});
+      };
+      const auto left = matrix(a);
+      const auto right = matrix(b);
+      const auto by = [&](cpu::ProductBy library) {
+        const Tensor c = before.clone();
+        cpu::product(library, m, n, k, left.second, right.second, beta, c.data<float>(), n);
+        return c;
+      };
+      const Values loops = by(cpu::ProductBy::loops).to_vector();
+      check_close(by(cpu::ProductBy::eigen), loops, 16.0);
+      check_close(by(cpu::ProductBy::onednn), loops, 16.0);
+    }
+  }
+}
