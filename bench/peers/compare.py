@@ -17,7 +17,7 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 TOLERANCE = 1e-4
-BUDGET = 1.5  # seconds for a case and part, three rounds at least
+BUDGET = 1.0  # seconds for a case and part, three rounds at least
 
 
 class PeerEnded(Exception):
