@@ -192,31 +192,32 @@ std::vector<OperationCase> expert_cases(bool weighted) {
   return cases;
 }
 
-struct ExpertOutputs {
-  static constexpr std::string_view name = "expert_outputs";
-  static constexpr std::string_view summary =
-      "each token's rows through the networks of its experts";
+// What the two operations share.
+struct ExpertOperation {
   static constexpr std::string_view source = "MegaBlocks, arXiv:2211.15841; ScatterMoE, 2403.08245";
   static constexpr Claim claim = Claim::exact_on_cell;
   static constexpr Needs needs = Needs::inputs;
   using Attributes = ExpertAttributes;
 
-  static Tensor forward(Forward& in, const Attributes& a) { return experts_forward(name, in, a); }
   static void backward(Backward& b, const Attributes& a) { experts_backward(b, a); }
   static void cell(std::span<const Tensor> in, const Attributes& a, Cell& cell) {
     experts_cell(in, a, cell);
   }
+};
+
+struct ExpertOutputs : ExpertOperation {
+  static constexpr std::string_view name = "expert_outputs";
+  static constexpr std::string_view summary =
+      "each token's rows through the networks of its experts";
+
+  static Tensor forward(Forward& in, const Attributes& a) { return experts_forward(name, in, a); }
   static std::vector<OperationCase> cases() { return expert_cases(false); }
 };
 
-struct Mixture {
+struct Mixture : ExpertOperation {
   static constexpr std::string_view name = "mixture";
   static constexpr std::string_view summary =
       "dispatch, experts and weighted combine in one: the sparse layer behind its router";
-  static constexpr std::string_view source = "MegaBlocks, arXiv:2211.15841; ScatterMoE, 2403.08245";
-  static constexpr Claim claim = Claim::exact_on_cell;
-  static constexpr Needs needs = Needs::inputs;
-  using Attributes = ExpertAttributes;
 
   static Tensor forward(Forward& in, const Attributes& a) {
     const Tensor h = experts_forward(name, in, a);
@@ -225,10 +226,6 @@ struct Mixture {
         .slots_to_tokens(h, in[static_cast<std::size_t>(Places(a).weights)], in[Places::inverse],
                          y);
     return y;
-  }
-  static void backward(Backward& b, const Attributes& a) { experts_backward(b, a); }
-  static void cell(std::span<const Tensor> in, const Attributes& a, Cell& cell) {
-    experts_cell(in, a, cell);
   }
   static std::vector<OperationCase> cases() { return expert_cases(true); }
 };
