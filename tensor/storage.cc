@@ -11,6 +11,10 @@
 #include <thread>
 #include <type_traits>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace moegrad {
 namespace {
 
@@ -35,6 +39,25 @@ std::size_t capacity_of(int size_class) {
   const int exponent = size_class / 4 + 1;
   const auto step = static_cast<std::size_t>(size_class % 4) + 1;
   return ((std::size_t{1} << exponent) + step * (std::size_t{1} << (exponent - 2))) * kAlignment;
+}
+
+// Large blocks ask for huge pages: products walk through columns, a page at each step.
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+std::size_t alignment_of(std::size_t capacity) {
+  return capacity >= 2 * kHugePage ? kHugePage : kAlignment;
+}
+
+// Room for a block and its header, or null.
+void* from_system(std::size_t capacity) {
+  const std::size_t alignment = alignment_of(capacity);
+  void* const memory =
+      ::operator new (sizeof(Storage::Block) + capacity, std::align_val_t{alignment}, std::nothrow);
+#ifdef MADV_HUGEPAGE
+  if (memory != nullptr && alignment == kHugePage) {  // a wish: its failure is no error
+    madvise(memory, capacity / kHugePage * kHugePage, MADV_HUGEPAGE);
+  }
+#endif
+  return memory;
 }
 
 // A lock that is held for a few instructions: one atomic exchange where nobody else wants it.
@@ -86,7 +109,7 @@ class CpuPool {
     for (Storage::Block* head : lists) {
       while (head != nullptr) {
         Storage::Block* block = std::exchange(head, head->next_free);
-        ::operator delete (block, std::align_val_t{kAlignment});
+        ::operator delete (block, std::align_val_t{alignment_of(block->capacity)});
       }
     }
   }
@@ -122,11 +145,10 @@ class CpuPool {
 
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
     const std::size_t capacity = capacity_of(size_class);
-    const std::size_t total = sizeof(Storage::Block) + capacity;
-    void* memory = ::operator new (total, std::align_val_t{kAlignment}, std::nothrow);
+    void* memory = from_system(capacity);
     if (memory == nullptr) {  // cached blocks of other sizes may be in the way
       release_cached();
-      memory = ::operator new (total, std::align_val_t{kAlignment}, std::nothrow);
+      memory = from_system(capacity);
     }
     if (memory == nullptr) {
       fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
