@@ -34,10 +34,10 @@ void run_product_by(benchmark::State& state, ProductBy by, const ProductSize& si
 template <class T>
 void add_products(const char* type, const std::vector<std::pair<const char*, ProductBy>>& all) {
   const std::vector<ProductSize> sizes = {
-      {2, 2, 2},       {4, 4, 4},        {6, 6, 6},         {8, 8, 8},    {16, 16, 16},
-      {20, 20, 20},    {24, 24, 24},     {28, 28, 28},      {32, 32, 32}, {64, 64, 64},
-      {1, 64, 64},     {1, 1024, 256},   {4, 64, 64},       {8, 256, 64}, {256, 8, 64},
-      {4096, 16, 256}, {128, 1024, 256}, {1024, 1024, 1024}};
+      {2, 2, 2},       {4, 4, 4},       {6, 6, 6},        {8, 8, 8},         {16, 16, 16},
+      {20, 20, 20},    {24, 24, 24},    {28, 28, 28},     {32, 32, 32},      {64, 64, 64},
+      {1, 64, 64},     {1, 1024, 256},  {4, 64, 64},      {8, 256, 64},      {256, 8, 64},
+      {4096, 16, 256}, {1024, 48, 256}, {128, 1024, 256}, {1024, 1024, 1024}};
   for (const ProductSize& s : sizes) {
     for (const auto& [name, by] : all) {
       if (by == ProductBy::loops && s[0] * s[1] * s[2] > 64 * 64 * 64) continue;
@@ -51,10 +51,13 @@ void add_products(const char* type, const std::vector<std::pair<const char*, Pro
 }  // namespace
 
 void add_product_benchmarks() {
-  add_products<float>(
-      "f32",
-      {{"loops", ProductBy::loops}, {"eigen", ProductBy::eigen}, {"onednn", ProductBy::onednn}});
-  add_products<double>("f64", {{"loops", ProductBy::loops}, {"eigen", ProductBy::eigen}});
+  add_products<float>("f32", {{"loops", ProductBy::loops},
+                              {"eigen", ProductBy::eigen},
+                              {"onednn", ProductBy::onednn},
+                              {"packed", ProductBy::packed}});
+  add_products<double>(
+      "f64",
+      {{"loops", ProductBy::loops}, {"eigen", ProductBy::eigen}, {"packed", ProductBy::packed}});
 }
 
 }  // namespace moegrad

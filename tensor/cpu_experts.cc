@@ -1,6 +1,6 @@
-// The experts' networks, fused: tiles of one expert's rows are gathered, go through the first
-// product, the activation and the second product while they are in the cache, and nothing but the
-// pre-activations is kept. On the way back the activations are computed again, and each weight
+// The experts' networks, fused: tiles of one expert's rows go through the first product, which
+// gathers them, the activation and the second product while they are in the cache, and nothing but
+// the pre-activations is kept. On the way back the activations are computed again, and each weight
 // gradient has one owner that goes through its rows in order.
 
 #include <tuple>
@@ -20,6 +20,11 @@ using cpu::Matrix;
 // two apart in most models, share the sets of the cache, and products of transposes run at half
 // speed.
 constexpr std::int64_t kPad = 16;
+// Rows of a tile, for expert matrices of this many elements: every tile copies them into panels, so
+// the larger they are the more rows have to share that, as far as the cache allows.
+std::int64_t tile_rows(std::int64_t elements) {
+  return std::clamp<std::int64_t>(elements / 512, 128, 512);
+}
 // Multiply-adds below which a pass runs on the calling thread.
 constexpr std::int64_t kSerialExperts = std::int64_t{1} << 20;
 // A weight gradient is cut into parts where one expert has more rows than three experts of sixteen
@@ -57,34 +62,37 @@ struct Network {
   Stack<T> w1, b1, w3, b3, w2, b2;
 };
 
-// Tokens and slots of a pass.
+// Slots of a pass, and the tokens they belong to.
 struct Slots {
   const std::int32_t* order;
   std::int64_t k;
-  std::int64_t token(std::int64_t slot) const { return order[slot] / k; }
+  // The tokens of the slots [first, first + rows), put down at `to`.
+  const std::int32_t* tokens(std::int64_t first, std::int64_t rows, std::int32_t* to) const {
+    if (k == 1) return order + first;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      to[r] = order[first + r] / static_cast<std::int32_t>(k);
+    }
+    return to;
+  }
 };
 
-// Memory for `count` floats for each worker.
+// Memory for [rows, cols] elements and the tokens of as many rows for each worker.
 template <class T>
 class Workspace {
  public:
-  explicit Workspace(std::int64_t count)
-      : count_(count), memory_(Tensor::empty({cpu::workers(), count}, dtype_of<T>)) {}
+  Workspace(std::int64_t rows, std::int64_t cols)
+      : rows_(rows),
+        count_(rows * cols),
+        memory_(Tensor::empty({cpu::workers(), count_}, dtype_of<T>)),
+        tokens_(Tensor::empty({cpu::workers(), rows}, DType::i32)) {}
   T* of(int worker) const { return memory_.data<T>() + worker * count_; }
+  std::int32_t* tokens(int worker) const { return tokens_.data<std::int32_t>() + worker * rows_; }
 
  private:
-  std::int64_t count_;
+  std::int64_t rows_, count_;
   Tensor memory_;
+  Tensor tokens_;
 };
-
-template <class T>
-void gather(const T* from, std::int64_t cols, Slots slots, std::int64_t first, std::int64_t rows,
-            T* to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* const row = from + slots.token(first + r) * cols;
-    std::copy(row, row + cols, to + r * (cols + kPad));
-  }
-}
 
 template <class T>
 void add_row(const T* row, std::int64_t rows, std::int64_t cols, T* to) {
@@ -108,19 +116,23 @@ T dot(const T* a, const T* b, std::int64_t n) {
   return cpu::lane_sum<T>(n, [=](std::int64_t i) { return a[i] * b[i]; });
 }
 
-// to [rows, w.cols] = x [rows, w.rows] w_e; the rows of x are padded
+// to [rows, w.cols] = x [rows, w.rows] w_e
 template <class T>
-void times(const T* x, std::int64_t rows, Stack<T> w, std::int64_t e, T* to) {
-  cpu::product(rows, w.cols, w.rows, Matrix<T>{x, w.rows + kPad}, Matrix<T>{w.at(e), w.cols}, T(0),
-               to, w.cols);
+void times(Matrix<T> x, std::int64_t rows, Stack<T> w, std::int64_t e, T* to) {
+  cpu::product(rows, w.cols, w.rows, x, Matrix<T>{w.at(e), w.cols}, T(0), to, w.cols);
 }
-// to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to; the rows of x are padded, those of `to` are
-// `stride` apart
+// to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to; rows of `to` are `stride` apart
 template <class T>
-void times_transposed(const T* x, std::int64_t rows, Stack<T> w, std::int64_t e, T beta, T* to,
+void times_transposed(Matrix<T> x, std::int64_t rows, Stack<T> w, std::int64_t e, T beta, T* to,
                       std::int64_t stride) {
-  cpu::product(rows, w.rows, w.cols, Matrix<T>{x, w.cols + kPad}, Matrix<T>{w.at(e), w.cols, true},
-               beta, to, stride);
+  cpu::product(rows, w.rows, w.cols, x, Matrix<T>{w.at(e), w.cols, true}, beta, to, stride);
+}
+// sum [m, n] = left [rows, m]^T right [rows, n] + beta sum
+template <class T>
+void add_product(Matrix<T> left, std::int64_t m, Matrix<T> right, std::int64_t n, std::int64_t rows,
+                 T beta, T* sum) {
+  left.transposed = true;
+  cpu::product(m, n, rows, left, right, beta, sum, n);
 }
 
 // u = act(a), or act(a) c where c is given.
@@ -158,19 +170,20 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
   T* const a_rows = saved_a.defined() ? saved_a.data<T>() : nullptr;
   T* const c_rows = saved_c.defined() ? saved_c.data<T>() : nullptr;
   T* const h_rows = h.data<T>();
-  const cpu::GroupTiles tiles(offsets);
-  const Workspace<T> workspace(cpu::kTileRows * (model + 3 * hidden + 2 * kPad));
+  const std::int64_t most = tile_rows(model * hidden);
+  const cpu::GroupTiles tiles(offsets, most);
+  const Workspace<T> workspace(most, 3 * hidden + kPad);
   tiles.for_each(model * hidden / 64, [=, &workspace](const cpu::Tile& t) {
-    T* const rows = workspace.of(t.worker);
-    T* const u = rows + cpu::kTileRows * (model + kPad);
-    T* const unsaved = u + cpu::kTileRows * (hidden + kPad);
+    T* const u = workspace.of(t.worker);
+    T* const unsaved = u + most * (hidden + kPad);
     T* const a = a_rows != nullptr ? a_rows + t.first * hidden : unsaved;
     T* c = nullptr;
-    gather(tokens, model, slots, t.first, t.rows(), rows);
+    const Matrix<T> rows{tokens, model, false,
+                         slots.tokens(t.first, t.rows(), workspace.tokens(t.worker))};
     times(rows, t.rows(), w.w1, t.group, a);
     if (w.b1) add_row(w.b1.at(t.group), t.rows(), hidden, a);
     if (w.w3) {
-      c = c_rows != nullptr ? c_rows + t.first * hidden : unsaved + cpu::kTileRows * hidden;
+      c = c_rows != nullptr ? c_rows + t.first * hidden : unsaved + most * hidden;
       times(rows, t.rows(), w.w3, t.group, c);
       if (w.b3) add_row(w.b3.at(t.group), t.rows(), hidden, c);
     }
@@ -179,7 +192,7 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
                   u + r * (hidden + kPad));
     }
     T* const out = h_rows + t.first * output;
-    times(u, t.rows(), w.w2, t.group, out);
+    times(Matrix<T>{u, hidden + kPad}, t.rows(), w.w2, t.group, out);
     if (w.b2) add_row(w.b2.at(t.group), t.rows(), output, out);
   });
 }
@@ -239,7 +252,8 @@ class ExpertsBackward {
         dslots_(dslots.defined() ? dslots.data<T>() : nullptr),
         dweights_(dweights.defined() ? dweights.data<T>() : nullptr),
         parts_(parts_of(offsets)),
-        workspace_(cpu::kTileRows * (model_ + output_ + 3 * hidden_ + 5 * kPad)) {
+        tile_rows_(tile_rows(model_ * hidden_)),
+        workspace_(tile_rows_, 3 * (hidden_ + kPad)) {
     std::int64_t partials = 0;
     for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
     partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
@@ -248,7 +262,7 @@ class ExpertsBackward {
   void operator()() {
     const auto count = static_cast<std::int64_t>(parts_.size());
     const auto run = [&](std::int64_t i, int worker) {
-      part(parts_[static_cast<std::size_t>(i)], workspace_.of(worker));
+      part(parts_[static_cast<std::size_t>(i)], worker);
     };
     std::int64_t rows = 0;
     for (const Part& part : parts_) rows += part.last - part.first;
@@ -288,33 +302,31 @@ class ExpertsBackward {
     return sums;
   }
 
-  void part(const Part& part, T* workspace) const {
+  void part(const Part& part, int worker) const {
     const Sums<T> sums = sums_of(part);
-    for (std::int64_t row = part.first; row < part.last; row += cpu::kTileRows) {
-      tile(part.expert, row, std::min(cpu::kTileRows, part.last - row),
-           row == part.first ? T(0) : T(1), sums, workspace);
+    const std::int64_t rows = part.last - part.first;
+    const std::int64_t tiles = cpu::tiles_of(rows, tile_rows_);
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const std::int64_t first = rows * i / tiles;
+      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first, i == 0 ? T(0) : T(1),
+           sums, worker);
     }
   }
 
   // beta: 0 where this tile starts the sums
   void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, const Sums<T>& sums,
-            T* workspace) const {
+            int worker) const {
     const std::int64_t wide = hidden_ + kPad;
-    T* const x = workspace;
-    T* const g = x + cpu::kTileRows * (model_ + kPad);
-    T* const u = g + cpu::kTileRows * (output_ + kPad);
-    T* const da = u + cpu::kTileRows * wide;
-    T* const dc = da + cpu::kTileRows * wide;
+    T* const u = workspace_.of(worker);
+    T* const da = u + tile_rows_ * wide;
+    T* const dc = da + tile_rows_ * wide;
     const T* const a = a_ + first * hidden_;
     const T* const c = c_ == nullptr ? nullptr : c_ + first * hidden_;
-    if (weights_ != nullptr) {
-      gather(dy_, output_, slots_, first, rows, g);
-    } else {
-      for (std::int64_t r = 0; r < rows; ++r) {
-        const T* const row = dy_ + (first + r) * output_;
-        std::copy(row, row + output_, g + r * (output_ + kPad));
-      }
-    }
+    const std::int32_t* const tokens = slots_.tokens(first, rows, workspace_.tokens(worker));
+    const Matrix<T> x{x_, model_, false, tokens};
+    // dy of the tokens, to be multiplied by their weights; or of the slots themselves
+    const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
+                                            : Matrix<T>{dy_ + first * output_, output_};
     times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
     const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -322,37 +334,34 @@ class ExpertsBackward {
       const T* const c_row = c == nullptr ? nullptr : c + r * hidden_;
       T* const u_row = u + r * wide;
       T* const da_row = da + r * wide;
-      T* const g_row = g + r * (output_ + kPad);
+      const T* const g_row = dy_ + (weights_ != nullptr ? tokens[r] : first + r) * output_;
+      const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
       if (recompute) activate<F>(a_row, c_row, hidden_, u_row);
       if (dweights_ != nullptr) {
         T gate = dot<T>(u_row, da_row, hidden_);
         if (w_.b2) gate += dot<T>(g_row, w_.b2.at(e), output_);
         dweights_[slots_.order[first + r]] = gate;
       }
-      const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
-      if (weights_ != nullptr) {
-        for (std::int64_t o = 0; o < output_; ++o) g_row[o] *= scale;
+      if (weights_ != nullptr && sums.w2 != nullptr) {  // u (weight g)^T = (weight u) g^T
+        for (std::int64_t i = 0; i < hidden_; ++i) u_row[i] *= scale;
+      }
+      if (sums.b2 != nullptr) {
+        for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
       }
       activate_backward<F>(a_row, c_row, scale, hidden_, da_row, dc + r * wide);
     }
-    if (sums.w2 != nullptr) add_product(u, hidden_, g, output_, rows, beta, sums.w2);
-    if (sums.b2 != nullptr) add_column_sums(g, rows, output_, sums.b2);
-    if (sums.w1 != nullptr || sums.w3 != nullptr) gather(x_, model_, slots_, first, rows, x);
-    if (sums.w1 != nullptr) add_product(x, model_, da, hidden_, rows, beta, sums.w1);
+    const Matrix<T> u_rows{u, wide};
+    const Matrix<T> da_rows{da, wide};
+    const Matrix<T> dc_rows{dc, wide};
+    if (sums.w2 != nullptr) add_product(u_rows, hidden_, g, output_, rows, beta, sums.w2);
+    if (sums.w1 != nullptr) add_product(x, model_, da_rows, hidden_, rows, beta, sums.w1);
     if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1);
-    if (sums.w3 != nullptr) add_product(x, model_, dc, hidden_, rows, beta, sums.w3);
+    if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3);
     if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3);
     if (dslots_ == nullptr) return;
     T* const dx = dslots_ + first * model_;
-    times_transposed(da, rows, w_.w1, e, T(0), dx, model_);
-    if (w_.w3) times_transposed(dc, rows, w_.w3, e, T(1), dx, model_);
-  }
-
-  // sum [m, n] = left [rows, m]^T right [rows, n] + beta sum; both are padded
-  static void add_product(const T* left, std::int64_t m, const T* right, std::int64_t n,
-                          std::int64_t rows, T beta, T* sum) {
-    cpu::product(m, n, rows, Matrix<T>{left, m + kPad, true}, Matrix<T>{right, n + kPad}, beta, sum,
-                 n);
+    times_transposed(da_rows, rows, w_.w1, e, T(0), dx, model_);
+    if (w_.w3) times_transposed(dc_rows, rows, w_.w3, e, T(1), dx, model_);
   }
 
   // The partial sums of an expert, in order, on top of its first part's.
@@ -380,6 +389,7 @@ class ExpertsBackward {
   const T *x_, *a_, *c_, *dy_, *weights_;
   T *dslots_, *dweights_;
   PoolVector<Part> parts_;
+  std::int64_t tile_rows_;
   Workspace<T> workspace_;
   Tensor partial_;
 };

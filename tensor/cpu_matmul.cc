@@ -12,14 +12,16 @@ namespace {
 using cpu::Matrix;
 
 using cpu::GroupTiles;
-using cpu::kTileRows;
 using cpu::Tile;
 using cpu::tiles_of;
-constexpr std::int64_t kTileCols = 256;
 // Multiply-adds below which a product is one tile: starting threads would cost more.
 constexpr std::int64_t kSerialWork = std::int64_t{1} << 20;
 // From so many tiles of full rows on there is no need to cut columns as well.
 constexpr std::int64_t kEnoughTiles = 8;
+// The sides of a tile. Every tile copies its columns of b, and of a its rows where they lie as
+// columns in memory.
+constexpr std::int64_t kLongSide = 256;
+constexpr std::int64_t kShortSide = 128;
 
 // How a batch of products [m, k] x [k, n] is cut up: a function of the sizes alone.
 struct Tiling {
@@ -27,10 +29,12 @@ struct Tiling {
   std::int64_t cols;
 };
 
-Tiling tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k) {
+Tiling tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k,
+              bool transposed_a) {
   if (batch * m * n * k <= kSerialWork || m * n * k <= kSerialWork / kEnoughTiles) return {m, n};
-  const std::int64_t tiles = batch * tiles_of(m, kTileRows);
-  return {kTileRows, tiles >= kEnoughTiles ? n : kTileCols};
+  if (batch * tiles_of(m, kLongSide) >= kEnoughTiles) return {kLongSide, n};
+  if (batch * tiles_of(m, kShortSide) >= kEnoughTiles) return {kShortSide, n};
+  return transposed_a ? Tiling{kShortSide, kLongSide} : Tiling{kLongSide, kShortSide};
 }
 
 template <class T>
@@ -77,7 +81,7 @@ void CpuKernels::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
     T* const out_data = out.data<T>();
     const std::int64_t stride_a = transpose_a ? m : k;
     const std::int64_t stride_b = transpose_b ? k : n;
-    const Tiling tile = tiling(batch, m, n, k);
+    const Tiling tile = tiling(batch, m, n, k, transpose_a);
     const std::int64_t row_tiles = tiles_of(m, tile.rows);
     const std::int64_t col_tiles = tiles_of(n, tile.cols);
     const auto run = [&](std::int64_t piece, int) {
@@ -129,7 +133,7 @@ void CpuKernels::grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& 
     const T* const dy_data = dy.data<T>();
     T* const dw_data = dw.data<T>();
     const std::int64_t rows = bounds[groups] - bounds[0];
-    const Tiling tile = tiling(groups, k, m, rows / groups + 1);
+    const Tiling tile = tiling(groups, k, m, rows / groups + 1, true);
     const std::int64_t row_tiles = tiles_of(k, tile.rows);
     const std::int64_t col_tiles = tiles_of(m, tile.cols);
     const auto run = [&](std::int64_t piece, int) {

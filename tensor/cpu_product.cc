@@ -1,10 +1,14 @@
 #include "tensor/cpu_product.h"
 
+#include <algorithm>
 #include <type_traits>
 
 // Tiles are shared out among threads by the callers; Eigen must not do so again.
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
+
+#include "tensor/cpu_packed_product.h"
+#include "tensor/storage.h"
 
 #ifdef MOEGRAD_HAVE_DNNL
 #include <dnnl.h>
@@ -99,22 +103,54 @@ void dnnl_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<float> 
 
 #endif
 
+// A copy of the listed rows of x, `cols` long. Its rows lie apart by no power of two, at which they
+// would share sets of the cache.
+template <class T>
+Matrix<T> without_list(Matrix<T> x, std::int64_t rows, std::int64_t cols, PoolVector<T>& memory) {
+  constexpr std::int64_t kPad = 16;
+  if (x.rows == nullptr) return x;
+  memory.resize(static_cast<std::size_t>(rows * (cols + kPad)));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::copy_n(x.data + x.rows[r] * x.stride, cols, memory.data() + r * (cols + kPad));
+  }
+  return {memory.data(), cols + kPad, x.transposed};
+}
+
+// Ours was measured on AVX2 alone.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool kPacked = true;
+#else
+constexpr bool kPacked = false;
+#endif
+#ifdef MOEGRAD_HAVE_DNNL
+constexpr bool kOneDnn = true;
+#else
+constexpr bool kOneDnn = false;
+#endif
+
 }  // namespace
 
 template <class T>
 ProductBy product_by(std::int64_t m, std::int64_t n, std::int64_t k) {
-  constexpr std::int64_t kLoops = 4 * 4 * 4;  // up to here a library takes longer to start
-#ifdef MOEGRAD_HAVE_DNNL
-  constexpr std::int64_t kEigen = 24 * 24 * 24;
-  if (std::is_same_v<T, float> && m * n * k > kEigen) return ProductBy::onednn;
-#endif
-  return m * n * k > kLoops ? ProductBy::eigen : ProductBy::loops;
+  constexpr std::int64_t kLoops = 4 * 4 * 4;     // up to here anything else takes longer to start
+  constexpr std::int64_t kSmall = 24 * 24 * 24;  // up to here oneDNN takes longer than Eigen
+  constexpr std::int64_t kNarrow = 8;  // up to here half of a vector or more is idle in ours
+  const std::int64_t size = m * n * k;
+  if (size <= kLoops) return ProductBy::loops;
+  const bool onednn = kOneDnn && std::is_same_v<T, float> && size > kSmall;
+  const bool thin = m == 1 || n <= (onednn ? kNarrow : 1);
+  if (kPacked && !thin) return ProductBy::packed;
+  return onednn ? ProductBy::onednn : ProductBy::eigen;
 }
 
 template <class T>
 void product(ProductBy by, std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
              T beta, T* c, std::int64_t c_stride) {
   if (m == 0 || n == 0) return;
+  if (by == ProductBy::packed) return packed_product(m, n, k, a, b, beta, c, c_stride);
+  PoolVector<T> copy_a, copy_b;
+  a = without_list(a, a.transposed ? k : m, a.transposed ? m : k, copy_a);
+  b = without_list(b, b.transposed ? n : k, b.transposed ? k : n, copy_b);
   if (by == ProductBy::loops) return loop_product(m, n, k, a, b, beta, c, c_stride);
 #ifdef MOEGRAD_HAVE_DNNL
   if constexpr (std::is_same_v<T, float>) {

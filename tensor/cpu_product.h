@@ -4,16 +4,19 @@
 
 namespace moegrad::cpu {
 
-// A matrix in memory: row r starts at data + r * stride; read as its transpose where told.
+// A matrix in memory: row r starts at data + r * stride, or at data + rows[r] * stride where rows
+// are listed; read as its transpose where told.
 template <class T>
 struct Matrix {
   const T* data;
   std::int64_t stride;
   bool transposed = false;
+  const std::int32_t* rows = nullptr;
 };
 
-// What can compute a product: plain loops, Eigen, oneDNN (f32, where it was found).
-enum class ProductBy { loops, eigen, onednn };
+// What can compute a product: plain loops, Eigen, oneDNN (f32, where it was found), our own
+// packed_product.
+enum class ProductBy { loops, eigen, onednn, packed };
 
 // The one place that decides. The crossovers are those of `moegrad_bench
 // --benchmark_filter=product-by`.

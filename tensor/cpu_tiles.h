@@ -24,14 +24,15 @@ struct Tile {
   std::int64_t rows() const { return last - first; }
 };
 
-// Pieces of at most kTileRows rows that lie in one group each.
+// Pieces of at most `most` rows that lie in one group each, those of a group as equal as can be.
 class GroupTiles {
  public:
-  explicit GroupTiles(const Tensor& offsets) : groups_(offsets.numel() - 1) {
+  explicit GroupTiles(const Tensor& offsets, std::int64_t most = kTileRows)
+      : groups_(offsets.numel() - 1) {
     const std::int32_t* const bounds = offsets.data<std::int32_t>();
     std::int64_t count = 0;
     for (std::int64_t e = 0; e < groups_; ++e) {
-      count += tiles_of(bounds[e + 1] - bounds[e], kTileRows);
+      count += tiles_of(bounds[e + 1] - bounds[e], most);
     }
     tiles_ = Tensor::empty({count, 3}, DType::i32);
     starts_ = Tensor::empty({groups_ + 1}, DType::i32);
@@ -40,11 +41,12 @@ class GroupTiles {
     std::int32_t index = 0;
     for (std::int64_t e = 0; e < groups_; ++e) {
       starts[e] = index;
-      for (std::int32_t row = bounds[e]; row < bounds[e + 1];
-           row += static_cast<std::int32_t>(kTileRows)) {
+      const std::int64_t rows = bounds[e + 1] - bounds[e];
+      const std::int64_t pieces = tiles_of(rows, most);
+      for (std::int64_t i = 0; i < pieces; ++i) {
         *tile++ = static_cast<std::int32_t>(e);
-        *tile++ = row;
-        *tile++ = std::min(bounds[e + 1], row + static_cast<std::int32_t>(kTileRows));
+        *tile++ = bounds[e] + static_cast<std::int32_t>(rows * i / pieces);
+        *tile++ = bounds[e] + static_cast<std::int32_t>(rows * (i + 1) / pieces);
         ++index;
       }
     }

@@ -158,31 +158,92 @@ TEST_CASE("a part of a matrix can be multiplied in place") {
   }
 }
 
+namespace {
+
+// A matrix in memory of exactly its own size, so that the sanitizer sees every step beyond it; its
+// rows one after the other, or listed in another order among others.
+template <class T>
+struct Operand {
+  Operand(std::int64_t rows, std::int64_t cols, bool transposed, bool listed, std::uint64_t seed) {
+    const std::int64_t lines = transposed ? cols : rows;
+    const std::int64_t length = transposed ? rows : cols;
+    const std::int64_t step = listed ? 2 : 1;
+    const Values values = random({step * lines, length}, dtype_of<T>, seed).to_vector();
+    data.assign(values.begin(), values.end());
+    for (std::int64_t r = 0; listed && r < lines; ++r) {
+      list.push_back(static_cast<std::int32_t>(2 * lines - 1 - 2 * r));
+    }
+    matrix = {data.data(), length, transposed, listed ? list.data() : nullptr};
+  }
+
+  std::vector<T> data;
+  std::vector<std::int32_t> list;
+  cpu::Matrix<T> matrix{};
+};
+
+template <class T>
+void check_every_way(Sizes s, bool ta, bool tb, bool listed, T beta) {
+  CAPTURE(s.m);
+  CAPTURE(s.n);
+  CAPTURE(s.k);
+  CAPTURE(ta);
+  CAPTURE(tb);
+  CAPTURE(listed);
+  const Operand<T> a(s.m, s.k, ta, listed, 1);
+  const Operand<T> b(s.k, s.n, tb, listed, 2);
+  const Tensor before = random({s.m, s.n}, dtype_of<T>, 3);
+  const auto by = [&](cpu::ProductBy what) {
+    const Tensor c = before.clone();
+    cpu::product(what, s.m, s.n, s.k, a.matrix, b.matrix, beta, c.data<T>(), s.n);
+    return c;
+  };
+  const Values loops = by(cpu::ProductBy::loops).to_vector();
+  check_close(by(cpu::ProductBy::eigen), loops, 32.0);
+  if (s.k > 0) check_close(by(cpu::ProductBy::onednn), loops, 32.0);  // it refuses k = 0
+  check_close(by(cpu::ProductBy::packed), loops, 32.0);
+}
+
+}  // namespace
+
 TEST_CASE("whatever computes a product, it is the same product") {
-  const std::int64_t m = 5;
-  const std::int64_t n = 7;
-  const std::int64_t k = 9;
-  const Tensor a = random({m, k}, DType::f32, 1);
-  const Tensor b = random({k, n}, DType::f32, 2);
-  const Tensor before = random({m, n}, DType::f32, 3);
-  for (const float beta : {0.0F, 1.0F, 0.5F}) {
-    for (const bool transposed : {false, true}) {  // both operands, read from their transposes
-      const auto matrix = [&](const Tensor& t) {
-        if (!transposed) return std::pair(t, cpu::Matrix<float>{t.data<float>(), t.size(1)});
-        const Tensor swapped = Tensor::empty({t.size(1), t.size(0)}, DType::f32);
-        cpu_kernels().swap_axes(t, 1, t.size(0), 1, t.size(1), 1, swapped);
-        return std::pair(swapped, cpu::Matrix<float>{swapped.data<float>(), t.size(0), true});
-      };
-      const auto left = matrix(a);
-      const auto right = matrix(b);
-      const auto by = [&](cpu::ProductBy library) {
-        const Tensor c = before.clone();
-        cpu::product(library, m, n, k, left.second, right.second, beta, c.data<float>(), n);
-        return c;
-      };
-      const Values loops = by(cpu::ProductBy::loops).to_vector();
-      check_close(by(cpu::ProductBy::eigen), loops, 16.0);
-      check_close(by(cpu::ProductBy::onednn), loops, 16.0);
+  // Around the sides of packed_product's blocks of registers and of caches.
+  const std::vector<Sizes> sizes = {{5, 7, 9},    {6, 16, 8},   {1, 40, 20},   {40, 1, 20},
+                                    {13, 33, 1},  {12, 32, 16}, {145, 31, 70}, {19, 515, 33},
+                                    {7, 17, 257}, {3, 4, 0}};
+  for (const Sizes s : sizes) {
+    for (const bool ta : {false, true}) {
+      for (const bool tb : {false, true}) {
+        check_every_way<float>(s, ta, tb, false, 0.0F);
+        check_every_way<float>(s, ta, tb, true, 1.0F);
+        check_every_way<double>(s, ta, tb, false, 0.5);
+        check_every_way<double>(s, ta, tb, true, 0.0);
+      }
+    }
+  }
+}
+
+TEST_CASE("a packed product has the same bits whatever part of it is asked for") {
+  const Sizes s{50, 70, 300};
+  for (const bool transposed : {false, true}) {
+    const Operand<float> a(s.m, s.k, transposed, false, 1);
+    const Operand<float> b(s.k, s.n, transposed, false, 2);
+    const Tensor whole = Tensor::empty({s.m, s.n}, DType::f32);
+    cpu::product(cpu::ProductBy::packed, s.m, s.n, s.k, a.matrix, b.matrix, 0.0F,
+                 whole.data<float>(), s.n);
+    const Sizes part{5, 19, s.k};
+    const std::int64_t row = 31;
+    const std::int64_t col = 9;
+    cpu::Matrix<float> left = a.matrix;
+    cpu::Matrix<float> right = b.matrix;
+    left.data += transposed ? row : row * s.k;
+    right.data += transposed ? col * s.k : col;
+    const Tensor some = Tensor::empty({part.m, part.n}, DType::f32);
+    cpu::product(cpu::ProductBy::packed, part.m, part.n, part.k, left, right, 0.0F,
+                 some.data<float>(), part.n);
+    for (std::int64_t i = 0; i < part.m; ++i) {
+      for (std::int64_t j = 0; j < part.n; ++j) {
+        CHECK(some.at(i * part.n + j) == whole.at((row + i) * s.n + col + j));
+      }
     }
   }
 }

@@ -1,0 +1,350 @@
+#include "tensor/cpu_packed_product.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
+
+namespace moegrad::cpu {
+namespace {
+
+#ifdef __AVX__
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// The block of c that is kept in registers: kRows rows of two vectors, which with the two vectors
+// of b and one element of a fill the 16 registers of AVX.
+constexpr int kRows = 6;
+template <class T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+template <class T>
+constexpr int kCols = 2 * kLanes<T>;
+
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  using Type [[gnu::vector_size(kVectorBytes), gnu::aligned(4), gnu::may_alias]] = float;
+};
+template <>
+struct Lanes<double> {
+  using Type [[gnu::vector_size(kVectorBytes), gnu::aligned(8), gnu::may_alias]] = double;
+};
+template <class T>
+using Vector = typename Lanes<T>::Type;
+
+template <class T>
+Vector<T> load(const T* from) {
+  return *reinterpret_cast<const Vector<T>*>(from);
+}
+template <class T>
+void store(T* to, Vector<T> v) {
+  *reinterpret_cast<Vector<T>*>(to) = v;
+}
+
+// Blocks of a and b: kDeep of k, so that a panel of b stays in the first cache with the rows of a;
+// kWide columns of b, whose panels stay in the second; kTall columns of a transposed a.
+constexpr std::int64_t kDeep = 256;
+constexpr std::int64_t kWide = 512;
+constexpr std::int64_t kTall = 24 * kRows;
+
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+// Room for the panels of one thread, there from its first product on: [panel of kRows
+// lines][k][line] of a, and [panel of kCols lines][k][line] of b.
+template <class T>
+class Panels {
+ public:
+  T* left() const { return memory_.get(); }
+  T* right() const { return memory_.get() + kLeft; }
+
+  static const Panels& of_this_thread() {
+    thread_local const Panels panels;
+    return panels;
+  }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  // Copies by whole vectors write up to kCols elements too far.
+  static constexpr std::int64_t kLeft = round_up(kTall * kDeep + kCols<T>, 64);
+  static constexpr std::int64_t kRight = round_up(kWide * kDeep + kCols<T>, 64);
+
+  Panels()
+      : memory_(static_cast<T*>(
+            std::aligned_alloc(64, static_cast<std::size_t>(kLeft + kRight) * sizeof(T)))) {
+    if (memory_ == nullptr) throw std::bad_alloc();
+  }
+  std::unique_ptr<T, Free> memory_;
+};
+
+// The element (i, j) of the transpose of kLanes vectors is exchanged bit by bit of i and j.
+template <int kBit, class T, std::size_t... kLane>
+[[gnu::always_inline]] inline void exchange(Vector<T>* v, std::index_sequence<kLane...>) {
+  constexpr int n = kLanes<T>;
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i) {
+    if ((i & kBit) != 0) continue;
+    const Vector<T> low = v[i];
+    const Vector<T> high = v[i | kBit];
+    v[i] = __builtin_shufflevector(low, high,
+                                   ((kLane & kBit) == 0 ? int(kLane) : n + int(kLane) - kBit)...);
+    v[i | kBit] = __builtin_shufflevector(
+        low, high, ((kLane & kBit) == 0 ? int(kLane) + kBit : n + int(kLane))...);
+  }
+}
+
+template <class T>
+[[gnu::always_inline]] inline void transpose(Vector<T>* v) {
+  constexpr int n = kLanes<T>;
+  constexpr auto lanes = std::make_index_sequence<std::size_t(n)>{};
+  if constexpr (n > 4) exchange<4, T>(v, lanes);
+  if constexpr (n > 2) exchange<2, T>(v, lanes);
+  exchange<1, T>(v, lanes);
+}
+
+// Rows of a matrix in memory, from one row and one column on.
+template <class T>
+struct Strided {
+  const T* data;
+  std::int64_t stride;
+  const T* operator()(std::int64_t r) const { return data + r * stride; }
+  Strided from(std::int64_t row, std::int64_t col) const { return {(*this)(row) + col, stride}; }
+  void fetch(std::int64_t, std::int64_t, std::int64_t) const {}  // the processor foresees them
+};
+template <class T>
+struct Listed {
+  const T* data;
+  std::int64_t stride;
+  const std::int32_t* rows;
+  const T* operator()(std::int64_t r) const { return data + rows[r] * stride; }
+  Listed from(std::int64_t row, std::int64_t col) const { return {data + col, stride, rows + row}; }
+  // Asks for `cols` elements of the rows [first, last).
+  void fetch(std::int64_t first, std::int64_t last, std::int64_t cols) const {
+    constexpr std::int64_t kLine = 64 / sizeof(T);
+    for (std::int64_t r = first; r < last; ++r) {
+      for (std::int64_t c = 0; c < cols; c += kLine) __builtin_prefetch((*this)(r) + c);
+    }
+  }
+};
+
+// Panels of `width` lines that are rows in memory, k elements each. Lines beyond the last are read
+// again, and their results not used.
+template <int kWidth, class T, class RowsOf>
+void pack_rows(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
+  constexpr int n = kLanes<T>;
+  static_assert(kWidth % n == 0);
+  for (std::int64_t first = 0; first < width; first += kWidth, to += kWidth * k) {
+    row.fetch(std::min(width, first + kWidth), std::min(width, first + 2 * kWidth), k);
+    const T* line[kWidth];
+    for (int i = 0; i < kWidth; ++i) line[i] = row(std::min(first + i, width - 1));
+    std::int64_t l = 0;
+    for (; l + n <= k; l += n) {
+      for (int group = 0; group < kWidth; group += n) {
+        Vector<T> v[n];
+#pragma GCC unroll 8
+        for (int i = 0; i < n; ++i) v[i] = load(line[group + i] + l);
+        transpose<T>(v);
+#pragma GCC unroll 8
+        for (int i = 0; i < n; ++i) store(to + (l + i) * kWidth + group, v[i]);
+      }
+    }
+    for (; l < k; ++l) {
+      for (int i = 0; i < kWidth; ++i) to[l * kWidth + i] = line[i][l];
+    }
+  }
+}
+
+// Panels of `width` lines that are columns in memory, from k rows: a few rows at a time, which are
+// read from their beginning to their end. Whole vectors are copied where what they copy too much
+// can be read and is written over.
+template <int kWidth, class T, class RowsOf>
+void pack_columns(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
+  constexpr std::int64_t kAtOnce = 8;
+  constexpr int n = kLanes<T>;
+  constexpr int vectors = (kWidth + n - 1) / n;
+  for (std::int64_t first = 0; first < k; first += kAtOnce) {
+    const std::int64_t last = std::min(k, first + kAtOnce);
+    row.fetch(last, std::min(k, last + kAtOnce), width);
+    const std::int64_t whole = vectors * n == kWidth ? last : std::min(k - 1, last);
+    std::int64_t line = 0;
+    for (; line + vectors * n <= width; line += kWidth) {
+      T* const panel = to + line * k;
+      for (std::int64_t l = first; l < whole; ++l) {
+        const T* const from = row(l) + line;
+        for (int v = 0; v < vectors; ++v) store(panel + l * kWidth + v * n, load(from + v * n));
+      }
+      for (std::int64_t l = whole; l < last; ++l) {
+        for (int i = 0; i < kWidth; ++i) panel[l * kWidth + i] = row(l)[line + i];
+      }
+    }
+    for (; line < width; line += kWidth) {
+      const std::int64_t beyond = width - line;
+      for (std::int64_t l = first; l < last; ++l) {
+        const T* const from = row(l) + line;
+        T* const at = to + line * k + l * kWidth;
+        for (int i = 0; i < kWidth; ++i) at[i] = from[std::min<std::int64_t>(i, beyond - 1)];
+      }
+    }
+  }
+}
+
+// A few rows of a: a packed panel, ...
+template <class T>
+struct Panel {
+  const T* data;
+  T at(std::int64_t l, int r) const { return data[l * kRows + r]; }
+};
+// ... or rows where they lie.
+template <class T>
+struct InPlace {
+  std::array<const T*, kRows> rows;
+  T at(std::int64_t l, int r) const { return rows[static_cast<std::size_t>(r)][l]; }
+};
+
+// c [kHeight, kCols] = a [kHeight, k], a panel of b, + beta c
+template <int kHeight, class T, class Left>
+void block(std::int64_t k, const Left& left, const T* b, T beta, T* c, std::int64_t stride) {
+  const Left a = left;  // in registers
+  Vector<T> sum[kHeight][2] = {};
+#pragma GCC unroll 6
+  for (int r = 0; r < kHeight; ++r) __builtin_prefetch(c + r * stride, 1);
+#pragma GCC unroll 4
+  for (std::int64_t l = 0; l < k; ++l) {
+    const Vector<T> b0 = load(b + l * kCols<T>);
+    const Vector<T> b1 = load(b + l * kCols<T> + kLanes<T>);
+#pragma GCC unroll 6
+    for (int r = 0; r < kHeight; ++r) {
+      sum[r][0] += a.at(l, r) * b0;
+      sum[r][1] += a.at(l, r) * b1;
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kHeight; ++r) {
+    T* const to = c + r * stride;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      T* const at = to + half * kLanes<T>;
+      store(at, beta == T(0) ? sum[r][half] : sum[r][half] + beta * load(at));
+    }
+  }
+}
+
+template <class T, class Left>
+using Block = void (*)(std::int64_t, const Left&, const T*, T, T*, std::int64_t);
+
+template <class T, class Left, std::size_t... kHeight>
+constexpr std::array<Block<T, Left>, kRows> blocks_of(std::index_sequence<kHeight...>) {
+  return {block<int(kHeight) + 1, T, Left>...};
+}
+
+// The same at the right edge of c, where only `cols` columns are left.
+template <class T, class Left>
+void narrow_block(Block<T, Left> run, std::int64_t k, const Left& a, const T* b, T beta, T* c,
+                  std::int64_t stride, std::int64_t rows, std::int64_t cols) {
+  std::array<T, kRows * kCols<T>> whole;
+  run(k, a, b, T(0), whole.data(), kCols<T>);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const T sum = whole[r * kCols<T> + j];
+      T& out = c[r * stride + j];
+      out = beta == T(0) ? sum : sum + beta * out;
+    }
+  }
+}
+
+// c [m, n] = a, panels of b, + beta c, where rows(i, count) are `count` rows of a from i on
+template <class T, class RowsOf>
+void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, const T* b, T beta, T* c,
+            std::int64_t stride) {
+  using Left = decltype(rows(0, 0));
+  static constexpr auto kBlocks = blocks_of<T, Left>(std::make_index_sequence<kRows>{});
+  for (std::int64_t i = 0; i < m; i += kRows) {
+    const std::int64_t count = std::min<std::int64_t>(kRows, m - i);
+    const Block<T, Left> run = kBlocks[static_cast<std::size_t>(count - 1)];
+    const Left a = rows(i, count);
+    for (std::int64_t j = 0; j < n; j += kCols<T>) {
+      T* const to = c + i * stride + j;
+      if (n - j >= kCols<T>) {
+        run(k, a, b + j * k, beta, to, stride);
+      } else {
+        narrow_block<T, Left>(run, k, a, b + j * k, beta, to, stride, count, n - j);
+      }
+    }
+  }
+}
+
+// c [m, n] = a [m, k], panels of b, + beta c; a^T lies in memory where a is `transposed`
+template <class T, class RowsOf>
+void rows_times_panels(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool transposed,
+                       const Panels<T>& panels, T beta, T* c, std::int64_t stride) {
+  if (!transposed) {
+    const auto in_place = [&](std::int64_t first, std::int64_t count) {
+      const std::int64_t next = first + count;
+      a.fetch(next, std::min(m, next + kRows), k);
+      InPlace<T> left;
+      for (int r = 0; r < kRows; ++r) {
+        left.rows[static_cast<std::size_t>(r)] = a(first + std::min<std::int64_t>(r, count - 1));
+      }
+      return left;
+    };
+    return blocks(m, n, k, in_place, panels.right(), beta, c, stride);
+  }
+  const auto packed = [&](std::int64_t first, std::int64_t) {
+    return Panel<T>{panels.left() + first * k};
+  };
+  for (std::int64_t i = 0; i < m; i += kTall) {
+    const std::int64_t tall = std::min(kTall, m - i);
+    pack_columns<kRows>(a.from(0, i), tall, k, panels.left());
+    blocks(tall, n, k, packed, panels.right(), beta, c + i * stride, stride);
+  }
+}
+
+// Calls f with the rows of x in memory.
+template <class T, class F>
+void with_rows(Matrix<T> x, F&& f) {
+  if (x.rows == nullptr) {
+    f(Strided<T>{x.data, x.stride});
+  } else {
+    f(Listed<T>{x.data, x.stride, x.rows});
+  }
+}
+
+}  // namespace
+
+template <class T>
+void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
+                    T beta, T* c, std::int64_t c_stride) {
+  const Panels<T>& panels = Panels<T>::of_this_thread();
+  for (std::int64_t j = 0; j < n; j += kWide) {
+    const std::int64_t wide = std::min(kWide, n - j);
+    std::int64_t l = 0;
+    do {  // once for k = 0
+      const std::int64_t deep = std::min(kDeep, k - l);
+      with_rows(b, [&](auto rows) {
+        if (b.transposed) {
+          pack_rows<kCols<T>>(rows.from(j, l), wide, deep, panels.right());
+        } else {
+          pack_columns<kCols<T>>(rows.from(l, j), wide, deep, panels.right());
+        }
+      });
+      with_rows(a, [&](auto rows) {
+        rows_times_panels(m, wide, deep, a.transposed ? rows.from(l, 0) : rows.from(0, l),
+                          a.transposed, panels, l == 0 ? beta : T(1), c + j, c_stride);
+      });
+      l += kDeep;
+    } while (l < k);
+  }
+}
+
+template void packed_product(std::int64_t, std::int64_t, std::int64_t, Matrix<float>, Matrix<float>,
+                             float, float*, std::int64_t);
+template void packed_product(std::int64_t, std::int64_t, std::int64_t, Matrix<double>,
+                             Matrix<double>, double, double*, std::int64_t);
+
+}  // namespace moegrad::cpu
