@@ -11,11 +11,6 @@
 namespace moegrad {
 namespace {
 
-[[noreturn]] void undeclared(std::string_view operation, std::string_view what) {
-  throw std::logic_error("backward of " + std::string(operation) + " reads its " +
-                         std::string(what) + " without declaring the need");
-}
-
 void accumulate(Tensor& adjoint, Tensor&& contribution) {
   if (!adjoint.defined()) {
     adjoint = std::move(contribution);
@@ -116,21 +111,17 @@ Tensor Gradients::operator[](const Parameter& p) const {
 
 // --- Backward
 
-int Backward::inputs() const { return static_cast<int>(tape_.nodes_[node_].inputs); }
-std::size_t Backward::source(int i) const {
-  const Tape::Node& node = tape_.nodes_[node_];
-  if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared(node.label(), "further inputs");
-  return static_cast<std::size_t>(tape_.input_index(node, i));
+void Backward::undeclared(std::string_view what) const {
+  throw std::logic_error("backward of " + std::string(tape_.nodes_[node_].label()) + " reads its " +
+                         std::string(what) + " without declaring the need");
 }
-bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
-const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
 const Tensor& Backward::input(int i) const {
   const Tape::Node& node = tape_.nodes_[node_];
   const Tape::Node& from = tape_.nodes_[source(i)];
   const Needs needs = node.operation->needs;
   // Integer inputs (indices, labels) are not differentiated: they are always there.
   if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype())) {
-    undeclared(node.label(), "inputs");
+    undeclared("inputs");
   }
   if (!from.value.defined()) tape_.released("backward", source(i));
   return from.value;
@@ -139,13 +130,13 @@ const Tensor& Backward::output() const {
   const Tape::Node& node = tape_.nodes_[node_];
   const Needs needs = node.operation->needs;
   if (needs != Needs::output && needs != Needs::inputs_and_output) {
-    undeclared(node.label(), "output");
+    undeclared("output");
   }
   return node.value;
 }
 const Tensor& Backward::saved(int i) const {
   const Tape::Node& node = tape_.nodes_[node_];
-  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared(node.label(), "saved tensor");
+  if (i < 0 || i >= static_cast<int>(node.saved)) undeclared("saved tensor");
   return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
 }
 

@@ -118,9 +118,9 @@ class Backward {
  public:
   const Tensor& dy() const { return dy_; }
   // True when the gradient of input i is wanted.
-  bool wants(int i) const;
-  int inputs() const;
-  const Shape& input_shape(int i) const;
+  inline bool wants(int i) const;
+  inline int inputs() const;
+  inline const Shape& input_shape(int i) const;
   // Inputs and output of the forward pass, as far as the operation declares that it needs them.
   const Tensor& input(int i) const;
   const Tensor& output() const;
@@ -141,7 +141,8 @@ class Backward {
   std::vector<Tensor>& adjoints_;  // by node
 
   // The place on the tape of input i.
-  std::size_t source(int i) const;
+  inline std::size_t source(int i) const;
+  [[noreturn]] void undeclared(std::string_view what) const;
 };
 
 // The record of a computation: nodes in the order of execution. Backward is a reverse loop.
@@ -267,6 +268,15 @@ class Tape {
   Cell cell_;
   std::uint32_t epoch_ = 0;
 };
+
+inline int Backward::inputs() const { return static_cast<int>(tape_.nodes_[node_].inputs); }
+inline std::size_t Backward::source(int i) const {
+  const Tape::Node& node = tape_.nodes_[node_];
+  if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared("further inputs");
+  return static_cast<std::size_t>(tape_.input_index(node, i));
+}
+inline bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
+inline const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
 
 // Records Op on the tape of its inputs (at least one).
 template <Declared Op>

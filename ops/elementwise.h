@@ -132,13 +132,19 @@ struct Binary {
     const Tensor none;
     const Tensor& a_value = needs == Needs::inputs ? b.input(0) : none;
     const Tensor& b_value = needs == Needs::inputs ? b.input(1) : none;
-    for (int operand = 0; operand < 2; ++operand) {
-      if (!b.wants(operand)) continue;
-      Tensor d = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
-      kernels(d.device())
-          .binary_backward(index, operand, p.rows, p.cols, a_value, p.a, b_value, p.b, b.dy(), d);
-      b.add(operand,
-            sum_to(std::move(d), b.input_shape(operand), operand == 0 ? p.a : p.b, p.rows, p.cols));
+    Tensor d[2];
+    if constexpr (std::is_same_v<F, functor::Add>) {
+      d[0] = d[1] = b.dy();
+    } else {
+      for (int i = 0; i < 2; ++i) {
+        if (b.wants(i)) d[i] = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
+      }
+      kernels(b.dy().device())
+          .binary_backward(index, p.rows, p.cols, a_value, p.a, b_value, p.b, b.dy(), d[0], d[1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+      if (!b.wants(i)) continue;
+      b.add(i, sum_to(std::move(d[i]), b.input_shape(i), i == 0 ? p.a : p.b, p.rows, p.cols));
     }
   }
   static std::vector<OperationCase> cases() {

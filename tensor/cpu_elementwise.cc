@@ -77,6 +77,7 @@ struct Operand {
 struct Walk {
   std::int64_t rows;
   std::int64_t cols;
+  bool one() const { return rows == 1 && cols == 1; }
 };
 
 bool merges(Layout layout, Walk walk) {
@@ -142,35 +143,54 @@ void binary_walk(Walk walk, Operand<T> a, Operand<T> b, T* y, F f) {
 }
 
 template <class T>
-using BinaryLoop = void (*)(Walk, Operand<T> a, Operand<T> b, T* y);
+using BinaryLoop = void (*)(Walk, const Operand<T>& a, const Operand<T>& b, T* y);
 template <class T>
-using BinaryBackwardLoop = void (*)(Walk, Operand<T> a, Operand<T> b, const T* dy, T* d);
+using BinaryBackwardLoop = void (*)(Walk, const Operand<T>& a, const Operand<T>& b, const T* dy,
+                                    T* da, T* db);
 
 template <class T, class F>
-void binary_loop(Walk walk, Operand<T> a, Operand<T> b, T* y) {
+void binary_loop(Walk walk, const Operand<T>& a, const Operand<T>& b, T* y) {
+  if (walk.one()) {
+    *y = F::f(*a.data, *b.data);
+    return;
+  }
   binary_walk(walk, a, b, y, [](T a_i, T b_i, std::int64_t) { return F::f(a_i, b_i); });
 }
 
-template <class T, class F, int operand>
-void binary_backward_loop(Walk walk, Operand<T> a, Operand<T> b, const T* dy, T* d) {
-  binary_walk(walk, a, b, d, [dy](T a_i, T b_i, std::int64_t i) {
-    T y_i(0);
-    if constexpr (needs_output(F::kNeeds)) y_i = F::f(a_i, b_i);
-    if constexpr (operand == 0) {
-      return dy[i] * F::da(a_i, b_i, y_i);
-    } else {
-      return dy[i] * F::db(a_i, b_i, y_i);
-    }
-  });
+template <class F, class T>
+T derivative_a(T a, T b) {
+  return F::da(a, b, needs_output(F::kNeeds) ? F::f(a, b) : T(0));
+}
+template <class F, class T>
+T derivative_b(T a, T b) {
+  return F::db(a, b, needs_output(F::kNeeds) ? F::f(a, b) : T(0));
+}
+
+template <class T, class F>
+void binary_backward_loop(Walk walk, const Operand<T>& a, const Operand<T>& b, const T* dy, T* da,
+                          T* db) {
+  if (walk.one()) {
+    if (da != nullptr) *da = *dy * derivative_a<F>(*a.data, *b.data);
+    if (db != nullptr) *db = *dy * derivative_b<F>(*a.data, *b.data);
+    return;
+  }
+  if (da != nullptr) {
+    binary_walk(walk, a, b, da,
+                [dy](T a_i, T b_i, std::int64_t i) { return dy[i] * derivative_a<F>(a_i, b_i); });
+  }
+  if (db != nullptr) {
+    binary_walk(walk, a, b, db,
+                [dy](T a_i, T b_i, std::int64_t i) { return dy[i] * derivative_b<F>(a_i, b_i); });
+  }
 }
 
 template <class T, class... F>
 constexpr std::array<BinaryLoop<T>, sizeof...(F)> binary_loops(TypeList<F...>) {
   return {&binary_loop<T, F>...};
 }
-template <class T, int operand, class... F>
+template <class T, class... F>
 constexpr std::array<BinaryBackwardLoop<T>, sizeof...(F)> binary_backward_loops(TypeList<F...>) {
-  return {&binary_backward_loop<T, F, operand>...};
+  return {&binary_backward_loop<T, F>...};
 }
 
 // An operand that is not needed may be undefined; it then reads one zero everywhere.
@@ -236,18 +256,18 @@ void CpuKernels::binary(int function, std::int64_t rows, std::int64_t cols, cons
   });
 }
 
-void CpuKernels::binary_backward(int function, int operand, std::int64_t rows, std::int64_t cols,
+void CpuKernels::binary_backward(int function, std::int64_t rows, std::int64_t cols,
                                  const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                                 const Tensor& dy, const Tensor& d) {
-  with_floating(d.dtype(), "binary_backward", [&](auto zero) {
+                                 const Tensor& dy, const Tensor& da, const Tensor& db) {
+  with_floating(dy.dtype(), "binary_backward", [&](auto zero) {
     using T = decltype(zero);
-    static constexpr auto kLoopsA = binary_backward_loops<T, 0>(BinaryFunctors{});
-    static constexpr auto kLoopsB = binary_backward_loops<T, 1>(BinaryFunctors{});
-    const auto loop = loop_at(operand == 0 ? kLoopsA : kLoopsB, function, "binary_backward");
+    static constexpr auto kLoops = binary_backward_loops<T>(BinaryFunctors{});
+    const auto loop = loop_at(kLoops, function, "binary_backward");
     Operand<T> left = operand_of<T>(a, layout_a);
     Operand<T> right = operand_of<T>(b, layout_b);
     const Walk walk = walk_over(rows, cols, left, right);
-    loop(walk, left, right, dy.data<T>(), d.data<T>());
+    loop(walk, left, right, dy.data<T>(), da.defined() ? da.data<T>() : nullptr,
+         db.defined() ? db.data<T>() : nullptr);
   });
 }
 

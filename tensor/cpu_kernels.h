@@ -27,9 +27,9 @@ class CpuKernels final : public Kernels {
                       const Tensor& dx) override;
   void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a, Layout layout_a,
               const Tensor& b, Layout layout_b, const Tensor& y) override;
-  void binary_backward(int function, int operand, std::int64_t rows, std::int64_t cols,
-                       const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                       const Tensor& dy, const Tensor& d) override;
+  void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
+                       Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& dy,
+                       const Tensor& da, const Tensor& db) override;
   void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
              Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) override;
   void greater(const Tensor& a, const Tensor& b, const Tensor& out) override;

@@ -109,11 +109,12 @@ class Kernels {
   // y [rows, cols] = f(a, b), each laid over y by its layout.
   virtual void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
                       Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
-  // d [rows, cols] = dy * df/da (operand 0) or dy * df/db (operand 1), not yet summed over the
-  // places that a broadcast operand was read from. a and b may be undefined if not needed.
-  virtual void binary_backward(int function, int operand, std::int64_t rows, std::int64_t cols,
-                               const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                               const Tensor& dy, const Tensor& d) = 0;
+  // da [rows, cols] = dy * df/da and db = dy * df/db, not yet summed over the places that a
+  // broadcast operand was read from; undefined where not wanted. a and b may be undefined if not
+  // needed.
+  virtual void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
+                               Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& dy,
+                               const Tensor& da, const Tensor& db) = 0;
   // y = condition != 0 ? a : b; condition i32 [rows, cols].
   virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
                      Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;

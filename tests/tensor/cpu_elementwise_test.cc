@@ -204,8 +204,13 @@ TEST_CASE("functions of two arguments with every broadcast") {
           const Tensor a = none ? Tensor() : o.a;
           const Tensor b = none ? Tensor() : o.b;
           cpu_kernels().binary(place, c.rows, c.cols, o.a, c.a, o.b, c.b, y);
-          cpu_kernels().binary_backward(place, 0, c.rows, c.cols, a, c.a, b, c.b, dy, da);
-          cpu_kernels().binary_backward(place, 1, c.rows, c.cols, a, c.a, b, c.b, dy, db);
+          cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, dy, da, {});
+          cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, dy, {}, db);
+          const Tensor both_a = Tensor::empty(shape, dtype);
+          const Tensor both_b = Tensor::empty(shape, dtype);
+          cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, dy, both_a, both_b);
+          CHECK(both_a.same_bits(da));
+          CHECK(both_b.same_bits(db));
           return std::vector<Tensor>{y, da, db};
         });
         check_close(results[0], want_y);
