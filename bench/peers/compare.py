@@ -29,10 +29,10 @@ class PeerEnded(Exception):
 class Process:
     """Answers one line to each line; see bench/report/serve.cc and peer.py."""
 
-    def __init__(self, command, threads, folder):
+    def __init__(self, command, threads, folder, **variables):
         processors = sorted(os.sched_getaffinity(0))[:threads]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu",
-                                    "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+                                    "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")} | variables
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                       env=environment,
                                       preexec_fn=lambda: os.sched_setaffinity(0, processors))
@@ -64,11 +64,11 @@ class Comparison:
         for name in {"torch", "jax"} - set(self.installed):
             self.notes.append(f"{name} is not installed: scripts/bench --peers")
 
-    def ours(self, threads):
-        return Process([self.report, "--serve"], threads, self.folder)
+    def ours(self, threads, **variables):
+        return Process([self.report, "--serve"], threads, self.folder, **variables)
 
-    def peer(self, name, threads):
-        return Process([sys.executable, str(HERE / f"{name}_peer.py")], threads, self.folder)
+    def peer(self, name, threads, **variables):
+        return Process([sys.executable, str(HERE / f"{name}_peer.py")], threads, self.folder, **variables)
 
     def run(self, threads):
         ours = self.ours(threads)
@@ -131,12 +131,14 @@ class Comparison:
                 "min": min(ratios), "max": max(ratios), "rounds": rounds})
 
     def memory(self, case):
-        """Each variant in a process of its own: what was used before must not hide what is needed."""
+        """Each variant in a process of its own, where what is freed goes back to the system at once: what was
+        used before must not hide what is needed."""
+        give_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         file = self.folder / f"{case}.safetensors"
         print(f"[peers] memory of {case}", file=sys.stderr)
 
         def fresh():
-            process = self.ours(1)
+            process = self.ours(1, **give_back)
             process.ask("prepare", case, str(file))
             return process
 
@@ -149,7 +151,7 @@ class Comparison:
         add("moegrad", "", fresh())
         variants = {"torch": ["loop", "padded", "grouped"], "jax": ["padded"]}
         for peer, variant in [(p, v) for p in self.installed for v in variants[p]]:
-            process = self.peer(peer, 1)
+            process = self.peer(peer, 1, **give_back)
             process.ask("prepare", case, str(file))
             add(peer, variant, process, variant)
         file.unlink()
