@@ -115,17 +115,6 @@ void Backward::undeclared(std::string_view what) const {
   throw std::logic_error("backward of " + std::string(tape_.nodes_[node_].label()) + " reads its " +
                          std::string(what) + " without declaring the need");
 }
-const Tensor& Backward::input(int i) const {
-  const Tape::Node& node = tape_.nodes_[node_];
-  const Tape::Node& from = tape_.nodes_[source(i)];
-  const Needs needs = node.operation->needs;
-  // Integer inputs (indices, labels) are not differentiated: they are always there.
-  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype())) {
-    undeclared("inputs");
-  }
-  if (!from.value.defined()) tape_.released("backward", source(i));
-  return from.value;
-}
 const Tensor& Backward::output() const {
   const Tape::Node& node = tape_.nodes_[node_];
   const Needs needs = node.operation->needs;

@@ -122,7 +122,7 @@ class Backward {
   inline int inputs() const;
   inline const Shape& input_shape(int i) const;
   // Inputs and output of the forward pass, as far as the operation declares that it needs them.
-  const Tensor& input(int i) const;
+  inline const Tensor& input(int i) const;
   const Tensor& output() const;
   const Tensor& saved(int i) const;
   // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
@@ -277,6 +277,17 @@ inline std::size_t Backward::source(int i) const {
 }
 inline bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
 inline const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
+inline const Tensor& Backward::input(int i) const {
+  const Tape::Node& node = tape_.nodes_[node_];
+  const Tape::Node& from = tape_.nodes_[source(i)];
+  const Needs needs = node.operation->needs;
+  // Integer inputs (indices, labels) are not differentiated: they are always there.
+  if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype())) {
+    undeclared("inputs");
+  }
+  if (!from.value.defined()) tape_.released("backward", source(i));
+  return from.value;
+}
 
 // Records Op on the tape of its inputs (at least one).
 template <Declared Op>

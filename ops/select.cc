@@ -115,14 +115,14 @@ void Where::backward(Backward& b, const Attributes&) {
   Kernels& k = kernels(dy.device());
   for (int operand = 0; operand < 2; ++operand) {
     if (!b.wants(operand)) continue;
-    const Tensor d = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+    Tensor d = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
     if (operand == 0) {
       k.where(b.input(2), view.outer, view.n, dy, whole, zero, {}, d);
     } else {
       k.where(b.input(2), view.outer, view.n, zero, {}, dy, whole, d);
     }
     const Shape& shape = b.input_shape(operand);
-    b.add(operand, sum_to(d, shape, layout_over(dy.shape(), shape), view.outer, view.n));
+    b.add(operand, sum_to(std::move(d), shape, layout_over(dy.shape(), shape), view.outer, view.n));
   }
 }
 
