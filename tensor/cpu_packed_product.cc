@@ -52,8 +52,6 @@ constexpr std::int64_t kDeep = 256;
 constexpr std::int64_t kWide = 512;
 constexpr std::int64_t kTall = 24 * kRows;
 
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
 // Room for the panels of one thread, there from its first product on: [panel of kRows
 // lines][k][line] of a, and [panel of kCols lines][k][line] of b.
 template <class T>
@@ -71,9 +69,9 @@ class Panels {
   struct Free {
     void operator()(T* p) const { std::free(p); }
   };
-  // Copies by whole vectors write up to kCols elements too far.
-  static constexpr std::int64_t kLeft = round_up(kTall * kDeep + kCols<T>, 64);
-  static constexpr std::int64_t kRight = round_up(kWide * kDeep + kCols<T>, 64);
+  static constexpr std::int64_t kLeft = kTall * kDeep;
+  static constexpr std::int64_t kRight = kWide * kDeep;
+  static_assert(kTall % kRows == 0 && kWide % kCols<T> == 0);
 
   Panels()
       : memory_(static_cast<T*>(

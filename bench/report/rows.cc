@@ -171,6 +171,10 @@ class Report {
     twice.experts *= 2;
     s = compare("doubled E", std::make_unique<BareLayer>(twice), std::make_unique<BareLayer>(base));
     add("cost of doubling E", base.name(), "", s.ratio, at_most(1.1));
+    twice = base;
+    twice.active *= 2;
+    s = compare("doubled k", std::make_unique<BareLayer>(twice), std::make_unique<BareLayer>(base));
+    add("cost of doubling k", base.name(), "", s.ratio);
   }
 
   void more_threads(int most) {
