@@ -14,12 +14,9 @@
 namespace moegrad {
 namespace {
 
+using cpu::kPad;
 using cpu::Matrix;
 
-// Elements between the end of a row of a workspace and the next one. Without it rows lie a power of
-// two apart in most models, share the sets of the cache, and products of transposes run at half
-// speed.
-constexpr std::int64_t kPad = 16;
 // Rows of a tile, for expert matrices of this many elements: every tile copies them into panels, so
 // the larger they are the more rows have to share that, as far as the cache allows.
 std::int64_t tile_rows(std::int64_t elements) {

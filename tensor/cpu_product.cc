@@ -103,11 +103,9 @@ void dnnl_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<float> 
 
 #endif
 
-// A copy of the listed rows of x, `cols` long. Its rows lie apart by no power of two, at which they
-// would share sets of the cache.
+// A copy of the listed rows of x, `cols` long.
 template <class T>
 Matrix<T> without_list(Matrix<T> x, std::int64_t rows, std::int64_t cols, PoolVector<T>& memory) {
-  constexpr std::int64_t kPad = 16;
   if (x.rows == nullptr) return x;
   memory.resize(static_cast<std::size_t>(rows * (cols + kPad)));
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -134,7 +132,7 @@ template <class T>
 ProductBy product_by(std::int64_t m, std::int64_t n, std::int64_t k) {
   constexpr std::int64_t kLoops = 4 * 4 * 4;     // up to here anything else takes longer to start
   constexpr std::int64_t kSmall = 24 * 24 * 24;  // up to here oneDNN takes longer than Eigen
-  constexpr std::int64_t kNarrow = 8;  // up to here half of a vector or more is idle in ours
+  constexpr std::int64_t kNarrow = 8;  // up to here half of a block of ours or more is idle
   const std::int64_t size = m * n * k;
   if (size <= kLoops) return ProductBy::loops;
   const bool onednn = kOneDnn && std::is_same_v<T, float> && size > kSmall;
