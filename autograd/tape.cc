@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include "tensor/kernels.h"
 
@@ -171,12 +172,15 @@ void Tape::rewind(const Mark& mark) {
 std::vector<std::size_t> Tape::bytes_saved_by_node() const {
   std::vector<bool> needed(nodes_.size(), false);
   std::vector<std::size_t> bytes(nodes_.size(), 0);
+  std::set<const std::byte*> counted;  // some operations hand on what they are given
+  const auto count = [&](std::size_t i, const Tensor& t) {
+    if (t.defined() && counted.insert(t.raw()).second) bytes[i] += t.bytes();
+  };
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     if (!node.needs_gradient || node.leaf()) continue;
     for (std::uint32_t s = 0; s < node.saved; ++s) {
-      const Tensor& saved = saved_[node.first_saved + s];
-      if (saved.defined()) bytes[i] += saved.bytes();
+      count(i, saved_[node.first_saved + s]);
     }
     const Needs needs = node.operation->needs;
     if (needs == Needs::output || needs == Needs::inputs_and_output) needed[i] = true;
@@ -187,7 +191,7 @@ std::vector<std::size_t> Tape::bytes_saved_by_node() const {
     }
   }
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
-    if (needed[i] && nodes_[i].value.defined()) bytes[i] += nodes_[i].value.bytes();
+    if (needed[i]) count(i, nodes_[i].value);
   }
   return bytes;
 }

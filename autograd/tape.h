@@ -196,7 +196,7 @@ class Tape {
   // Where track_cell is set: the cell of everything recorded so far. A decision with a margin (the
   // gap behind the k-th largest) reports it here.
   Cell& cell() { return cell_; }
-  // Bytes that a later backward pass needs: saved tensors, and values declared as needed.
+  // Bytes that a later backward pass needs: saved tensors, and values declared as needed, each once.
   std::size_t bytes_saved() const;
 
   // A table: node, operation, inputs, shape, bytes saved, finite or not.

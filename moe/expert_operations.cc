@@ -9,11 +9,11 @@
 namespace moegrad {
 namespace {
 
-// Inputs: x, order, inverse, offsets, w1, w2, and then those of weights, b1, b2, w3, b3 that there
-// are, in this order.
+// Inputs: x, order, inverse, offsets, w1, w2, and then those of weights, b1, b2, w3, b3, y that
+// there are, in this order.
 struct ExpertAttributes {
   Activation activation = Activation::relu;
-  bool weights = false, b1 = false, b2 = false, w3 = false, b3 = false;
+  bool weights = false, b1 = false, b2 = false, w3 = false, b3 = false, y = false;
   std::int64_t choices = 1;
 };
 
@@ -23,10 +23,11 @@ struct Places {
         b1(a.b1 ? next++ : -1),
         b2(a.b2 ? next++ : -1),
         w3(a.w3 ? next++ : -1),
-        b3(a.b3 ? next++ : -1) {}
+        b3(a.b3 ? next++ : -1),
+        y(a.y ? next++ : -1) {}
   static constexpr int x = 0, order = 1, inverse = 2, offsets = 3, w1 = 4, w2 = 5;
   int next = 6;
-  int weights, b1, b2, w3, b3;
+  int weights, b1, b2, w3, b3, y;
 };
 
 template <class Input>
@@ -92,8 +93,10 @@ Tensor experts_forward(std::string_view name, Forward& in, const ExpertAttribute
   return h;
 }
 
-// From the adjoint of y [N, O] where there are weights, of h [S, O] where there are none.
-void experts_backward(Backward& b, const ExpertAttributes& a) {
+// From the adjoint of y [N, O] where there are weights, of h [S, O] where there are none, and the
+// pre-activations, undefined where they were not kept.
+void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& first,
+                      const Tensor& third) {
   const Places at(a);
   Kernels& k = kernels(b.dy().device());
   const auto wanted = [&](int place) {
@@ -106,8 +109,8 @@ void experts_backward(Backward& b, const ExpertAttributes& a) {
   Tensor dslots;
   if (b.wants(Places::x)) dslots = tensor_like(b.dy(), {slots, b.input_shape(Places::x)[1]});
   k.experts_backward(a.activation, w, b.input(Places::x), b.input(Places::order),
-                     b.input(Places::offsets), a.choices, b.saved(0), a.w3 ? b.saved(1) : Tensor(),
-                     b.dy(), a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw);
+                     b.input(Places::offsets), a.choices, first, third, b.dy(),
+                     a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw);
   if (dslots.defined()) {
     const Tensor dx = tensor_like(b.dy(), b.input_shape(Places::x));
     k.slots_to_tokens(dslots, Tensor(), b.input(Places::inverse), dx);
@@ -147,9 +150,12 @@ void experts_cell(std::span<const Tensor> in, const ExpertAttributes& a, Cell& c
   }
 }
 
+enum class Kind { outputs, mixture, straight_through };
+
 // The first shared selection with every activation, the others with one each; with biases and
-// without. Inputs x, w1, w2, then weights (where told), b1, b2, w3, b3.
-std::vector<OperationCase> expert_cases(bool weighted) {
+// without. Inputs x, w1, w2, then weights (of a mixture), b1, b2, w3, b3, y (straight through).
+std::vector<OperationCase> expert_cases(Kind kind) {
+  const bool weighted = kind != Kind::outputs;
   constexpr Activation kActivations[] = {Activation::relu, Activation::gelu, Activation::silu,
                                          Activation::swiglu};
   std::vector<OperationCase> cases;
@@ -170,6 +176,7 @@ std::vector<OperationCase> expert_cases(bool weighted) {
       if (weighted) inputs.push_back({{plan.tokens(), plan.choices}});
       if (biases) inputs.insert(inputs.end(), {{{e, h}}, {{e, o}}});
       if (gated) inputs.insert(inputs.end(), {{{e, d, h}}, {{e, h}}});
+      if (kind == Kind::straight_through) inputs.push_back({{plan.tokens(), o}});
       const auto program = [=](Form form) {
         return [=](Tape&, std::span<const Var> x) {
           Experts experts;
@@ -182,11 +189,20 @@ std::vector<OperationCase> expert_cases(bool weighted) {
           if (biases) experts.b2 = x[next++];
           if (gated) experts.w3 = x[next++];
           if (gated) experts.b3 = x[next++];
-          return weighted ? experts.mixture(x[0], x[3], plan) : experts(x[0], plan);
+          switch (kind) {
+            case Kind::outputs:
+              return experts(x[0], plan);
+            case Kind::mixture:
+              return experts.mixture(x[0], x[3], plan);
+            default:
+              return experts.straight_through_mixture(x[next], x[0], x[3], plan);
+          }
         };
       };
       cases.push_back({std::string(s.label) + ", " + std::string(name_of(activation)),
-                       std::move(inputs), program(Form::fused), program(Form::written)});
+                       std::move(inputs),
+                       program(kind == Kind::straight_through ? Form::automatic : Form::fused),
+                       program(Form::written)});
     }
   }
   return cases;
@@ -199,7 +215,9 @@ struct ExpertOperation {
   static constexpr Needs needs = Needs::inputs;
   using Attributes = ExpertAttributes;
 
-  static void backward(Backward& b, const Attributes& a) { experts_backward(b, a); }
+  static void backward(Backward& b, const Attributes& a) {
+    experts_backward(b, a, b.saved(0), a.w3 ? b.saved(1) : Tensor());
+  }
   static void cell(std::span<const Tensor> in, const Attributes& a, Cell& cell) {
     experts_cell(in, a, cell);
   }
@@ -211,7 +229,7 @@ struct ExpertOutputs : ExpertOperation {
       "each token's rows through the networks of its experts";
 
   static Tensor forward(Forward& in, const Attributes& a) { return experts_forward(name, in, a); }
-  static std::vector<OperationCase> cases() { return expert_cases(false); }
+  static std::vector<OperationCase> cases() { return expert_cases(Kind::outputs); }
 };
 
 struct Mixture : ExpertOperation {
@@ -227,25 +245,49 @@ struct Mixture : ExpertOperation {
                          y);
     return y;
   }
-  static std::vector<OperationCase> cases() { return expert_cases(true); }
+  static std::vector<OperationCase> cases() { return expert_cases(Kind::mixture); }
+};
+
+struct StraightThroughMixture : ExpertOperation {
+  static constexpr std::string_view name = "straight_through_mixture";
+  static constexpr std::string_view summary =
+      "y, with the gradient of y and a mixture: experts that ran for their gradient alone";
+  static constexpr std::string_view source = "Panda et al., ICLR 2025 submission";
+  static constexpr Claim claim = Claim::surrogate;
+
+  static Tensor forward(Forward& in, const Attributes& a) {
+    const Places at(a);
+    require_experts(name, in, at);
+    const Tensor& y = in[static_cast<std::size_t>(at.y)];
+    const Shape shape = {in[Places::x].size(0), in[Places::w2].size(2)};
+    if (!(y.shape() == shape)) {
+      fail(name, "y is {} and the mixture {}. They must agree.", y.shape(), shape);
+    }
+    return y;
+  }
+  static void backward(Backward& b, const Attributes& a) {
+    b.add(Places(a).y, b.dy());
+    experts_backward(b, a, Tensor(), Tensor());
+  }
+  static std::vector<OperationCase> cases() { return expert_cases(Kind::straight_through); }
 };
 
 template <class Op>
-Var apply_experts(const Experts& e, Var x, Var weights, const Plan& plan) {
+Var apply_experts(const Experts& e, Var x, Var weights, const Plan& plan, Var y = Var()) {
   Tape& tape = x.tape();
-  Var inputs[11] = {x,
+  Var inputs[12] = {x,
                     tape.constant(plan.order),
                     tape.constant(plan.inverse),
                     tape.constant(plan.offsets),
                     e.w1,
                     e.w2};
   std::size_t count = 6;
-  for (const Var v : {weights, e.b1, e.b2, e.w3, e.b3}) {
+  for (const Var v : {weights, e.b1, e.b2, e.w3, e.b3, y}) {
     if (v.defined()) inputs[count++] = v;
   }
   return apply<Op>(std::span<const Var>(inputs, count),
                    {e.activation, weights.defined(), e.b1.defined(), e.b2.defined(), e.w3.defined(),
-                    e.b3.defined(), plan.choices});
+                    e.b3.defined(), y.defined(), plan.choices});
 }
 
 }  // namespace
@@ -258,8 +300,13 @@ Var fused_mixture(const Experts& experts, Var x, Var weights, const Plan& plan) 
   return apply_experts<Mixture>(experts, x, weights, plan);
 }
 
+Var fused_straight_through_mixture(const Experts& experts, Var y, Var x, Var weights,
+                                   const Plan& plan) {
+  return apply_experts<StraightThroughMixture>(experts, x, weights, plan, y);
+}
+
 std::vector<OperationEntry> expert_operations() {
-  return {entry_of<ExpertOutputs>(), entry_of<Mixture>()};
+  return {entry_of<ExpertOutputs>(), entry_of<Mixture>(), entry_of<StraightThroughMixture>()};
 }
 
 }  // namespace moegrad

@@ -61,10 +61,17 @@ Var Experts::mixture(Var x, Var weights, const Plan& plan) const {
   return combine((*this)(x, plan), weights, plan);
 }
 
+Var Experts::straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const {
+  if (is_fused(form, x.tape())) {
+    return fused_straight_through_mixture(*this, y, x, weights, plan);
+  }
+  return straight_through(y, y + mixture(x, weights, plan));
+}
+
 Experts Experts::detached() const {
   Experts copy = *this;
   for (Var* v : {&copy.w1, &copy.w2, &copy.w3, &copy.b1, &copy.b2, &copy.b3}) {
-    if (v->defined()) *v = v->tape().constant(v->value());
+    if (v->defined()) *v = stop_gradient(*v);
   }
   return copy;
 }

@@ -37,7 +37,11 @@ struct Experts {
   // is one operation that keeps no outputs: dweights[t, j] = <dy[t], h[slot]> is worked out as
   // <w2^T dy[t], act(a)> + <b2, dy[t]>.
   Var mixture(Var x, Var weights, const Plan& plan) const;
-  // The same numbers as constants: no gradient, nothing recorded.
+  // y [N, Dout], with the gradient of y + mixture(x, weights, plan): what experts that a token did
+  // not select have to tell. Fused it is one operation that works in the backward pass alone, and
+  // keeps nothing but its inputs for it.
+  Var straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const;
+  // The same numbers without their gradient.
   Experts detached() const;
   // G experts, each a sum of all: parameter'_g = sum_e weights[g, e] parameter_e, for [G, E].
   Experts merged(Var weights) const;
@@ -46,6 +50,8 @@ struct Experts {
 // The fused forms of Experts, as operations (moe/expert_operations.cc).
 Var fused_experts(const Experts& experts, Var x, const Plan& plan);
 Var fused_mixture(const Experts& experts, Var x, Var weights, const Plan& plan);
+Var fused_straight_through_mixture(const Experts& experts, Var y, Var x, Var weights,
+                                   const Plan& plan);
 // For the registry.
 std::vector<OperationEntry> expert_operations();
 

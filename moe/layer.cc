@@ -58,8 +58,7 @@ class ByParts : public Estimator {
     router_->form = form;
     experts_->form = form;
     const auto held = [&](Var v) { return v.defined() ? stop_gradient(v) : v; };
-    Experts fixed = in.experts;
-    for (Var* v : {&fixed.w1, &fixed.w2, &fixed.w3, &fixed.b1, &fixed.b2, &fixed.b3}) *v = held(*v);
+    const Experts fixed = in.experts.detached();
     Combined out = router_->combine({held(in.x), in.routing, in.plan, fixed, in.layer});
     Routing routing = in.routing;
     routing.weights = held(routing.weights);

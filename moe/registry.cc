@@ -57,7 +57,6 @@ namespace moegrad {
 #define MOEGRAD_OPERATIONS(X) \
   X(dispatch)                 \
   X(expert)                   \
-  X(ste_dense)                \
   X(expert_group)
 
 #define MOEGRAD_DECLARE_ROUTER(name) RouterEntry name##_router();

@@ -93,7 +93,6 @@ class Workspace {
 
 template <class T>
 void add_row(const T* row, std::int64_t rows, std::int64_t cols, T* to) {
-  if (row == nullptr) return;
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < cols; ++c) to[r * cols + c] += row[c];
   }
@@ -117,6 +116,12 @@ T dot(const T* a, const T* b, std::int64_t n) {
 template <class T>
 void times(Matrix<T> x, std::int64_t rows, Stack<T> w, std::int64_t e, T* to) {
   cpu::product(rows, w.cols, w.rows, x, Matrix<T>{w.at(e), w.cols}, T(0), to, w.cols);
+}
+// the same, plus the bias b_e where there is one
+template <class T>
+void linear(Matrix<T> x, std::int64_t rows, Stack<T> w, Stack<T> b, std::int64_t e, T* to) {
+  times(x, rows, w, e, to);
+  if (b) add_row(b.at(e), rows, w.cols, to);
 }
 // to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to; rows of `to` are `stride` apart
 template <class T>
@@ -177,20 +182,16 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
     T* c = nullptr;
     const Matrix<T> rows{tokens, model, false,
                          slots.tokens(t.first, t.rows(), workspace.tokens(t.worker))};
-    times(rows, t.rows(), w.w1, t.group, a);
-    if (w.b1) add_row(w.b1.at(t.group), t.rows(), hidden, a);
+    linear(rows, t.rows(), w.w1, w.b1, t.group, a);
     if (w.w3) {
       c = c_rows != nullptr ? c_rows + t.first * hidden : unsaved + most * hidden;
-      times(rows, t.rows(), w.w3, t.group, c);
-      if (w.b3) add_row(w.b3.at(t.group), t.rows(), hidden, c);
+      linear(rows, t.rows(), w.w3, w.b3, t.group, c);
     }
     for (std::int64_t r = 0; r < t.rows(); ++r) {
       activate<F>(a + r * hidden, c == nullptr ? c : c + r * hidden, hidden,
                   u + r * (hidden + kPad));
     }
-    T* const out = h_rows + t.first * output;
-    times(Matrix<T>{u, hidden + kPad}, t.rows(), w.w2, t.group, out);
-    if (w.b2) add_row(w.b2.at(t.group), t.rows(), output, out);
+    linear(Matrix<T>{u, hidden + kPad}, t.rows(), w.w2, w.b2, t.group, h_rows + t.first * output);
   });
 }
 
@@ -242,7 +243,7 @@ class ExpertsBackward {
         hidden_(w_.w1.cols),
         output_(w_.w2.cols),
         x_(x.data<T>()),
-        a_(a.data<T>()),
+        a_(cpu::data_or_null<T>(a)),
         c_(cpu::data_or_null<T>(c)),
         dy_(dy.data<T>()),
         weights_(cpu::data_or_null<T>(weights)),
@@ -250,7 +251,7 @@ class ExpertsBackward {
         dweights_(dweights.defined() ? dweights.data<T>() : nullptr),
         parts_(parts_of(offsets)),
         tile_rows_(tile_rows(model_ * hidden_)),
-        workspace_(tile_rows_, 3 * (hidden_ + kPad)) {
+        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (a_ == nullptr ? 2 * hidden_ : 0)) {
     std::int64_t partials = 0;
     for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
     partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
@@ -317,10 +318,20 @@ class ExpertsBackward {
     T* const u = workspace_.of(worker);
     T* const da = u + tile_rows_ * wide;
     T* const dc = da + tile_rows_ * wide;
-    const T* const a = a_ + first * hidden_;
-    const T* const c = c_ == nullptr ? nullptr : c_ + first * hidden_;
     const std::int32_t* const tokens = slots_.tokens(first, rows, workspace_.tokens(worker));
     const Matrix<T> x{x_, model_, false, tokens};
+    const auto kept = [&](const T* all) { return all == nullptr ? all : all + first * hidden_; };
+    const T* a = kept(a_);
+    const T* c = kept(c_);
+    if (a == nullptr) {  // once more
+      T* const again = dc + tile_rows_ * wide;
+      linear(x, rows, w_.w1, w_.b1, e, again);
+      a = again;
+      if (w_.w3) {
+        linear(x, rows, w_.w3, w_.b3, e, again + rows * hidden_);
+        c = again + rows * hidden_;
+      }
+    }
     // dy of the tokens, to be multiplied by their weights; or of the slots themselves
     const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
                                             : Matrix<T>{dy_ + first * output_, output_};

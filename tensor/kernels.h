@@ -246,7 +246,8 @@ class Kernels {
   //   dslots [S, D] = da w1_e^T + dc w3_e^T, da = (g w2_e^T) act'(a); dweights [N, k] = <dy[t],
   //   h_s>, 0 where a choice has no slot; dw.w2 = sum u^T g, dw.w1 = sum x^T da, ... in the order
   //   of slots
-  // Results that are undefined are not wanted; the experts' outputs are not needed for any.
+  // Results that are undefined are not wanted; the experts' outputs are not needed for any. Where a
+  // is undefined, a and c are worked out once more.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                                 const Tensor& order, const Tensor& offsets, std::int64_t k,
                                 const Tensor& a, const Tensor& c, const Tensor& dy,

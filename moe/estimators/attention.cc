@@ -132,13 +132,10 @@ class AttentionEstimator : public Estimator {
     if (!in.training() && !forward_) return sparse();
     if (!whole_batch_) require_shapes(in);
     const Tensor ids = unselected(r.selected, in.plan.experts);
-    Rest rest;
-    rest.plan = make_plan(ids, in.plan.experts);
-    rest.scores = take_columns(r.scores, ids);
-    rest.experts = experts_;
-    rest.values = values(in, h, rest.plan);
-    if (!forward_) return combine_dense(h, r.weights, in.plan, rest, use_fused);
-    return sparse() + moegrad::combine(rest.values, rest.scores, rest.plan);
+    const Plan rest = make_plan(ids, in.plan.experts);
+    const Var y = sparse();
+    const Var dense = y + moegrad::combine(values(in, h, rest), take_columns(r.scores, ids), rest);
+    return forward_ ? dense : straight_through(y, dense);
   }
 
  private:

@@ -31,22 +31,16 @@ class SparsemixerEstimator : public Estimator {
   }
 
   Combined combine(const EstimatorInput& in) const override {
-    const Var h = in.experts(in.x, in.plan);
     const Routing& r = in.routing;
-    const bool use_fused = fused(in.x.tape());
-    if (!in.training()) {
-      return use_fused ? moegrad::combine(h, r.weights, in.plan)
-                       : written_sparse(h, r.weights, in.plan);
-    }
-    Rest rest = no_rest(h, in.plan);
-    rest.on = Tensor::full(r.selected.shape(), factor_, h.dtype());
+    if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
+    Tensor factor = Tensor::full(r.selected.shape(), factor_, r.weights.dtype());
     if (r.scale.defined()) {
       const Layout same{r.scale.numel(), 1};
       kernels(r.scale.device())
-          .binary(BinaryFunctors::index_of<functor::Div>(), 1, r.scale.numel(), rest.on.clone(),
-                  same, r.scale, same, rest.on);
+          .binary(BinaryFunctors::index_of<functor::Div>(), 1, r.scale.numel(), factor.clone(),
+                  same, r.scale, same, factor);
     }
-    return combine_dense(h, r.weights, in.plan, rest, use_fused);
+    return in.experts.mixture(in.x, scaled_gradient(r.weights, factor), in.plan);
   }
 
  private:

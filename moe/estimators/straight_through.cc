@@ -41,21 +41,13 @@ class OneDrawnEstimator : public Estimator {
       const Plan all = make_plan(every_expert(in.x.size(0), experts), experts);
       return moegrad::combine(in.experts(in.x, all), relaxed_(r), all);
     }
-    const Var h = in.experts(in.x, in.plan);
-    const bool use_fused = fused(in.x.tape());
-    if (!in.training()) {
-      return use_fused ? moegrad::combine(h, r.weights, in.plan)
-                       : written_sparse(h, r.weights, in.plan);
-    }
+    if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
     const Var q = relaxed_(r);
-    const Tensor ids = unselected(r.selected, experts);
-    Rest rest;
-    rest.plan = make_plan(ids, experts);
-    rest.scores = take_columns(q, ids);
-    const Var x = in.x.tape().constant(in.x.value());
-    rest.values = in.experts.detached()(x, rest.plan);
     const Var weights = straight_through(r.weights, take_columns(q, r.selected));
-    return combine_dense(h, weights, in.plan, rest, use_fused);
+    const Var y = in.experts.mixture(in.x, weights, in.plan);
+    const Tensor ids = unselected(r.selected, experts);
+    return in.experts.detached().straight_through_mixture(
+        y, stop_gradient(in.x), take_columns(q, ids), make_plan(ids, experts));
   }
 
  private:

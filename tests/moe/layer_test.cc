@@ -138,32 +138,47 @@ TEST_CASE("the z-loss is the mean of squared logsumexp") {
   CHECK(z_loss(r).value().item() == doctest::Approx((a * a + b * b) / 2.0).epsilon(1e-14));
 }
 
+namespace {
+
+constexpr std::int64_t kTokens = 60;
+
+// What a layer on f32 tokens keeps for its backward pass besides its parameters, in elements of 4
+// bytes.
+std::int64_t kept(const LayerConfig& config) {
+  const Layer layer(config);
+  Parameters weights;
+  Rng rng{.seed = 3};
+  layer.declare("", weights, rng);
+  std::int64_t bytes = 0;
+  for (Parameter& p : weights) {
+    p.value = p.value.to(DType::f32);
+    bytes += static_cast<std::int64_t>(p.value.bytes());
+  }
+  Tape tape;
+  const Var x = tape.variable(rng.normal({kTokens, config.size.model}, DType::f32));
+  const LayerOutput out = layer.forward(x, bind(tape, weights, ""), true);
+  return (static_cast<std::int64_t>(tape.bytes_saved()) - bytes) / 4;
+}
+
+}  // namespace
+
 TEST_CASE("what a backward pass keeps: the input, the pre-activations, the gates and the plan") {
-  constexpr std::int64_t n = 60;
-  const LayerSize size = {16, 40, 16, 4, 2};
-  const auto numbers = [](std::int64_t count) { return count * std::int64_t{4}; };
-  const auto parameters = [](const Tape& tape, const Parameters& list) {
-    std::int64_t bytes = 0;
-    for (const Parameter& p : list) bytes += static_cast<std::int64_t>(p.value.bytes());
-    return static_cast<std::int64_t>(tape.bytes_saved()) - bytes;
-  };
   for (const Activation activation : {Activation::relu, Activation::gelu, Activation::swiglu}) {
     LayerConfig c;
-    c.size = size;
+    c.size = {16, 40, 16, 4, 2};
     c.activation = activation;
-    const Layer layer(c);
-    Parameters weights;
-    Rng rng{.seed = 3};
-    layer.declare("", weights, rng);
-    for (Parameter& p : weights) p.value = p.value.to(DType::f32);
-    Tape tape;
-    const Var x = tape.variable(rng.normal({n, size.model}, DType::f32));
-    const LayerOutput out = layer.forward(x, bind(tape, weights, ""), true);
-    const std::int64_t pre = (activation == Activation::swiglu ? 2 : 1) * n * 2 * size.hidden;
-    const std::int64_t plan = 2 * n * 2 + size.experts + 1;    // order, inverse, offsets
-    const std::int64_t router = n * size.experts + n * 2 * 2;  // scores; ids and weights
-    const std::int64_t kept = parameters(tape, weights);
-    CHECK(kept >= numbers(n * size.model + pre));
-    CHECK(kept <= numbers(n * size.model + pre + plan + router));
+    const LayerSize& size = c.size;
+    const std::int64_t pre = (activation == Activation::swiglu ? 2 : 1) * kTokens * 2 * size.hidden;
+    const std::int64_t plan = 2 * kTokens * 2 + size.experts + 1;  // order, inverse, offsets
+    const std::int64_t router =
+        kTokens * size.experts + kTokens * 2 * 2;  // scores; ids and weights
+    const std::int64_t sparse = kept(c);
+    CHECK(sparse >= kTokens * size.model + pre);
+    CHECK(sparse <= kTokens * size.model + pre + plan + router);
+    for (const char* dense : {"ste-dense", "ste-dense-router"}) {
+      // The output, and of the unselected their plan, ids and scores: nothing that they computed.
+      c.estimator = dense;
+      CHECK(kept(c) <= sparse + kTokens * size.output + 4 * kTokens * 2 + size.experts + 1);
+    }
   }
 }

@@ -75,8 +75,9 @@ struct Problem {
   Tensor x, offsets, order, inverse, weights, dy;
 };
 
-// h, dslots, dweights, dw1, db1, dw3, db3, dw2, db2.
-std::vector<Tensor> fused(const Problem& p) {
+// h, dslots, dweights, dw1, db1, dw3, db3, dw2, db2; with the pre-activations `kept` between the
+// two passes, or worked out once more.
+std::vector<Tensor> fused(const Problem& p, bool kept = true) {
   const std::int64_t hidden = p.w.w1.size(2);
   const Tensor a = p.like({p.slots, hidden});
   const Tensor c = p.w.w3.defined() ? p.like({p.slots, hidden}) : Tensor();
@@ -91,8 +92,8 @@ std::vector<Tensor> fused(const Problem& p) {
                             gradient(p.w.b3), gradient(p.w.w2), gradient(p.w.b2)};
   const Tensor dslots = p.like({p.slots, p.x.size(1)});
   const Tensor dweights = gradient(p.weights);
-  kernel.experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, c, p.dy, p.weights,
-                          dslots, dweights, dw);
+  kernel.experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, kept ? a : Tensor(),
+                          kept ? c : Tensor(), p.dy, p.weights, dslots, dweights, dw);
   std::vector<Tensor> out = {h, dslots};
   for (const Tensor& t : {dweights, dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
     if (t.defined()) out.push_back(t);
@@ -180,11 +181,14 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
         CAPTURE(static_cast<int>(s.activation));
         const Problem p(c, s, dtype);
         const std::vector<Tensor> want = composed(p);
-        const std::vector<Tensor> got = at_all_threads([&] { return fused(p); });
-        REQUIRE(got.size() == want.size());
-        for (std::size_t i = 0; i < got.size(); ++i) {
-          CAPTURE(i);
-          check_close(got[i], want[i].to_vector(), 128.0);
+        for (const bool kept : {true, false}) {
+          CAPTURE(kept);
+          const std::vector<Tensor> got = at_all_threads([&] { return fused(p, kept); });
+          REQUIRE(got.size() == want.size());
+          for (std::size_t i = 0; i < got.size(); ++i) {
+            CAPTURE(i);
+            check_close(got[i], want[i].to_vector(), 128.0);
+          }
         }
       }
     }
