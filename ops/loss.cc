@@ -58,12 +58,35 @@ std::vector<OperationCase> CrossEntropy::cases() {
   return cases;
 }
 
+Tensor Mse::forward(Forward& in, const Attributes&) {
+  require_same_dtype(name, in[0], in[1]);
+  Kernels& k = kernels(in[0].device());
+  const Tensor total = Tensor::empty({}, in[0].dtype(), in[0].device());
+  k.squared_error(in[0], in[1], total);
+  Tensor loss = Tensor::empty({}, in[0].dtype(), in[0].device());
+  k.expand(total, 1.0 / static_cast<double>(in[0].numel()), {1, 1, 1}, loss);
+  return loss;
+}
+
+void Mse::backward(Backward& b, const Attributes&) {
+  for (const int i : {0, 1}) {
+    if (!b.wants(i)) continue;
+    Tensor d = Tensor::empty(b.input_shape(i), b.dy().dtype(), b.dy().device());
+    kernels(d.device())
+        .squared_error_backward(b.input(i), b.input(1 - i), b.dy(),
+                                1.0 / static_cast<double>(d.numel()), d);
+    b.add(i, std::move(d));
+  }
+}
+
 std::vector<OperationCase> Mse::cases() {
   std::vector<OperationCase> cases;
-  for (const Shape& shape : {Shape{4, 3}, Shape{}, Shape{1, 1}}) {
-    cases.push_back({shape.str(), {{shape}, {shape}}, [](Tape&, std::span<const Var> x) {
-                       return mse(x[0], x[1]);
-                     }});
+  for (const Shape& shape : {Shape{4, 3}, Shape{}, Shape{1, 1}, Shape{11, 23}}) {
+    cases.push_back(
+        {shape.str(),
+         {{shape}, {shape}},
+         [](Tape&, std::span<const Var> x) { return mse(x[0], x[1]); },
+         [](Tape&, std::span<const Var> x) { return mean(squared_difference(x[0], x[1])); }});
   }
   return cases;
 }
@@ -104,7 +127,10 @@ Var cross_entropy(Var logits, const Tensor& labels) {
 
 Var mse(Var a, Var b) {
   require_same_shape(Mse::name, a, b);
-  return mean(squared_difference(a, b));
+  if (a.shape().numel() == 0) {
+    fail(Mse::name, "over no elements, of shape {}. Leave empty tensors out.", a.shape());
+  }
+  return apply<Mse>({a, b});
 }
 
 Var bce_with_logits(Var logits, Var targets) {

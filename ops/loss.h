@@ -28,7 +28,11 @@ struct Mse {
   static constexpr std::string_view name = "mse";
   static constexpr std::string_view summary = "mean (a - b)^2";
   static constexpr Claim claim = Claim::exact;
+  static constexpr Needs needs = Needs::inputs;
   static constexpr std::string_view never_empty = "the mean over no elements is undefined";
+  using Attributes = NoAttributes;
+  static Tensor forward(Forward& in, const Attributes&);  // a, b
+  static void backward(Backward& b, const Attributes&);
   static std::vector<OperationCase> cases();
 };
 

@@ -8,13 +8,17 @@
 
 #include "tensor/cpu_index.h"
 #include "tensor/cpu_kernels.h"
+#include "tensor/cpu_lines.h"
 #include "tensor/cpu_parallel.h"
+#include "tensor/cpu_tiles.h"
 
 namespace moegrad {
 namespace {
 
 constexpr std::int64_t kScatterRanges = 64;  // of targets, pieces of scatter_add_rows
 constexpr std::int64_t kInsertion = 32;      // up to this k, top_k keeps a sorted list
+constexpr std::int64_t kSideBySide = 8;      // up to this, of rows that are not long
+constexpr std::int64_t kLongRow = 256;
 
 template <class T>
 void add_row(const T* __restrict x, std::int64_t n, T* __restrict y) {
@@ -48,6 +52,53 @@ void top_k_by_insertion(const T* row, std::int64_t n, std::int64_t k, std::int32
     std::int64_t place = held < k ? held++ : k - 1;
     for (; place > 0 && before(candidate, best[place - 1]); --place) best[place] = best[place - 1];
     best[place] = candidate;
+  }
+}
+
+// Elements of sixteen rows and their places, as numbers of the same type.
+template <class T>
+struct Elements {
+  cpu::Pack<T> value, place;
+};
+
+// Row by row, x takes the place of the held one where it comes before it, and x is the held one
+// from there on. An x that is new has the highest place; one that was held before has a lower place
+// than its equals further down.
+template <class T>
+[[gnu::always_inline]] inline void move_down(Elements<T>& x, Elements<T>& held) {
+  for (std::int64_t l = 0; l < cpu::kPack; ++l) {
+    const T a = x.value.lane[l];
+    const T b = held.value.lane[l];
+    const T at_a = x.place.lane[l];
+    const T at_b = held.place.lane[l];
+    const bool before = (a > b) | ((a != a) & (b == b)) | (at_a < at_b);
+    x.value.lane[l] = cpu::select(before, b, a);
+    held.value.lane[l] = cpu::select(before, a, b);
+    x.place.lane[l] = cpu::select(before, at_b, at_a);
+    held.place.lane[l] = cpu::select(before, at_a, at_b);
+  }
+}
+
+// Sixteen rows from `first` on, without branches: each element goes down the list of the best k so
+// far.
+template <class T>
+void top_k_side_by_side(const T* x, std::int64_t rows, std::int64_t n, std::int64_t k,
+                        std::int64_t first, std::int32_t* best) {
+  const cpu::Across<T> lines({rows, n, 1}, first);
+  Elements<T> list[kSideBySide];
+  for (std::int64_t i = 0; i < n; ++i) {
+    Elements<T> next = {lines.load(x, i, T(0)), cpu::filled(static_cast<T>(i))};
+    const std::int64_t held = std::min(i, k);
+    for (std::int64_t j = 0; j < held; ++j) move_down(next, list[j]);
+    if (held < k) list[held] = next;
+  }
+  const cpu::Across<std::int32_t> to({rows, k, 1}, first);
+  for (std::int64_t j = 0; j < k; ++j) {
+    cpu::Pack<std::int32_t> place;
+    for (std::int64_t l = 0; l < cpu::kPack; ++l) {
+      place.lane[l] = static_cast<std::int32_t>(list[j].place.lane[l]);
+    }
+    to.store(best, j, place);
   }
 }
 
@@ -176,6 +227,15 @@ void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
     const std::int64_t grain = cpu::items_per_grain(4 * n);
+    if (k <= kSideBySide && n <= kLongRow) {
+      const std::int64_t blocks = cpu::tiles_of(rows, cpu::kPack);
+      cpu::parallel_for(blocks, grain / cpu::kPack + 1, [=](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) {
+          top_k_side_by_side(from, rows, n, k, b * cpu::kPack, best);
+        }
+      });
+      return;
+    }
     if (k <= kInsertion) {
       cpu::parallel_for(rows, grain, [=](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r) {

@@ -77,6 +77,9 @@ class CpuKernels final : public Kernels {
                      const Tensor& lse) override;
   void cross_entropy_backward(const Tensor& logits, const Tensor& labels, const Tensor& lse,
                               const Tensor& dy, double scale, const Tensor& dlogits) override;
+  void squared_error(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void squared_error_backward(const Tensor& a, const Tensor& b, const Tensor& dy, double scale,
+                              const Tensor& da) override;
   void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) override;
   void conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
                              const Tensor& dx) override;

@@ -21,25 +21,15 @@ std::int64_t pieces_of(std::int64_t n, std::int64_t size) {
   return std::max<std::int64_t>(1, (n + size - 1) / size);
 }
 
-// out[o] = sum over j of f(x[o, j]).
+// out[o] = sum over j of term(o n + j), in chunks.
 template <class T, class F>
-void sum_rows(const T* x, std::int64_t outer, std::int64_t n, T* out, F f) {
-  if (n <= cpu::kShortRow) {
-    cpu::for_lines<T>({outer, n, 1}, 1, [=](const auto& lines) {
-      cpu::Pack<T> sum = cpu::filled(T(0));
-      for (std::int64_t p = 0; p < lines.packs(); ++p) {
-        sum = cpu::map([f](T s, T v) { return s + f(v); }, sum, lines.load(x, p, T(0)));
-      }
-      lines.store_lines(out, sum);
-    });
-    return;
-  }
+void sum_long_rows(std::int64_t outer, std::int64_t n, T* out, F term) {
   const std::int64_t chunks = pieces_of(n, kSumChunk);
   const auto sum_of = [=](std::int64_t row, std::int64_t chunk) {
     const std::int64_t begin = chunk * kSumChunk;
-    const T* const from = x + row * n + begin;
+    const std::int64_t first = row * n + begin;
     return cpu::lane_sum<T>(std::min(kSumChunk, n - begin),
-                            [=](std::int64_t i) { return f(from[i]); });
+                            [=](std::int64_t i) { return term(first + i); });
   };
   if (chunks == 1) {
     parallel_for(outer, cpu::items_per_grain(n), [=](std::int64_t begin, std::int64_t end) {
@@ -60,6 +50,21 @@ void sum_rows(const T* x, std::int64_t outer, std::int64_t n, T* out, F f) {
     for (std::int64_t c = 0; c < chunks; ++c) sum += static_cast<double>(partial[o * chunks + c]);
     out[o] = static_cast<T>(sum);
   }
+}
+
+// out[o] = sum over j of f(x[o, j]).
+template <class T, class F>
+void sum_rows(const T* x, std::int64_t outer, std::int64_t n, T* out, F f) {
+  if (n > cpu::kShortRow) {
+    return sum_long_rows(outer, n, out, [=](std::int64_t i) { return f(x[i]); });
+  }
+  cpu::for_lines<T>({outer, n, 1}, 1, [=](const auto& lines) {
+    cpu::Pack<T> sum = cpu::filled(T(0));
+    for (std::int64_t p = 0; p < lines.packs(); ++p) {
+      sum = cpu::map([f](T s, T v) { return s + f(v); }, sum, lines.load(x, p, T(0)));
+    }
+    lines.store_lines(out, sum);
+  });
 }
 
 // out[o, i] = sum over j of f(x[o, j, i]), a block of columns at a time.
@@ -163,6 +168,30 @@ void CpuKernels::reduce(Reduction reduction, const Tensor& x, AxisView view, con
         });
         break;
     }
+  });
+}
+
+void CpuKernels::squared_error(const Tensor& a, const Tensor& b, const Tensor& out) {
+  with_floating(out.dtype(), "squared_error", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const x = a.data<T>();
+    const T* const y = b.data<T>();
+    sum_long_rows(1, a.numel(), out.data<T>(),
+                  [=](std::int64_t i) { return (x[i] - y[i]) * (x[i] - y[i]); });
+  });
+}
+
+void CpuKernels::squared_error_backward(const Tensor& a, const Tensor& b, const Tensor& dy,
+                                        double scale, const Tensor& da) {
+  with_floating(da.dtype(), "squared_error_backward", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const x = a.data<T>();
+    const T* const y = b.data<T>();
+    T* const to = da.data<T>();
+    const T factor = static_cast<T>(2.0 * scale) * *dy.data<T>();
+    parallel_for(a.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) to[i] = factor * (x[i] - y[i]);
+    });
   });
 }
 

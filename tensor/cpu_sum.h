@@ -39,7 +39,11 @@ T largest(std::int64_t n, F&& f) {
     }
   }
   for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] = larger(lanes[lane], f(i));
-  for (std::int64_t lane = 1; lane < kLanes; ++lane) lanes[0] = larger(lanes[0], lanes[lane]);
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::int64_t lane = 0; lane < half; ++lane) {
+      lanes[lane] = larger(lanes[lane], lanes[lane + half]);
+    }
+  }
   return lanes[0];
 }
 

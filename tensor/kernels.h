@@ -206,6 +206,12 @@ class Kernels {
   virtual void cross_entropy_backward(const Tensor& logits, const Tensor& labels, const Tensor& lse,
                                       const Tensor& dy, double scale, const Tensor& dlogits) = 0;
 
+  // out [] = sum of (a - b)^2 over all elements
+  virtual void squared_error(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  // da = 2 scale dy[0] (a - b); dy has one element
+  virtual void squared_error_backward(const Tensor& a, const Tensor& b, const Tensor& dy,
+                                      double scale, const Tensor& da) = 0;
+
   // --- images, row-major [N, C, H, W]
   // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width]
   virtual void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) = 0;

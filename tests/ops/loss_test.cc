@@ -92,5 +92,5 @@ TEST_CASE("errors of the losses") {
       "[bce_with_logits] shapes [2, 3] and []. A loss does not broadcast: reshape one of them.",
       Error);
   CHECK_THROWS_WITH_AS(mse(none, none),
-                       "[mean] over no elements, of shape [0, 3]. Leave empty tensors out.", Error);
+                       "[mse] over no elements, of shape [0, 3]. Leave empty tensors out.", Error);
 }

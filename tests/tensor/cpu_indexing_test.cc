@@ -104,7 +104,8 @@ TEST_CASE("the k largest of each row, the first among equals") {
   for (const DType dtype : floating()) {
     for (const auto& [rows, cols, k] :
          {Case{0, 3, 2}, Case{3, 4, 0}, Case{2, 0, 0}, Case{1, 1, 1}, Case{7, 5, 1}, Case{7, 5, 5},
-          Case{3001, 16, 2}, Case{30, 64, 32}, Case{30, 64, 33}, Case{70, 257, 100}}) {
+          Case{3001, 16, 2}, Case{40, 64, 4}, Case{33, 256, 8}, Case{33, 257, 8}, Case{30, 64, 9},
+          Case{30, 64, 32}, Case{30, 64, 33}, Case{70, 257, 100}}) {
       // Many ties, and none.
       for (const Tensor& x :
            {random_integers({rows, cols}, 7, -3, 4).to(dtype), random({rows, cols}, dtype, 8)}) {
@@ -128,12 +129,15 @@ TEST_CASE("the k largest of each row, the first among equals") {
 TEST_CASE("top_k takes NaN for the largest and every infinity") {
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
-    const Tensor x = tensor_of({1, 6}, dtype, {-HUGE_VAL, nan, 1, HUGE_VAL, nan, -HUGE_VAL});
-    check_close(
-        run_on({1, 6}, DType::i32, [&](const Tensor& out) { cpu_kernels().top_k(x, 6, out); }),
-        {1, 4, 3, 2, 0, 5}, 0.0);
+    for (const std::int64_t cols : {6, 300}) {
+      Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype);
+      cpu_kernels().copy_block(tensor_of({4}, dtype, {nan, 1, HUGE_VAL, nan}), 0, 4, 1, 4, 1, 4, x);
+      check_close(
+          run_on({1, 6}, DType::i32, [&](const Tensor& out) { cpu_kernels().top_k(x, 6, out); }),
+          {1, 4, 3, 2, 0, 5}, 0.0);
+    }
     const Tensor all = Tensor::full({1, 70}, nan, dtype);
-    for (const std::int64_t k : {3, 50}) {
+    for (const std::int64_t k : {3, 20, 50}) {
       Values want(at(k));
       std::iota(want.begin(), want.end(), 0.0);
       check_close(run_on({1, k}, DType::i32,

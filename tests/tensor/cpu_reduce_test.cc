@@ -180,3 +180,28 @@ TEST_CASE("place puts each element at its index") {
       cpu_kernels().place(Tensor::scalar(1.0F), Tensor::scalar<std::int32_t>(2), {1, 2, 1}, out),
       Error);
 }
+
+TEST_CASE("the squared error and its gradient") {
+  for (const DType dtype : floating()) {
+    for (const std::int64_t n : {0, 1, 7, 1025, 40001}) {
+      CAPTURE(n);
+      const Tensor a = random({n}, dtype, 1, -1, 2);
+      const Tensor b = random({n}, dtype, 2, -1, 2);
+      double sum = 0.0;
+      Values gradient;
+      for (std::int64_t i = 0; i < n; ++i) {
+        sum += (a.at(i) - b.at(i)) * (a.at(i) - b.at(i));
+        gradient.push_back(2.0 * 0.5 * -3.0 * (a.at(i) - b.at(i)));
+      }
+      check_close(
+          run_on({}, dtype, [&](const Tensor& out) { cpu_kernels().squared_error(a, b, out); }),
+          {sum});
+      const Tensor dy = tensor_of({}, dtype, {-3});
+      check_close(run_on({n}, dtype,
+                         [&](const Tensor& out) {
+                           cpu_kernels().squared_error_backward(a, b, dy, 0.5, out);
+                         }),
+                  gradient);
+    }
+  }
+}
