@@ -125,6 +125,9 @@ class Backward {
   inline const Tensor& input(int i) const;
   const Tensor& output() const;
   const Tensor& saved(int i) const;
+  // A place for a gradient of dy's shape: dy itself where nobody else holds it, which is then gone
+  // once the gradient is written, or a new tensor.
+  inline Tensor place_of_dy() const;
   // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
   void add(int i, Tensor gradient);
 
@@ -196,7 +199,8 @@ class Tape {
   // Where track_cell is set: the cell of everything recorded so far. A decision with a margin (the
   // gap behind the k-th largest) reports it here.
   Cell& cell() { return cell_; }
-  // Bytes that a later backward pass needs: saved tensors, and values declared as needed, each once.
+  // Bytes that a later backward pass needs: saved tensors, and values declared as needed, each
+  // once.
   std::size_t bytes_saved() const;
 
   // A table: node, operation, inputs, shape, bytes saved, finite or not.
@@ -276,6 +280,9 @@ inline std::size_t Backward::source(int i) const {
   return static_cast<std::size_t>(tape_.input_index(node, i));
 }
 inline bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
+inline Tensor Backward::place_of_dy() const {
+  return dy_.unique() ? dy_ : Tensor::empty(dy_.shape(), dy_.dtype(), dy_.device());
+}
 inline const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
 inline const Tensor& Backward::input(int i) const {
   const Tape::Node& node = tape_.nodes_[node_];

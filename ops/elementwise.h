@@ -136,9 +136,11 @@ struct Binary {
     if constexpr (std::is_same_v<F, functor::Add>) {
       d[0] = d[1] = b.dy();
     } else {
-      for (int i = 0; i < 2; ++i) {
-        if (b.wants(i)) d[i] = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
+      const int last = b.wants(1) ? 1 : 0;
+      if (last == 1 && b.wants(0)) {
+        d[0] = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
       }
+      d[last] = b.place_of_dy();
       kernels(b.dy().device())
           .binary_backward(index, p.rows, p.cols, a_value, p.a, b_value, p.b, b.dy(), d[0], d[1]);
     }

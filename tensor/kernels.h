@@ -111,7 +111,7 @@ class Kernels {
                       Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
   // da [rows, cols] = dy * df/da and db = dy * df/db, not yet summed over the places that a
   // broadcast operand was read from; undefined where not wanted. a and b may be undefined if not
-  // needed.
+  // needed. db, or da where db is not wanted, may be dy itself.
   virtual void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
                                Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& dy,
                                const Tensor& da, const Tensor& db) = 0;

@@ -234,6 +234,15 @@ TEST_CASE("adjoints are moved on the first contribution and added after") {
     CHECK(g[x].to_vector() == std::vector<double>{10, 12});
     CHECK(cotangent.to_vector() == std::vector<double>{5, 6});
   }
+  SUBCASE("a gradient takes the place of an adjoint that nobody else holds") {
+    const Tensor cotangent = row({5, 6});
+    const Var z = x * t.variable(row({3, 4}));
+    const Gradients kept = t.backward(z, {.cotangent = cotangent, .retain = true, .keep = {z}});
+    CHECK(kept[x].to_vector() == std::vector<double>{15, 24});
+    CHECK(kept[z].same_bits(cotangent));
+    CHECK(cotangent.to_vector() == std::vector<double>{5, 6});
+    CHECK(t.backward(-z, {.cotangent = cotangent})[x].to_vector() == std::vector<double>{-15, -24});
+  }
 }
 
 TEST_CASE("what backward starts from") {
