@@ -20,7 +20,7 @@ using cpu::Matrix;
 // Rows of a tile, for expert matrices of this many elements: every tile copies them into panels, so
 // the larger they are the more rows have to share that, as far as the cache allows.
 std::int64_t tile_rows(std::int64_t elements) {
-  return std::clamp<std::int64_t>(elements / 512, 128, 512);
+  return elements < (1 << 15) ? 128 : std::clamp<std::int64_t>(elements / 512, 256, 512);
 }
 // Multiply-adds below which a pass runs on the calling thread.
 constexpr std::int64_t kSerialExperts = std::int64_t{1} << 20;
@@ -159,6 +159,22 @@ void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T
     for (std::int64_t i = 0; i < n; ++i) dc[i] = F::df(a[i], T(0), {});
     for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * dc[i];
   }
+}
+
+// Both at once where there is no c: u = scale act(a), and da in the place of du. Returns
+// <act(a), du>.
+template <class F, class T>
+T activate_both_ways(const T* __restrict a, T scale, std::int64_t n, T* __restrict u,
+                     T* __restrict du) {
+  return cpu::lane_blocks<T>(n, [=](std::int64_t first, auto count, T* lanes) {
+    T value[cpu::kLanes];
+    T slope[cpu::kLanes];
+    for (std::int64_t l = 0; l < count; ++l) value[l] = F::f(a[first + l], {});
+    for (std::int64_t l = 0; l < count; ++l) slope[l] = F::df(a[first + l], T(0), {});
+    for (std::int64_t l = 0; l < count; ++l) lanes[l] += value[l] * du[first + l];
+    for (std::int64_t l = 0; l < count; ++l) u[first + l] = value[l] * scale;
+    for (std::int64_t l = 0; l < count; ++l) du[first + l] = du[first + l] * scale * slope[l];
+  });
 }
 
 template <class F, class T>
@@ -336,6 +352,7 @@ class ExpertsBackward {
     const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
                                             : Matrix<T>{dy_ + first * output_, output_};
     times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
+    // u, times the weight: u (weight g)^T = (weight u) g^T
     const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* const a_row = a + r * hidden_;
@@ -344,19 +361,24 @@ class ExpertsBackward {
       T* const da_row = da + r * wide;
       const T* const g_row = dy_ + (weights_ != nullptr ? tokens[r] : first + r) * output_;
       const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
-      if (recompute) activate<F>(a_row, c_row, hidden_, u_row);
+      T gate(0);
+      if (recompute && c_row == nullptr) {
+        gate = activate_both_ways<F>(a_row, scale, hidden_, u_row, da_row);
+      } else {
+        if (recompute) {
+          activate<F>(a_row, c_row, hidden_, u_row);
+          gate = dot<T>(u_row, da_row, hidden_);
+          for (std::int64_t i = 0; i < hidden_; ++i) u_row[i] *= scale;
+        }
+        activate_backward<F>(a_row, c_row, scale, hidden_, da_row, dc + r * wide);
+      }
       if (dweights_ != nullptr) {
-        T gate = dot<T>(u_row, da_row, hidden_);
         if (w_.b2) gate += dot<T>(g_row, w_.b2.at(e), output_);
         dweights_[slots_.order[first + r]] = gate;
-      }
-      if (weights_ != nullptr && sums.w2 != nullptr) {  // u (weight g)^T = (weight u) g^T
-        for (std::int64_t i = 0; i < hidden_; ++i) u_row[i] *= scale;
       }
       if (sums.b2 != nullptr) {
         for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
       }
-      activate_backward<F>(a_row, c_row, scale, hidden_, da_row, dc + r * wide);
     }
     const Matrix<T> u_rows{u, wide};
     const Matrix<T> da_rows{da, wide};

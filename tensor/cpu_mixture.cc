@@ -85,6 +85,39 @@ void CpuKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const T
   });
 }
 
+namespace {
+
+// Asks for the rows of k slots.
+template <class T>
+void fetch_rows(const T* h, std::int64_t cols, const std::int32_t* slots, std::int64_t k) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  for (std::int64_t j = 0; j < k; ++j) {
+    if (slots[j] < 0) continue;
+    for (std::int64_t c = 0; c < cols; c += kLine) __builtin_prefetch(h + slots[j] * cols + c);
+  }
+}
+
+// to [cols] = 0 + sum over j of w[j] h[slots[j]], in this order; w null: 1
+template <class T>
+void add_rows(const T* h, std::int64_t cols, const std::int32_t* slots, const T* w, std::int64_t k,
+              T* __restrict to) {
+  bool started = false;
+  for (std::int64_t j = 0; j < k; ++j) {
+    if (slots[j] < 0) continue;
+    const T* const row = h + slots[j] * cols;
+    const T factor = w == nullptr ? T(1) : w[j];
+    if (started) {
+      for (std::int64_t c = 0; c < cols; ++c) to[c] += row[c] * factor;
+    } else {
+      for (std::int64_t c = 0; c < cols; ++c) to[c] = T(0) + row[c] * factor;
+      started = true;
+    }
+  }
+  if (!started) std::fill(to, to + cols, T(0));
+}
+
+}  // namespace
+
 void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
                                  const Tensor& out) {
   const std::int64_t tokens = out.size(0);
@@ -99,13 +132,10 @@ void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const T
     T* const to = out.data<T>();
     cpu::parallel_for(tokens, cpu::items_per_grain(cols * (k + 1)),
                       [=](std::int64_t begin, std::int64_t end) {
-                        std::fill(to + begin * cols, to + end * cols, T(0));
-                        for (std::int64_t choice = begin * k; choice < end * k; ++choice) {
-                          if (slot_of[choice] < 0) continue;
-                          const T* const row = from + slot_of[choice] * cols;
-                          T* const sums = to + choice / k * cols;
-                          const T w = weight == nullptr ? T(1) : weight[choice];
-                          for (std::int64_t c = 0; c < cols; ++c) sums[c] += row[c] * w;
+                        for (std::int64_t t = begin; t < end; ++t) {
+                          if (t + 1 < end) fetch_rows(from, cols, slot_of + (t + 1) * k, k);
+                          const T* const w = weight == nullptr ? nullptr : weight + t * k;
+                          add_rows(from, cols, slot_of + t * k, w, k, to + t * cols);
                         }
                       });
   });

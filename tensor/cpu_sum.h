@@ -2,30 +2,40 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 namespace moegrad::cpu {
 
-// The sum of f(i) for i in [0, n), in sixteen sums side by side that are added in pairs at the end:
-// a fixed order, quick, and more exact than one running sum.
+inline constexpr std::int64_t kLanes = 16;
+
+// A sum over [0, n) in sixteen sums side by side that are added in pairs at the end: a fixed order,
+// quick, and more exact than one running sum. f(first, count, lanes) adds what stands at first + l
+// to lanes[l], for l below count: kLanes as a constant, or less at the end.
 template <class T, class F>
-T lane_sum(std::int64_t n, F&& f) {
-  constexpr std::int64_t kLanes = 16;
+T lane_blocks(std::int64_t n, F&& f) {
   T lanes[kLanes] = {};
   std::int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += f(i + lane);
+    f(i, std::integral_constant<std::int64_t, kLanes>(), lanes);
   }
-  for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] += f(i);
+  if (i < n) f(i, n - i, lanes);
   for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
     for (std::int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   }
   return lanes[0];
 }
 
+// The sum of f(i) for i in [0, n).
+template <class T, class F>
+T lane_sum(std::int64_t n, F&& f) {
+  return lane_blocks<T>(n, [&](std::int64_t first, auto count, T* lanes) {
+    for (std::int64_t lane = 0; lane < count; ++lane) lanes[lane] += f(first + lane);
+  });
+}
+
 // The largest f(i) for i in [0, n); NaN where there is one, -infinity where n is 0.
 template <class T, class F>
 T largest(std::int64_t n, F&& f) {
-  constexpr std::int64_t kLanes = 16;
   // Both comparisons at once: a branch would keep the loop from becoming vector instructions.
   const auto larger = [](T best, T value) {
     return ((value > best) | (value != value)) != 0 ? value : best;
