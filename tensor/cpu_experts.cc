@@ -23,7 +23,7 @@ std::int64_t tile_rows(std::int64_t elements) {
   return elements < (1 << 15) ? 128 : std::clamp<std::int64_t>(elements / 512, 256, 512);
 }
 // Multiply-adds below which a pass runs on the calling thread.
-constexpr std::int64_t kSerialExperts = std::int64_t{1} << 20;
+constexpr std::int64_t kSerialExperts = std::int64_t{1} << 18;
 // A weight gradient is cut into parts where one expert has more rows than three experts of sixteen
 // would have on average: the largest part is what one thread does alone.
 constexpr std::int64_t kLeastPart = 512;
@@ -191,7 +191,7 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
   const std::int64_t most = tile_rows(model * hidden);
   const cpu::GroupTiles tiles(offsets, most);
   const Workspace<T> workspace(most, 3 * hidden + kPad);
-  tiles.for_each(model * hidden / 64, [=, &workspace](const cpu::Tile& t) {
+  tiles.for_each(model * hidden / 16, [=, &workspace](const cpu::Tile& t) {
     T* const u = workspace.of(t.worker);
     T* const unsaved = u + most * (hidden + kPad);
     T* const a = a_rows != nullptr ? a_rows + t.first * hidden : unsaved;

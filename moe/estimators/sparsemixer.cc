@@ -11,7 +11,6 @@
 //   v1  p (phi'(p) + phi'(p/2)) = d1 + midpoint rule of d0: all of dJ, for phi quadratic
 //   v2  p (phi'(p)/4 + 3 phi'(p/3)/4), Radau's rule: d0 alone, for phi cubic
 
-#include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"

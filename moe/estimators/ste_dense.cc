@@ -2,8 +2,10 @@
 // of dense backpropagation (Panda et al., ICLR 2025 submission); the router-only form is known as
 // DenseMixer.
 //
-//   router     gbar_i = c_i <g, E_i(x)> for all E experts: one more forward pass of those off R
+//   router     gbar_i = c_i <g, E_i(x)> for all E experts
 //   experts    ste-dense: every expert off R gets p_i g; ste-dense-router: none
+//
+// Experts off R run when g arrives (Experts::straight_through_mixture).
 //
 // `cotangent`     plain: c = 1; weighted: c_i = p_i + 1[i in R]
 // `renormalised`  for weights p/S renormalised over R, with ybar = sum_R (p_i/S) gbar_i:

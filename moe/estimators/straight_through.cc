@@ -18,7 +18,6 @@
 #include <numeric>
 
 #include "moe/dispatch.h"
-#include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tensor/cpu_parallel.h"
