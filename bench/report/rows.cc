@@ -127,7 +127,7 @@ class Report {
                                    std::make_unique<WholeLayer>(size, "top-k", "sparse"));
       add("expert-group over sparse, step", size.name(), "", s.ratio, at_most(bound));
     }
-    for (const Size& size : {small_size(), Size{2048, 256, 512, 8, 2}}) {
+    for (const Size& size : {Size{64, 64, 128, 8, 2}, small_size(), Size{2048, 256, 512, 8, 2}}) {
       const SideBySide s = compare("ste-dense " + size.name(),
                                    std::make_unique<WholeLayer>(size, "top-k", "ste-dense"),
                                    std::make_unique<WholeLayer>(size, "softmax", "sparse"));
