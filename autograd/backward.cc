@@ -129,6 +129,12 @@ const Tensor& Backward::saved(int i) const {
   return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
 }
 
+Tensor Backward::sum_so_far(int i) const {
+  const Tensor& adjoint = adjoints_[source(i)];
+  const bool broken = mutation_ != nullptr && mutation_->operation == tape_.nodes_[node_].label();
+  return adjoint.defined() && adjoint.unique() && !broken ? adjoint : Tensor();
+}
+
 void Backward::add(int i, Tensor gradient) {
   const Tape::Node& node = tape_.nodes_[node_];
   const std::size_t place = source(i);

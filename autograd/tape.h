@@ -128,6 +128,9 @@ class Backward {
   // A place for a gradient of dy's shape: dy itself where nobody else holds it, which is then gone
   // once the gradient is written, or a new tensor.
   inline Tensor place_of_dy() const;
+  // The sum of the gradients of input i so far, for an operation that adds its own to it in place
+  // and then leaves add() out; undefined where there is none yet, or where it must not be written.
+  Tensor sum_so_far(int i) const;
   // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
   void add(int i, Tensor gradient);
 

@@ -103,14 +103,21 @@ void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& firs
     return place >= 0 && b.wants(place) ? tensor_like(b.dy(), b.input_shape(place)) : Tensor();
   };
   const ExpertTensors w = tensors_of(at, [&](int i) { return b.input(i); });
-  const ExpertTensors dw = tensors_of(at, wanted);
+  bool in_place = true;  // an earlier pass through the same experts left gradients: add to them
+  ExpertTensors dw = tensors_of(at, [&](int place) {
+    if (!b.wants(place)) return Tensor();
+    Tensor sum = b.sum_so_far(place);
+    in_place = in_place && sum.defined();
+    return sum;
+  });
+  if (!in_place) dw = tensors_of(at, wanted);
   const Tensor dweights = wanted(at.weights);
   const std::int64_t slots = b.input_shape(Places::order)[0];
   Tensor dslots;
   if (b.wants(Places::x)) dslots = tensor_like(b.dy(), {slots, b.input_shape(Places::x)[1]});
   k.experts_backward(a.activation, w, b.input(Places::x), b.input(Places::order),
                      b.input(Places::offsets), a.choices, first, third, b.dy(),
-                     a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw);
+                     a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw, in_place);
   if (dslots.defined()) {
     const Tensor dx = tensor_like(b.dy(), b.input_shape(Places::x));
     k.slots_to_tokens(dslots, Tensor(), b.input(Places::inverse), dx);
@@ -119,9 +126,10 @@ void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& firs
   const auto add = [&](int place, const Tensor& gradient) {
     if (gradient.defined()) b.add(place, gradient);
   };
+  add(at.weights, dweights);
+  if (in_place) return;
   add(Places::w1, dw.w1);
   add(Places::w2, dw.w2);
-  add(at.weights, dweights);
   add(at.b1, dw.b1);
   add(at.b2, dw.b2);
   add(at.w3, dw.w3);

@@ -119,9 +119,10 @@ class ExpertsBackward {
  public:
   ExpertsBackward(const ExpertTensors& w, const Tensor& x, Slots slots, const Tensor& offsets,
                   const Tensor& a, const Tensor& c, const Tensor& dy, const Tensor& weights,
-                  const Tensor& dslots, const Tensor& dweights, const ExpertTensors& dw)
+                  const Tensor& dslots, const Tensor& dweights, const ExpertTensors& dw, bool add)
       : w_(w),
         dw_(dw),
+        add_(add),
         slots_(slots),
         model_(w_.w1.rows),
         hidden_(w_.w1.cols),
@@ -165,6 +166,9 @@ class ExpertsBackward {
     return sum;
   }
 
+  // Whether the part's sums start from what is there.
+  bool adds(const Part& part) const { return add_ && part.partial < 0; }
+
   Sums<T> sums_of(const Part& part) const {
     Sums<T> sums;
     T* next = part.partial < 0 ? nullptr : partial_.data<T>() + part.partial * count_of_sums();
@@ -173,7 +177,8 @@ class ExpertsBackward {
       at = next == nullptr ? s.at(part.expert) : next;
       if (next != nullptr) next += each(s);
       // The first tile's products overwrite the matrices; sums of columns are added from the start.
-      if (s.rows == 1 || part.first == part.last) std::fill(at, at + each(s), T(0));
+      if (!adds(part) && (s.rows == 1 || part.first == part.last))
+        std::fill(at, at + each(s), T(0));
     };
     place(sums.w1, dw_.w1);
     place(sums.b1, dw_.b1);
@@ -190,8 +195,8 @@ class ExpertsBackward {
     const std::int64_t tiles = tiles_of(rows, tile_rows_);
     for (std::int64_t i = 0; i < tiles; ++i) {
       const std::int64_t first = rows * i / tiles;
-      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first, i == 0 ? T(0) : T(1),
-           sums, worker);
+      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first,
+           i == 0 && !adds(part) ? T(0) : T(1), sums, worker);
     }
   }
 
@@ -282,6 +287,7 @@ class ExpertsBackward {
   }
 
   Network<T> w_, dw_;
+  bool add_;
   Slots slots_;
   std::int64_t model_, hidden_, output_;
   const T *x_, *a_, *c_, *dy_, *weights_;
@@ -299,13 +305,13 @@ void CpuKernels::experts_backward(Activation activation, const ExpertTensors& w,
                                   const Tensor& order, const Tensor& offsets, std::int64_t k,
                                   const Tensor& a, const Tensor& c, const Tensor& dy,
                                   const Tensor& weights, const Tensor& dslots,
-                                  const Tensor& dweights, const ExpertTensors& dw) {
+                                  const Tensor& dweights, const ExpertTensors& dw, bool add) {
   const cpu::network::Slots slots{order.data<std::int32_t>(), k};
   if (dweights.defined()) fill(0.0, dweights);
   with_floating(x.dtype(), "experts", [&](auto zero) {
     cpu::network::with_activation(activation, [&](auto functor) {
       cpu::network::ExpertsBackward<decltype(functor), decltype(zero)>(
-          w, x, slots, offsets, a, c, dy, weights, dslots, dweights, dw)();
+          w, x, slots, offsets, a, c, dy, weights, dslots, dweights, dw, add)();
     });
   });
 }

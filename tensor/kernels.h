@@ -252,13 +252,13 @@ class Kernels {
   //   dslots [S, D] = da w1_e^T + dc w3_e^T, da = (g w2_e^T) act'(a); dweights [N, k] = <dy[t],
   //   h_s>, 0 where a choice has no slot; dw.w2 = sum u^T g, dw.w1 = sum x^T da, ... in the order
   //   of slots
-  // Results that are undefined are not wanted; the experts' outputs are not needed for any. Where a
-  // is undefined, a and c are worked out once more.
+  // With `add`, dw is added to. Results that are undefined are not wanted; the experts' outputs are
+  // not needed for any. Where a is undefined, a and c are worked out once more.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                                 const Tensor& order, const Tensor& offsets, std::int64_t k,
                                 const Tensor& a, const Tensor& c, const Tensor& dy,
                                 const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
-                                const ExpertTensors& dw) = 0;
+                                const ExpertTensors& dw, bool add) = 0;
 
   // means [E, E, D]: means_ij = inverse_ij sum over C_ij of weight h[s], in the order of the slots
   // of h [S, D]; inverse [E, E] by (i, j): 1 / max(1, |C_ij|), with weights 1 / their sum or, where

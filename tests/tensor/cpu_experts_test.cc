@@ -76,8 +76,8 @@ struct Problem {
 };
 
 // h, dslots, dweights, dw1, db1, dw3, db3, dw2, db2; with the pre-activations `kept` between the
-// two passes, or worked out once more.
-std::vector<Tensor> fused(const Problem& p, bool kept = true) {
+// two passes, or worked out once more; with `add`, the gradients of the weights on top of ones.
+std::vector<Tensor> fused(const Problem& p, bool kept = true, bool add = false) {
   const std::int64_t hidden = p.w.w1.size(2);
   const Tensor a = p.like({p.slots, hidden});
   const Tensor c = p.w.w3.defined() ? p.like({p.slots, hidden}) : Tensor();
@@ -90,10 +90,15 @@ std::vector<Tensor> fused(const Problem& p, bool kept = true) {
   const auto gradient = [&](const Tensor& t) { return t.defined() ? p.like(t.shape()) : Tensor(); };
   const ExpertTensors dw = {gradient(p.w.w1), gradient(p.w.b1), gradient(p.w.w3),
                             gradient(p.w.b3), gradient(p.w.w2), gradient(p.w.b2)};
+  if (add) {
+    for (const Tensor& t : {dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
+      if (t.defined()) kernel.fill(1.0, t);
+    }
+  }
   const Tensor dslots = p.like({p.slots, p.x.size(1)});
   const Tensor dweights = gradient(p.weights);
   kernel.experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, kept ? a : Tensor(),
-                          kept ? c : Tensor(), p.dy, p.weights, dslots, dweights, dw);
+                          kept ? c : Tensor(), p.dy, p.weights, dslots, dweights, dw, add);
   std::vector<Tensor> out = {h, dslots};
   for (const Tensor& t : {dweights, dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
     if (t.defined()) out.push_back(t);
@@ -195,6 +200,24 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
   }
 }
 
+TEST_CASE("gradients that are added to are the sum, at every number of threads") {
+  for (const Case& c : cases()) {
+    CAPTURE(c.label);
+    const Problem p(c, kSettings.back(), DType::f64);  // every parameter there is
+    const std::vector<Tensor> alone = fused(p);
+    const std::vector<Tensor> sum = at_all_threads([&] { return fused(p, true, true); });
+    REQUIRE(sum.size() == alone.size());
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      CAPTURE(i);
+      std::vector<double> want = alone[i].to_vector();
+      if (i >= 3) {
+        for (double& value : want) value += 1.0;
+      }
+      check_close(sum[i], want, 128.0);
+    }
+  }
+}
+
 TEST_CASE("what is not wanted of the experts' backward pass is not worked out") {
   const Problem p(cases()[4], kSettings[0], DType::f64);
   const Tensor a = p.like({p.slots, p.w.w1.size(2)});
@@ -203,13 +226,13 @@ TEST_CASE("what is not wanted of the experts' backward pass is not worked out") 
   const std::vector<Tensor> all = fused(p);
   const Tensor dslots = p.like(all[1].shape());
   cpu_kernels().experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, Tensor(), p.dy,
-                                 p.weights, dslots, Tensor(), {});
+                                 p.weights, dslots, Tensor(), {}, false);
   CHECK(dslots.same_bits(all[1]));
   const Tensor dw2 = p.like(p.w.w2.shape());
   ExpertTensors only;
   only.w2 = dw2;
   cpu_kernels().experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, Tensor(), p.dy,
-                                 p.weights, Tensor(), Tensor(), only);
+                                 p.weights, Tensor(), Tensor(), only, false);
   CHECK(dw2.same_bits(all[5]));
 }
 
