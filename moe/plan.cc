@@ -1,33 +1,12 @@
 #include "moe/plan.h"
 
 #include <algorithm>
-#include <vector>
+#include <bit>
 
 #include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
-namespace {
-
-// Calls f(token, chosen) for every row of selected i32 [N, k], with a flag for each expert.
-template <class F>
-void for_each_token(const Tensor& selected, std::int64_t experts, F&& f) {
-  const std::int64_t k = selected.size(1);
-  const std::int32_t* const ids = selected.data<std::int32_t>();
-  const auto piece = [&](std::int64_t begin, std::int64_t end) {
-    std::vector<char> chosen(static_cast<std::size_t>(experts));
-    for (std::int64_t t = begin; t < end; ++t) {
-      std::fill(chosen.begin(), chosen.end(), 0);
-      for (std::int64_t i = t * k; i < (t + 1) * k; ++i) {
-        if (ids[i] >= 0) chosen[static_cast<std::size_t>(ids[i])] = 1;
-      }
-      f(t, chosen.data());
-    }
-  };
-  cpu::parallel_for(selected.size(0), cpu::items_per_grain(experts + k), piece);
-}
-
-}  // namespace
 
 Plan make_plan(const Tensor& selected, std::int64_t experts) {
   if (selected.rank() != 2 || selected.dtype() != DType::i32) {
@@ -55,20 +34,42 @@ Plan make_plan(const Tensor& selected, std::int64_t experts) {
 
 Tensor unselected(const Tensor& selected, std::int64_t experts) {
   const std::int64_t tokens = selected.size(0);
-  const Tensor left = Tensor::empty({tokens}, DType::i32);  // how many experts each token leaves
-  std::int32_t* const count = left.data<std::int32_t>();
-  for_each_token(selected, experts, [=](std::int64_t t, const char* chosen) {
-    count[t] = static_cast<std::int32_t>(std::count(chosen, chosen + experts, 0));
+  const std::int64_t k = selected.size(1);
+  const std::int32_t* const ids = selected.data<std::int32_t>();
+  const std::int64_t grain = cpu::items_per_grain(experts + k);
+  // Of each token: a bit for every expert it leaves out, and how many these are.
+  const std::int64_t words = (experts + 63) / 64;
+  PoolVector<std::uint64_t> bits(static_cast<std::size_t>(tokens * words));
+  PoolVector<std::int32_t> counts(static_cast<std::size_t>(tokens));
+  std::uint64_t* const left = bits.data();
+  std::int32_t* const count = counts.data();
+  cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      std::uint64_t* const mine = left + t * words;
+      for (std::int64_t w = 0; w < words; ++w) {
+        mine[w] = ~std::uint64_t{0} >> std::max<std::int64_t>(0, 64 * (w + 1) - experts);
+      }
+      for (std::int64_t i = t * k; i < (t + 1) * k; ++i) {
+        if (ids[i] >= 0) mine[ids[i] / 64] &= ~(std::uint64_t{1} << (ids[i] % 64));
+      }
+      count[t] = 0;
+      for (std::int64_t w = 0; w < words; ++w) count[t] += std::popcount(mine[w]);
+    }
   });
-  const std::int64_t width = tokens == 0 ? 0 : *std::max_element(count, count + tokens);
+  const std::int64_t width = tokens == 0 ? 0 : *std::ranges::max_element(counts);
   Tensor out = Tensor::empty({tokens, width}, DType::i32);
   std::int32_t* const rest = out.data<std::int32_t>();
-  for_each_token(selected, experts, [=](std::int64_t t, const char* chosen) {
-    std::int32_t* next = rest + t * width;
-    for (std::int64_t e = 0; e < experts; ++e) {
-      if (chosen[e] == 0) *next++ = static_cast<std::int32_t>(e);
+  cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      std::int32_t* next = rest + t * width;
+      for (std::int64_t w = 0; w < words; ++w) {
+        const auto first = static_cast<std::int32_t>(64 * w);
+        for (std::uint64_t word = left[t * words + w]; word != 0; word &= word - 1) {
+          *next++ = first + std::countr_zero(word);
+        }
+      }
+      std::fill(next, rest + (t + 1) * width, -1);
     }
-    std::fill(next, rest + (t + 1) * width, -1);
   });
   return out;
 }

@@ -1,5 +1,7 @@
 #include "moe/plan.h"
 
+#include <algorithm>
+
 #include <doctest/doctest.h>
 
 #include "tests/temporary_files.h"
@@ -39,6 +41,31 @@ TEST_CASE("the unselected experts, ascending, padded with -1") {
   CHECK(rest.shape() == Shape{2, 3});
   CHECK(values(rest) == std::vector<double>{0, 2, -1, 0, 1, 3});
   CHECK(unselected(Tensor::of<std::int32_t>({1, 2}, {1, 0}), 2).shape() == Shape{1, 0});
+}
+
+TEST_CASE("the unselected experts where they are counted in words of 64") {
+  for (const std::int64_t experts : {1, 63, 64, 65, 128, 200}) {
+    CAPTURE(experts);
+    const std::int64_t tokens = 2000;  // several pieces
+    Tensor selected = Tensor::empty({tokens, 3}, DType::i32);
+    std::int32_t* const ids = selected.data<std::int32_t>();
+    for (std::int64_t i = 0; i < 3 * tokens; ++i) {
+      ids[i] = static_cast<std::int32_t>(i * 7 % (experts + 1)) - 1;
+    }
+    const Tensor rest = unselected(selected, experts);
+    std::size_t width = 0;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      std::vector<std::int32_t> want;
+      for (std::int32_t e = 0; e < experts; ++e) {
+        if (std::find(ids + 3 * t, ids + 3 * t + 3, e) == ids + 3 * t + 3) want.push_back(e);
+      }
+      width = std::max(width, want.size());
+      REQUIRE(static_cast<std::int64_t>(width) <= rest.size(1));
+      want.resize(static_cast<std::size_t>(rest.size(1)), -1);
+      REQUIRE(std::ranges::equal(want, rest.rows(t, t + 1).values<std::int32_t>()));
+    }
+    CHECK(static_cast<std::int64_t>(width) == rest.size(1));
+  }
 }
 
 TEST_CASE("selections that are none") {
