@@ -213,15 +213,15 @@ void Tape::reverse_pass(std::size_t start, const BackwardOptions& options, Gradi
     const bool wanted = node.leaf() || std::ranges::any_of(options.keep, [i](const Var& v) {
                           return static_cast<std::size_t>(v.index()) == i;
                         });
-    Tensor adjoint = std::move(adjoints_[i]);
-    if (adjoint.defined() && !node.leaf()) {
+    if (adjoints_[i].defined() && !node.leaf()) {
       if (node.released) released("backward", i);
-      Tensor dy = wanted ? adjoint : std::exchange(adjoint, Tensor());
-      Backward context(*this, i, std::move(dy), options.mutation, adjoints_);
+      Backward context(*this, i, wanted ? Tensor(adjoints_[i]) : std::move(adjoints_[i]),
+                       options.mutation, adjoints_);
       node.operation->backward(context, attributes_.data() + node.attributes);
       if (!options.retain) release(node, i != start);
     }
     if (!wanted) continue;
+    Tensor adjoint = std::move(adjoints_[i]);
     if (!adjoint.defined()) {
       adjoint = node.value;
       adjoint.release();

@@ -97,7 +97,7 @@ struct Operation {
 };
 
 // The declaration of an operation: a struct with these static members. `Attributes` are the numbers
-// of one call, trivially copyable (tensors are inputs). Forward is a pure function of inputs and
+// of one call, trivially copyable and aligned like an integer (tensors are inputs). Forward is a pure function of inputs and
 // attributes. An operation with a kink declares `cell` as well.
 template <class Op>
 concept Declared = requires(Forward& f, Backward& b, const typename Op::Attributes& a) {
@@ -109,6 +109,7 @@ concept Declared = requires(Forward& f, Backward& b, const typename Op::Attribut
   { Op::backward(b, a) } -> std::same_as<void>;
   { Op::cases() } -> std::same_as<std::vector<OperationCase>>;
   requires std::is_trivially_copyable_v<typename Op::Attributes>;
+  requires alignof(typename Op::Attributes) <= alignof(std::uint64_t);
 };
 
 template <class Op>

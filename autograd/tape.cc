@@ -57,13 +57,6 @@ const Tape::Node& Tape::at(const Var& v) const {
   return nodes_[index];
 }
 
-Tape::Node& Tape::push(const Operation& operation) {
-  Node& node = nodes_.emplace_back();
-  node.operation = &operation;
-  node.epoch = epoch_;
-  return node;
-}
-
 void Tape::released(std::string_view operation, std::size_t index) const {
   fail(operation,
        "node {} ('{}') was released by an earlier backward pass. Read it before, or pass retain.",
@@ -83,7 +76,7 @@ Var Tape::leaf(const Operation& kind, const Tensor& value, bool needs_gradient) 
     fail(kind.name, "no tensor given. Pass a tensor with elements or of size 0.");
   }
   if (options_.check_finite) require_finite(kind.name, nodes_.size(), value);
-  Node& node = push(kind);
+  Node& node = nodes_.emplace_back(kind, epoch_);
   node.value = value;
   node.needs_gradient = needs_gradient && options_.gradients && is_floating(value.dtype());
   return last();
@@ -105,7 +98,7 @@ Var Tape::parameter(const Parameter& parameter) {
 
 Var Tape::record(const Operation& operation, std::span<const Var> inputs, const void* attributes,
                  std::size_t attribute_bytes) {
-  Node& node = push(operation);
+  Node& node = nodes_.emplace_back(operation, epoch_);
   const std::size_t first_saved = saved_.size();
   try {
     run(node, inputs, attributes);
@@ -121,7 +114,7 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
     node.inputs = static_cast<std::uint32_t>(inputs.size());
     for (const Var& v : inputs) input_indices_.push_back(v.index());
     node.attributes = static_cast<std::uint32_t>(attributes_.size());
-    const std::size_t unit = sizeof(std::max_align_t);
+    const std::size_t unit = sizeof(attributes_[0]);
     attributes_.resize(attributes_.size() + (attribute_bytes + unit - 1) / unit);
     std::memcpy(attributes_.data() + node.attributes, attributes, attribute_bytes);
   } else if (saved_.size() > first_saved) {
@@ -158,7 +151,7 @@ void Tape::rewind(const Mark& mark) {
     fail("rewind", "the mark is at node {} and the tape ends at {}. Use marks in order.",
          mark.nodes, nodes_.size());
   }
-  nodes_.resize(mark.nodes);
+  nodes_.erase(nodes_.begin() + static_cast<std::ptrdiff_t>(mark.nodes), nodes_.end());
   input_indices_.resize(mark.inputs);
   saved_.resize(mark.saved);
   attributes_.resize(mark.attributes);

@@ -232,11 +232,13 @@ class Tape {
   friend class Backward;
 
   struct Node {
-    const Operation* operation = nullptr;  // or the kind of leaf
-    Tensor value;                          // without elements once released
+    Node(const Operation& o, std::uint32_t e) : operation(&o), epoch(e) {}
+
+    const Operation* operation;  // or the kind of leaf
+    Tensor value;                // without elements once released
     bool needs_gradient = false;
     bool released = false;  // a backward pass went through it and did not retain
-    std::uint32_t epoch = 0;
+    std::uint32_t epoch;
     std::uint32_t first_input = 0, inputs = 0;
     std::uint32_t first_saved = 0, saved = 0;
     std::uint32_t attributes = 0;
@@ -248,7 +250,6 @@ class Tape {
   };
 
   Var leaf(const Operation& kind, const Tensor& value, bool needs_gradient);
-  Node& push(const Operation& operation);
   void run(Node& node, std::span<const Var> inputs, const void* attributes);
   Var last() { return {this, static_cast<std::int32_t>(nodes_.size() - 1), epoch_}; }
   const Node& at(const Var& v) const;
@@ -266,9 +267,9 @@ class Tape {
   Decisions own_;
   Rng rng_;
   std::vector<Node> nodes_;
-  std::vector<std::int32_t> input_indices_;   // of all nodes, one after the other
-  std::vector<Tensor> saved_;                 // likewise
-  std::vector<std::max_align_t> attributes_;  // likewise
+  std::vector<std::int32_t> input_indices_;  // of all nodes, one after the other
+  std::vector<Tensor> saved_;                // likewise
+  std::vector<std::uint64_t> attributes_;    // likewise
   std::vector<ParameterLeaf> parameters_;
   std::vector<const Tensor*> gathered_;  // the inputs of the operation being recorded
   std::vector<Tensor> adjoints_;         // by node, while a reverse pass runs; else all undefined

@@ -46,7 +46,8 @@ BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape&
        "shapes {} and {} do not meet. Give equal shapes, or a row, a column or a scalar.", a, b);
 }
 
-Tensor sum_to(Tensor&& d, const Shape& shape, Layout layout, std::int64_t rows, std::int64_t cols) {
+Tensor sum_to(Tensor&& d, const Shape& shape, const Layout& layout, std::int64_t rows,
+              std::int64_t cols) {
   if (d.shape() == shape) return std::move(d);
   if (d.numel() == shape.numel()) return d.reshape(shape);
   AxisView view;

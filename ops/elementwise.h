@@ -55,7 +55,8 @@ struct BroadcastPlan {
 // Throws `[operation] ...` where the shapes do not meet.
 BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape& b);
 // Sums d [rows, cols] over the places that an operand of this layout was read from.
-Tensor sum_to(Tensor&& d, const Shape& shape, Layout layout, std::int64_t rows, std::int64_t cols);
+Tensor sum_to(Tensor&& d, const Shape& shape, const Layout& layout, std::int64_t rows,
+              std::int64_t cols);
 
 template <class F>
 struct Unary {

@@ -199,7 +199,7 @@ constexpr std::array<BinaryBackwardLoop<T>, sizeof...(F)> binary_backward_loops(
 
 // An operand that is not needed may be undefined; it then reads one zero everywhere.
 template <class T>
-Operand<T> operand_of(const Tensor& t, Layout layout) {
+Operand<T> operand_of(const Tensor& t, const Layout& layout) {
   static constexpr T kZero(0);
   if (!t.defined()) return {&kZero, {}};
   return {t.data<T>(), layout};
@@ -248,7 +248,8 @@ void CpuKernels::unary_backward(int function, Scalars p, const Tensor& x, const 
 }
 
 void CpuKernels::binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
-                        Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) {
+                        const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                        const Tensor& y) {
   with_floating(y.dtype(), "binary", [&](auto zero) {
     using T = decltype(zero);
     static constexpr auto kLoops = binary_loops<T>(BinaryFunctors{});
@@ -261,8 +262,9 @@ void CpuKernels::binary(int function, std::int64_t rows, std::int64_t cols, cons
 }
 
 void CpuKernels::binary_backward(int function, std::int64_t rows, std::int64_t cols,
-                                 const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                                 const Tensor& dy, const Tensor& da, const Tensor& db) {
+                                 const Tensor& a, const Layout& layout_a, const Tensor& b,
+                                 const Layout& layout_b, const Tensor& dy, const Tensor& da,
+                                 const Tensor& db) {
   with_floating(dy.dtype(), "binary_backward", [&](auto zero) {
     using T = decltype(zero);
     static constexpr auto kLoops = binary_backward_loops<T>(BinaryFunctors{});
@@ -276,8 +278,8 @@ void CpuKernels::binary_backward(int function, std::int64_t rows, std::int64_t c
 }
 
 void CpuKernels::where(const Tensor& condition, std::int64_t rows, std::int64_t cols,
-                       const Tensor& a, Layout layout_a, const Tensor& b, Layout layout_b,
-                       const Tensor& y) {
+                       const Tensor& a, const Layout& layout_a, const Tensor& b,
+                       const Layout& layout_b, const Tensor& y) {
   with_floating(y.dtype(), "where", [&](auto zero) {
     using T = decltype(zero);
     const std::int32_t* const chosen = condition.data<std::int32_t>();

@@ -25,13 +25,15 @@ class CpuKernels final : public Kernels {
   void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override;
   void unary_backward(int function, Scalars p, const Tensor& x, const Tensor& y, const Tensor& dy,
                       const Tensor& dx) override;
-  void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a, Layout layout_a,
-              const Tensor& b, Layout layout_b, const Tensor& y) override;
+  void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
+              const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+              const Tensor& y) override;
   void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
-                       Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& dy,
-                       const Tensor& da, const Tensor& db) override;
+                       const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                       const Tensor& dy, const Tensor& da, const Tensor& db) override;
   void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
-             Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) override;
+             const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+             const Tensor& y) override;
   void greater(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) override;
   void argmax(const Tensor& x, AxisView view, const Tensor& index) override;

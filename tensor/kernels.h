@@ -108,16 +108,18 @@ class Kernels {
                               const Tensor& dy, const Tensor& dx) = 0;
   // y [rows, cols] = f(a, b), each laid over y by its layout.
   virtual void binary(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
-                      Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
+                      const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                      const Tensor& y) = 0;
   // da [rows, cols] = dy * df/da and db = dy * df/db, not yet summed over the places that a
   // broadcast operand was read from; undefined where not wanted. a and b may be undefined if not
   // needed. db, or da where db is not wanted, may be dy itself.
   virtual void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
-                               Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& dy,
-                               const Tensor& da, const Tensor& db) = 0;
+                               const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                               const Tensor& dy, const Tensor& da, const Tensor& db) = 0;
   // y = condition != 0 ? a : b; condition i32 [rows, cols].
   virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
-                     Layout layout_a, const Tensor& b, Layout layout_b, const Tensor& y) = 0;
+                     const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                     const Tensor& y) = 0;
   // out (i32) = a > b, same numel
   virtual void greater(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 

@@ -132,6 +132,7 @@ class CpuPool {
     Storage::Block* const block = head;
     if (block == nullptr) return nullptr;
     head = block->next_free;
+    __builtin_prefetch(head);  // for the next call, which would wait for it
     stats_.bytes_cached -= block->capacity;
     count_taken(block->capacity);
     return block;
