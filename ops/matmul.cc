@@ -8,23 +8,30 @@ namespace {
 // [B, r, c] as [B r, c].
 Tensor folded(const Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2)}); }
 
-// op(p) op(q) with the shape of the operand it is the gradient of; summed over the batch where that
-// operand has none.
-Tensor product(const Tensor& p, bool transpose_p, const Tensor& q, bool transpose_q,
-               const Shape& shape) {
+// Adds op(p) op(q) to the gradient of input i, of its shape; summed over the batch where the input
+// has none.
+void add_product(Backward& b, int i, const Tensor& p, bool transpose_p, const Tensor& q,
+                 bool transpose_q) {
   Kernels& k = kernels(p.device());
-  Tensor out = Tensor::empty(shape, p.dtype(), p.device());
-  if (p.rank() == 2 || q.rank() == 2 || shape.rank() == 3) {
-    k.matmul(p, transpose_p, q, transpose_q, 0.0, out);
-  } else if (transpose_p && !transpose_q) {  // the batch lengthens the inner axis
-    k.matmul(folded(p), true, folded(q), false, 0.0, out);
-  } else {
-    const std::int64_t batch = p.size(0);
-    Tensor each = Tensor::empty({batch, shape[0], shape[1]}, p.dtype(), p.device());
+  const Shape& shape = b.input_shape(i);
+  const bool summed = p.rank() == 3 && q.rank() == 3 && shape.rank() == 2;
+  if (summed && !(transpose_p && !transpose_q)) {
+    const Tensor each = Tensor::empty({p.size(0), shape[0], shape[1]}, p.dtype(), p.device());
     k.matmul(p, transpose_p, q, transpose_q, 0.0, each);
-    k.reduce(Reduction::sum, each, {1, batch, out.numel()}, out);
+    Tensor sum = Tensor::empty(shape, p.dtype(), p.device());
+    k.reduce(Reduction::sum, each, {1, p.size(0), sum.numel()}, sum);
+    return b.add(i, std::move(sum));
   }
-  return out;
+  Tensor out = b.sum_so_far(i);
+  const bool fresh = !out.defined();
+  if (fresh) out = Tensor::empty(shape, p.dtype(), p.device());
+  const double beta = fresh ? 0.0 : 1.0;
+  if (summed) {  // the batch lengthens the inner axis
+    k.matmul(folded(p), true, folded(q), false, beta, out);
+  } else {
+    k.matmul(p, transpose_p, q, transpose_q, beta, out);
+  }
+  if (fresh) b.add(i, std::move(out));
 }
 
 }  // namespace
@@ -59,14 +66,12 @@ Tensor Matmul::forward(Forward& in, const Attributes& t) {
 // dA = dY op(B)^T (its transpose where A is stored transposed), dB = op(A)^T dY (likewise).
 void Matmul::backward(Backward& b, const Attributes& t) {
   if (b.wants(0)) {
-    const Shape& shape = b.input_shape(0);
-    b.add(0, t.transpose_a ? product(b.input(1), t.transpose_b, b.dy(), true, shape)
-                           : product(b.dy(), false, b.input(1), !t.transpose_b, shape));
+    t.transpose_a ? add_product(b, 0, b.input(1), t.transpose_b, b.dy(), true)
+                  : add_product(b, 0, b.dy(), false, b.input(1), !t.transpose_b);
   }
   if (b.wants(1)) {
-    const Shape& shape = b.input_shape(1);
-    b.add(1, t.transpose_b ? product(b.dy(), true, b.input(0), t.transpose_a, shape)
-                           : product(b.input(0), !t.transpose_a, b.dy(), false, shape));
+    t.transpose_b ? add_product(b, 1, b.dy(), true, b.input(0), t.transpose_a)
+                  : add_product(b, 1, b.input(0), !t.transpose_a, b.dy(), false);
   }
 }
 
