@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tensor/cpu_kernels.h"
+#include "tensor/cpu_lines.h"
 #include "tensor/cpu_math.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/cpu_product.h"
@@ -87,7 +88,7 @@ void attend(const Sequences& all, std::int64_t sequence, std::int64_t tile, cons
     T shift[kScoreTile];
     for (std::int64_t r = 0; r < queries.count; ++r) {
       const T* const row = s + r * kScoreTile;
-      const T here = cpu::largest<T>(keys.count, [=](std::int64_t c) { return row[c]; });
+      const T here = cpu::largest_of(cpu::Along<T>(0, keys.count), row).lane[0];
       const T before = top[r];
       top[r] = here > before || here != here ? here : before;
       shift[r] = top[r] == kLowest ? T(0) : top[r];

@@ -7,44 +7,16 @@
 #include <new>
 #include <utility>
 
+#include "tensor/cpu_vector.h"
+
 namespace moegrad::cpu {
 namespace {
-
-#ifdef __AVX__
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 
 // The block of c that is kept in registers: kRows rows of two vectors, which with the two vectors
 // of b and one element of a fill the 16 registers of AVX.
 constexpr int kRows = 6;
 template <class T>
-constexpr int kLanes = kVectorBytes / sizeof(T);
-template <class T>
-constexpr int kCols = 2 * kLanes<T>;
-
-template <class T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-  using Type [[gnu::vector_size(kVectorBytes), gnu::aligned(4), gnu::may_alias]] = float;
-};
-template <>
-struct Lanes<double> {
-  using Type [[gnu::vector_size(kVectorBytes), gnu::aligned(8), gnu::may_alias]] = double;
-};
-template <class T>
-using Vector = typename Lanes<T>::Type;
-
-template <class T>
-Vector<T> load(const T* from) {
-  return *reinterpret_cast<const Vector<T>*>(from);
-}
-template <class T>
-void store(T* to, Vector<T> v) {
-  *reinterpret_cast<Vector<T>*>(to) = v;
-}
+constexpr int kCols = 2 * kVectorLanes<T>;
 
 // Blocks of a and b: kDeep of k, so that a panel of b stays in the first cache with the rows of a;
 // kWide columns of b, whose panels stay in the second; kTall columns of a transposed a.
@@ -84,7 +56,7 @@ class Panels {
 // The element (i, j) of the transpose of kLanes vectors is exchanged bit by bit of i and j.
 template <int kBit, class T, std::size_t... kLane>
 [[gnu::always_inline]] inline void exchange(Vector<T>* v, std::index_sequence<kLane...>) {
-  constexpr int n = kLanes<T>;
+  constexpr int n = kVectorLanes<T>;
 #pragma GCC unroll 8
   for (int i = 0; i < n; ++i) {
     if ((i & kBit) != 0) continue;
@@ -99,7 +71,7 @@ template <int kBit, class T, std::size_t... kLane>
 
 template <class T>
 [[gnu::always_inline]] inline void transpose(Vector<T>* v) {
-  constexpr int n = kLanes<T>;
+  constexpr int n = kVectorLanes<T>;
   constexpr auto lanes = std::make_index_sequence<std::size_t(n)>{};
   if constexpr (n > 4) exchange<4, T>(v, lanes);
   if constexpr (n > 2) exchange<2, T>(v, lanes);
@@ -135,7 +107,7 @@ struct Listed {
 // again, and their results not used.
 template <int kWidth, class T, class RowsOf>
 void pack_rows(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
-  constexpr int n = kLanes<T>;
+  constexpr int n = kVectorLanes<T>;
   static_assert(kWidth % n == 0);
   for (std::int64_t first = 0; first < width; first += kWidth, to += kWidth * k) {
     row.fetch(std::min(width, first + kWidth), std::min(width, first + 2 * kWidth), k);
@@ -164,7 +136,7 @@ void pack_rows(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
 template <int kWidth, class T, class RowsOf>
 void pack_columns(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
   constexpr std::int64_t kAtOnce = 8;
-  constexpr int n = kLanes<T>;
+  constexpr int n = kVectorLanes<T>;
   constexpr int vectors = (kWidth + n - 1) / n;
   for (std::int64_t first = 0; first < k; first += kAtOnce) {
     const std::int64_t last = std::min(k, first + kAtOnce);
@@ -215,7 +187,7 @@ void block(std::int64_t k, const Left& left, const T* b, T beta, T* c, std::int6
 #pragma GCC unroll 4
   for (std::int64_t l = 0; l < k; ++l) {
     const Vector<T> b0 = load(b + l * kCols<T>);
-    const Vector<T> b1 = load(b + l * kCols<T> + kLanes<T>);
+    const Vector<T> b1 = load(b + l * kCols<T> + kVectorLanes<T>);
 #pragma GCC unroll 6
     for (int r = 0; r < kHeight; ++r) {
       sum[r][0] += a.at(l, r) * b0;
@@ -227,7 +199,7 @@ void block(std::int64_t k, const Left& left, const T* b, T beta, T* c, std::int6
     T* const to = c + r * stride;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      T* const at = to + half * kLanes<T>;
+      T* const at = to + half * kVectorLanes<T>;
       store(at, beta == T(0) ? sum[r][half] : sum[r][half] + beta * load(at));
     }
   }

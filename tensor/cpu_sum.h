@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 namespace moegrad::cpu {
@@ -31,30 +30,6 @@ T lane_sum(std::int64_t n, F&& f) {
   return lane_blocks<T>(n, [&](std::int64_t first, auto count, T* lanes) {
     for (std::int64_t lane = 0; lane < count; ++lane) lanes[lane] += f(first + lane);
   });
-}
-
-// The largest f(i) for i in [0, n); NaN where there is one, -infinity where n is 0.
-template <class T, class F>
-T largest(std::int64_t n, F&& f) {
-  // Both comparisons at once: a branch would keep the loop from becoming vector instructions.
-  const auto larger = [](T best, T value) {
-    return ((value > best) | (value != value)) != 0 ? value : best;
-  };
-  T lanes[kLanes];
-  for (T& lane : lanes) lane = -std::numeric_limits<T>::infinity();
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] = larger(lanes[lane], f(i + lane));
-    }
-  }
-  for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] = larger(lanes[lane], f(i));
-  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (std::int64_t lane = 0; lane < half; ++lane) {
-      lanes[lane] = larger(lanes[lane], lanes[lane + half]);
-    }
-  }
-  return lanes[0];
 }
 
 }  // namespace moegrad::cpu
