@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/shape.h"
 #include "tensor/kernels.h"
@@ -127,4 +128,45 @@ TEST_CASE("errors of matmul") {
                        "[matmul] operands are f64 and f32. Convert one of them.", Error);
   CHECK_THROWS_WITH_AS(matmul(of({2, 3}, DType::i32), of({3, 2}, DType::i32)),
                        "[matmul] needs f32 or f64, got i32. Convert the tensor first.", Error);
+}
+
+// The gradients that a product adds in place are those of the same product on inputs of its own,
+// added up; so they are in a second pass, which leaves the first one's alone.
+TEST_CASE("two products of the same operands share their gradients' places") {
+  for (int mask = 0; mask < 16; ++mask) {
+    const bool ta = (mask & 1) != 0, tb = (mask & 2) != 0;
+    const bool batch_a = (mask & 4) != 0, batch_b = (mask & 8) != 0;
+    Shape a = ta ? Shape{5, 4} : Shape{4, 5};
+    Shape b = tb ? Shape{2, 5} : Shape{5, 2};
+    if (batch_a) a = {3, a[0], a[1]};
+    if (batch_b) b = {3, b[0], b[1]};
+    INFO(a.str() << " " << b.str());
+    const Tensor values[] = {random(a, 1), random(b, 2)};
+    const auto loss = [&](Var x, Var y, std::uint64_t stream) {
+      const Var product = matmul(x, y, ta, tb);
+      return sum(product * x.tape().constant(random(product.shape(), stream)));
+    };
+    Tape shared;
+    const Var x = shared.variable(values[0]);
+    const Var y = shared.variable(values[1]);
+    const Var both = loss(x, y, 3) + loss(x, y, 4);
+    Tape apart;
+    Var own[4];
+    for (int i = 0; i < 4; ++i) own[i] = apart.variable(values[i % 2]);
+    const Gradients want = apart.backward(loss(own[0], own[1], 3) + loss(own[2], own[3], 4));
+
+    const Gradients first = shared.backward(both, {.retain = true});
+    const Tensor kept[] = {first[x].clone(), first[y].clone()};
+    const Gradients second = shared.backward(both);
+    int input = 0;
+    for (const Var& v : {x, y}) {
+      CHECK(first[v].same_bits(kept[input]));
+      CHECK(second[v].same_bits(kept[input]));
+      for (std::int64_t i = 0; i < first[v].numel(); ++i) {
+        CHECK(first[v].at(i) ==
+              doctest::Approx(want[own[input]].at(i) + want[own[input + 2]].at(i)).epsilon(1e-13));
+      }
+      ++input;
+    }
+  }
 }
