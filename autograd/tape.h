@@ -129,7 +129,8 @@ class Backward {
   // once the gradient is written, or a new tensor.
   inline Tensor place_of_dy() const;
   // The sum of the gradients of input i so far, for an operation that adds its own to it in place
-  // and then leaves add() out; undefined where there is none yet, or where it must not be written.
+  // and then leaves add() out; undefined where there is none yet, and where it must not be written:
+  // somebody else holds it, or a mutation has to see what this operation adds.
   Tensor sum_so_far(int i) const;
   // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
   void add(int i, Tensor gradient);

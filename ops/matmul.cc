@@ -66,12 +66,18 @@ Tensor Matmul::forward(Forward& in, const Attributes& t) {
 // dA = dY op(B)^T (its transpose where A is stored transposed), dB = op(A)^T dY (likewise).
 void Matmul::backward(Backward& b, const Attributes& t) {
   if (b.wants(0)) {
-    t.transpose_a ? add_product(b, 0, b.input(1), t.transpose_b, b.dy(), true)
-                  : add_product(b, 0, b.dy(), false, b.input(1), !t.transpose_b);
+    if (t.transpose_a) {
+      add_product(b, 0, b.input(1), t.transpose_b, b.dy(), true);
+    } else {
+      add_product(b, 0, b.dy(), false, b.input(1), !t.transpose_b);
+    }
   }
   if (b.wants(1)) {
-    t.transpose_b ? add_product(b, 1, b.dy(), true, b.input(0), t.transpose_a)
-                  : add_product(b, 1, b.input(0), !t.transpose_a, b.dy(), false);
+    if (t.transpose_b) {
+      add_product(b, 1, b.dy(), true, b.input(0), t.transpose_a);
+    } else {
+      add_product(b, 1, b.input(0), !t.transpose_a, b.dy(), false);
+    }
   }
 }
 

@@ -53,7 +53,7 @@ class Panels {
   std::unique_ptr<T, Free> memory_;
 };
 
-// The element (i, j) of the transpose of kLanes vectors is exchanged bit by bit of i and j.
+// The element (i, j) of the transpose of kVectorLanes vectors is exchanged bit by bit of i and j.
 template <int kBit, class T, std::size_t... kLane>
 [[gnu::always_inline]] inline void exchange(Vector<T>* v, std::index_sequence<kLane...>) {
   constexpr int n = kVectorLanes<T>;

@@ -213,7 +213,7 @@ TEST_CASE("gradients that are added to are the sum, at every number of threads")
       if (i >= 3) {
         for (double& value : want) value += 1.0;
       }
-      check_close(sum[i], want, 128.0);
+      check_close(sum[i], want, 16.0);
     }
   }
 }
