@@ -35,10 +35,11 @@ class Report {
       omp_set_num_threads(threads);
       layers();
       against_bare();
+      ste_dense();
       if (most == 1) break;
     }
     tape();
-    estimators();
+    expert_group();
     memory();
     growth();
     if (most > 1) more_threads(most);
@@ -119,7 +120,7 @@ class Report {
     }
   }
 
-  void estimators() {
+  void expert_group() {
     one_thread();
     for (const auto& [size, bound] : {std::pair{large_size(), 1.05}, {widest_size(), 1.023}}) {
       const SideBySide s = compare("expert-group " + size.name(),
@@ -127,7 +128,11 @@ class Report {
                                    std::make_unique<WholeLayer>(size, "top-k", "sparse"));
       add("expert-group over sparse, step", size.name(), "", s.ratio, at_most(bound));
     }
-    for (const Size& size : {Size{64, 64, 128, 8, 2}, small_size(), Size{2048, 256, 512, 8, 2}}) {
+  }
+
+  void ste_dense() {
+    for (const Size& size : {Size{64, 64, 128, 8, 2}, Size{64, 256, 512, 8, 2}, small_size(),
+                             Size{2048, 256, 512, 8, 2}}) {
       const SideBySide s = compare("ste-dense " + size.name(),
                                    std::make_unique<WholeLayer>(size, "top-k", "ste-dense"),
                                    std::make_unique<WholeLayer>(size, "softmax", "sparse"));
