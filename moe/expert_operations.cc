@@ -5,15 +5,16 @@
 
 #include "moe/dispatch_cases.h"
 #include "moe/experts.h"
+#include "ops/shape.h"
 
 namespace moegrad {
 namespace {
 
-// Inputs: x, order, inverse, offsets, w1, w2, and then those of weights, b1, b2, w3, b3, y that
-// there are, in this order.
+// Inputs: x, order, inverse, offsets, w1, w2, and then those of weights, b1, b2, w3, b3, y and of
+// order, inverse, offsets of the choices that run forward that there are, in this order.
 struct ExpertAttributes {
   Activation activation = Activation::relu;
-  bool weights = false, b1 = false, b2 = false, w3 = false, b3 = false, y = false;
+  bool weights = false, b1 = false, b2 = false, w3 = false, b3 = false, y = false, ran = false;
   std::int64_t choices = 1;
 };
 
@@ -24,10 +25,13 @@ struct Places {
         b2(a.b2 ? next++ : -1),
         w3(a.w3 ? next++ : -1),
         b3(a.b3 ? next++ : -1),
-        y(a.y ? next++ : -1) {}
+        y(a.y ? next++ : -1),
+        ran_order(a.ran ? next++ : order),
+        ran_inverse(a.ran ? next++ : inverse),
+        ran_offsets(a.ran ? next++ : offsets) {}
   static constexpr int x = 0, order = 1, inverse = 2, offsets = 3, w1 = 4, w2 = 5;
   int next = 6;
-  int weights, b1, b2, w3, b3, y;
+  int weights, b1, b2, w3, b3, y, ran_order, ran_inverse, ran_offsets;
 };
 
 template <class Input>
@@ -68,12 +72,13 @@ void require_experts(std::string_view name, const Forward& in, const Places& at)
   same(at.weights, in[Places::inverse].shape(), "weights");
 }
 
-// h [S, O]; keeps the pre-activations.
+// h [S, O] of the choices that run forward; keeps the pre-activations.
 Tensor experts_forward(std::string_view name, Forward& in, const ExpertAttributes& a) {
   const Places at(a);
   require_experts(name, in, at);
+  const auto input = [&](int i) -> const Tensor& { return in[static_cast<std::size_t>(i)]; };
   const Tensor& x = in[Places::x];
-  const std::int64_t slots = in[Places::order].size(0);
+  const std::int64_t slots = input(at.ran_order).size(0);
   const Shape hidden = {slots, in[Places::w1].size(2)};
   Tensor first;
   Tensor third;
@@ -86,15 +91,31 @@ Tensor experts_forward(std::string_view name, Forward& in, const ExpertAttribute
     }
   }
   Tensor h = tensor_like(x, {slots, in[Places::w2].size(2)});
-  const ExpertTensors w = tensors_of(at, [&](int i) { return in[static_cast<std::size_t>(i)]; });
   kernels(x.device())
-      .experts(a.activation, w, x, in[Places::order], in[Places::offsets], a.choices, first, third,
-               h);
+      .experts(a.activation, tensors_of(at, input), x, input(at.ran_order), input(at.ran_offsets),
+               input(at.ran_inverse).size(1), first, third, h);
   return h;
 }
 
+// y [N, O] of the choices that run forward: the first of each token.
+Tensor mixture_forward(std::string_view name, Forward& in, const ExpertAttributes& a) {
+  const Tensor h = experts_forward(name, in, a);
+  const Places at(a);
+  const Tensor& inverse = in[static_cast<std::size_t>(at.ran_inverse)];
+  const Tensor& all = in[static_cast<std::size_t>(at.weights)];
+  Kernels& k = kernels(h.device());
+  Tensor weights = all;
+  if (a.ran) {
+    weights = tensor_like(h, inverse.shape());
+    k.copy_block(all, 0, all.size(1), all.size(0), weights.size(1), 0, weights.size(1), weights);
+  }
+  Tensor y = tensor_like(h, {in[Places::x].size(0), h.size(1)});
+  k.slots_to_tokens(h, weights, inverse, y);
+  return y;
+}
+
 // From the adjoint of y [N, O] where there are weights, of h [S, O] where there are none, and the
-// pre-activations, undefined where they were not kept.
+// pre-activations of the choices that ran; undefined where none did.
 void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& first,
                       const Tensor& third) {
   const Places at(a);
@@ -103,21 +124,15 @@ void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& firs
     return place >= 0 && b.wants(place) ? tensor_like(b.dy(), b.input_shape(place)) : Tensor();
   };
   const ExpertTensors w = tensors_of(at, [&](int i) { return b.input(i); });
-  bool in_place = true;  // an earlier pass through the same experts left gradients: add to them
-  ExpertTensors dw = tensors_of(at, [&](int place) {
-    if (!b.wants(place)) return Tensor();
-    Tensor sum = b.sum_so_far(place);
-    in_place = in_place && sum.defined();
-    return sum;
-  });
-  if (!in_place) dw = tensors_of(at, wanted);
+  const ExpertTensors dw = tensors_of(at, wanted);
   const Tensor dweights = wanted(at.weights);
   const std::int64_t slots = b.input_shape(Places::order)[0];
   Tensor dslots;
   if (b.wants(Places::x)) dslots = tensor_like(b.dy(), {slots, b.input_shape(Places::x)[1]});
   k.experts_backward(a.activation, w, b.input(Places::x), b.input(Places::order),
-                     b.input(Places::offsets), a.choices, first, third, b.dy(),
-                     a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw, in_place);
+                     b.input(Places::offsets), a.choices, first, third,
+                     first.defined() ? b.input(at.ran_inverse) : Tensor(), b.dy(),
+                     a.weights ? b.input(at.weights) : Tensor(), dslots, dweights, dw);
   if (dslots.defined()) {
     const Tensor dx = tensor_like(b.dy(), b.input_shape(Places::x));
     k.slots_to_tokens(dslots, Tensor(), b.input(Places::inverse), dx);
@@ -127,7 +142,6 @@ void experts_backward(Backward& b, const ExpertAttributes& a, const Tensor& firs
     if (gradient.defined()) b.add(place, gradient);
   };
   add(at.weights, dweights);
-  if (in_place) return;
   add(Places::w1, dw.w1);
   add(Places::w2, dw.w2);
   add(at.b1, dw.b1);
@@ -158,18 +172,21 @@ void experts_cell(std::span<const Tensor> in, const ExpertAttributes& a, Cell& c
   }
 }
 
-enum class Kind { outputs, mixture, straight_through };
+enum class Kind { outputs, mixture, dense_backward, straight_through };
 
 // The first shared selection with every activation, the others with one each; with biases and
-// without. Inputs x, w1, w2, then weights (of a mixture), b1, b2, w3, b3, y (straight through).
+// without. Inputs x, w1, w2, then weights (of a mixture), b1, b2, w3, b3, and y (straight through)
+// or the weights of the rest (dense backward).
 std::vector<OperationCase> expert_cases(Kind kind) {
   const bool weighted = kind != Kind::outputs;
+  const bool surrogate = kind == Kind::dense_backward || kind == Kind::straight_through;
   constexpr Activation kActivations[] = {Activation::relu, Activation::gelu, Activation::silu,
                                          Activation::swiglu};
   std::vector<OperationCase> cases;
   std::size_t number = 0;
   for (const Selection& s : selections()) {
     const Plan plan = s.plan();
+    const Plan rest = make_plan(unselected(s.tensor(), s.experts), s.experts);
     const std::int64_t e = plan.experts;
     const std::int64_t d = e == 1 ? 1 : 3;
     const std::int64_t h = e == 1 ? 1 : 4;
@@ -185,6 +202,7 @@ std::vector<OperationCase> expert_cases(Kind kind) {
       if (biases) inputs.insert(inputs.end(), {{{e, h}}, {{e, o}}});
       if (gated) inputs.insert(inputs.end(), {{{e, d, h}}, {{e, h}}});
       if (kind == Kind::straight_through) inputs.push_back({{plan.tokens(), o}});
+      if (kind == Kind::dense_backward) inputs.push_back({{plan.tokens(), rest.choices}});
       const auto program = [=](Form form) {
         return [=](Tape&, std::span<const Var> x) {
           Experts experts;
@@ -202,21 +220,22 @@ std::vector<OperationCase> expert_cases(Kind kind) {
               return experts(x[0], plan);
             case Kind::mixture:
               return experts.mixture(x[0], x[3], plan);
+            case Kind::dense_backward:
+              return experts.dense_backward_mixture(x[0], x[3], plan, x[next], rest);
             default:
               return experts.straight_through_mixture(x[next], x[0], x[3], plan);
           }
         };
       };
       cases.push_back({std::string(s.label) + ", " + std::string(name_of(activation)),
-                       std::move(inputs),
-                       program(kind == Kind::straight_through ? Form::automatic : Form::fused),
+                       std::move(inputs), program(surrogate ? Form::automatic : Form::fused),
                        program(Form::written)});
     }
   }
   return cases;
 }
 
-// What the two operations share.
+// What the operations share.
 struct ExpertOperation {
   static constexpr std::string_view source = "MegaBlocks, arXiv:2211.15841; ScatterMoE, 2403.08245";
   static constexpr Claim claim = Claim::exact_on_cell;
@@ -245,15 +264,19 @@ struct Mixture : ExpertOperation {
   static constexpr std::string_view summary =
       "dispatch, experts and weighted combine in one: the sparse layer behind its router";
 
-  static Tensor forward(Forward& in, const Attributes& a) {
-    const Tensor h = experts_forward(name, in, a);
-    Tensor y = tensor_like(h, {in[Places::x].size(0), h.size(1)});
-    kernels(y.device())
-        .slots_to_tokens(h, in[static_cast<std::size_t>(Places(a).weights)], in[Places::inverse],
-                         y);
-    return y;
-  }
+  static Tensor forward(Forward& in, const Attributes& a) { return mixture_forward(name, in, a); }
   static std::vector<OperationCase> cases() { return expert_cases(Kind::mixture); }
+};
+
+struct DenseBackwardMixture : ExpertOperation {
+  static constexpr std::string_view name = "dense_backward_mixture";
+  static constexpr std::string_view summary =
+      "a mixture of selected experts, with the gradient of that of selected and unselected ones";
+  static constexpr std::string_view source = "Panda et al., ICLR 2025 submission";
+  static constexpr Claim claim = Claim::surrogate;
+
+  static Tensor forward(Forward& in, const Attributes& a) { return mixture_forward(name, in, a); }
+  static std::vector<OperationCase> cases() { return expert_cases(Kind::dense_backward); }
 };
 
 struct StraightThroughMixture : ExpertOperation {
@@ -281,9 +304,10 @@ struct StraightThroughMixture : ExpertOperation {
 };
 
 template <class Op>
-Var apply_experts(const Experts& e, Var x, Var weights, const Plan& plan, Var y = Var()) {
+Var apply_experts(const Experts& e, Var x, Var weights, const Plan& plan, Var y = Var(),
+                  const Plan* ran = nullptr) {
   Tape& tape = x.tape();
-  Var inputs[12] = {x,
+  Var inputs[15] = {x,
                     tape.constant(plan.order),
                     tape.constant(plan.inverse),
                     tape.constant(plan.offsets),
@@ -293,9 +317,14 @@ Var apply_experts(const Experts& e, Var x, Var weights, const Plan& plan, Var y 
   for (const Var v : {weights, e.b1, e.b2, e.w3, e.b3, y}) {
     if (v.defined()) inputs[count++] = v;
   }
+  if (ran != nullptr) {
+    for (const Tensor* t : {&ran->order, &ran->inverse, &ran->offsets}) {
+      inputs[count++] = tape.constant(*t);
+    }
+  }
   return apply<Op>(std::span<const Var>(inputs, count),
                    {e.activation, weights.defined(), e.b1.defined(), e.b2.defined(), e.w3.defined(),
-                    e.b3.defined(), y.defined(), plan.choices});
+                    e.b3.defined(), y.defined(), ran != nullptr, plan.choices});
 }
 
 }  // namespace
@@ -308,13 +337,25 @@ Var fused_mixture(const Experts& experts, Var x, Var weights, const Plan& plan) 
   return apply_experts<Mixture>(experts, x, weights, plan);
 }
 
+Var fused_dense_backward_mixture(const Experts& experts, Var x, Var weights, const Plan& plan,
+                                 Var rest_weights, const Plan& rest) {
+  if (!(weights.shape() == plan.inverse.shape() && rest_weights.shape() == rest.inverse.shape())) {
+    fail(DenseBackwardMixture::name,
+         "weights are {} and {} and the plans' choices {} and {}. They must agree.",
+         weights.shape(), rest_weights.shape(), plan.inverse.shape(), rest.inverse.shape());
+  }
+  return apply_experts<DenseBackwardMixture>(experts, x, concat({weights, rest_weights}, 1),
+                                             joined(plan, rest), Var(), &plan);
+}
+
 Var fused_straight_through_mixture(const Experts& experts, Var y, Var x, Var weights,
                                    const Plan& plan) {
   return apply_experts<StraightThroughMixture>(experts, x, weights, plan, y);
 }
 
 std::vector<OperationEntry> expert_operations() {
-  return {entry_of<ExpertOutputs>(), entry_of<Mixture>(), entry_of<StraightThroughMixture>()};
+  return {entry_of<ExpertOutputs>(), entry_of<Mixture>(), entry_of<DenseBackwardMixture>(),
+          entry_of<StraightThroughMixture>()};
 }
 
 }  // namespace moegrad

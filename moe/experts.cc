@@ -61,6 +61,15 @@ Var Experts::mixture(Var x, Var weights, const Plan& plan) const {
   return combine((*this)(x, plan), weights, plan);
 }
 
+Var Experts::dense_backward_mixture(Var x, Var weights, const Plan& plan, Var rest_weights,
+                                    const Plan& rest) const {
+  if (is_fused(form, x.tape())) {
+    return fused_dense_backward_mixture(*this, x, weights, plan, rest_weights, rest);
+  }
+  const Var y = mixture(x, weights, plan);
+  return straight_through(y, y + mixture(x, rest_weights, rest));
+}
+
 Var Experts::straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const {
   if (is_fused(form, x.tape())) {
     return fused_straight_through_mixture(*this, y, x, weights, plan);

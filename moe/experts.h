@@ -37,6 +37,12 @@ struct Experts {
   // is one operation that keeps no outputs: dweights[t, j] = <dy[t], h[slot]> is worked out as
   // <w2^T dy[t], act(a)> + <b2, dy[t]>.
   Var mixture(Var x, Var weights, const Plan& plan) const;
+  // mixture(x, weights, plan), with the gradient of itself + mixture(x, rest_weights, rest): the
+  // experts that tokens selected run, and all are trained. Fused it is one operation that goes
+  // through both kinds of rows of an expert together in the backward pass, and keeps no more for it
+  // than mixture(x, weights, plan).
+  Var dense_backward_mixture(Var x, Var weights, const Plan& plan, Var rest_weights,
+                             const Plan& rest) const;
   // y [N, Dout], with the gradient of y + mixture(x, weights, plan): what experts that a token did
   // not select have to tell. Fused it is one operation that works in the backward pass alone, and
   // keeps nothing but its inputs for it.
@@ -50,6 +56,8 @@ struct Experts {
 // The fused forms of Experts, as operations (moe/expert_operations.cc).
 Var fused_experts(const Experts& experts, Var x, const Plan& plan);
 Var fused_mixture(const Experts& experts, Var x, Var weights, const Plan& plan);
+Var fused_dense_backward_mixture(const Experts& experts, Var x, Var weights, const Plan& plan,
+                                 Var rest_weights, const Plan& rest);
 Var fused_straight_through_mixture(const Experts& experts, Var y, Var x, Var weights,
                                    const Plan& plan);
 // For the registry.

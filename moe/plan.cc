@@ -32,6 +32,46 @@ Plan make_plan(const Tensor& selected, std::int64_t experts) {
   return plan;
 }
 
+Plan joined(const Plan& first, const Plan& second) {
+  if (first.tokens() != second.tokens() || first.experts != second.experts) {
+    fail("plan",
+         "plans of {} and {} tokens and {} and {} experts cannot be joined. They must agree.",
+         first.tokens(), second.tokens(), first.experts, second.experts);
+  }
+  Plan plan;
+  plan.experts = first.experts;
+  plan.choices = first.choices + second.choices;
+  plan.offsets = Tensor::empty({plan.experts + 1}, DType::i32);
+  plan.order = Tensor::empty({first.slots() + second.slots()}, DType::i32);
+  plan.inverse = Tensor::full({first.tokens(), plan.choices}, -1.0, DType::i32);
+  std::int32_t* const offsets = plan.offsets.data<std::int32_t>();
+  std::int32_t* const order = plan.order.data<std::int32_t>();
+  std::int32_t* const inverse = plan.inverse.data<std::int32_t>();
+  for (std::int64_t e = 0; e <= plan.experts; ++e) {
+    offsets[e] = first.offsets.data<std::int32_t>()[e] + second.offsets.data<std::int32_t>()[e];
+  }
+  // The slots of expert e in `part`, from `slot` on; its choices stand `shift` behind.
+  const auto put = [&](const Plan& part, std::int64_t e, std::int64_t shift, std::int32_t slot) {
+    const std::int32_t* const from = part.order.data<std::int32_t>();
+    const std::int32_t* const bounds = part.offsets.data<std::int32_t>();
+    for (std::int32_t s = bounds[e]; s < bounds[e + 1]; ++s, ++slot) {
+      const std::int64_t token = from[s] / part.choices;
+      const std::int64_t choice = token * plan.choices + shift + from[s] % part.choices;
+      order[slot] = static_cast<std::int32_t>(choice);
+      inverse[choice] = slot;
+    }
+  };
+  const std::int64_t each = plan.slots() / std::max<std::int64_t>(1, plan.experts);
+  cpu::parallel_for(
+      plan.experts, cpu::items_per_grain(each), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t e = begin; e < end; ++e) {
+          put(first, e, 0, offsets[e]);
+          put(second, e, first.choices, offsets[e] + static_cast<std::int32_t>(first.load(e)));
+        }
+      });
+  return plan;
+}
+
 Tensor unselected(const Tensor& selected, std::int64_t experts) {
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);

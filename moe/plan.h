@@ -26,6 +26,10 @@ struct Plan {
 // From selected i32 [N, k]; an Error for an entry outside -1 .. experts-1.
 Plan make_plan(const Tensor& selected, std::int64_t experts);
 
+// The choices of both: those of `second` behind those of `first` for each token, and in the slots
+// of each expert. An Error where they differ in tokens or experts.
+Plan joined(const Plan& first, const Plan& second);
+
 // The experts that each token did not choose, ascending: i32 [N, width], padded with -1.
 // width = experts - k where the choices of each token differ.
 Tensor unselected(const Tensor& selected, std::int64_t experts);

@@ -24,7 +24,7 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
   const std::int64_t most = tile_rows(model * hidden);
   const GroupTiles tiles(offsets, most);
   const Workspace<T> workspace(most, 3 * hidden + kPad);
-  tiles.for_each(model * hidden / 16, [=, &workspace](const Tile& t) {
+  const auto run = [=, &workspace](const Tile& t) {
     T* const u = workspace.of(t.worker);
     T* const unsaved = u + most * (hidden + kPad);
     T* const a = a_rows != nullptr ? a_rows + t.first * hidden : unsaved;
@@ -41,7 +41,8 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
                   u + r * (hidden + kPad));
     }
     linear(Matrix<T>{u, hidden + kPad}, t.rows(), w.w2, w.b2, t.group, h_rows + t.first * output);
-  });
+  };
+  tiles.for_each(model * hidden / 16, run, kPanelRows);
 }
 
 }  // namespace

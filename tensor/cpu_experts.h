@@ -16,6 +16,10 @@ inline std::int64_t tile_rows(std::int64_t elements) {
   return elements < (1 << 15) ? 128 : std::clamp<std::int64_t>(elements / 512, 256, 512);
 }
 
+// Rows that take as long as the copy of a matrix into panels for them does: what a tile costs
+// besides its own.
+inline constexpr std::int64_t kPanelRows = 8;
+
 // Row-major [rows, cols] for each expert; null where there is none.
 template <class T>
 struct Stack {
@@ -59,7 +63,7 @@ struct Slots {
   }
 };
 
-// Memory for [rows, cols] elements and the tokens of as many rows for each worker.
+// Memory for [rows, cols] elements and twice the tokens of as many rows for each worker.
 template <class T>
 class Workspace {
  public:
@@ -67,9 +71,12 @@ class Workspace {
       : rows_(rows),
         count_(rows * cols),
         memory_(Tensor::empty({workers(), count_}, dtype_of<T>)),
-        tokens_(Tensor::empty({workers(), rows}, DType::i32)) {}
+        tokens_(Tensor::empty({workers(), 2 * rows}, DType::i32)) {}
   T* of(int worker) const { return memory_.data<T>() + worker * count_; }
-  std::int32_t* tokens(int worker) const { return tokens_.data<std::int32_t>() + worker * rows_; }
+  std::int32_t* tokens(int worker) const {
+    return tokens_.data<std::int32_t>() + 2 * worker * rows_;
+  }
+  std::int32_t* more_tokens(int worker) const { return tokens(worker) + rows_; }
 
  private:
   std::int64_t rows_, count_;

@@ -118,12 +118,14 @@ template <class F, class T>
 class ExpertsBackward {
  public:
   ExpertsBackward(const ExpertTensors& w, const Tensor& x, Slots slots, const Tensor& offsets,
-                  const Tensor& a, const Tensor& c, const Tensor& dy, const Tensor& weights,
-                  const Tensor& dslots, const Tensor& dweights, const ExpertTensors& dw, bool add)
+                  const Tensor& a, const Tensor& c, const Tensor& kept, const Tensor& dy,
+                  const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                  const ExpertTensors& dw)
       : w_(w),
         dw_(dw),
-        add_(add),
         slots_(slots),
+        kept_{kept.defined() ? kept.data<std::int32_t>() : nullptr,
+              kept.defined() ? kept.size(1) : 0},
         model_(w_.w1.rows),
         hidden_(w_.w1.cols),
         output_(w_.w2.cols),
@@ -136,7 +138,7 @@ class ExpertsBackward {
         dweights_(dweights.defined() ? dweights.data<T>() : nullptr),
         parts_(parts_of(offsets)),
         tile_rows_(tile_rows(model_ * hidden_)),
-        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (a_ == nullptr ? 2 * hidden_ : 0)) {
+        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (kept_.choices < slots.k ? 2 * hidden_ : 0)) {
     std::int64_t partials = 0;
     for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
     partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
@@ -147,7 +149,7 @@ class ExpertsBackward {
     const auto run = [&](std::int64_t i, int worker) {
       part(parts_[static_cast<std::size_t>(i)], worker);
     };
-    std::int64_t rows = 0;
+    std::int64_t rows = kPanelRows * count;
     for (const Part& part : parts_) rows += part.last - part.first;
     if (rows * model_ * hidden_ <= kSerialExperts) {
       for (std::int64_t i = 0; i < count; ++i) run(i, 0);
@@ -166,9 +168,6 @@ class ExpertsBackward {
     return sum;
   }
 
-  // Whether the part's sums start from what is there.
-  bool adds(const Part& part) const { return add_ && part.partial < 0; }
-
   Sums<T> sums_of(const Part& part) const {
     Sums<T> sums;
     T* next = part.partial < 0 ? nullptr : partial_.data<T>() + part.partial * count_of_sums();
@@ -177,8 +176,7 @@ class ExpertsBackward {
       at = next == nullptr ? s.at(part.expert) : next;
       if (next != nullptr) next += each(s);
       // The first tile's products overwrite the matrices; sums of columns are added from the start.
-      if (!adds(part) && (s.rows == 1 || part.first == part.last))
-        std::fill(at, at + each(s), T(0));
+      if (s.rows == 1 || part.first == part.last) std::fill(at, at + each(s), T(0));
     };
     place(sums.w1, dw_.w1);
     place(sums.b1, dw_.b1);
@@ -195,9 +193,28 @@ class ExpertsBackward {
     const std::int64_t tiles = tiles_of(rows, tile_rows_);
     for (std::int64_t i = 0; i < tiles; ++i) {
       const std::int64_t first = rows * i / tiles;
-      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first,
-           i == 0 && !adds(part) ? T(0) : T(1), sums, worker);
+      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first, i == 0 ? T(0) : T(1),
+           sums, worker);
     }
+  }
+
+  // The row of a and c that belongs to a slot of this token, -1 where it was not kept.
+  std::int64_t kept_row(std::int64_t slot, std::int64_t token) const {
+    const std::int64_t choice = slots_.order[slot] - token * slots_.k;
+    return choice < kept_.choices ? kept_.rows[token * kept_.choices + choice] : -1;
+  }
+
+  // Pre-activations of those of a tile's rows for which they were not kept, one behind the other.
+  void once_more(std::int64_t e, std::int64_t first, std::int64_t rows, const std::int32_t* tokens,
+                 std::int32_t* those, T* a, T* c) const {
+    std::int64_t count = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (kept_row(first + r, tokens[r]) < 0) those[count++] = tokens[r];
+    }
+    if (count == 0) return;
+    const Matrix<T> x{x_, model_, false, those};
+    linear(x, count, w_.w1, w_.b1, e, a);
+    if (w_.w3) linear(x, count, w_.w3, w_.b3, e, c);
   }
 
   // beta: 0 where this tile starts the sums
@@ -209,27 +226,21 @@ class ExpertsBackward {
     T* const dc = da + tile_rows_ * wide;
     const std::int32_t* const tokens = slots_.tokens(first, rows, workspace_.tokens(worker));
     const Matrix<T> x{x_, model_, false, tokens};
-    const auto kept = [&](const T* all) { return all == nullptr ? all : all + first * hidden_; };
-    const T* a = kept(a_);
-    const T* c = kept(c_);
-    if (a == nullptr) {  // once more
-      T* const again = dc + tile_rows_ * wide;
-      linear(x, rows, w_.w1, w_.b1, e, again);
-      a = again;
-      if (w_.w3) {
-        linear(x, rows, w_.w3, w_.b3, e, again + rows * hidden_);
-        c = again + rows * hidden_;
-      }
-    }
+    T* const again_a = dc + tile_rows_ * wide;
+    T* const again_c = again_a + tile_rows_ * hidden_;
+    once_more(e, first, rows, tokens, workspace_.more_tokens(worker), again_a, again_c);
     // dy of the tokens, to be multiplied by their weights; or of the slots themselves
     const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
                                             : Matrix<T>{dy_ + first * output_, output_};
     times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
     // u, times the weight: u (weight g)^T = (weight u) g^T
     const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
+    std::int64_t again = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
-      const T* const a_row = a + r * hidden_;
-      const T* const c_row = c == nullptr ? nullptr : c + r * hidden_;
+      const std::int64_t there = kept_row(first + r, tokens[r]);
+      const std::int64_t row = there < 0 ? again++ : there;
+      const T* const a_row = (there < 0 ? again_a : a_) + row * hidden_;
+      const T* const c_row = !w_.w3 ? nullptr : (there < 0 ? again_c : c_) + row * hidden_;
       T* const u_row = u + r * wide;
       T* const da_row = da + r * wide;
       const T* const g_row = dy_ + (weights_ != nullptr ? tokens[r] : first + r) * output_;
@@ -286,9 +297,15 @@ class ExpertsBackward {
     }
   }
 
+  // Where the pre-activations are that were kept: [N, choices], of each token's first choices.
+  struct Kept {
+    const std::int32_t* rows;
+    std::int64_t choices;
+  };
+
   Network<T> w_, dw_;
-  bool add_;
   Slots slots_;
+  Kept kept_;
   std::int64_t model_, hidden_, output_;
   const T *x_, *a_, *c_, *dy_, *weights_;
   T *dslots_, *dweights_;
@@ -303,15 +320,15 @@ class ExpertsBackward {
 
 void CpuKernels::experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                                   const Tensor& order, const Tensor& offsets, std::int64_t k,
-                                  const Tensor& a, const Tensor& c, const Tensor& dy,
-                                  const Tensor& weights, const Tensor& dslots,
-                                  const Tensor& dweights, const ExpertTensors& dw, bool add) {
+                                  const Tensor& a, const Tensor& c, const Tensor& kept,
+                                  const Tensor& dy, const Tensor& weights, const Tensor& dslots,
+                                  const Tensor& dweights, const ExpertTensors& dw) {
   const cpu::network::Slots slots{order.data<std::int32_t>(), k};
   if (dweights.defined()) fill(0.0, dweights);
   with_floating(x.dtype(), "experts", [&](auto zero) {
     cpu::network::with_activation(activation, [&](auto functor) {
       cpu::network::ExpertsBackward<decltype(functor), decltype(zero)>(
-          w, x, slots, offsets, a, c, dy, weights, dslots, dweights, dw, add)();
+          w, x, slots, offsets, a, c, kept, dy, weights, dslots, dweights, dw)();
     });
   });
 }

@@ -102,9 +102,9 @@ class CpuKernels final : public Kernels {
                const Tensor& h) override;
   void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                         const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
-                        const Tensor& c, const Tensor& dy, const Tensor& weights,
-                        const Tensor& dslots, const Tensor& dweights, const ExpertTensors& dw,
-                        bool add) override;
+                        const Tensor& c, const Tensor& kept, const Tensor& dy,
+                        const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                        const ExpertTensors& dw) override;
   void group_means(const Tensor& h, const GroupSets& sets, const Tensor& inverse,
                    const Tensor& means) override;
   void group_means_backward(const Tensor& dmeans, const Tensor& inverse, const GroupSets& sets,

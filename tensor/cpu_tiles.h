@@ -55,15 +55,16 @@ class GroupTiles {
 
   std::int64_t count() const { return tiles_.size(0); }
   std::int64_t groups() const { return groups_; }
-  // Calls f(tile) for every tile, `cost` being that of a row. Tile::worker tells which workspace.
+  // Calls f(tile) for every tile, `cost` being that of a row, and a tile costing as much as `more`
+  // rows besides its own. Tile::worker tells which workspace.
   template <class F>
-  void for_each(std::int64_t cost, F&& f) const {
+  void for_each(std::int64_t cost, F&& f, std::int64_t more = 0) const {
     const std::int32_t* const tiles = tiles_.data<std::int32_t>();
     const auto run = [&](std::int64_t i, int worker) {
       f(Tile{i, tiles[3 * i], tiles[3 * i + 1], tiles[3 * i + 2], worker});
     };
     const std::int64_t rows = count() == 0 ? 0 : tiles[3 * count() - 1];
-    if (rows * cost <= kGrain) {
+    if ((rows + count() * more) * cost <= kGrain) {
       for (std::int64_t i = 0; i < count(); ++i) run(i, 0);
     } else {
       parallel_pieces(count(), run);

@@ -244,7 +244,7 @@ class Kernels {
   // The experts' networks on the slots of a plan, slot s being token t = order[s] / k:
   //   a = x_t w1_e + b1_e,  c = x_t w3_e + b3_e,  u = act(a) (swiglu: silu(a) c),  h = u w2_e +
   //   b2_e
-  // x [N, D]; a, c [S, H] are what the backward pass reads of it, undefined where there is none (c:
+  // x [N, D]; a, c [S, H] are what the backward pass reads of it, undefined where not wanted (c:
   // swiglu alone); h [S, O].
   virtual void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
                        const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
@@ -254,13 +254,14 @@ class Kernels {
   //   dslots [S, D] = da w1_e^T + dc w3_e^T, da = (g w2_e^T) act'(a); dweights [N, k] = <dy[t],
   //   h_s>, 0 where a choice has no slot; dw.w2 = sum u^T g, dw.w1 = sum x^T da, ... in the order
   //   of slots
-  // With `add`, dw is added to. Results that are undefined are not wanted; the experts' outputs are
-  // not needed for any. Where a is undefined, a and c are worked out once more.
+  // Results that are undefined are not wanted; the experts' outputs are not needed for any. a and c
+  // [S', H] are there for the first k' <= k choices of each token, in the rows that `kept` [N, k']
+  // tells, -1 for none; undefined: for no choice. Those of the others are worked out once more.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                                 const Tensor& order, const Tensor& offsets, std::int64_t k,
-                                const Tensor& a, const Tensor& c, const Tensor& dy,
-                                const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
-                                const ExpertTensors& dw, bool add) = 0;
+                                const Tensor& a, const Tensor& c, const Tensor& kept,
+                                const Tensor& dy, const Tensor& weights, const Tensor& dslots,
+                                const Tensor& dweights, const ExpertTensors& dw) = 0;
 
   // means [E, E, D]: means_ij = inverse_ij sum over C_ij of weight h[s], in the order of the slots
   // of h [S, D]; inverse [E, E] by (i, j): 1 / max(1, |C_ij|), with weights 1 / their sum or, where

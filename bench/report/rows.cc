@@ -131,8 +131,8 @@ class Report {
   }
 
   void ste_dense() {
-    for (const Size& size : {Size{64, 64, 128, 8, 2}, Size{64, 256, 512, 8, 2}, small_size(),
-                             Size{2048, 256, 512, 8, 2}}) {
+    for (const Size& size : {Size{16, 64, 128, 8, 2}, Size{64, 64, 128, 8, 2},
+                             Size{64, 256, 512, 8, 2}, small_size(), Size{2048, 256, 512, 8, 2}}) {
       const SideBySide s = compare("ste-dense " + size.name(),
                                    std::make_unique<WholeLayer>(size, "top-k", "ste-dense"),
                                    std::make_unique<WholeLayer>(size, "softmax", "sparse"));

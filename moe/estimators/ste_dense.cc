@@ -5,7 +5,7 @@
 //   router     gbar_i = c_i <g, E_i(x)> for all E experts
 //   experts    ste-dense: every expert off R gets p_i g; ste-dense-router: none
 //
-// Experts off R run when g arrives (Experts::straight_through_mixture).
+// Experts off R run when g arrives (Experts::dense_backward_mixture, straight_through_mixture).
 //
 // `cotangent`     plain: c = 1; weighted: c_i = p_i + 1[i in R]
 // `renormalised`  for weights p/S renormalised over R, with ybar = sum_R (p_i/S) gbar_i:
@@ -33,13 +33,16 @@ class SteDenseEstimator : public Estimator {
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
     const Tensor ids = unselected(r.selected, in.plan.experts);
     const auto [on, off] = coefficients(r, ids);
-    const Var y = in.experts.mixture(in.x, scaled_gradient(r.weights, on), in.plan);
+    const Var weights = scaled_gradient(r.weights, on);
     const Var p = scaled_gradient(take_columns(r.scores, ids), off);
     const Plan rest = make_plan(ids, in.plan.experts);
-    const Var value = gated(r) ? minus_mean(y, p) : y;
-    return experts_ ? in.experts.straight_through_mixture(value, in.x, p, rest)
-                    : in.experts.detached().straight_through_mixture(value, stop_gradient(in.x), p,
-                                                                     rest);
+    if (experts_) {
+      const Var y = in.experts.dense_backward_mixture(in.x, weights, in.plan, p, rest);
+      return gated(r) ? minus_mean(y, p) : y;
+    }
+    const Var y = in.experts.mixture(in.x, weights, in.plan);
+    return in.experts.detached().straight_through_mixture(gated(r) ? minus_mean(y, p) : y,
+                                                          stop_gradient(in.x), p, rest);
   }
 
  private:

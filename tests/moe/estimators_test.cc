@@ -176,3 +176,24 @@ TEST_CASE("more groups than experts") {
           run_pass(fixture("expert-group", {{"groups", "5"}}));
         }) == "[expert-group] groups is 5 with 4 experts. Use groups <= experts.");
 }
+
+TEST_CASE("a mixture with a dense backward pass refuses weights of other choices") {
+  const Tensor selected = Tensor::of<std::int32_t>({2, 2}, {0, 1, 2, 0});
+  const Plan plan = make_plan(selected, 3);
+  const Plan rest = make_plan(unselected(selected, 3), 3);
+  Tape tape;
+  const auto zeros = [&](const Shape& shape) {
+    return tape.variable(Tensor::zeros(shape, DType::f64));
+  };
+  Experts experts;
+  experts.w1 = zeros({3, 4, 5});
+  experts.w2 = zeros({3, 5, 4});
+  const Var x = zeros({2, 4});
+  CHECK(experts.dense_backward_mixture(x, zeros({2, 2}), plan, zeros({2, 1}), rest).shape() ==
+        Shape{2, 4});
+  CHECK(error_of([&] {
+          experts.dense_backward_mixture(x, zeros({2, 1}), plan, zeros({2, 2}), rest);
+        }) ==
+        "[dense_backward_mixture] weights are [2, 1] and [2, 2] and the plans' choices [2, 2] and "
+        "[2, 1]. They must agree.");
+}

@@ -68,6 +68,25 @@ TEST_CASE("the unselected experts where they are counted in words of 64") {
   }
 }
 
+TEST_CASE("two plans joined: the slots of each expert one behind the other") {
+  const Plan first = make_plan(Tensor::of<std::int32_t>({3, 1}, {1, 0, -1}), 3);
+  const Plan second = make_plan(Tensor::of<std::int32_t>({3, 2}, {0, 2, -1, 1, 1, 0}), 3);
+  const Plan both = joined(first, second);
+  CHECK(both.experts == 3);
+  CHECK(both.choices == 3);
+  CHECK(values(both.offsets) == std::vector<double>{0, 3, 6, 7});
+  CHECK(values(both.order) == std::vector<double>{3, 1, 8, 0, 5, 7, 2});
+  CHECK(values(both.inverse) == std::vector<double>{3, 1, 6, 0, -1, 4, -1, 5, 2});
+
+  const Plan none = make_plan(Tensor::empty({3, 0}, DType::i32), 3);
+  CHECK(joined(first, none).order.same_bits(first.order));
+  CHECK(joined(none, first).inverse.same_bits(first.inverse));
+  CHECK(error_of([&] {
+          joined(first, make_plan(Tensor::zeros({2, 1}, DType::i32), 4));
+        }) ==
+        "[plan] plans of 3 and 2 tokens and 3 and 4 experts cannot be joined. They must agree.");
+}
+
 TEST_CASE("selections that are none") {
   CHECK(error_of([] {
           make_plan(Tensor::of<std::int32_t>({2, 1}, {0, 4}), 4);

@@ -43,8 +43,21 @@ int functor_of(Activation a) {
                                  : UnaryFunctors::index_of<functor::Silu>();
 }
 
+struct Sorted {
+  Sorted(const Tensor& selected, std::int64_t experts)
+      : offsets(Tensor::empty({experts + 1}, DType::i32)),
+        inverse(Tensor::empty(selected.shape(), DType::i32)) {
+    const Tensor room = Tensor::empty({selected.numel()}, DType::i32);
+    cpu_kernels().plan(selected, experts, offsets, room, inverse);
+    order = room.rows(0, offsets.data<std::int32_t>()[experts]);
+  }
+  std::int64_t slots() const { return order.size(0); }
+  Tensor offsets, order, inverse;
+};
+
 struct Problem {
-  Problem(const Case& c, const Setting& s, DType d) : dtype(d), k(c.selected.size(1)) {
+  Problem(const Case& c, const Setting& s, DType d)
+      : dtype(d), k(c.selected.size(1)), selected(c.selected), plan(c.selected, c.experts) {
     const auto random_of = [&](const Shape& shape) { return random(shape, d, ++seed, -1.0, 1.0); };
     const std::int64_t e = c.experts;
     w.w1 = random_of({e, c.model, c.hidden});
@@ -55,12 +68,7 @@ struct Problem {
     if (s.biases && w.w3.defined()) w.b3 = random_of({e, c.hidden});
     tokens = c.selected.size(0);
     x = random_of({tokens, c.model});
-    offsets = Tensor::empty({e + 1}, DType::i32);
-    const Tensor room = Tensor::empty({c.selected.numel()}, DType::i32);
-    inverse = Tensor::empty(c.selected.shape(), DType::i32);
-    cpu_kernels().plan(c.selected, e, offsets, room, inverse);
-    slots = offsets.data<std::int32_t>()[e];
-    order = room.rows(0, slots);
+    slots = plan.slots();
     if (s.weighted) weights = random_of({tokens, k});
     dy = random_of({s.weighted ? tokens : slots, c.output});
     activation = s.activation;
@@ -71,51 +79,69 @@ struct Problem {
   DType dtype;
   Activation activation = Activation::relu;
   std::int64_t k, tokens = 0, slots = 0;
+  Tensor selected;
+  Sorted plan;
   ExpertTensors w;
-  Tensor x, offsets, order, inverse, weights, dy;
+  Tensor x, weights, dy;
 };
 
-// h, dslots, dweights, dw1, db1, dw3, db3, dw2, db2; with the pre-activations `kept` between the
-// two passes, or worked out once more; with `add`, the gradients of the weights on top of ones.
-std::vector<Tensor> fused(const Problem& p, bool kept = true, bool add = false) {
-  const std::int64_t hidden = p.w.w1.size(2);
-  const Tensor a = p.like({p.slots, hidden});
-  const Tensor c = p.w.w3.defined() ? p.like({p.slots, hidden}) : Tensor();
-  const Tensor h = p.like({p.slots, p.w.w2.size(2)});
-  Kernels& kernel = cpu_kernels();
-  kernel.experts(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, c, h);
-  const Tensor again = p.like(h.shape());
-  kernel.experts(p.activation, p.w, p.x, p.order, p.offsets, p.k, Tensor(), Tensor(), again);
-  check_close(again, h.to_vector(), 32.0);  // small products round by the alignment of their result
+// The pre-activations of the first choices of each token, as the forward pass leaves them, and its
+// outputs h.
+struct Kept {
+  Kept() = default;
+  Kept(const Problem& p, std::int64_t choices) {
+    const Tensor first = Tensor::empty({p.tokens, choices}, DType::i32);
+    cpu_kernels().copy_block(p.selected, 0, p.k, p.tokens, choices, 0, choices, first);
+    const Sorted plan(first, p.w.w1.size(0));
+    inverse = plan.inverse;
+    a = p.like({plan.slots(), p.w.w1.size(2)});
+    if (p.w.w3.defined()) c = p.like(a.shape());
+    h = p.like({plan.slots(), p.w.w2.size(2)});
+    cpu_kernels().experts(p.activation, p.w, p.x, plan.order, plan.offsets, choices, a, c, h);
+  }
+  Tensor inverse, a, c, h;
+};
+
+// dslots, dweights, dw1, db1, dw3, db3, dw2, db2, those of them that there are; with the
+// pre-activations of `choices` per token kept, and the others worked out once more.
+std::vector<Tensor> backward(const Problem& p, std::int64_t choices) {
+  const Kept kept = choices > 0 ? Kept(p, choices) : Kept();
   const auto gradient = [&](const Tensor& t) { return t.defined() ? p.like(t.shape()) : Tensor(); };
   const ExpertTensors dw = {gradient(p.w.w1), gradient(p.w.b1), gradient(p.w.w3),
                             gradient(p.w.b3), gradient(p.w.w2), gradient(p.w.b2)};
-  if (add) {
-    for (const Tensor& t : {dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
-      if (t.defined()) kernel.fill(1.0, t);
-    }
-  }
   const Tensor dslots = p.like({p.slots, p.x.size(1)});
   const Tensor dweights = gradient(p.weights);
-  kernel.experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, kept ? a : Tensor(),
-                          kept ? c : Tensor(), p.dy, p.weights, dslots, dweights, dw, add);
-  std::vector<Tensor> out = {h, dslots};
+  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, kept.a,
+                                 kept.c, kept.inverse, p.dy, p.weights, dslots, dweights, dw);
+  std::vector<Tensor> out = {dslots};
   for (const Tensor& t : {dweights, dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
     if (t.defined()) out.push_back(t);
   }
   return out;
 }
 
+// h, and what backward() gives.
+std::vector<Tensor> fused(const Problem& p, std::int64_t choices) {
+  const Kept all(p, p.k);
+  const Tensor again = p.like(all.h.shape());
+  cpu_kernels().experts(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, Tensor(),
+                        Tensor(), again);
+  check_close(again, all.h.to_vector(), 32.0);  // small products round by their result's alignment
+  std::vector<Tensor> out = backward(p, choices);
+  out.insert(out.begin(), all.h);
+  return out;
+}
+
 std::vector<Tensor> composed(const Problem& p) {
   Kernels& kernel = cpu_kernels();
   const Tensor rows = p.like({p.slots, p.x.size(1)});
-  kernel.tokens_to_slots(p.x, Tensor(), p.order, p.k, rows);
+  kernel.tokens_to_slots(p.x, Tensor(), p.plan.order, p.k, rows);
   const auto linear = [&](const Tensor& from, const Tensor& w, const Tensor& b) {
     const Tensor product = p.like({p.slots, w.size(2)});
-    kernel.grouped_matmul(from, w, false, p.offsets, product);
+    kernel.grouped_matmul(from, w, false, p.plan.offsets, product);
     if (!b.defined()) return product;
     const Tensor sum = p.like(product.shape());
-    kernel.grouped_bias(product, b, p.offsets, sum);
+    kernel.grouped_bias(product, b, p.plan.offsets, sum);
     return sum;
   };
   const auto times = [&](const Tensor& left, const Tensor& right) {
@@ -137,33 +163,33 @@ std::vector<Tensor> composed(const Problem& p) {
   Tensor dweights;
   if (p.weights.defined()) {
     g = p.like(h.shape());
-    kernel.tokens_to_slots(p.dy, p.weights, p.order, p.k, g);
+    kernel.tokens_to_slots(p.dy, p.weights, p.plan.order, p.k, g);
     dweights = p.like(p.weights.shape());
-    kernel.slot_products(p.dy, h, p.inverse, dweights);
+    kernel.slot_products(p.dy, h, p.plan.inverse, dweights);
   }
   const auto sum = [&](const Tensor& from, const Tensor& b) {
     if (!b.defined()) return Tensor();
     const Tensor out = p.like(b.shape());
-    kernel.grouped_sum(from, p.offsets, out);
+    kernel.grouped_sum(from, p.plan.offsets, out);
     return out;
   };
   const auto outer = [&](const Tensor& left, const Tensor& right, const Tensor& w) {
     const Tensor out = p.like(w.shape());
-    kernel.grouped_outer(left, right, p.offsets, out);
+    kernel.grouped_outer(left, right, p.plan.offsets, out);
     return out;
   };
   const Tensor du = p.like(u.shape());
-  kernel.grouped_matmul(g, p.w.w2, true, p.offsets, du);
+  kernel.grouped_matmul(g, p.w.w2, true, p.plan.offsets, du);
   const Tensor da = p.like(a.shape());
   kernel.unary_backward(f, {}, a, Tensor(), c.defined() ? times(du, c) : du, da);
   const Tensor dslots = p.like(rows.shape());
-  kernel.grouped_matmul(da, p.w.w1, true, p.offsets, dslots);
+  kernel.grouped_matmul(da, p.w.w1, true, p.plan.offsets, dslots);
   Tensor dw3;
   Tensor db3;
   if (c.defined()) {
     const Tensor dc = times(du, act);
     const Tensor more = p.like(rows.shape());
-    kernel.grouped_matmul(dc, p.w.w3, true, p.offsets, more);
+    kernel.grouped_matmul(dc, p.w.w3, true, p.plan.offsets, more);
     kernel.accumulate(1.0, more, dslots);
     dw3 = outer(rows, dc, p.w.w3);
     db3 = sum(dc, p.w.b3);
@@ -186,7 +212,7 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
         CAPTURE(static_cast<int>(s.activation));
         const Problem p(c, s, dtype);
         const std::vector<Tensor> want = composed(p);
-        for (const bool kept : {true, false}) {
+        for (std::int64_t kept = 0; kept <= p.k; ++kept) {
           CAPTURE(kept);
           const std::vector<Tensor> got = at_all_threads([&] { return fused(p, kept); });
           REQUIRE(got.size() == want.size());
@@ -200,49 +226,31 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
   }
 }
 
-TEST_CASE("gradients that are added to are the sum, at every number of threads") {
-  for (const Case& c : cases()) {
-    CAPTURE(c.label);
-    const Problem p(c, kSettings.back(), DType::f64);  // every parameter there is
-    const std::vector<Tensor> alone = fused(p);
-    const std::vector<Tensor> sum = at_all_threads([&] { return fused(p, true, true); });
-    REQUIRE(sum.size() == alone.size());
-    for (std::size_t i = 0; i < sum.size(); ++i) {
-      CAPTURE(i);
-      std::vector<double> want = alone[i].to_vector();
-      if (i >= 3) {
-        for (double& value : want) value += 1.0;
-      }
-      check_close(sum[i], want, 16.0);
-    }
-  }
-}
-
 TEST_CASE("what is not wanted of the experts' backward pass is not worked out") {
   const Problem p(cases()[4], kSettings[0], DType::f64);
-  const Tensor a = p.like({p.slots, p.w.w1.size(2)});
-  const Tensor h = p.like({p.slots, p.w.w2.size(2)});
-  cpu_kernels().experts(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, Tensor(), h);
-  const std::vector<Tensor> all = fused(p);
-  const Tensor dslots = p.like(all[1].shape());
-  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, Tensor(), p.dy,
-                                 p.weights, dslots, Tensor(), {}, false);
-  CHECK(dslots.same_bits(all[1]));
-  const Tensor dw2 = p.like(p.w.w2.shape());
+  const Kept kept(p, p.k);
+  const std::vector<Tensor> all = backward(p, p.k);
+  const auto one = [&](const Tensor& dslots, const ExpertTensors& dw) {
+    cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k,
+                                   kept.a, Tensor(), kept.inverse, p.dy, p.weights, dslots,
+                                   Tensor(), dw);
+  };
+  const Tensor dslots = p.like(all[0].shape());
+  one(dslots, {});
+  CHECK(dslots.same_bits(all[0]));
   ExpertTensors only;
-  only.w2 = dw2;
-  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.order, p.offsets, p.k, a, Tensor(), p.dy,
-                                 p.weights, Tensor(), Tensor(), only, false);
-  CHECK(dw2.same_bits(all[5]));
+  only.w2 = p.like(p.w.w2.shape());
+  one(Tensor(), only);
+  CHECK(only.w2.same_bits(all[4]));
 }
 
 TEST_CASE("a NaN reaches its own token's outputs and its expert's gradients, and no others") {
   Problem p(cases()[4], kSettings[0], DType::f32);
   p.x.data<float>()[0] = std::nanf("");
-  const std::vector<Tensor> out = fused(p);
+  const std::vector<Tensor> out = fused(p, p.k);
   const Tensor h = out[0];
   for (std::int64_t s = 0; s < p.slots; ++s) {
-    const bool hit = p.order.data<std::int32_t>()[s] / p.k == 0;
+    const bool hit = p.plan.order.data<std::int32_t>()[s] / p.k == 0;
     for (std::int64_t o = 0; o < h.size(1); ++o) {
       CHECK(std::isnan(h.at(s * h.size(1) + o)) == hit);
     }
