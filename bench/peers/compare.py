@@ -17,7 +17,7 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 TOLERANCE = 1e-4
-BUDGET = 1.0  # seconds for a case and part, three rounds at least
+BUDGET = 1.0  # seconds for a case and part, five rounds at least
 
 
 class PeerEnded(Exception):
@@ -116,7 +116,7 @@ class Comparison:
         sides = [side for side in sides if worth_timing(side, warm)]
         times = {side: [] for side in sides}
         rounds, spent = 0, 0.0
-        while rounds < 3 or (rounds < 9 and spent < self.budget):
+        while rounds < 5 or (rounds < 9 and spent < self.budget):
             for side in sides if rounds % 2 == 0 else reversed(sides):
                 times[side].append(time(side))
                 spent += max(0.03, times[side][-1])

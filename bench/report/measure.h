@@ -22,7 +22,7 @@ double seconds(const Program& program, int calls);
 int calls_for(const Program& program);
 
 // Two programs by turns, A B B A A B ..., so that what the machine does meanwhile meets both alike:
-// seconds per call, and the ratio a / b of each round. Rounds fill about `budget` seconds, 3 to 15.
+// seconds per call, and the ratio a / b of each round. Rounds fill about `budget` seconds, 9 to 15.
 struct SideBySide {
   Spread a, b, ratio;
 };

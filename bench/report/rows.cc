@@ -12,7 +12,7 @@
 namespace moegrad::bench {
 namespace {
 
-constexpr double kBudget = 1.5;  // seconds for a row, three rounds at least
+constexpr double kBudget = 1.5;  // seconds for a row, nine rounds at least
 
 Spread reciprocal(const Spread& s) { return {1.0 / s.median, 1.0 / s.max, 1.0 / s.min, s.rounds}; }
 Spread times(const Spread& s, double factor) {
