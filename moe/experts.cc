@@ -66,8 +66,7 @@ Var Experts::dense_backward_mixture(Var x, Var weights, const Plan& plan, Var re
   if (is_fused(form, x.tape())) {
     return fused_dense_backward_mixture(*this, x, weights, plan, rest_weights, rest);
   }
-  const Var y = mixture(x, weights, plan);
-  return straight_through(y, y + mixture(x, rest_weights, rest));
+  return straight_through_mixture(mixture(x, weights, plan), x, rest_weights, rest);
 }
 
 Var Experts::straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const {

@@ -39,8 +39,8 @@ struct Experts {
   Var mixture(Var x, Var weights, const Plan& plan) const;
   // mixture(x, weights, plan), with the gradient of itself + mixture(x, rest_weights, rest): the
   // experts that tokens selected run, and all are trained. Fused it is one operation that goes
-  // through both kinds of rows of an expert together in the backward pass, and keeps no more for it
-  // than mixture(x, weights, plan).
+  // through both kinds of rows of an expert together in the backward pass, and keeps the
+  // pre-activations of `plan` alone for it.
   Var dense_backward_mixture(Var x, Var weights, const Plan& plan, Var rest_weights,
                              const Plan& rest) const;
   // y [N, Dout], with the gradient of y + mixture(x, weights, plan): what experts that a token did
