@@ -34,6 +34,7 @@ class SteDenseEstimator : public Estimator {
     const Tensor ids = unselected(r.selected, in.plan.experts);
     const auto [on, off] = coefficients(r, ids);
     const Var weights = scaled_gradient(r.weights, on);
+    if (ids.size(1) == 0) return in.experts.mixture(in.x, weights, in.plan);  // k = E
     const Var p = scaled_gradient(take_columns(r.scores, ids), off);
     const Plan rest = make_plan(ids, in.plan.experts);
     if (experts_) {
