@@ -5,7 +5,15 @@
 
 // Tiles are shared out among threads by the callers; Eigen must not do so again.
 #define EIGEN_DONT_PARALLELIZE
+// GCC 12 holds its own AVX-512 intrinsics for uninitialised where they are inlined (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include "tensor/cpu_packed_product.h"
 #include "tensor/storage.h"
