@@ -1,11 +1,9 @@
 #include <cstdio>
-#include <cstdlib>
 #include <new>
 #include <string>
 #include <vector>
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include "app/commands.h"
 #include "moe/options.h"
@@ -43,14 +41,6 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   return fmt::format("[{}] {}. See --help.", command.get_name(), error.what());
 }
 
-// Threads that wait for others should sleep: by default they spin, and where other programs want
-// the processors too a training step then takes 60 times as long (0.3 s instead of 5 ms on two busy
-// cores). OpenMP reads its setting when the program is loaded, so the program is started once more.
-void let_waiting_threads_sleep(char** argv) {
-  if (::getenv("OMP_WAIT_POLICY") != nullptr || ::getenv("GOMP_SPINCOUNT") != nullptr) return;
-  if (::setenv("OMP_WAIT_POLICY", "passive", 1) == 0) ::execv("/proc/self/exe", argv);
-}
-
 int run(int argc, char** argv) {
   CLI::App app("Automatic differentiation for sparse mixture-of-experts models.", "moegrad");
   app.set_version_flag("--version", std::string("moegrad ") + MOEGRAD_VERSION);
@@ -85,7 +75,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace moegrad
 
-int main(int argc, char** argv) {
-  moegrad::let_waiting_threads_sleep(argv);
-  return moegrad::run(argc, argv);
-}
+int main(int argc, char** argv) { return moegrad::run(argc, argv); }

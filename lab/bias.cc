@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <optional>
 
 #include "moe/moments.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/cpu_parallel.h"
 
 namespace moegrad {
 namespace {
@@ -353,19 +355,18 @@ std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOp
   std::vector<std::optional<BiasRow>> rows(cases.size());
   std::vector<std::string> refused(cases.size());
   std::size_t done = 0;
-#pragma omp parallel for schedule(dynamic)
-  for (std::size_t i = 0; i < cases.size(); ++i) {
+  std::mutex mutex;
+  cpu::parallel_pieces(static_cast<std::int64_t>(cases.size()), [&](std::int64_t piece, int) {
+    const auto i = static_cast<std::size_t>(piece);
     try {
       rows[i] = measure_bias(cases[i], options);
     } catch (const std::exception& e) {
       refused[i] = e.what();
     }
-#pragma omp critical(moegrad_study)
-    {
-      ++done;
-      if (progress) progress(done);
-    }
-  }
+    const std::lock_guard lock(mutex);
+    ++done;
+    if (progress) progress(done);
+  });
   std::vector<BiasRow> out;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (rows[i]) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #include "tensor/cpu_vector.h"
@@ -12,17 +13,30 @@
 namespace moegrad::cpu {
 namespace {
 
-// The block of c that is kept in registers: kRows rows of two vectors, which with the two vectors
-// of b and one element of a fill the 16 registers of AVX.
+// The block of c that is kept in registers: kRows rows of two vectors. With the two vectors of b
+// and one element of a they fill the 16 registers of AVX; AVX-512 has 32.
+#ifdef __AVX512VL__
+constexpr int kRows = kVectorBytes == 64 ? 12 : 8;
+#else
 constexpr int kRows = 6;
+#endif
 template <class T>
 constexpr int kCols = 2 * kVectorLanes<T>;
+// Vectors for few columns: half of a vector of AVX-512 is as fast for them or faster.
+constexpr int kFewBytes = std::min(kVectorBytes, 32);
 
 // Blocks of a and b: kDeep of k, so that a panel of b stays in the first cache with the rows of a;
 // kWide columns of b, whose panels stay in the second; kTall columns of a transposed a.
 constexpr std::int64_t kDeep = 256;
 constexpr std::int64_t kWide = 512;
-constexpr std::int64_t kTall = 24 * kRows;
+constexpr std::int64_t kTall = 144;
+
+// Rows of a that lie a multiple of kCrowded bytes apart share two sets of the first cache or one,
+// of kWays lines each: where a block has more rows than that, they are copied next to each other.
+constexpr std::int64_t kCrowded = 2048;
+constexpr int kWays = 8;
+// A b of so many bytes is in the first cache: it is read as it lies.
+constexpr std::int64_t kSmallBytes = 16384;
 
 // Room for the panels of one thread, there from its first product on: [panel of kRows
 // lines][k][line] of a, and [panel of kCols lines][k][line] of b.
@@ -41,7 +55,7 @@ class Panels {
   struct Free {
     void operator()(T* p) const { std::free(p); }
   };
-  static constexpr std::int64_t kLeft = kTall * kDeep;
+  static constexpr std::int64_t kLeft = std::max(kTall * kDeep, kRows*(kDeep + kPad));
   static constexpr std::int64_t kRight = kWide * kDeep;
   static_assert(kTall % kRows == 0 && kWide % kCols<T> == 0);
 
@@ -57,7 +71,7 @@ class Panels {
 template <int kBit, class T, std::size_t... kLane>
 [[gnu::always_inline]] inline void exchange(Vector<T>* v, std::index_sequence<kLane...>) {
   constexpr int n = kVectorLanes<T>;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
     if ((i & kBit) != 0) continue;
     const Vector<T> low = v[i];
@@ -73,6 +87,7 @@ template <class T>
 [[gnu::always_inline]] inline void transpose(Vector<T>* v) {
   constexpr int n = kVectorLanes<T>;
   constexpr auto lanes = std::make_index_sequence<std::size_t(n)>{};
+  if constexpr (n > 8) exchange<8, T>(v, lanes);
   if constexpr (n > 4) exchange<4, T>(v, lanes);
   if constexpr (n > 2) exchange<2, T>(v, lanes);
   exchange<1, T>(v, lanes);
@@ -117,10 +132,10 @@ void pack_rows(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
     for (; l + n <= k; l += n) {
       for (int group = 0; group < kWidth; group += n) {
         Vector<T> v[n];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < n; ++i) v[i] = load(line[group + i] + l);
         transpose<T>(v);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < n; ++i) store(to + (l + i) * kWidth + group, v[i]);
       }
     }
@@ -154,21 +169,25 @@ void pack_columns(RowsOf row, std::int64_t width, std::int64_t k, T* to) {
       }
     }
     for (; line < width; line += kWidth) {
-      const std::int64_t beyond = width - line;
+      const std::int64_t beyond = std::min<std::int64_t>(kWidth, width - line);
       for (std::int64_t l = first; l < last; ++l) {
         const T* const from = row(l) + line;
         T* const at = to + line * k + l * kWidth;
-        for (int i = 0; i < kWidth; ++i) at[i] = from[std::min<std::int64_t>(i, beyond - 1)];
+        std::int64_t i = 0;
+        for (; i + n <= beyond; i += n) store(at + i, load(from + i));
+        for (; i < beyond; ++i) at[i] = from[i];
+        for (; i < kWidth; ++i) at[i] = from[beyond - 1];
       }
     }
   }
 }
 
-// A few rows of a: a packed panel, ...
+// A few rows of a: columns of its transpose, packed or where they lie, ...
 template <class T>
 struct Panel {
   const T* data;
-  T at(std::int64_t l, int r) const { return data[l * kRows + r]; }
+  std::int64_t stride;
+  T at(std::int64_t l, int r) const { return data[l * stride + r]; }
 };
 // ... or rows where they lie.
 template <class T>
@@ -177,48 +196,51 @@ struct InPlace {
   T at(std::int64_t l, int r) const { return rows[static_cast<std::size_t>(r)][l]; }
 };
 
-// c [kHeight, kCols] = a [kHeight, k], a panel of b, + beta c
-template <int kHeight, class T, class Left>
-void block(std::int64_t k, const Left& left, const T* b, T beta, T* c, std::int64_t stride) {
+// c [kHeight, kVectors] = a [kHeight, k] b [k, kVectors] + beta c, columns counted in vectors
+template <int kHeight, int kVectors, int kBytes, class T, class Left>
+void block(std::int64_t k, const Left& left, const T* b, std::int64_t b_stride, T beta, T* c,
+           std::int64_t stride) {
   const Left a = left;  // in registers
-  Vector<T> sum[kHeight][2] = {};
-#pragma GCC unroll 6
+  constexpr int kLanes = kBytes / sizeof(T);
+  Vector<T, kBytes> sum[kHeight][kVectors] = {};
+#pragma GCC unroll 16
   for (int r = 0; r < kHeight; ++r) __builtin_prefetch(c + r * stride, 1);
 #pragma GCC unroll 4
   for (std::int64_t l = 0; l < k; ++l) {
-    const Vector<T> b0 = load(b + l * kCols<T>);
-    const Vector<T> b1 = load(b + l * kCols<T> + kVectorLanes<T>);
-#pragma GCC unroll 6
+    Vector<T, kBytes> right[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) right[v] = load_bytes<kBytes>(b + l * b_stride + v * kLanes);
+#pragma GCC unroll 16
     for (int r = 0; r < kHeight; ++r) {
-      sum[r][0] += a.at(l, r) * b0;
-      sum[r][1] += a.at(l, r) * b1;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += a.at(l, r) * right[v];
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int r = 0; r < kHeight; ++r) {
-    T* const to = c + r * stride;
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      T* const at = to + half * kVectorLanes<T>;
-      store(at, beta == T(0) ? sum[r][half] : sum[r][half] + beta * load(at));
+    for (int v = 0; v < kVectors; ++v) {
+      T* const at = c + r * stride + v * kLanes;
+      store(at, beta == T(0) ? sum[r][v] : sum[r][v] + beta * load_bytes<kBytes>(at));
     }
   }
 }
 
 template <class T, class Left>
-using Block = void (*)(std::int64_t, const Left&, const T*, T, T*, std::int64_t);
+using Block = void (*)(std::int64_t, const Left&, const T*, std::int64_t, T, T*, std::int64_t);
 
-template <class T, class Left, std::size_t... kHeight>
+template <int kVectors, int kBytes, class T, class Left, std::size_t... kHeight>
 constexpr std::array<Block<T, Left>, kRows> blocks_of(std::index_sequence<kHeight...>) {
-  return {block<int(kHeight) + 1, T, Left>...};
+  return {block<int(kHeight) + 1, kVectors, kBytes, T, Left>...};
 }
 
 // The same at the right edge of c, where only `cols` columns are left.
 template <class T, class Left>
-void narrow_block(Block<T, Left> run, std::int64_t k, const Left& a, const T* b, T beta, T* c,
-                  std::int64_t stride, std::int64_t rows, std::int64_t cols) {
+void narrow_block(Block<T, Left> run, std::int64_t k, const Left& a, const T* b,
+                  std::int64_t b_stride, T beta, T* c, std::int64_t stride, std::int64_t rows,
+                  std::int64_t cols) {
   std::array<T, kRows * kCols<T>> whole;
-  run(k, a, b, T(0), whole.data(), kCols<T>);
+  run(k, a, b, b_stride, T(0), whole.data(), kCols<T>);
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t j = 0; j < cols; ++j) {
       const T sum = whole[r * kCols<T> + j];
@@ -228,51 +250,80 @@ void narrow_block(Block<T, Left> run, std::int64_t k, const Left& a, const T* b,
   }
 }
 
-// c [m, n] = a, panels of b, + beta c, where rows(i, count) are `count` rows of a from i on
+// b where a block reads it: the panel of kCols columns from column j on.
+template <class T>
+struct Right {
+  const T* data;
+  std::int64_t of_panel;  // elements from a panel to the next
+  std::int64_t stride;    // elements from a row to the next
+  const T* panel(std::int64_t j) const { return data + j / kCols<T> * of_panel; }
+};
+
+// c [m, n] = a, b, + beta c, where rows(i, count) are `count` rows of a from i on
 template <class T, class RowsOf>
-void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, const T* b, T beta, T* c,
+void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, Right<T> b, T beta, T* c,
             std::int64_t stride) {
   using Left = decltype(rows(0, 0));
-  static constexpr auto kBlocks = blocks_of<T, Left>(std::make_index_sequence<kRows>{});
+  static constexpr auto kHeights = std::make_index_sequence<kRows>{};
+  static constexpr int kHalf = std::min(kVectorBytes, 32);  // for few columns
+  static constexpr auto kPart = blocks_of<1, kHalf, T, Left>(kHeights);
+  static constexpr auto kOne = blocks_of<1, kVectorBytes, T, Left>(kHeights);
+  static constexpr auto kTwo = blocks_of<2, kVectorBytes, T, Left>(kHeights);
+  constexpr std::int64_t half = kHalf / sizeof(T);
   for (std::int64_t i = 0; i < m; i += kRows) {
     const std::int64_t count = std::min<std::int64_t>(kRows, m - i);
-    const Block<T, Left> run = kBlocks[static_cast<std::size_t>(count - 1)];
     const Left a = rows(i, count);
     for (std::int64_t j = 0; j < n; j += kCols<T>) {
+      const std::int64_t cols = std::min<std::int64_t>(kCols<T>, n - j);
+      const auto& heights = cols > kVectorLanes<T> ? kTwo : cols > half ? kOne : kPart;
+      const Block<T, Left> run = heights[static_cast<std::size_t>(count - 1)];
       T* const to = c + i * stride + j;
-      if (n - j >= kCols<T>) {
-        run(k, a, b + j * k, beta, to, stride);
+      if (cols % kVectorLanes<T> == 0 || cols == half) {
+        run(k, a, b.panel(j), b.stride, beta, to, stride);
       } else {
-        narrow_block<T, Left>(run, k, a, b + j * k, beta, to, stride, count, n - j);
+        narrow_block<T, Left>(run, k, a, b.panel(j), b.stride, beta, to, stride, count, cols);
       }
     }
   }
 }
 
-// c [m, n] = a [m, k], panels of b, + beta c; a^T lies in memory where a is `transposed`
+// c [m, n] = a [m, k] b + beta c; a^T lies in memory where a is `transposed`
 template <class T, class RowsOf>
-void rows_times_panels(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool transposed,
-                       const Panels<T>& panels, T beta, T* c, std::int64_t stride) {
-  if (!transposed) {
-    const auto in_place = [&](std::int64_t first, std::int64_t count) {
-      const std::int64_t next = first + count;
-      a.fetch(next, std::min(m, next + kRows), k);
-      InPlace<T> left;
-      for (int r = 0; r < kRows; ++r) {
-        left.rows[static_cast<std::size_t>(r)] = a(first + std::min<std::int64_t>(r, count - 1));
-      }
-      return left;
+void rows_times(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool transposed,
+                const Panels<T>& panels, Right<T> b, T beta, T* c, std::int64_t stride) {
+  if constexpr (std::is_same_v<RowsOf, Strided<T>>) {
+    if (transposed && n <= kCols<T>) {  // panels of a would be read once
+      const auto as_it_lies = [&](std::int64_t first, std::int64_t) {
+        return Panel<T>{a.data + first, a.stride};
+      };
+      return blocks(m, n, k, as_it_lies, b, beta, c, stride);
+    }
+  }
+  if (transposed) {
+    const auto packed = [&](std::int64_t first, std::int64_t) {
+      return Panel<T>{panels.left() + first * k, kRows};
     };
-    return blocks(m, n, k, in_place, panels.right(), beta, c, stride);
+    for (std::int64_t i = 0; i < m; i += kTall) {
+      const std::int64_t tall = std::min(kTall, m - i);
+      pack_columns<kRows>(a.from(0, i), tall, k, panels.left());
+      blocks(tall, n, k, packed, b, beta, c + i * stride, stride);
+    }
+    return;
   }
-  const auto packed = [&](std::int64_t first, std::int64_t) {
-    return Panel<T>{panels.left() + first * k};
+  const bool crowded = kRows > kWays && a.stride * std::int64_t{sizeof(T)} % kCrowded == 0;
+  const auto in_place = [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t next = first + count;
+    a.fetch(next, std::min(m, next + kRows), k);
+    InPlace<T> left;
+    for (int r = 0; r < kRows; ++r) {
+      const T* const row = a(first + std::min<std::int64_t>(r, count - 1));
+      T* const copy = panels.left() + r * (kDeep + kPad);
+      if (crowded && r < count) std::copy_n(row, k, copy);
+      left.rows[static_cast<std::size_t>(r)] = crowded && r < count ? copy : row;
+    }
+    return left;
   };
-  for (std::int64_t i = 0; i < m; i += kTall) {
-    const std::int64_t tall = std::min(kTall, m - i);
-    pack_columns<kRows>(a.from(0, i), tall, k, panels.left());
-    blocks(tall, n, k, packed, panels.right(), beta, c + i * stride, stride);
-  }
+  blocks(m, n, k, in_place, b, beta, c, stride);
 }
 
 // Calls f with the rows of x in memory.
@@ -293,19 +344,28 @@ void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a,
   const Panels<T>& panels = Panels<T>::of_this_thread();
   for (std::int64_t j = 0; j < n; j += kWide) {
     const std::int64_t wide = std::min(kWide, n - j);
+    // Panels that are read once are not worth their copy, nor where b is small; but whole vectors
+    // must end where rows of b do.
+    const bool as_it_lies = !b.transposed && b.rows == nullptr && wide % kVectorLanes<T> == 0 &&
+                            (m <= kRows || k * wide * std::int64_t{sizeof(T)} <= kSmallBytes);
     std::int64_t l = 0;
     do {  // once for k = 0
       const std::int64_t deep = std::min(kDeep, k - l);
-      with_rows(b, [&](auto rows) {
-        if (b.transposed) {
-          pack_rows<kCols<T>>(rows.from(j, l), wide, deep, panels.right());
-        } else {
-          pack_columns<kCols<T>>(rows.from(l, j), wide, deep, panels.right());
-        }
-      });
+      Right<T> right{panels.right(), kCols<T> * deep, kCols<T>};
+      if (as_it_lies) {
+        right = {b.data + l * b.stride + j, kCols<T>, b.stride};
+      } else {
+        with_rows(b, [&](auto rows) {
+          if (b.transposed) {
+            pack_rows<kCols<T>>(rows.from(j, l), wide, deep, panels.right());
+          } else {
+            pack_columns<kCols<T>>(rows.from(l, j), wide, deep, panels.right());
+          }
+        });
+      }
       with_rows(a, [&](auto rows) {
-        rows_times_panels(m, wide, deep, a.transposed ? rows.from(l, 0) : rows.from(0, l),
-                          a.transposed, panels, l == 0 ? beta : T(1), c + j, c_stride);
+        rows_times(m, wide, deep, a.transposed ? rows.from(l, 0) : rows.from(0, l), a.transposed,
+                   panels, right, l == 0 ? beta : T(1), c + j, c_stride);
       });
       l += kDeep;
     } while (l < k);

@@ -1,11 +1,8 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <exception>
-
-#include <omp.h>
+#include <type_traits>
 
 namespace moegrad::cpu {
 
@@ -17,29 +14,33 @@ inline std::int64_t items_per_grain(std::int64_t cost) {
   return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost));
 }
 
-// The number of workers that parallel_pieces may use when called from here.
-inline int workers() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+// The number of workers that parallel_pieces may use when called from here: threads(), and 1 where
+// this thread works on a piece already.
+int workers();
 
-// Keeps the first exception of a parallel region, to be thrown again behind it.
-class ExceptionTrap {
+// A reference to a callable f(piece, worker) that outlives the call.
+class PieceWork {
  public:
   template <class F>
-  void run(F&& f) noexcept {
-    if (caught_.load(std::memory_order_relaxed)) return;
-    try {
-      f();
-    } catch (...) {
-      if (!caught_.exchange(true)) exception_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (caught_.load()) std::rethrow_exception(exception_);
-  }
+  requires(!std::is_same_v<std::remove_cvref_t<F>, PieceWork>) explicit PieceWork(F& f)
+      : object_(const_cast<void*>(static_cast<const void*>(&f))),
+        call_([](void* object, std::int64_t piece, int worker) {
+          (*static_cast<F*>(object))(piece, worker);
+        }) {}
+  void operator()(std::int64_t piece, int worker) const { call_(object_, piece, worker); }
 
  private:
-  std::atomic<bool> caught_{false};
-  std::exception_ptr exception_;
+  void* object_;
+  void (*call_)(void*, std::int64_t, int);
 };
+
+// Runs every piece in [0, pieces) once, on up to workers() threads. The caller works too, and at
+// the end waits only for pieces that others have begun: a thread that is late or has lost its
+// processor costs nothing. The first exception ends the region and is thrown again.
+//   in_order: pieces are handed out one by one as workers become free, the first ones first;
+//   near: each worker begins with a run of neighbours, the same in each call of as many pieces.
+enum class Share { in_order, near };
+void run_pieces(std::int64_t pieces, Share share, PieceWork work);
 
 // Calls f(begin, end) for consecutive pieces of [0, n), each of `grain` items but for the last: the
 // same pieces at every number of threads. One piece runs here and now, without a region.
@@ -50,17 +51,8 @@ void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
     f(std::int64_t{0}, n);
     return;
   }
-  const std::int64_t pieces = (n + grain - 1) / grain;
-  if (workers() == 1) {
-    for (std::int64_t p = 0; p < pieces; ++p) f(p * grain, std::min(n, (p + 1) * grain));
-    return;
-  }
-  ExceptionTrap trap;
-#pragma omp parallel for schedule(static)
-  for (std::int64_t p = 0; p < pieces; ++p) {
-    trap.run([&] { f(p * grain, std::min(n, (p + 1) * grain)); });
-  }
-  trap.rethrow();
+  const auto piece = [&](std::int64_t p, int) { f(p * grain, std::min(n, (p + 1) * grain)); };
+  run_pieces((n + grain - 1) / grain, Share::near, PieceWork(piece));
 }
 
 // Calls f(piece, worker) for every piece in [0, pieces), handed out as workers become free;
@@ -68,16 +60,7 @@ void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
 // considerable work.
 template <class F>
 void parallel_pieces(std::int64_t pieces, F&& f) {
-  if (pieces <= 1 || workers() == 1) {
-    for (std::int64_t p = 0; p < pieces; ++p) f(p, 0);
-    return;
-  }
-  ExceptionTrap trap;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (std::int64_t p = 0; p < pieces; ++p) {
-    trap.run([&] { f(p, omp_get_thread_num()); });
-  }
-  trap.rethrow();
+  run_pieces(pieces, Share::in_order, PieceWork(f));
 }
 
 }  // namespace moegrad::cpu

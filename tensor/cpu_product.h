@@ -15,13 +15,11 @@ struct Matrix {
 };
 
 // Elements to leave between the end of a row of a workspace and the next one. Without it rows lie a
-// power of two apart in most models, share the sets of the cache, and oneDNN's products of
-// transposes run at half speed.
+// power of two apart in most models and share the sets of the cache.
 inline constexpr std::int64_t kPad = 16;
 
-// What can compute a product: plain loops, Eigen, oneDNN (f32, where it was found), our own
-// packed_product.
-enum class ProductBy { loops, eigen, onednn, packed };
+// What can compute a product: plain loops, Eigen (single rows and columns), our own packed_product.
+enum class ProductBy { loops, eigen, packed };
 
 // The one place that decides. The crossovers are those of `moegrad_bench
 // --benchmark_filter=product-by`.

@@ -6,11 +6,11 @@
 #include <utility>
 
 #include <nlohmann/json.hpp>
-#include <omp.h>
 
 #include "ops/ops.h"
 #include "tensor/files.h"
 #include "tensor/kernels.h"
+#include "tensor/threads.h"
 #include "train/checkpoint.h"
 #include "train/optimiser.h"
 #include "train/run_folder.h"
@@ -29,20 +29,6 @@ constexpr std::int64_t kEvaluationBatch = 512;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// Sets the number of OpenMP threads, and puts it back.
-class ThreadScope {
- public:
-  explicit ThreadScope(int threads) : before_(omp_get_max_threads()) {
-    if (threads > 0) omp_set_num_threads(threads);
-  }
-  ~ThreadScope() { omp_set_num_threads(before_); }
-  ThreadScope(const ThreadScope&) = delete;
-  ThreadScope& operator=(const ThreadScope&) = delete;
-
- private:
-  int before_;
-};
 
 std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters& parameters) {
   if (c.optimiser == "sgd") {

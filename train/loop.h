@@ -17,7 +17,7 @@ struct RunOptions {
   std::filesystem::path out;  // the folder of the run
   bool resume = false;        // go on from its newest checkpoint; config is then RunFolder::resumed
   bool force = false;         // start over in a folder that holds a run
-  int threads = 0;            // 0: as many as OpenMP chooses
+  int threads = 0;            // 0: as threads() says
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;

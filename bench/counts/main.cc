@@ -59,7 +59,7 @@ std::string output_of(const std::string& command, int& status) {
 
 std::uint64_t count(const std::string& program, const std::string& name) {
   const std::string command = fmt::format(
-      "OMP_NUM_THREADS=1 DNNL_MAX_CPU_ISA=AVX2 valgrind --tool=callgrind "
+      "MOEGRAD_THREADS=1 valgrind --tool=callgrind "
       "--callgrind-out-file=/dev/null --toggle-collect=moegrad_counted '{}' run {} 2>&1",
       program, name);
   int status = 0;

@@ -1,14 +1,9 @@
 #include "bench/report/product.h"
 
-#include <omp.h>
-
+#include "bench/onednn.h"
+#include "tensor/cpu_parallel.h"
 #include "tensor/rng.h"
-
-#ifdef MOEGRAD_HAVE_DNNL
-#include <dnnl.h>
-#else
-#include "tensor/cpu_product.h"
-#endif
+#include "tensor/threads.h"
 
 namespace moegrad::bench {
 
@@ -26,19 +21,12 @@ double Product::operations() const {
 }
 
 void Product::run() const {
-  const int threads = static_cast<int>(of_thread_.size());
-#pragma omp parallel num_threads(threads)
-  {
-    omp_set_num_threads(1);  // of this thread: each product runs on one
-    const Matrices& m = of_thread_[static_cast<std::size_t>(omp_get_thread_num())];
-#ifdef MOEGRAD_HAVE_DNNL
-    dnnl_sgemm('N', 'N', kSize, kSize, kSize, 1.0F, m.a.data<float>(), kSize, m.b.data<float>(),
-               kSize, 0.0F, m.c.data<float>(), kSize);
-#else
-    cpu::product(kSize, kSize, kSize, cpu::Matrix<float>{m.a.data<float>(), kSize},
-                 cpu::Matrix<float>{m.b.data<float>(), kSize}, 0.0F, m.c.data<float>(), kSize);
-#endif
-  }
+  const auto pieces = static_cast<std::int64_t>(of_thread_.size());
+  const ThreadScope threads(static_cast<int>(pieces));
+  cpu::parallel_pieces(pieces, [&](std::int64_t piece, int) {
+    const Matrices& m = of_thread_[static_cast<std::size_t>(piece)];
+    onednn_product(kSize, kSize, kSize, m.a.data<float>(), m.b.data<float>(), m.c.data<float>());
+  });
 }
 
 }  // namespace moegrad::bench

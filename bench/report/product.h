@@ -6,8 +6,8 @@
 
 namespace moegrad::bench {
 
-// The ceiling: products of 1024^3 in f32 by oneDNN (where it is not installed, by what the library
-// uses), one on each thread, each on its own matrices.
+// The ceiling: products of 1024^3 in f32 by onednn_product, one on each thread, each on its own
+// matrices.
 class Product {
  public:
   explicit Product(int threads);

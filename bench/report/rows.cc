@@ -4,10 +4,10 @@
 #include <memory>
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include "bench/report/cases.h"
 #include "bench/report/product.h"
+#include "tensor/threads.h"
 
 namespace moegrad::bench {
 namespace {
@@ -29,20 +29,27 @@ class Report {
   explicit Report(const std::function<void(const std::string&)>& progress) : progress_(progress) {}
 
   std::vector<Row> measure() {
-    const int most = omp_get_max_threads();
+    const int most = threads();
     for (const int threads : {1, most}) {
+      const ThreadScope scope(threads);
       threads_ = threads;
-      omp_set_num_threads(threads);
       layers();
       against_bare();
       ste_dense();
       if (most == 1) break;
     }
-    tape();
-    expert_group();
-    memory();
-    growth();
-    if (most > 1) more_threads(most);
+    {
+      const ThreadScope alone(1);
+      threads_ = 1;
+      tape();
+      expert_group();
+      memory();
+      growth();
+    }
+    if (most > 1) {
+      more_threads(most);
+      for (Row& row : thread_rows(most, progress_)) rows_.push_back(std::move(row));
+    }
     return std::move(rows_);
   }
 
@@ -99,7 +106,6 @@ class Report {
   }
 
   void tape() {
-    one_thread();
     progress_("tape");
     time_tape(200);
     std::vector<double> record, backward;
@@ -121,7 +127,6 @@ class Report {
   }
 
   void expert_group() {
-    one_thread();
     for (const auto& [size, bound] : {std::pair{large_size(), 1.05}, {widest_size(), 1.023}}) {
       const SideBySide s = compare("expert-group " + size.name(),
                                    std::make_unique<WholeLayer>(size, "top-k", "expert-group"),
@@ -165,7 +170,6 @@ class Report {
   }
 
   void growth() {
-    one_thread();
     const Size base = large_size();
     Size twice = base;
     twice.tokens *= 2;
@@ -188,7 +192,7 @@ class Report {
       BareLayer layer(size);
       const auto with = [&](int threads) {
         return [&layer, threads] {
-          omp_set_num_threads(threads);
+          const ThreadScope scope(threads);
           layer.step();
         };
       };
@@ -198,22 +202,8 @@ class Report {
       add("one thread over all", size.name(), "", s.ratio, at_least(0.9 * most));
     }
     Product one(1), all(most);
-    const SideBySide s = side_by_side(
-        [&] {
-          omp_set_num_threads(1);
-          one.run();
-        },
-        [&] {
-          omp_set_num_threads(most);
-          all.run();
-        },
-        kBudget);
+    const SideBySide s = side_by_side([&] { one.run(); }, [&] { all.run(); }, kBudget);
     add("one thread over all", "the products alone", "", times(s.ratio, most));
-  }
-
-  void one_thread() {
-    threads_ = 1;
-    omp_set_num_threads(1);
   }
 
   const std::function<void(const std::string&)>& progress_;

@@ -12,6 +12,9 @@ namespace moegrad::bench {
 // is told what is being measured.
 std::vector<Row> measure_rows(const std::function<void(const std::string&)>& progress);
 
+// The rows that compare all threads with one, on a quiet machine and on a busy one.
+std::vector<Row> thread_rows(int threads, const std::function<void(const std::string&)>& progress);
+
 // Answers the commands of bench/peers/compare.py, one a line on standard input, until it ends.
 void serve();
 

@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include <doctest/doctest.h>
-#include <omp.h>
 
 #include "moe/registry.h"
+#include "tensor/threads.h"
 #include "tests/temporary_files.h"
 
 using namespace moegrad;
@@ -85,10 +85,9 @@ TEST_CASE("the same rows at any number of threads; what a layer refuses is left 
   const std::vector<BiasCase> cases = {
       cell("moesart", "sparse", 4, 2, "mlp"), cell("moesart", "sparse", 4, 1, "mlp"),
       cell("top-k", "expert-group", 4, 2, "mlp"), cell("top-k", "expert-group", 4, 4, "mlp")};
-  const int threads = omp_get_max_threads();
   std::vector<std::vector<BiasRow>> runs;
   for (const int n : {1, 2}) {
-    omp_set_num_threads(n);
+    const ThreadScope threads(n);
     std::vector<std::string> skipped;
     std::size_t last = 0;
     runs.push_back(study_bias(
@@ -98,7 +97,6 @@ TEST_CASE("the same rows at any number of threads; what a layer refuses is left 
     CHECK(skipped[0] == "[layer] k is 1, too few for router moesart. Use k >= 2.");
     CHECK(skipped[1].starts_with("[expert-group] every token uses all 4 experts"));
   }
-  omp_set_num_threads(threads);
   REQUIRE(runs[0].size() == 2);
   for (std::size_t i = 0; i < 2; ++i) CHECK(same(runs[0][i], runs[1][i]));
 }

@@ -3,10 +3,13 @@
 #include <mutex>
 #include <set>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "tensor/threads.h"
 
 using namespace moegrad;
 
@@ -24,22 +27,11 @@ Pieces pieces_of(std::int64_t n, std::int64_t grain) {
   return pieces;
 }
 
-class Threads {
- public:
-  explicit Threads(int n) : before_(omp_get_max_threads()) { omp_set_num_threads(n); }
-  ~Threads() { omp_set_num_threads(before_); }
-  Threads(const Threads&) = delete;
-  Threads& operator=(const Threads&) = delete;
-
- private:
-  int before_;
-};
-
 }  // namespace
 
 TEST_CASE("the pieces do not depend on the number of threads") {
   for (const int n : {1, 2, 3}) {
-    const Threads threads(n);
+    const ThreadScope threads(n);
     CHECK(pieces_of(0, 4).empty());
     CHECK(pieces_of(4, 4) == Pieces{{0, 4}});
     CHECK(pieces_of(9, 4) == Pieces{{0, 4}, {4, 8}, {8, 9}});
@@ -47,16 +39,16 @@ TEST_CASE("the pieces do not depend on the number of threads") {
 }
 
 TEST_CASE("one piece starts no region") {
-  const Threads threads(3);
-  cpu::parallel_for(10, 10, [](std::int64_t, std::int64_t) { CHECK_FALSE(omp_in_parallel()); });
+  const ThreadScope threads(3);
+  cpu::parallel_for(10, 10, [](std::int64_t, std::int64_t) { CHECK(cpu::workers() == 3); });
   cpu::parallel_pieces(1, [](std::int64_t, int worker) {
-    CHECK_FALSE(omp_in_parallel());
+    CHECK(cpu::workers() == 3);
     CHECK(worker == 0);
   });
 }
 
 TEST_CASE("every piece is run once by a worker of the right number") {
-  const Threads threads(3);
+  const ThreadScope threads(3);
   std::vector<int> runs(1000, 0);
   std::atomic<int> strays{0};
   cpu::parallel_pieces(1000, [&](std::int64_t piece, int worker) {
@@ -64,8 +56,9 @@ TEST_CASE("every piece is run once by a worker of the right number") {
     if (worker < 0 || worker >= 3) ++strays;
     // Within a region there is one worker, and nested work stays on it.
     if (cpu::workers() != 1) ++strays;
+    const auto here = std::this_thread::get_id();
     cpu::parallel_for(4, 1, [&](std::int64_t begin, std::int64_t) {
-      if (omp_get_level() != 1 || begin > 3) ++strays;
+      if (std::this_thread::get_id() != here || begin > 3) ++strays;
     });
     cpu::parallel_pieces(2, [&](std::int64_t, int nested) {
       if (nested != 0) ++strays;
@@ -77,7 +70,7 @@ TEST_CASE("every piece is run once by a worker of the right number") {
 
 TEST_CASE("an exception leaves the region") {
   for (const int n : {1, 3}) {
-    const Threads threads(n);
+    const ThreadScope threads(n);
     CHECK_THROWS_WITH_AS(cpu::parallel_for(100, 1,
                                            [](std::int64_t begin, std::int64_t) {
                                              if (begin >= 50) throw std::runtime_error("half");

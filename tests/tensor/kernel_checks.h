@@ -5,9 +5,9 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <omp.h>
 
 #include "tensor/kernels.h"
+#include "tensor/threads.h"
 
 // What the tests of kernels share. A kernel is run on fresh, poisoned outputs with guarded ends, at
 // one, two and three threads, and compared with a plain loop in double precision.
@@ -86,20 +86,19 @@ inline void check_close(const Tensor& got, const Values& want, double slack = 4.
 template <class F>
 std::vector<Tensor> at_all_threads(F&& f) {
   const CheckedPool checked;
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const std::vector<Tensor> one = f();
+  const std::vector<Tensor> one = [&] {
+    const ThreadScope alone(1);
+    return f();
+  }();
   for (const int threads : {2, 3}) {
-    omp_set_num_threads(threads);
+    const ThreadScope scope(threads);
     const std::vector<Tensor> many = f();
-    CHECK(omp_get_max_threads() == threads);  // no kernel may leave the setting changed
     for (std::size_t i = 0; i < one.size(); ++i) {
       CAPTURE(threads);
       CAPTURE(i);
       CHECK(one[i].same_bits(many[i]));
     }
   }
-  omp_set_num_threads(before);
   return one;
 }
 

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+
+namespace moegrad {
+
+// How many threads kernels that are called from this thread may use; results do not depend on it.
+// At first: MOEGRAD_THREADS of the environment, or else processors().
+int threads();
+
+// Sets the number for calls from this thread, and puts it back; 0 changes nothing. More threads
+// than processors are never started.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int threads);
+  ~ThreadScope();
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
+// How many processors this process may keep busy: those of its affinity mask, and no more than the
+// quotas of its control groups give (Linux: cpu.max, or cpu.cfs_quota_us over cpu.cfs_period_us,
+// rounded down); at least 1.
+int processors();
+
+// What the quotas alone give, rounded down, at least 1; a large number where there is none. `root`
+// is where /proc and /sys are found.
+int processors_by_quota(const std::filesystem::path& root);
+
+}  // namespace moegrad
