@@ -64,6 +64,16 @@ constexpr std::array<UnaryBackwardLoop<T>, sizeof...(F)> unary_backward_loops(Ty
   return {&unary_backward_loop<T, F>...};
 }
 
+template <class... F>
+constexpr std::array<int, sizeof...(F)> unary_costs(TypeList<F...>) {
+  return {cost_of<F>()...};
+}
+// Elements of a piece; `function` is in the list.
+std::int64_t unary_grain(int function) {
+  static constexpr auto kCosts = unary_costs(UnaryFunctors{});
+  return cpu::items_per_grain(kCosts[static_cast<std::size_t>(function)]);
+}
+
 // --- two arguments
 
 template <class T>
@@ -223,7 +233,7 @@ void CpuKernels::unary(int function, Scalars p, const Tensor& x, const Tensor& y
     const auto loop = loop_at(kLoops, function, "unary");
     const T* const from = x.data<T>();
     T* const to = y.data<T>();
-    parallel_for(y.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(y.numel(), unary_grain(function), [=](std::int64_t begin, std::int64_t end) {
       loop(p, from + begin, to + begin, end - begin);
     });
   });
@@ -239,7 +249,7 @@ void CpuKernels::unary_backward(int function, Scalars p, const Tensor& x, const 
     const T* const y_data = cpu::data_or_null<T>(y);
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.data<T>();
-    parallel_for(dx.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(dx.numel(), unary_grain(function), [=](std::int64_t begin, std::int64_t end) {
       loop(p, x_data == nullptr ? nullptr : x_data + begin,
            y_data == nullptr ? nullptr : y_data + begin, dy_data + begin, dx_data + begin,
            end - begin);

@@ -65,6 +65,16 @@ struct Scalars {
   double b = 0.0;
 };
 
+// What f costs, counted in elements of cheap work (relu): kCost where a functor has one, else 1.
+template <class F>
+constexpr int cost_of() {
+  if constexpr (requires { F::kCost; }) {
+    return F::kCost;
+  } else {
+    return 1;
+  }
+}
+
 namespace functor {
 
 #define MOEGRAD_UNARY_FUNCTOR(TEXT_NAME, SUMMARY, NEEDS, LOW, HIGH) \
@@ -99,6 +109,7 @@ struct Affine {
 
 struct Exp {
   MOEGRAD_UNARY_FUNCTOR("exp", "e^x", output, -2, 2)
+  static constexpr int kCost = 5;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return math::exp(x);
@@ -111,6 +122,7 @@ struct Exp {
 
 struct Log {
   MOEGRAD_UNARY_FUNCTOR("log", "natural logarithm", inputs, 0.2, 3)
+  static constexpr int kCost = 7;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return math::log(x);
@@ -147,6 +159,7 @@ struct Square {
 
 struct Tanh {
   MOEGRAD_UNARY_FUNCTOR("tanh", "hyperbolic tangent", output, -2, 2)
+  static constexpr int kCost = 8;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return math::tanh(x);
@@ -159,6 +172,7 @@ struct Tanh {
 
 struct Sigmoid {
   MOEGRAD_UNARY_FUNCTOR("sigmoid", "1 / (1 + e^-x)", output, -3, 3)
+  static constexpr int kCost = 7;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     const T e = math::exp(x < T(0) ? x : -x);
@@ -188,6 +202,7 @@ struct Relu {
 
 struct GeluTanh {
   MOEGRAD_UNARY_FUNCTOR("gelu_tanh", "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", inputs, -3, 3)
+  static constexpr int kCost = 9;
   // 1 + tanh(z) = 2 sigmoid(2 z), which is quicker and exact for large negative x.
   static constexpr double kScale = 2 * 0.79788456080286535588;  // 2 sqrt(2/pi)
   template <class T>
@@ -204,6 +219,7 @@ struct GeluTanh {
 
 struct GeluErf {
   MOEGRAD_UNARY_FUNCTOR("gelu", "x/2 (1 + erf(x / sqrt(2)))", inputs, -3, 3)
+  static constexpr int kCost = 13;
   static constexpr double kInverseRoot2 = 0.70710678118654752440;
   static constexpr double kInverseRoot2Pi = 0.39894228040143267794;
   template <class T>
@@ -219,6 +235,7 @@ struct GeluErf {
 
 struct Silu {
   MOEGRAD_UNARY_FUNCTOR("silu", "x sigmoid(x)", inputs, -3, 3)
+  static constexpr int kCost = 7;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars p) {
     return x * Sigmoid::f(x, p);
@@ -232,6 +249,7 @@ struct Silu {
 
 struct Softplus {
   MOEGRAD_UNARY_FUNCTOR("softplus", "log(1 + e^x)", inputs, -3, 3)
+  static constexpr int kCost = 20;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return (x > T(0) ? x : T(0)) + math::log1p(math::exp(x > T(0) ? -x : x));
@@ -244,6 +262,7 @@ struct Softplus {
 
 struct Erf {
   MOEGRAD_UNARY_FUNCTOR("erf", "error function", inputs, -2, 2)
+  static constexpr int kCost = 12;
   template <class T>
   MOEGRAD_HD static T f(T x, Scalars) {
     return math::erf(x);
