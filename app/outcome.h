@@ -56,7 +56,7 @@ inline int code_with_lost_text(int code, std::FILE* messages = stderr) {
   if (lost_text == 0) return code;
   put(messages,
       "moegrad: [output] text for standard output or standard error could not be written: {}. "
-      "Files are complete; write the text elsewhere.\n",
+      "Free some space, or send the text elsewhere.\n",
       std::generic_category().message(lost_text));
   return code == kOk ? kUserMistake : code;
 }

@@ -59,7 +59,8 @@ class TemporaryFile {
         fail_writing(target_, errno);
       }
       // Another process may have taken it for a left one just before the lock, and removed it.
-      ::flock(descriptor_, LOCK_EX);
+      while (::flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+      }
       struct stat status = {};
       if (::fstat(descriptor_, &status) != 0 || status.st_nlink > 0) break;
       ::close(descriptor_);
@@ -101,6 +102,9 @@ struct Target {
 // Follows symbolic links, also where the last one points to a file that is still to be made.
 Target target_of(const fs::path& path) {
   constexpr int kMaxLinks = 40;
+  if (!path.has_filename()) {
+    fail("write", "'{}' is no name of a file. Choose another path.", path.string());
+  }
   Target target{path, {}};
   struct stat status = {};
   if (::stat(path.c_str(), &status) == 0) {
@@ -219,9 +223,10 @@ void require_writable(const fs::path& path) {
 }
 
 bool same_file(const fs::path& a, const fs::path& b) {
-  std::error_code none;
-  return fs::equivalent(a, b, none) ||
-         fs::weakly_canonical(a, none) == fs::weakly_canonical(b, none);
+  std::error_code error;
+  if (fs::equivalent(a, b, error)) return true;
+  const fs::path first = fs::weakly_canonical(fs::absolute(a, error), error);
+  return !error && first == fs::weakly_canonical(fs::absolute(b, error), error) && !error;
 }
 
 AppendedFile::AppendedFile(fs::path path)

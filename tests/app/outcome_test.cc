@@ -53,7 +53,7 @@ TEST_CASE("outcome: whatever a command throws is a message and an exit code") {
 
 constexpr auto kLost =
     "moegrad: [output] text for standard output or standard error could not be "
-    "written: {}. Files are complete; write the text elsewhere.\n";
+    "written: {}. Free some space, or send the text elsewhere.\n";
 
 std::vector<std::string> small_run(const fs::path& out) {
   return {"train",   "synthetic", "--experts", "4", "--width",  "8", "--hidden",    "8",

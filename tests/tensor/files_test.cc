@@ -123,6 +123,15 @@ TEST_CASE("files: asked before the work, appended line by line, compared by path
   CHECK(same_file(folder / "a/b/file", folder / "hard"));
   CHECK(same_file(folder / "new", folder / "link/../new"));
   CHECK(!same_file(folder / "new", folder / "a/new"));
+  CHECK(same_file("new", "./new"));
+  fs::create_symlink("loop", folder / "loop");
+  CHECK(!same_file(folder / "loop/a", folder / "loop/b"));
+  for (const std::string name : {"", "new/"}) {
+    const std::string expected =
+        fmt::format("[write] '{}' is no name of a file. Choose another path.", name);
+    CHECK(error_of([&] { require_writable(name); }) == expected);
+    CHECK(error_of([&] { write_file_atomic(name, "x"); }) == expected);
+  }
 }
 
 TEST_CASE("files: errors of reading name the file and the reason") {
