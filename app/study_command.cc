@@ -30,12 +30,13 @@ class Report {
  public:
   Report(fs::path folder, const JsonOutput& output)
       : folder_(made(std::move(folder))), lock_(folder_), output_(output) {
+    require_writable(rows_file());
     output.require();
   }
 
   // Writes rows.json and, where gnuplot is there, plot.svg; says where.
   void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
-    write_file_atomic(folder_ / "rows.json", rows.dump(2) + "\n");
+    write_file_atomic(rows_file(), rows.dump(2) + "\n");
     if (output_.wanted) output_.write(rows.dump(2));
     const bool drawn = plot_svg(folder_ / "plot.svg", charts);
     if (!output_.wanted || !output_.file.empty()) {
@@ -45,6 +46,7 @@ class Report {
   }
 
  private:
+  fs::path rows_file() const { return folder_ / "rows.json"; }
   static fs::path made(fs::path folder) {
     make_folder(folder);
     return folder;

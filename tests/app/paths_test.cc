@@ -155,6 +155,10 @@ TEST_CASE("paths: what cannot be written is refused before the work") {
   CHECK(study.err == fmt::format("moegrad: [write] '{}' is not a regular file. Choose another "
                                  "path.\n",
                                  (folder / "folder").string()));
+  fs::create_directories(folder / "report/rows.json");
+  CHECK(run(folder, {"study", "bias", "--draws", "1000", "--out", folder / "report"}).err ==
+        fmt::format("moegrad: [write] '{}' is not a regular file. Choose another path.\n",
+                    (folder / "report/rows.json").string()));
   const Outcome check = run(folder, {"gradcheck", "--json", folder / "folder"});
   CHECK(check.code == 2);
   CHECK(check.out.empty());

@@ -102,6 +102,33 @@ TEST_CASE("folders: temporary files of dead processes are removed, others stay")
   remove_leftovers(folder / "none");
 }
 
+TEST_CASE("folders: those that write in one folder at once leave each other's files alone") {
+  const TemporaryFolder folder;
+  std::vector<pid_t> children;
+  for (int i = 0; i < 4; ++i) {
+    children.push_back(::fork());
+    REQUIRE(children.back() >= 0);
+    if (children.back() != 0) continue;
+    try {
+      for (int round = 0; round < 40; ++round) {
+        for (const std::string& name : {std::to_string(i), std::string("all")}) {
+          write_file_atomic(folder / name, std::to_string(i));
+          for (int j = 0; j < 50; ++j) remove_leftovers(folder.path());
+        }
+      }
+    } catch (const Error&) {
+      ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  for (const pid_t child : children) {
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+  }
+  CHECK(folder.files() == 5);
+}
+
 TEST_CASE("folder lock: one holder, named to the second; free again when it ends or dies") {
   const TemporaryFolder folder;
   const auto in_use = [&](pid_t process) {
