@@ -33,11 +33,16 @@ std::string on_one_line(std::string_view text) {
   return out;
 }
 
-// In gnuplot's single quotes, where it substitutes nothing.
+// In gnuplot's double quotes, with the number of what would mean something there. (Its single
+// quotes lose a quote that a text begins with.)
 std::string in_quotes(std::string_view text) {
-  std::string out = "'";
-  for (const char c : on_one_line(text)) out += c == '\'' ? std::string("''") : std::string(1, c);
-  return out + "'";
+  constexpr std::string_view kTelling = "\"\\`@$";
+  std::string out = "\"";
+  for (const char c : on_one_line(text)) {
+    out += kTelling.find(c) == std::string_view::npos ? std::string(1, c)
+                                                      : fmt::format("\\{:03o}", int{c});
+  }
+  return out + '"';
 }
 
 // A column of data: gnuplot knows no escape there.
