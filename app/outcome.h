@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <new>
+#include <system_error>
 
 #include <fcntl.h>
 #include <unistd.h>
