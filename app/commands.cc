@@ -1,7 +1,5 @@
 #include "app/commands.h"
 
-#include <fmt/core.h>
-
 #include "tensor/error.h"
 #include "tensor/files.h"
 
@@ -42,9 +40,13 @@ std::map<std::string, std::string> option_map(std::string_view command,
   return map;
 }
 
+void JsonOutput::require() const {
+  if (!file.empty()) require_writable(file);
+}
+
 void JsonOutput::write(std::string_view text) const {
   if (file.empty()) {
-    fmt::print("{}\n", text);
+    put(stdout, "{}\n", text);
   } else {
     write_file_atomic(file, std::string(text) + "\n");
   }

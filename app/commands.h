@@ -7,12 +7,9 @@
 
 #include <CLI/CLI.hpp>
 
-namespace moegrad {
+#include "app/outcome.h"
 
-// Exit codes of every command; an interrupted one returns 128 + the number of the signal.
-inline constexpr int kOk = 0;
-inline constexpr int kCheckFailed = 1;
-inline constexpr int kUserMistake = 2;
+namespace moegrad {
 
 // What the commands share.
 struct Global {
@@ -27,6 +24,8 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 struct JsonOutput {
   bool wanted = false;
   std::string file;
+  // Before long work: an Error where it could not be written.
+  void require() const;
   // Writes where it was asked for; a file is replaced atomically.
   void write(std::string_view text) const;
 };

@@ -65,25 +65,26 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
   json rows = json::array();
   std::vector<CheckRow> bad;
   const std::vector<Check> checks = chosen_checks(names);
+  output.require();
   const bool text = !output.wanted || !output.file.empty();
   if (text) {
-    fmt::print("{:<21} {:<10} {:<27} {:>5} {:>9}  {:<12} {}\n", "name", "kind", "claim", "cases",
-               "max error", "verdict", "oracle");
+    put(stdout, "{:<21} {:<10} {:<27} {:>5} {:>9}  {:<12} {}\n", "name", "kind", "claim", "cases",
+        "max error", "verdict", "oracle");
   }
   for (const Check& check : checks) {
     const CheckRow row = check.run();
     rows.push_back(row_json(row));
     if (row.verdict != Verdict::pass) bad.push_back(row);
     if (!text) continue;
-    fmt::print("{:<21} {:<10} {:<27} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
-               row.cases, row.max_error, name_of(row.verdict), row.oracle);
-    std::fflush(stdout);
+    put(stdout, "{:<21} {:<10} {:<27} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
+        row.cases, row.max_error, name_of(row.verdict), row.oracle);
+    flush_text(stdout);
   }
   if (output.wanted) output.write(rows.dump(2));
   for (const CheckRow& row : bad) {
-    fmt::print(stderr, "\n{} {}: {}\n{}\n", row.kind, row.name, name_of(row.verdict), row.reason);
+    put(stderr, "\n{} {}: {}\n{}\n", row.kind, row.name, name_of(row.verdict), row.reason);
   }
-  if (text) fmt::print("{} checked, {} not passed\n", rows.size(), bad.size());
+  if (text) put(stdout, "{} checked, {} not passed\n", rows.size(), bad.size());
   return bad.empty() ? kOk : kCheckFailed;
 }
 

@@ -10,6 +10,7 @@
 #include "moe/layer.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/files.h"
 #include "tensor/safetensors.h"
 
 namespace moegrad {
@@ -181,6 +182,12 @@ void check_parameters(const std::string& path, const TensorFile& file, const Par
 
 int run(const LayerArguments& a) {
   if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
+  const bool json_over_files =
+      !a.json.file.empty() && (same_file(a.json.file, a.in) || same_file(a.json.file, a.out));
+  if (json_over_files || same_file(a.in, a.out)) {
+    fail("layer", "'{}' is named twice, and its tensors would be overwritten. Give another file.",
+         json_over_files ? a.json.file : a.out);
+  }
   const TensorFile in = read_layer_file(a.in);
   const Tensor x = in.at("x");
   Sizes sizes(a.in);
@@ -207,6 +214,9 @@ int run(const LayerArguments& a) {
   for (const auto& [name, tensor] : in.tensors) {
     if (!is_whole(name)) require_numbers(a.in, name, tensor, x.dtype());
   }
+
+  require_writable(a.out);
+  a.json.require();
 
   Decisions decisions;
   const Tensor* selected = in.find("selected");
@@ -270,11 +280,11 @@ int run(const LayerArguments& a) {
                                    {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},
                                    {"training", !a.evaluate}, {"loss", loss_value},
                                    {"expert_load", load},     {"out", a.out}};
-    a.json.write(object.dump(2));
+    a.json.write(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{} / {}, {} tokens, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
-               a.estimator, sizes["N"], a.evaluate ? "inference" : "training", loss_value,
-               fmt::join(load, " "), a.out);
+    put(stdout, "{} / {}, {} tokens, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
+        a.estimator, sizes["N"], a.evaluate ? "inference" : "training", loss_value,
+        fmt::join(load, " "), a.out);
   }
   return kOk;
 }

@@ -97,7 +97,7 @@ std::string traits_text(const json& entry) {
 
 void print(const json& all) {
   for (const char* kind : {"operations", "routers", "estimators", "tasks"}) {
-    fmt::print("{}\n", kind);
+    put(stdout, "{}\n", kind);
     Table table;
     for (const json& entry : all[kind]) {
       table.add({"  " + entry["name"].get<std::string>(), entry["summary"], entry["source"]});
@@ -109,33 +109,33 @@ void print(const json& all) {
                                    option["summary"].get<std::string>())});
       }
     }
-    fmt::print("{}\n", table.text());
+    put(stdout, "{}\n", table.text());
   }
 }
 
 // A page of docs/: a table of all, then each with its formula and options.
 void print_markdown(const json& all, const std::string& kind) {
   const std::string title = kind == "routers" ? "Routers" : "Gradient estimators";
-  fmt::print(
+  put(stdout,
       "# {}\n\nWritten by `moegrad list --markdown {}`; the sources are the files of "
       "`moe/{}/`.\n\n| name | what it does |\n|---|---|\n",
       title, kind, kind);
   for (const json& e : all[kind]) {
     const std::string name = e["name"];
-    fmt::print("| [{}](#{}) | {} |\n", name, name, e["summary"].get<std::string>());
+    put(stdout, "| [{}](#{}) | {} |\n", name, name, e["summary"].get<std::string>());
   }
   for (const json& e : all[kind]) {
-    fmt::print("\n## {}\n\n{}\n\n```\n{}\n```\n\n", e["name"].get<std::string>(),
-               e["source"].get<std::string>(), e["formula"].get<std::string>());
-    fmt::print("Claim: {}.\n", traits_text(e));
+    put(stdout, "\n## {}\n\n{}\n\n```\n{}\n```\n\n", e["name"].get<std::string>(),
+        e["source"].get<std::string>(), e["formula"].get<std::string>());
+    put(stdout, "Claim: {}.\n", traits_text(e));
     if (e.contains("routers")) {
-      fmt::print("Checked with: {}.\n",
-                 fmt::join(e["routers"].get<std::vector<std::string>>(), ", "));
+      put(stdout, "Checked with: {}.\n",
+          fmt::join(e["routers"].get<std::vector<std::string>>(), ", "));
     }
-    if (!e["options"].empty()) fmt::print("\n| option | default | meaning |\n|---|---|---|\n");
+    if (!e["options"].empty()) put(stdout, "\n| option | default | meaning |\n|---|---|---|\n");
     for (const json& o : e["options"]) {
-      fmt::print("| {} | {} | {} |\n", o["name"].get<std::string>(),
-                 o["default"].get<std::string>(), o["summary"].get<std::string>());
+      put(stdout, "| {} | {} | {} |\n", o["name"].get<std::string>(),
+          o["default"].get<std::string>(), o["summary"].get<std::string>());
     }
   }
 }

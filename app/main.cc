@@ -1,13 +1,13 @@
-#include <cstdio>
-#include <new>
+#include <csignal>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include <fmt/core.h>
 
 #include "app/commands.h"
+#include "app/outcome.h"
 #include "moe/options.h"
-#include "tensor/error.h"
 
 namespace moegrad {
 namespace {
@@ -59,14 +59,13 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // Help and version, unless they were asked of a command that there is none of.
     const bool known = !app.get_subcommands().empty() || app.remaining().empty();
-    if (error.get_exit_code() == 0 && known) return app.exit(error);
-    fmt::print(stderr, "moegrad: {}\n", explain(app, error));
-    return kUserMistake;
-  } catch (const Error& error) {
-    fmt::print(stderr, "moegrad: {}\n", error.what());
-    return kUserMistake;
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "moegrad: [memory] not enough memory. Choose smaller sizes.\n");
+    if (error.get_exit_code() == 0 && known) {
+      std::ostringstream text;
+      app.exit(error, text, text);
+      put(stdout, "{}", text.str());
+      return kOk;
+    }
+    put(stderr, "moegrad: {}\n", explain(app, error));
     return kUserMistake;
   }
   return global.exit_code;
@@ -75,4 +74,10 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace moegrad
 
-int main(int argc, char** argv) { return moegrad::run(argc, argv); }
+int main(int argc, char** argv) {
+  moegrad::open_standard_streams();
+  // A file beyond the limit of its size is an error with a message, not the end of the program.
+  std::signal(SIGXFSZ, SIG_IGN);
+  return moegrad::code_with_lost_text(
+      moegrad::outcome_of([&] { return moegrad::run(argc, argv); }));
+}

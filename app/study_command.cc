@@ -14,6 +14,7 @@
 #include "lab/report.h"
 #include "moe/registry.h"
 #include "tensor/files.h"
+#include "tensor/folders.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
 #include "train/run_folder.h"
@@ -24,18 +25,37 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-// Writes rows.json and, where gnuplot is there, plot.svg into a folder; says where.
-void write_report(const fs::path& folder, const ordered_json& rows,
-                  const std::vector<Chart>& charts, const JsonOutput& output) {
-  fs::create_directories(folder);
-  write_file_atomic(folder / "rows.json", rows.dump(2) + "\n");
-  const bool drawn = plot_svg(folder / "plot.svg", charts);
-  if (output.wanted) output.write(rows.dump(2));
-  if (!output.wanted || !output.file.empty()) {
-    fmt::print("written to {}: rows.json{}\n", folder.string(), drawn ? ", plot.svg" : "");
+// The folder of a report, made before the work and kept from other processes until it is written.
+class Report {
+ public:
+  Report(fs::path folder, const JsonOutput& output)
+      : folder_(made(std::move(folder))), lock_(folder_), output_(output) {
+    require_writable(rows_file());
+    output.require();
   }
-  if (!drawn) fmt::print(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
-}
+
+  // Writes rows.json and, where gnuplot is there, plot.svg; says where.
+  void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
+    write_file_atomic(rows_file(), rows.dump(2) + "\n");
+    if (output_.wanted) output_.write(rows.dump(2));
+    const bool drawn = plot_svg(folder_ / "plot.svg", charts);
+    if (!output_.wanted || !output_.file.empty()) {
+      put(stdout, "written to {}: rows.json{}\n", folder_.string(), drawn ? ", plot.svg" : "");
+    }
+    if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+  }
+
+ private:
+  fs::path rows_file() const { return folder_ / "rows.json"; }
+  static fs::path made(fs::path folder) {
+    make_folder(folder);
+    return folder;
+  }
+
+  fs::path folder_;
+  FolderLock lock_;
+  const JsonOutput& output_;
+};
 
 // --- bias -------------------------------------------------------------------------------------
 
@@ -112,7 +132,7 @@ void print_bias(const std::vector<BiasRow>& rows) {
                fmt::format("{:.1f}", r.evaluations),
                fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
   }
-  fmt::print("{}", table.text());
+  put(stdout, "{}", table.text());
 }
 
 // Of each pair, the means over its rows.
@@ -162,21 +182,22 @@ int run_bias(const BiasArguments& a) {
       }
     }
   }
+  const Report report(a.out, a.json);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
   std::vector<std::string> skipped;
   const std::vector<BiasRow> rows = study_bias(
       cases, a.study,
       [&](std::size_t done) {
-        if (terminal) fmt::print(stderr, "\r{} of {} cells", done, cases.size());
+        if (terminal) put(stderr, "\r{} of {} cells", done, cases.size());
       },
       skipped);
-  if (terminal) fmt::print(stderr, "\r{:40}\r", "");
+  if (terminal) put(stderr, "\r{:40}\r", "");
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
   for (const BiasRow& row : rows) list.push_back(row_json(row));
   if (!a.json.wanted || !a.json.file.empty()) print_bias(rows);
-  for (const std::string& reason : skipped) fmt::print(stderr, "left out: {}\n", reason);
-  write_report(a.out, list, bias_charts(rows), a.json);
+  for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
+  report.write(list, bias_charts(rows));
   return kOk;
 }
 
@@ -226,7 +247,7 @@ void print_fidelity(const std::vector<FidelityRow>& rows) {
                fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
                fmt::format("{:.4f}", r.output_error)});
   }
-  fmt::print("{}", table.text());
+  put(stdout, "{}", table.text());
 }
 
 std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
@@ -264,6 +285,7 @@ int run_fidelity(const FidelityArguments& a) {
   std::string task_name = a.task;
   if (!a.along_training) task_name = stored_config(a.checkpoint).task;
   const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
+  const Report report(a.out, a.json);
   if (a.along_training) {
     TrainConfig config;
     config.task = a.task;
@@ -289,7 +311,7 @@ int run_fidelity(const FidelityArguments& a) {
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(row_json(row));
   if (!a.json.wanted || !a.json.file.empty()) print_fidelity(rows);
-  write_report(a.out, list, fidelity_charts(rows, names), a.json);
+  report.write(list, fidelity_charts(rows, names));
   return kOk;
 }
 

@@ -7,6 +7,8 @@
 
 #include "app/commands.h"
 #include "moe/registry.h"
+#include "tensor/files.h"
+#include "tensor/folders.h"
 #include "train/loop.h"
 #include "train/run_folder.h"
 
@@ -31,14 +33,17 @@ struct TrainArguments {
 std::atomic<int> stop_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
-// The first signal asks the run to stop, the second ends the program at once.
+// The first signal asks the run to stop, the second ends the program at once. A run that outlives
+// its terminal, because SIGHUP is ignored (nohup), or the reader of its text, goes on.
 void stop_on_signals() {
   struct sigaction action = {};
   action.sa_handler = [](int number) { stop_signal.store(number); };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
-  // A file beyond the limit of its size is an error with a message, not the end of the program.
-  std::signal(SIGXFSZ, SIG_IGN);
+  struct sigaction hangup = {};
+  ::sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
 }
 
 template <class Entries>
@@ -49,10 +54,10 @@ std::string names(const Entries& entries) {
 }
 
 void print_result(const TrainResult& r, const std::string& out) {
-  fmt::print("test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
-             r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
-  fmt::print("expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
-  fmt::print("written to    {}\n", out);
+  put(stdout, "test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
+      r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
+  put(stdout, "expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
+  put(stdout, "written to    {}\n", out);
 }
 
 int run(const TrainArguments& arguments) {
@@ -74,6 +79,13 @@ int run(const TrainArguments& arguments) {
   if (arguments.resume) config = RunFolder(out).resumed(settings);
   if (config.task.empty()) fail("train", "no task is given. Give one of: {}.", names(tasks()));
 
+  if (!arguments.config_file.empty() && !arguments.json.file.empty() &&
+      same_file(arguments.config_file, arguments.json.file)) {
+    fail("train", "--json would overwrite the configuration '{}'. Give another file.",
+         arguments.config_file);
+  }
+  // The folder of the run may still have to be made.
+  if (!same_file(folder_of(arguments.json.file), out)) arguments.json.require();
   stop_on_signals();
   Progress progress(stderr, Progress::style_for(stderr));
   const TrainResult result = train(config, {.out = out,

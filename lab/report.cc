@@ -1,9 +1,16 @@
 #include "lab/report.h"
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cmath>
-#include <cstdlib>
+#include <optional>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tensor/error.h"
 #include "tensor/files.h"
@@ -11,20 +18,44 @@
 namespace moegrad {
 namespace {
 
-// In gnuplot's double quotes.
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_gnuplot(std::string_view what, int code) {
+  fail("plot", "cannot {} gnuplot: {}. Its script and the rows are written.", what,
+       system_reason(code));
+}
+
+// What a chart says may hold anything: line feeds would end a command of gnuplot.
+std::string on_one_line(std::string_view text) {
+  std::string out(text);
+  std::replace_if(
+      out.begin(), out.end(), [](unsigned char c) { return c < ' '; }, ' ');
+  return out;
+}
+
+// In gnuplot's double quotes, with the number of what would mean something there. (Its single
+// quotes lose a quote that a text begins with.)
 std::string in_quotes(std::string_view text) {
+  constexpr std::string_view kTelling = "\"\\`@$";
   std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
+  for (const char c : on_one_line(text)) {
+    out += kTelling.find(c) == std::string_view::npos ? std::string(1, c)
+                                                      : fmt::format("\\{:03o}", int{c});
   }
-  return out + "\"";
+  return out + '"';
+}
+
+// A column of data: gnuplot knows no escape there.
+std::string as_column(std::string_view text) {
+  std::string out = on_one_line(text);
+  std::replace(out.begin(), out.end(), '"', '\'');
+  return '"' + out + '"';
 }
 
 std::string data_block(const Chart& chart, std::size_t number) {
   std::string out = fmt::format("$chart{} << EOD\n", number);
   for (std::size_t row = 0; row < chart.labels.size(); ++row) {
-    out += in_quotes(chart.labels[row]);
+    out += as_column(chart.labels[row]);
     for (const Series& s : chart.series) {
       out += std::isfinite(s.values[row]) ? fmt::format(" {:.9g}", s.values[row]) : " NaN";
     }
@@ -33,12 +64,12 @@ std::string data_block(const Chart& chart, std::size_t number) {
   return out + "EOD\n";
 }
 
-std::string script(const std::filesystem::path& file, const std::vector<Chart>& charts) {
+// Writes to standard output: no path is in it.
+std::string script(const std::vector<Chart>& charts) {
   std::size_t widest = 0;
   for (const Chart& chart : charts) widest = std::max(widest, chart.labels.size());
-  std::string out = fmt::format(
-      "set terminal svg size {},{} noenhanced background 'white'\nset output {}\n",
-      std::max<std::size_t>(720, 200 + 28 * widest), 420 * charts.size(), in_quotes(file.string()));
+  std::string out = fmt::format("set terminal svg size {},{} noenhanced background 'white'\n",
+                                std::max<std::size_t>(720, 200 + 28 * widest), 420 * charts.size());
   for (std::size_t i = 0; i < charts.size(); ++i) out += data_block(charts[i], i);
   out += fmt::format("set multiplot layout {},1\nset grid ytics\nset key outside right top\n",
                      charts.size());
@@ -60,20 +91,49 @@ std::string script(const std::filesystem::path& file, const std::vector<Chart>& 
   return out + "unset multiplot\n";
 }
 
-}  // namespace
-
-bool plot_svg(const std::filesystem::path& file, const std::vector<Chart>& charts) {
-  if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) return false;
-  std::filesystem::path commands = file;
-  commands.replace_extension(".gp");
-  write_file_atomic(commands, script(file, charts));
-  std::string shell = "gnuplot '";
-  for (const char c : commands.string())
-    shell += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  if (std::system((shell + "'").c_str()) != 0) {
+// Runs gnuplot, without a shell, on a script; nothing where it is not installed.
+std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
+  std::array<int, 2> pipe = {};
+  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) fail_gnuplot("make a pipe for", errno);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, commands.c_str(), O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, pipe[1], STDOUT_FILENO);
+  std::string name = "gnuplot";
+  std::array<char*, 2> arguments = {name.data(), nullptr};
+  pid_t child = 0;
+  const int code =
+      ::posix_spawnp(&child, name.c_str(), &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(pipe[1]);
+  std::string svg;
+  std::array<char, 65536> part;
+  while (code == 0) {
+    const ssize_t got = ::read(pipe[0], part.data(), part.size());
+    if (got > 0) svg.append(part.data(), static_cast<std::size_t>(got));
+    if (got == 0 || (got < 0 && errno != EINTR)) break;
+  }
+  ::close(pipe[0]);
+  if (code == ENOENT) return std::nullopt;
+  if (code != 0) fail_gnuplot("start", code);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (status != 0) {
     fail("plot", "gnuplot could not draw '{}'. Its message is above.", commands.string());
   }
-  return true;
+  return svg;
+}
+
+}  // namespace
+
+bool plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
+  fs::path commands = file;
+  commands.replace_extension(".gp");
+  write_file_atomic(commands, script(charts));
+  const std::optional<std::string> svg = drawn_by_gnuplot(commands);
+  if (svg) write_file_atomic(file, *svg);
+  return svg.has_value();
 }
 
 }  // namespace moegrad

@@ -22,8 +22,9 @@ struct Chart {
   bool lines = false;
 };
 
-// Writes the charts, one below the other, to an SVG file. False where gnuplot is not installed; an
-// Error where it fails.
+// Writes the charts, one below the other, to an SVG file, and beside it the script NAME.gp that
+// draws it: gnuplot NAME.gp > NAME.svg. False where gnuplot is not installed, and only the script
+// is written; an Error where it fails.
 bool plot_svg(const std::filesystem::path& file, const std::vector<Chart>& charts);
 
 }  // namespace moegrad

@@ -7,65 +7,68 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "tensor/error.h"
+#include "tensor/folders.h"
 
 namespace moegrad {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string reason(int code) { return std::generic_category().message(code); }
-
 [[noreturn]] void fail_reading(const fs::path& path, int code) {
   fail("read", "cannot read '{}': {}. Check the path and its permissions.", path.string(),
-       reason(code));
+       system_reason(code));
 }
 
 [[noreturn]] void fail_writing(const fs::path& path, int code) {
-  std::string_view advice = "Choose a folder that you may write to";
-  switch (code) {
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      advice = "Free some space or choose another disk";
-      break;
-    case ENOENT:
-      advice = "Create its folder first";
-      break;
-    case ENOTDIR:
-    case ENAMETOOLONG:
-      advice = "Choose another path";
-      break;
-    case EIO:
-      advice = "Check the disk";
-      break;
-    default:
-      break;
-  }
-  fail("write", "cannot write '{}': {}. {}; nothing was changed.", path.string(), reason(code),
-       advice);
+  fail("write", "cannot write '{}': {}. {}; nothing was changed.", path.string(),
+       system_reason(code), writing_advice(code));
 }
 
-// A new file that disappears again, unless it is renamed.
+// 0, or why it cannot.
+int write_all(int descriptor, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
+    if (written > 0) {
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+    } else if (written == 0 || errno != EINTR) {
+      return written == 0 ? ENOSPC : errno;
+    }
+  }
+  return 0;
+}
+
+// A new file that disappears again, unless it is renamed. It is locked while it is written: one
+// that is not locked was left by a process that was killed.
 class TemporaryFile {
  public:
   // `target` is the file that errors name.
   explicit TemporaryFile(const fs::path& target) : target_(target) {
     static std::atomic<unsigned> counter{0};
-    do {
+    while (true) {
       path_ = target;
       path_.replace_filename("." + std::to_string(::getpid()) + "-" +
-                             std::to_string(counter.fetch_add(1)) + ".moegrad-tmp");
+                             std::to_string(counter.fetch_add(1)) + std::string(kTemporarySuffix));
       descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    } while (descriptor_ < 0 && (errno == EEXIST || errno == EINTR));
-    if (descriptor_ < 0) fail_writing(target_, errno);
+      if (descriptor_ < 0) {
+        if (errno == EEXIST || errno == EINTR) continue;
+        fail_writing(target_, errno);
+      }
+      // Another process may have taken it for a left one just before the lock, and removed it.
+      while (::flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+      }
+      struct stat status = {};
+      if (::fstat(descriptor_, &status) != 0 || status.st_nlink > 0) break;
+      ::close(descriptor_);
+    }
   }
   ~TemporaryFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
     if (!path_.empty()) ::unlink(path_.c_str());
+    ::close(descriptor_);
   }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
@@ -75,19 +78,11 @@ class TemporaryFile {
   }
 
   void write(std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-      if (written > 0) {
-        bytes.remove_prefix(static_cast<std::size_t>(written));
-      } else if (written == 0 || errno != EINTR) {
-        fail_writing(target_, written == 0 ? ENOSPC : errno);
-      }
-    }
+    if (const int code = write_all(descriptor_, bytes); code != 0) fail_writing(target_, code);
   }
 
   void rename_to_target() {
     if (::fsync(descriptor_) != 0) fail_writing(target_, errno);
-    if (::close(std::exchange(descriptor_, -1)) != 0) fail_writing(target_, errno);
     if (::rename(path_.c_str(), target_.c_str()) != 0) fail_writing(target_, errno);
     path_.clear();
   }
@@ -98,11 +93,41 @@ class TemporaryFile {
   int descriptor_ = -1;
 };
 
+// What a file is written to: a path, the mode of the file that is there already.
+struct Target {
+  fs::path path;
+  std::optional<mode_t> mode;
+};
+
+// Follows symbolic links, also where the last one points to a file that is still to be made.
+Target target_of(const fs::path& path) {
+  constexpr int kMaxLinks = 40;
+  if (!path.has_filename()) {
+    fail("write", "'{}' is no name of a file. Choose another path.", path.string());
+  }
+  Target target{path, {}};
+  struct stat status = {};
+  if (::stat(path.c_str(), &status) == 0) {
+    if (!S_ISREG(status.st_mode)) {
+      fail("write", "'{}' is not a regular file. Choose another path.", path.string());
+    }
+    target.mode = status.st_mode & 07777U;
+  } else if (errno != ENOENT) {
+    fail_writing(path, errno);
+  }
+  for (int links = 0;; ++links) {
+    std::error_code none;
+    const fs::path link = fs::read_symlink(target.path, none);
+    if (none) return target;
+    if (links == kMaxLinks) fail_writing(path, ELOOP);
+    target.path = target.path.parent_path() / link;
+  }
+}
+
 // Makes a rename in the folder survive a loss of power. Some file systems cannot (EINVAL), and a
 // folder that may be written to need not be readable (EACCES): there the rename has to do.
 void synchronise_folder(const fs::path& path) {
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int descriptor = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   int code = descriptor < 0 ? errno : 0;
   if (descriptor >= 0) {
     if (::fsync(descriptor) != 0) code = errno;
@@ -110,11 +135,34 @@ void synchronise_folder(const fs::path& path) {
   }
   if (code != 0 && code != EINVAL && code != EACCES) {
     fail("write", "'{}' is written, but may not survive a loss of power: {}. Check the disk.",
-         path.string(), reason(code));
+         path.string(), system_reason(code));
   }
 }
 
 }  // namespace
+
+std::string system_reason(int code) { return std::generic_category().message(code); }
+
+std::string_view writing_advice(int code) {
+  switch (code) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return "Free some space or choose another disk";
+    case ENOENT:
+      return "Create its folder first";
+    case EEXIST:
+    case ELOOP:
+    case ENOTDIR:
+    case EISDIR:
+    case ENAMETOOLONG:
+      return "Choose another path";
+    case EIO:
+      return "Check the disk";
+    default:
+      return "Choose a folder that you may write to";
+  }
+}
 
 // O_NONBLOCK: opening a pipe by mistake is an error instead of a wait for its writer.
 InputFile::InputFile(fs::path path)
@@ -156,25 +204,45 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> chunks) {
-  fs::path target = path;
-  std::optional<mode_t> mode;
-  struct stat status = {};
-  if (::stat(path.c_str(), &status) == 0) {
-    if (!S_ISREG(status.st_mode)) {
-      fail("write", "'{}' is not a regular file. Choose another path.", path.string());
-    }
-    mode = status.st_mode & 07777U;
-    target = fs::canonical(path);
-  }
-  TemporaryFile file(target);
-  if (mode) file.set_mode(*mode);
+  const Target target = target_of(path);
+  remove_leftovers(folder_of(target.path));
+  TemporaryFile file(target.path);
+  if (target.mode) file.set_mode(*target.mode);
   for (const std::string_view chunk : chunks) file.write(chunk);
   file.rename_to_target();
-  synchronise_folder(target);
+  synchronise_folder(target.path);
 }
 
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
   write_file_atomic(path, std::span(&bytes, 1));
+}
+
+void require_writable(const fs::path& path) {
+  const Target target = target_of(path);
+  const TemporaryFile trial(target.path);
+}
+
+bool same_file(const fs::path& a, const fs::path& b) {
+  std::error_code error;
+  if (fs::equivalent(a, b, error)) return true;
+  const fs::path first = fs::weakly_canonical(fs::absolute(a, error), error);
+  return !error && first == fs::weakly_canonical(fs::absolute(b, error), error) && !error;
+}
+
+AppendedFile::AppendedFile(fs::path path)
+    : path_(std::move(path)),
+      descriptor_(
+          ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666)) {
+  if (descriptor_ < 0) fail_writing(path_, errno);
+}
+
+AppendedFile::~AppendedFile() { ::close(descriptor_); }
+
+void AppendedFile::append(std::string_view bytes) const {
+  if (const int code = write_all(descriptor_, bytes); code != 0) {
+    fail("write", "cannot write '{}': {}. {}; its last line may be cut.", path_.string(),
+         system_reason(code), writing_advice(code));
+  }
 }
 
 }  // namespace moegrad

@@ -35,8 +35,36 @@ std::string read_file(const std::filesystem::path& path);
 // Makes the chunks, one after the other, the content of the file: it has its old content or the new
 // one at every moment, also when the machine stops. Written to a temporary file of the same folder,
 // synchronised, renamed. On an error (no space, no permission) the temporary file is removed and
-// the old file is what it was. A symbolic link stays and the file it points to is replaced.
+// the old file is what it was. A symbolic link stays and the file it points to is replaced, or made
+// where there is none. Temporary files that killed processes left in the folder are removed.
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::string_view> chunks);
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
+// `.NUMBER-NUMBER` and this: the name of a temporary file.
+inline constexpr std::string_view kTemporarySuffix = ".moegrad-tmp";
+
+// For long work whose results are written at its end: the Error of write_file_atomic, before it.
+void require_writable(const std::filesystem::path& path);
+
+// True where both paths name one file, which need not be there.
+bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
+
+// A file that grows: what is appended is in it at once, and survives the end of the program.
+class AppendedFile {
+ public:
+  explicit AppendedFile(std::filesystem::path path);
+  ~AppendedFile();
+  AppendedFile(const AppendedFile&) = delete;
+  AppendedFile& operator=(const AppendedFile&) = delete;
+
+  void append(std::string_view bytes) const;
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_;
+};
+
+// For errors: the system's words for the code of an error, and what helps against it in writing.
+std::string system_reason(int code);
+std::string_view writing_advice(int code);
 
 }  // namespace moegrad

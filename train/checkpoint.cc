@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <zlib.h>
 
+#include "tensor/folders.h"
 #include "tensor/kernels.h"
 #include "tensor/safetensors.h"
 
@@ -138,10 +139,9 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
 
 std::vector<fs::path> Checkpoints::list() const {
   std::vector<std::pair<std::int64_t, fs::path>> found;
-  std::error_code none;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, none)) {
-    const std::int64_t step = step_of(entry.path());
-    if (step >= 0) found.emplace_back(step, entry.path());
+  for (const fs::path& path : files_in(folder_)) {
+    const std::int64_t step = step_of(path);
+    if (step >= 0) found.emplace_back(step, path);
   }
   std::sort(found.begin(), found.end());
   std::vector<fs::path> paths;
@@ -226,7 +226,7 @@ TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
 }
 
 void Checkpoints::remove_all() const {
-  for (const fs::path& path : list()) fs::remove(path);
+  for (const fs::path& path : list()) remove_file(path);
 }
 
 }  // namespace moegrad

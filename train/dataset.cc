@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/folders.h"
 #include "train/idx.h"
 
 namespace moegrad {
@@ -40,7 +41,7 @@ Dataset read_images(const fs::path& folder, const std::string& part, DType dtype
   const fs::path images_path = folder / (part + "-images-idx3-ubyte.gz");
   const fs::path labels_path = folder / (part + "-labels-idx1-ubyte.gz");
   for (const fs::path& path : {images_path, labels_path}) {
-    if (!fs::exists(path)) fail("vision", "'{}' is missing. Run scripts/data.", path.string());
+    if (!path_exists(path)) fail("vision", "'{}' is missing. Run scripts/data.", path.string());
   }
   const IdxArray images = read_idx(images_path, 3, kVisionMaxBytes);
   const IdxArray labels = read_idx(labels_path, 1, kVisionMaxBytes);
@@ -134,7 +135,7 @@ Task load_task(std::string_view name, const fs::path& folder, DType dtype, std::
 
 Task load_vision(const fs::path& folder, DType dtype) {
   const fs::path images = folder / "fashion-mnist";
-  if (!fs::is_directory(images)) {
+  if (!folder_exists(images)) {
     fail("vision", "there is no folder '{}'. Run scripts/data.", images.string());
   }
   Task task = named(kTasks[0]);

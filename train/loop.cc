@@ -9,6 +9,7 @@
 
 #include "ops/ops.h"
 #include "tensor/files.h"
+#include "tensor/folders.h"
 #include "tensor/kernels.h"
 #include "tensor/threads.h"
 #include "train/checkpoint.h"
@@ -96,6 +97,8 @@ class TrainingRun {
   }
 
   TrainResult operator()() {
+    if (!options_.resume) make_folder(folder_.path());
+    const FolderLock lock(folder_.path());
     if (options_.resume) {
       resume();
     } else {
@@ -120,15 +123,21 @@ class TrainingRun {
   }
 
   void resume() {
+    if (to_json(folder_.resumed({}), true) != to_json(config_, true)) {
+      fail("train", "the run in '{}' has another configuration. Resume with RunFolder::resumed.",
+           folder_.path().string());
+    }
+    folder_.prepare();
     const auto newest = checkpoints_.newest();
-    if (!newest) {
+    if (newest) {
+      state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
+      checkpoint_ = *newest;
+      message(fmt::format("going on from {}", newest->string()));
+    } else {
       message(fmt::format("no checkpoint in {}: starting from the beginning",
                           folder_.checkpoints().string()));
-      return;
     }
-    state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
-    checkpoint_ = *newest;
-    message(fmt::format("going on from {}", newest->string()));
+    if (state_.epoch < config_.epochs) remove_file(folder_.result());
   }
 
   // The rest of the current epoch, or a part of it when the run is to stop.

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include <fmt/core.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "tensor/put.h"
 
 namespace moegrad {
 namespace {
@@ -54,25 +55,25 @@ void Progress::update(const ProgressView& view) {
   if (now - last_ < (style_ == Style::bar ? 100ms : 10'000ms)) return;
   last_ = now;
   if (style_ == Style::bar) {
-    fmt::print(out_, "\r{}\x1b[K", progress_bar(view, columns_of(out_)));
+    put(out_, "\r{}\x1b[K", progress_bar(view, columns_of(out_)));
     drawn_ = true;
   } else {
-    fmt::print(out_, "{}\n", progress_line(view));
+    put(out_, "{}\n", progress_line(view));
   }
-  std::fflush(out_);
+  flush_text(out_);
 }
 
 void Progress::message(std::string_view text) {
   if (style_ == Style::silent) return;
   clear();
-  fmt::print(out_, "{}\n", text);
-  std::fflush(out_);
+  put(out_, "{}\n", text);
+  flush_text(out_);
 }
 
 void Progress::clear() {
   if (!drawn_) return;
-  fmt::print(out_, "\r\x1b[K");
-  std::fflush(out_);
+  put(out_, "\r\x1b[K");
+  flush_text(out_);
   drawn_ = false;
 }
 

@@ -1,57 +1,40 @@
 #include "train/run_folder.h"
 
-#include <cerrno>
-#include <system_error>
-
 #include <nlohmann/json.hpp>
 
 #include "tensor/files.h"
+#include "tensor/folders.h"
 #include "train/checkpoint.h"
 
 namespace moegrad {
-namespace {
 
 namespace fs = std::filesystem;
 
-std::string error_text(int code) { return std::generic_category().message(code); }
-
-void make_folder(const fs::path& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) {
-    fail("train", "cannot make the folder '{}': {}. Choose another one with --out.", path.string(),
-         error.message());
-  }
-}
-
-}  // namespace
-
 void RunFolder::start(const TrainConfig& config_of_run, bool force) const {
+  make_folder(path_);
   const Checkpoints old(checkpoints(), 1, "{}");
-  const bool finished = fs::exists(result());
-  if (finished || fs::exists(config()) || fs::exists(metrics()) || old.newest()) {
+  const bool finished = path_exists(result());
+  if (finished || path_exists(config()) || path_exists(metrics()) || old.newest()) {
     if (!force) {
       fail("train",
            "'{}' holds a run that was {} already. Go on with --resume, start over with --force, or "
            "choose another folder with --out.",
            path_.string(), finished ? "finished" : "started");
     }
-    for (const fs::path& file : {result(), config(), metrics()}) {
-      std::error_code error;
-      fs::remove(file, error);
-      if (error) {
-        fail("train", "cannot remove '{}': {}. Choose another folder with --out.", file.string(),
-             error.message());
-      }
-    }
+    for (const fs::path& file : {result(), config(), metrics()}) remove_file(file);
     old.remove_all();
   }
-  make_folder(checkpoints());
+  prepare();
   write_file_atomic(config(), to_json(config_of_run) + "\n");
 }
 
+void RunFolder::prepare() const {
+  make_folder(checkpoints());
+  for (const fs::path& folder : {path_, checkpoints()}) remove_leftovers(folder);
+}
+
 TrainConfig RunFolder::resumed(const Settings& settings) const {
-  if (!fs::exists(config())) {
+  if (!path_exists(config())) {
     fail("train", "there is no run in '{}' to resume. Start one without --resume.", path_.string());
   }
   TrainConfig base;
@@ -79,9 +62,10 @@ TrainConfig RunFolder::resumed(const Settings& settings) const {
   return wanted;
 }
 
-MetricsLog::MetricsLog(const fs::path& file, std::int64_t step) : path_(file) {
+double MetricsLog::keep(const fs::path& file, std::int64_t step) {
   std::string kept;
-  if (fs::exists(file)) {
+  double seconds = 0.0;
+  if (path_exists(file)) {
     const std::string all = read_file(file);
     std::size_t begin = 0;
     for (std::size_t end = all.find('\n'); end != std::string::npos; end = all.find('\n', begin)) {
@@ -94,27 +78,12 @@ MetricsLog::MetricsLog(const fs::path& file, std::int64_t step) : path_(file) {
       }
       kept.append(text).push_back('\n');
       if (line.contains("seconds") && line["seconds"].is_number()) {
-        seconds_ = line["seconds"].get<double>();
+        seconds = line["seconds"].get<double>();
       }
     }
   }
   write_file_atomic(file, kept);
-  file_ = std::fopen(file.c_str(), "ae");
-  if (file_ == nullptr) {
-    fail("metrics", "cannot write '{}': {}. Check the folder.", file.string(), error_text(errno));
-  }
-}
-
-MetricsLog::~MetricsLog() {
-  if (file_ != nullptr) std::fclose(file_);
-}
-
-void MetricsLog::line(std::string_view json) {
-  const std::string text = std::string(json) + "\n";
-  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
-    fail("metrics", "cannot write '{}': {}. Free some space or choose another disk.",
-         path_.string(), error_text(errno));
-  }
+  return seconds;
 }
 
 }  // namespace moegrad

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <string>
 #include <string_view>
 
+#include "tensor/files.h"
 #include "train/config.h"
 
 namespace moegrad {
@@ -21,8 +21,11 @@ class RunFolder {
   std::filesystem::path result() const { return path_ / "result.json"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
-  // Makes the folder for a new run and writes config.json. Where it holds a run already: an Error,
-  // or with `force` that run is removed.
+  // Makes what is missing of the folders; removes what a killed run left half written.
+  void prepare() const;
+
+  // Prepares the folder for a new run and writes config.json. Where it holds a run already: an
+  // Error, or with `force` that run is removed.
   void start(const TrainConfig& config, bool force) const;
 
   // The configuration of the run in the folder, with `settings` that agree with it; an Error where
@@ -33,23 +36,22 @@ class RunFolder {
   std::filesystem::path path_;
 };
 
-// Lines of JSON, appended and flushed one by one.
+// Lines of JSON, appended one by one.
 class MetricsLog {
  public:
   // Keeps the whole lines of `file` whose "step" is at most `step`, and goes on behind them.
-  MetricsLog(const std::filesystem::path& file, std::int64_t step);
-  ~MetricsLog();
-  MetricsLog(const MetricsLog&) = delete;
-  MetricsLog& operator=(const MetricsLog&) = delete;
+  MetricsLog(const std::filesystem::path& file, std::int64_t step)
+      : seconds_(keep(file, step)), file_(file) {}
 
-  void line(std::string_view json);
+  void line(std::string_view json) const { file_.append(std::string(json) + "\n"); }
   // "seconds" of the last line that was kept; 0 where there is none.
   double seconds() const { return seconds_; }
 
  private:
-  std::filesystem::path path_;
-  std::FILE* file_ = nullptr;
-  double seconds_ = 0.0;
+  static double keep(const std::filesystem::path& file, std::int64_t step);
+
+  double seconds_;
+  AppendedFile file_;
 };
 
 }  // namespace moegrad

@@ -271,6 +271,38 @@ TEST_CASE("router part and expert part of two estimators") {
             .starts_with("moegrad: [expert-group] every token uses all 4 experts"));
 }
 
+TEST_CASE("files that are named twice, in a folder that is not there, of a name that is no text") {
+  Layer layer;
+  const TensorFile file = numbers();
+  write_safetensors(layer.in, file);
+  const std::string before = moegrad::read_file(layer.in);
+  const std::filesystem::path link = layer.folder / "link";
+  std::filesystem::create_symlink("in.safetensors", link);
+  const auto named_twice = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"layer", "--in", layer.in, "--out", out, "--active", "2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome o = run(layer.folder, arguments);
+    CHECK(o.code == 2);
+    CHECK(
+        o.err.ends_with("is named twice, and its tensors would be overwritten. Give another "
+                        "file.\n"));
+    CHECK(moegrad::read_file(layer.in) == before);
+  };
+  named_twice(layer.in, {});
+  named_twice(link, {});
+  named_twice(layer.out, {"--json", link});
+  named_twice(layer.out, {"--json", layer.folder / "./out.safetensors"});
+  const std::filesystem::path deep = layer.folder / "new/folder/out";
+  CHECK(run(layer.folder, {"layer", "--in", layer.in, "--out", deep, "--active", "2"}).err ==
+        "moegrad: [write] cannot write '" + deep.string() +
+            "': No such file or directory. Create its folder first; nothing was changed.\n");
+  // A name that is no text, in JSON all the same.
+  const Outcome o = run(layer.folder, {"layer", "--in", layer.in, "--out", layer.folder / "\xff",
+                                       "--active", "2", "--json"});
+  CHECK(o.code == 0);
+  CHECK(o.out.find("\"loss\"") != std::string::npos);
+}
+
 TEST_CASE("what it refuses") {
   Layer layer;
   const auto changed = [](const std::function<void(TensorFile&)>& change) {

@@ -1,8 +1,11 @@
 // Runs the program itself.
 #pragma once
 
+#include <csignal>
 #include <filesystem>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -21,11 +24,18 @@ struct Outcome {
   std::string out, err;
 };
 
+// Where standard output and error go; kClosed: they are closed.
+inline constexpr std::string_view kClosed = "closed";
+struct Streams {
+  std::string out, err;
+};
+
 // `moegrad ARGUMENTS`, running; its output goes to files of the folder.
 class Process {
  public:
   Process(const TemporaryFolder& folder, std::vector<std::string> arguments)
-      : out_(folder / "stdout"), err_(folder / "stderr") {
+      : Process({folder / "stdout", folder / "stderr"}, std::move(arguments)) {}
+  Process(Streams streams, std::vector<std::string> arguments) : streams_(std::move(streams)) {
     arguments.insert(arguments.begin(), MOEGRAD_BINARY);
     std::vector<char*> pointers;
     for (std::string& argument : arguments) pointers.push_back(argument.data());
@@ -33,26 +43,49 @@ class Process {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-    posix_spawn_file_actions_addopen(&actions, 1, out_.c_str(), flags, 0644);
-    posix_spawn_file_actions_addopen(&actions, 2, err_.c_str(), flags, 0644);
+    for (const auto& [descriptor, path] : {std::pair(1, &streams_.out), {2, &streams_.err}}) {
+      if (*path == kClosed) {
+        posix_spawn_file_actions_addclose(&actions, descriptor);
+      } else {
+        posix_spawn_file_actions_addopen(&actions, descriptor, path->c_str(), flags, 0644);
+      }
+    }
     REQUIRE(::posix_spawn(&pid_, MOEGRAD_BINARY, &actions, nullptr, pointers.data(), environ) == 0);
     posix_spawn_file_actions_destroy(&actions);
   }
+  // One that was not waited for does not outlive its test.
+  ~Process() {
+    if (pid_ == 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
   void signal(int number) const { ::kill(pid_, number); }
-  Outcome wait() const {
+  Outcome wait() {
     int status = 0;
-    REQUIRE(::waitpid(pid_, &status, 0) == pid_);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_file(out_),
-            read_file(err_)};
+    REQUIRE(::waitpid(std::exchange(pid_, 0), &status, 0) > 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text(streams_.out),
+            text(streams_.err)};
   }
 
+  pid_t number() const { return pid_; }
+
  private:
-  std::filesystem::path out_, err_;
+  static std::string text(const std::string& path) {
+    return std::filesystem::is_regular_file(path) ? read_file(path) : "";
+  }
+
+  Streams streams_;
   pid_t pid_ = 0;
 };
 
 inline Outcome run(const TemporaryFolder& folder, std::vector<std::string> arguments) {
   return Process(folder, std::move(arguments)).wait();
+}
+
+inline Outcome run(Streams streams, std::vector<std::string> arguments) {
+  return Process(std::move(streams), std::move(arguments)).wait();
 }
 
 }  // namespace moegrad::test

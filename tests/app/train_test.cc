@@ -94,7 +94,7 @@ TEST_CASE("moegrad train: stopped by a signal, then resumed, the same checkpoint
     const fs::path out = folder / fmt::format("stopped{}", number);
     std::vector<std::string> arguments = small(out, {"--threads", "1"});
     *(std::find(arguments.begin(), arguments.end(), "--epochs") + 1) = "60";
-    const Process process(folder, arguments);
+    Process process(folder, arguments);
     const fs::path metrics = out / "metrics.jsonl";
     for (int i = 0; i < 60000; ++i) {
       std::error_code none;
@@ -131,7 +131,7 @@ TEST_CASE("moegrad train: killed at any moment, then resumed, the same checkpoin
         fs::exists(out / "config.json")
             ? std::vector<std::string>{"train", "--resume", "--out", out.string()}
             : small(out, often);
-    const Process process(folder, arguments);
+    Process process(folder, arguments);
     std::this_thread::sleep_for(std::chrono::milliseconds(20 + 20 * i));
     process.signal(SIGKILL);
     process.wait();

@@ -60,4 +60,17 @@ TEST_CASE("a plot is an SVG with the names of its series") {
   CHECK(svg.find("<svg") != std::string::npos);
   CHECK(svg.find("first_series") != std::string::npos);
   CHECK(svg.find("it's a") != std::string::npos);
+
+  // Nothing that a chart says is a command.
+  const std::string touch = "touch '" + (folder / "pwned").string() + "'";
+  for (const std::string& text :
+       {"`" + touch + "`", "'\n!" + touch + "\n", "\"\nEOD\nsystem \"" + touch + "\"\n"}) {
+    const Chart chart{
+        .title = text, .axis = text, .labels = {text, "EOD"}, .series = {{text, {1.0, 2.0}}}};
+    REQUIRE(plot_svg(folder / "plot.svg", {chart}));
+    const std::string drawn = read_file(folder / "plot.svg");
+    CHECK(drawn.find(touch) != std::string::npos);
+    CHECK(drawn.find("</svg>") != std::string::npos);
+    CHECK(!std::filesystem::exists(folder / "pwned"));
+  }
 }

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tensor/folders.h"
 #include "tests/temporary_files.h"
 
 namespace moegrad {
@@ -72,6 +73,65 @@ TEST_CASE("files: a part of a file, and one that ends too early") {
   CHECK(error_of([&] { file.read(8, std::as_writable_bytes(std::span(part))); }) ==
         fmt::format("[read] '{}' ends at byte 10, 2 bytes too early. Was it cut short?",
                     (folder / "a").string()));
+}
+
+TEST_CASE("files: a link to nothing stays, and what it points to is made") {
+  const TemporaryFolder folder;
+  fs::create_directory(folder / "sub");
+  fs::create_symlink("sub/second", folder / "first");
+  fs::create_symlink("../file", folder / "sub/second");
+  write_file_atomic(folder / "first", "text");
+  CHECK(read_file(folder / "file") == "text");
+  CHECK(fs::is_symlink(folder / "first"));
+  CHECK(fs::is_symlink(folder / "sub/second"));
+  fs::create_symlink("no/file", folder / "dangling");
+  CHECK(error_of([&] { write_file_atomic(folder / "dangling", "x"); }).find("No such file") !=
+        std::string::npos);
+  CHECK(fs::is_symlink(folder / "dangling"));
+  fs::create_symlink("loop", folder / "loop");
+  CHECK(error_of([&] { write_file_atomic(folder / "loop", "x"); }) ==
+        fmt::format("[write] cannot write '{}': Too many levels of symbolic links. Choose another "
+                    "path; nothing was changed.",
+                    (folder / "loop").string()));
+}
+
+TEST_CASE("files: asked before the work, appended line by line, compared by path") {
+  const TemporaryFolder folder;
+  CHECK(error_of([&] { require_writable(folder / "a/b/file"); }).find("Create its folder first") !=
+        std::string::npos);
+  make_folder(folder / "a/b");
+  require_writable(folder / "a/b/file");
+  CHECK(files_in(folder / "a/b").empty());
+  write_file_atomic(folder / "a/b/file", "one\n");
+  require_writable(folder / "a/b/file");
+  CHECK(error_of([&] { require_writable(folder / "a"); }) ==
+        fmt::format("[write] '{}' is not a regular file. Choose another path.",
+                    (folder / "a").string()));
+  CHECK(error_of([&] { require_writable(folder / "a/b/file/c"); }).find("Not a directory") !=
+        std::string::npos);
+  {
+    const AppendedFile file(folder / "a/b/file");
+    file.append("two\n");
+    CHECK(read_file(folder / "a/b/file") == "one\ntwo\n");
+  }
+  CHECK(error_of([] { AppendedFile("/dev/full").append("x"); }) ==
+        "[write] cannot write '/dev/full': No space left on device. Free some space or choose "
+        "another disk; its last line may be cut.");
+  fs::create_symlink("a", folder / "link");
+  fs::create_hard_link(folder / "a/b/file", folder / "hard");
+  CHECK(same_file(folder / "a/b/file", folder / "link/b/../b/file"));
+  CHECK(same_file(folder / "a/b/file", folder / "hard"));
+  CHECK(same_file(folder / "new", folder / "link/../new"));
+  CHECK(!same_file(folder / "new", folder / "a/new"));
+  CHECK(same_file("new", "./new"));
+  fs::create_symlink("loop", folder / "loop");
+  CHECK(!same_file(folder / "loop/a", folder / "loop/b"));
+  for (const std::string name : {"", "new/"}) {
+    const std::string expected =
+        fmt::format("[write] '{}' is no name of a file. Choose another path.", name);
+    CHECK(error_of([&] { require_writable(name); }) == expected);
+    CHECK(error_of([&] { write_file_atomic(name, "x"); }) == expected);
+  }
 }
 
 TEST_CASE("files: errors of reading name the file and the reason") {

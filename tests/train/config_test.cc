@@ -216,9 +216,9 @@ TEST_CASE("run folder: a path that is a file") {
   const TemporaryFolder folder;
   write_file_atomic(folder / "file", "text");
   const RunFolder run(folder / "file" / "run");
-  CHECK(error_of([&] { run.start({}, false); }) ==
-        "[train] cannot make the folder '" + (folder / "file" / "run" / "checkpoints").string() +
-            "': Not a directory. Choose another one with --out.");
+  CHECK(error_of([&] { run.start({}, false); }) == "[write] cannot make the folder '" +
+                                                       (folder / "file" / "run").string() +
+                                                       "': Not a directory. Choose another path.");
 }
 
 TEST_CASE("metrics: cut back to a step, half a line and foreign lines left out") {

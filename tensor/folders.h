@@ -1,0 +1,49 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+// Questions and changes that std::filesystem answers by exceptions of its own, or not at all: here
+// each failure is an Error with the path and the system's reason.
+namespace moegrad {
+
+// True where there is a file or a folder, symbolic links followed; an Error where the system does
+// not tell: a folder that may not be searched, a loop of links, a name that is too long.
+bool path_exists(const std::filesystem::path& path);
+bool folder_exists(const std::filesystem::path& path);
+
+// The folder that holds the file.
+std::filesystem::path folder_of(const std::filesystem::path& file);
+
+// Makes the folder, and those that it lies in.
+void make_folder(const std::filesystem::path& path);
+
+// What the folder holds, in no order; nothing where there is no folder.
+std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder);
+
+// Removes a file or a link, where there is one.
+void remove_file(const std::filesystem::path& path);
+
+// Removes the temporary files of write_file_atomic that no process writes any more. What cannot be
+// removed stays.
+void remove_leftovers(const std::filesystem::path& folder);
+
+// Keeps a folder for one process, and in it for one object, until it is destroyed or the process
+// ends, however it ends. An Error that names the process which holds the folder already.
+class FolderLock {
+ public:
+  static constexpr std::string_view kName = ".moegrad-lock";
+
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  std::filesystem::path file_;
+  int descriptor_ = -1;
+};
+
+}  // namespace moegrad

@@ -1,0 +1,93 @@
+// A terminal that is closed, and a reader of the text that is gone.
+
+#include <array>
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/app/program.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Outcome;
+using test::Process;
+using test::run;
+using test::TemporaryFolder;
+
+std::vector<std::string> training(const fs::path& out) {
+  return {"train",
+          "synthetic",
+          "--experts",
+          "4",
+          "--width",
+          "16",
+          "--hidden",
+          "16",
+          "--batch",
+          "64",
+          "--out",
+          out,
+          "--epochs",
+          "10",
+          "--log-every",
+          "1",
+          "--checkpoint-every",
+          "10"};
+}
+
+void wait_for_steps(const fs::path& out) {
+  for (int i = 0; i < 60000; ++i) {
+    std::error_code none;
+    const auto size = fs::file_size(out / "metrics.jsonl", none);
+    if (!none && size > 1000) return;
+    ::usleep(1000);
+  }
+  FAIL("no step was made");
+}
+
+TEST_CASE("signals: where its terminal is closed, a training stops and is saved") {
+  const TemporaryFolder folder;
+  Process process(folder, training(folder / "run"));
+  wait_for_steps(folder / "run");
+  process.signal(SIGHUP);
+  const Outcome o = process.wait();
+  CHECK(o.code == 128 + SIGHUP);
+  CHECK(o.err.find("stopped after step ") != std::string::npos);
+  CHECK(run(folder, {"train", "--resume", "--out", folder / "run"}).code == 0);
+}
+
+TEST_CASE("signals: under nohup it goes on") {
+  const TemporaryFolder folder;
+  const auto before = std::signal(SIGHUP, SIG_IGN);
+  Process process(folder, training(folder / "run"));
+  std::signal(SIGHUP, before);
+  wait_for_steps(folder / "run");
+  process.signal(SIGHUP);
+  CHECK(process.wait().code == 0);
+  CHECK(fs::exists(folder / "run/result.json"));
+}
+
+TEST_CASE("signals: a training outlives the reader of its text") {
+  const TemporaryFolder folder;
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  REQUIRE(reader >= 0);
+  Process process({folder / "stdout", pipe}, training(folder / "run"));
+  wait_for_steps(folder / "run");
+  ::close(reader);
+  const Outcome o = process.wait();
+  CHECK(o.code == 2);
+  CHECK(o.out.starts_with("test accuracy"));
+  CHECK(fs::exists(folder / "run/result.json"));
+}
+
+}  // namespace
+}  // namespace moegrad

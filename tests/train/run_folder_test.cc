@@ -1,0 +1,107 @@
+// The folder of a run, as the loop uses it.
+
+#include "train/run_folder.h"
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "tensor/files.h"
+#include "tensor/folders.h"
+#include "tests/temporary_files.h"
+#include "train/checkpoint.h"
+#include "train/loop.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using test::error_of;
+using test::TemporaryFolder;
+
+Task small_task() { return make_synthetic(DType::f32, 3, {.train_size = 300, .test_size = 100}); }
+TrainConfig small() {
+  TrainConfig config;
+  config.task = "synthetic";
+  config.experts = 4;
+  config.width = 16;
+  config.hidden = 8;
+  config.epochs = 2;
+  config.batch = 32;
+  return config;
+}
+
+std::string final_checkpoint(const fs::path& out) {
+  const auto newest = Checkpoints(RunFolder(out).checkpoints(), 2, "{}").newest();
+  REQUIRE(newest);
+  return newest->filename().string() + "\n" + read_file(*newest);
+}
+
+TEST_CASE(
+    "run folder: without its checkpoints a run starts over and works; what a kill left is "
+    "removed") {
+  const TemporaryFolder folder;
+  const TrainConfig config = small();
+  const Task task = small_task();
+  const fs::path out = folder / "run";
+  train(config, {.out = out, .task = &task});
+  const std::string whole = final_checkpoint(out);
+  fs::remove_all(RunFolder(out).checkpoints());
+  for (const char* name : {".12-0.moegrad-tmp", ".34-5.moegrad-tmp"}) {
+    std::ofstream(out / name) << "half";
+  }
+  const std::atomic<int> stop{2};  // after one step
+  train(config, {.out = out, .resume = true, .stop = &stop, .task = &task});
+  CHECK(!fs::exists(RunFolder(out).result()));  // it is not finished any more
+  CHECK(!fs::exists(out / ".12-0.moegrad-tmp"));
+  CHECK(!fs::exists(out / ".34-5.moegrad-tmp"));
+  std::ofstream(RunFolder(out).checkpoints() / ".12-0.moegrad-tmp") << "half";
+  train(config, {.out = out, .resume = true, .task = &task});
+  CHECK(!fs::exists(RunFolder(out).checkpoints() / ".12-0.moegrad-tmp"));
+  CHECK(final_checkpoint(out) == whole);
+  // A folder that cannot be read is not an empty one.
+  fs::remove_all(RunFolder(out).checkpoints());
+  write_file_atomic(RunFolder(out).checkpoints(), "a file");
+  CHECK(error_of([&] {
+          train(config, {.out = out, .resume = true, .task = &task});
+        }).find("Not a directory") != std::string::npos);
+}
+
+TEST_CASE("run folder: a folder in use is refused, by name") {
+  const TemporaryFolder folder;
+  const TrainConfig config = small();
+  const Task task = small_task();
+  const fs::path out = folder / "run";
+  fs::create_directory(out);
+  const std::string expected = fmt::format(
+      "[lock] the folder '{}' is in use by process {}. Wait until it has ended, or "
+      "choose another folder with --out.",
+      out.string(), ::getpid());
+  {
+    const FolderLock lock(out);
+    for (const bool force : {false, true}) {
+      CHECK(error_of([&] { train(config, {.out = out, .force = force, .task = &task}); }) ==
+            expected);
+    }
+  }
+  train(config, {.out = out, .task = &task});
+  {
+    const FolderLock lock(out);
+    CHECK(error_of([&] { train(config, {.out = out, .resume = true, .task = &task}); }) ==
+          expected);
+  }
+  TrainConfig other = config;
+  other.seed += 1;
+  CHECK(error_of([&] { train(other, {.out = out, .resume = true, .task = &task}); }) ==
+        fmt::format("[train] the run in '{}' has another configuration. Resume with "
+                    "RunFolder::resumed.",
+                    out.string()));
+}
+
+}  // namespace
+}  // namespace moegrad
