@@ -125,6 +125,13 @@ const T* start(const Operand<T>& operand, std::int64_t row, std::int64_t col) {
   return operand.data + row * operand.layout.row + col * operand.layout.col;
 }
 
+// Clang has no such promise; it looks for overlaps when the loop runs.
+#ifdef __clang__
+#define MOEGRAD_IVDEP
+#else
+#define MOEGRAD_IVDEP _Pragma("GCC ivdep")
+#endif
+
 // y[i] = f(a[i * step_a], b[i * step_b], i); the usual steps are constants of the loop. Flattened:
 // a call of f would keep the loops from becoming vectors. What f reads at i may lie where y[i] does
 // (ivdep), but not elsewhere in y.
@@ -132,15 +139,15 @@ template <class T, class F>
 [[gnu::flatten]] void binary_run(const T* a, std::int64_t step_a, const T* b, std::int64_t step_b,
                                  T* y, std::int64_t n, F f) {
   if (step_a == 1 && step_b == 1) {
-#pragma GCC ivdep
+    MOEGRAD_IVDEP
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i], i);
   } else if (step_a == 1 && step_b == 0) {
     const T b_0 = *b;
-#pragma GCC ivdep
+    MOEGRAD_IVDEP
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i], b_0, i);
   } else if (step_a == 0 && step_b == 1) {
     const T a_0 = *a;
-#pragma GCC ivdep
+    MOEGRAD_IVDEP
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a_0, b[i], i);
   } else {
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i * step_a], b[i * step_b], i);

@@ -49,7 +49,7 @@ Pack<T> larger(const Pack<T>& a, const Pack<T>& b) {
   for (std::int64_t l = 0; l < kPack; l += kVectorLanes<T>) {
     const Vector<T> x = cpu::load(a.lane + l);
     const Vector<T> y = cpu::load(b.lane + l);
-    cpu::store(result.lane + l, (y > x) | (y != y) ? y : x);
+    cpu::store(result.lane + l, ((y > x) | (y != y)) ? y : x);
   }
   return result;
 }

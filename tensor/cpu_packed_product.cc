@@ -221,7 +221,7 @@ void block(std::int64_t k, const Left& left, const T* b, std::int64_t b_stride, 
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       T* const at = c + r * stride + v * kLanes;
-      store(at, beta == T(0) ? sum[r][v] : sum[r][v] + beta * load_bytes<kBytes>(at));
+      store_bytes<kBytes>(at, beta == T(0) ? sum[r][v] : sum[r][v] + beta * load_bytes<kBytes>(at));
     }
   }
 }
@@ -265,20 +265,19 @@ void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, Right<T
             std::int64_t stride) {
   using Left = decltype(rows(0, 0));
   static constexpr auto kHeights = std::make_index_sequence<kRows>{};
-  static constexpr int kHalf = std::min(kVectorBytes, 32);  // for few columns
-  static constexpr auto kPart = blocks_of<1, kHalf, T, Left>(kHeights);
+  static constexpr auto kFew = blocks_of<1, kFewBytes, T, Left>(kHeights);
   static constexpr auto kOne = blocks_of<1, kVectorBytes, T, Left>(kHeights);
   static constexpr auto kTwo = blocks_of<2, kVectorBytes, T, Left>(kHeights);
-  constexpr std::int64_t half = kHalf / sizeof(T);
+  constexpr std::int64_t few = kFewBytes / sizeof(T);
   for (std::int64_t i = 0; i < m; i += kRows) {
     const std::int64_t count = std::min<std::int64_t>(kRows, m - i);
     const Left a = rows(i, count);
     for (std::int64_t j = 0; j < n; j += kCols<T>) {
       const std::int64_t cols = std::min<std::int64_t>(kCols<T>, n - j);
-      const auto& heights = cols > kVectorLanes<T> ? kTwo : cols > half ? kOne : kPart;
+      const auto& heights = cols > kVectorLanes<T> ? kTwo : cols > few ? kOne : kFew;
       const Block<T, Left> run = heights[static_cast<std::size_t>(count - 1)];
       T* const to = c + i * stride + j;
-      if (cols % kVectorLanes<T> == 0 || cols == half) {
+      if (cols % kVectorLanes<T> == 0 || cols == few) {
         run(k, a, b.panel(j), b.stride, beta, to, stride);
       } else {
         narrow_block<T, Left>(run, k, a, b.panel(j), b.stride, beta, to, stride, count, cols);

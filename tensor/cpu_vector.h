@@ -40,9 +40,13 @@ template <class T>
 Vector<T> load(const T* from) {
   return load_bytes<kVectorBytes>(from);
 }
-template <class T, class V>
-void store(T* to, V v) {
-  *reinterpret_cast<V*>(to) = v;
+template <int kBytes, class T>
+void store_bytes(T* to, Vector<T, kBytes> v) {
+  *reinterpret_cast<Vector<T, kBytes>*>(to) = v;
+}
+template <class T>
+void store(T* to, Vector<T> v) {
+  store_bytes<kVectorBytes>(to, v);
 }
 
 }  // namespace moegrad::cpu

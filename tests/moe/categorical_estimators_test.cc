@@ -218,12 +218,14 @@ TEST_CASE("reinforce is unbiased for a loss that is not linear, with each baseli
   double mean = 0.0;
   for (std::size_t i = 0; i < 4; ++i) mean += p[i] * loss[i];
   std::vector<double> variances;
-  for (const auto& [baseline, samples] : {std::pair("none", "2"),
-                                          {"leave-one-out", "2"},
-                                          {"learned", "1"},
-                                          {"built-in", "2"},
-                                          {"built-in", "3"},
-                                          {"built-in", "4"}}) {
+  for (const auto& way : {std::pair("none", "2"),
+                          {"leave-one-out", "2"},
+                          {"learned", "1"},
+                          {"built-in", "2"},
+                          {"built-in", "3"},
+                          {"built-in", "4"}}) {
+    const auto& baseline = way.first;
+    const auto& samples = way.second;
     CAPTURE(baseline);
     CAPTURE(samples);
     Values values = {{"baseline", baseline}, {"samples", samples}};

@@ -21,7 +21,9 @@ void expect_all_killed(const std::vector<std::pair<std::string, int>>& operation
   const bool quick = std::getenv("MOEGRAD_TEST_QUICK") != nullptr;
   const int ways = quick ? 1 : 6;
   int total = 0;
-  for (const auto& [name, inputs] : operations) {
+  for (const auto& operation : operations) {
+    const auto& name = operation.first;
+    const auto& inputs = operation.second;
     for (int input = 0; input < inputs; ++input) {
       int killed = 0;
       for (const Mutation::Kind kind : std::span(kKinds).first(static_cast<std::size_t>(ways))) {

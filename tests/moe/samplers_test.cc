@@ -171,7 +171,9 @@ TEST_CASE("live draws with replacement: ordered pairs") {
 // The drawn expert and its factor s: outcome 2 D, and 2 D + 1 where s is the smaller one.
 TEST_CASE("live and enumerated draws of sparsemixer and its factor") {
   const std::vector<double> g = softmax_of_logits();
-  for (const auto& [name, whole] : {std::pair("sparsemixer", 0.5), {"sparsemixer-v2", 0.25}}) {
+  for (const auto& entry : {std::pair("sparsemixer", 0.5), {"sparsemixer-v2", 0.25}}) {
+    const auto& name = entry.first;
+    const auto& whole = entry.second;
     CAPTURE(name);
     Outcomes expected;
     for (std::uint32_t i = 0; i < 5; ++i) {

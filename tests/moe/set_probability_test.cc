@@ -127,8 +127,10 @@ TEST_CASE("the integral and the sum over orders agree for larger sets") {
 
 // With equal logits every set has the probability 1 / C(E, k), and every expert was first with 1/k.
 TEST_CASE("the integral holds for sets far too large for any sum") {
-  for (const auto& [experts, k] :
+  for (const auto& sizes :
        {std::pair<std::size_t, std::size_t>{200, 30}, {200, 199}, {3000, 120}, {256, 128}}) {
+    const auto& experts = sizes.first;
+    const auto& k = sizes.second;
     const std::vector<double> o(experts, -3.0);
     Set set(k);
     std::iota(set.begin(), set.end(), 0);

@@ -63,7 +63,7 @@ struct WithoutCases {
 };
 struct WithoutClaim {
   static constexpr std::string_view name = "without claim", summary = "x";
-  static constexpr Needs needs = Needs::nothing;
+  [[maybe_unused]] static constexpr Needs needs = Needs::nothing;
   using Attributes = NoAttributes;
   static Tensor forward(Forward& in, const NoAttributes&) { return in[0]; }
   static void backward(Backward& b, const NoAttributes&) { b.add(0, b.dy()); }

@@ -118,8 +118,10 @@ TEST_CASE("calls of operator new are counted") {
 }
 
 TEST_CASE("a steady training step allocates nothing") {
-  for (const auto& [router, estimator] :
+  for (const auto& pair :
        {std::pair("top-k", "sparse"), {"top-k", "expert-group"}, {"moesart", "sparse"}}) {
+    const auto& router = pair.first;
+    const auto& estimator = pair.second;
     CAPTURE(router);
     CAPTURE(estimator);
     for (const std::int64_t tokens : {64, 640}) {

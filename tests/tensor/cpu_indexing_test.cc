@@ -102,10 +102,13 @@ TEST_CASE("the k largest of each row, the first among equals") {
     std::int64_t rows, cols, k;
   };
   for (const DType dtype : floating()) {
-    for (const auto& [rows, cols, k] :
+    for (const auto& sizes :
          {Case{0, 3, 2}, Case{3, 4, 0}, Case{2, 0, 0}, Case{1, 1, 1}, Case{7, 5, 1}, Case{7, 5, 5},
           Case{3001, 16, 2}, Case{40, 64, 4}, Case{33, 256, 8}, Case{33, 257, 8}, Case{30, 64, 9},
           Case{30, 64, 32}, Case{30, 64, 33}, Case{70, 257, 100}}) {
+      const auto& rows = sizes.rows;
+      const auto& cols = sizes.cols;
+      const auto& k = sizes.k;
       // Many ties, and none.
       for (const Tensor& x :
            {random_integers({rows, cols}, 7, -3, 4).to(dtype), random({rows, cols}, dtype, 8)}) {

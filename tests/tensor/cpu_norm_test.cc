@@ -15,7 +15,9 @@ constexpr double kEpsilon = 1e-3;
 
 TEST_CASE("layer normalisation and its backward pass") {
   for (const DType dtype : floating()) {
-    for (const auto& [rows, cols] : kCases) {
+    for (const auto& sizes : kCases) {
+      const auto& rows = sizes.rows;
+      const auto& cols = sizes.cols;
       CAPTURE(rows);
       CAPTURE(cols);
       const Tensor x = random({rows, cols}, dtype, 1, -1, 3);
@@ -77,7 +79,9 @@ TEST_CASE("layer normalisation and its backward pass") {
 
 TEST_CASE("root-mean-square normalisation and its backward pass") {
   for (const DType dtype : floating()) {
-    for (const auto& [rows, cols] : kCases) {
+    for (const auto& sizes : kCases) {
+      const auto& rows = sizes.rows;
+      const auto& cols = sizes.cols;
       CAPTURE(rows);
       CAPTURE(cols);
       const Tensor x = random({rows, cols}, dtype, 1, -1, 3);

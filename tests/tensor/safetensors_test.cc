@@ -63,7 +63,9 @@ TEST_CASE("safetensors: what is written is read, bit by bit") {
   CHECK(back.path == path);
   CHECK(back.metadata == file.metadata);
   REQUIRE(back.tensors.size() == file.tensors.size());
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& entry : file.tensors) {
+    const auto& name = entry.first;
+    const auto& tensor = entry.second;
     CAPTURE(name);
     CHECK(back.at(name).same_bits(tensor));
   }
