@@ -18,12 +18,17 @@ struct IdxArray {
   std::vector<unsigned char> values;
 };
 
-// The IDX format of the MNIST family: the magic number 0x000008RR of unsigned bytes with RR axes,
-// one size for each axis, the elements; numbers are big-endian u32. `file` is for errors; rank is
-// the number of axes to expect, 1 to 255.
-IdxArray parse_idx(std::string_view file, std::vector<unsigned char> bytes, int rank);
+// What is accepted of an array that may be anything.
+struct IdxLimits {
+  std::size_t bytes = 100'000'000;  // of the elements
+  std::int64_t row = 1 << 16;       // elements of a row, the product of all sizes but the first
+};
 
-// The same from a gzip file that unpacks to at most max_bytes.
-IdxArray read_idx(const std::filesystem::path& path, int rank, std::size_t max_bytes);
+// A gzip file of the IDX format of the MNIST family: the magic number 0x000008RR of unsigned bytes
+// with RR axes, one size for each axis, the elements; numbers are big-endian u32. `rank` is the
+// number of axes to expect, 1 to 255. The sizes are held against the limits, and against what a
+// file of its length can unpack to, before memory for the elements is taken; no more than they say
+// is unpacked.
+IdxArray read_idx(const std::filesystem::path& path, int rank, const IdxLimits& limits = {});
 
 }  // namespace moegrad
