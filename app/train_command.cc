@@ -52,7 +52,7 @@ void print_result(const TrainResult& r, const std::string& out) {
   fmt::print("test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
              r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
   fmt::print("expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
-  fmt::print("written to    {}\n", out);
+  fmt::print("written to    {}\n", shown(out));
 }
 
 int run(const TrainArguments& arguments) {
@@ -83,7 +83,7 @@ int run(const TrainArguments& arguments) {
                                             .stop = &stop_signal,
                                             .progress = &progress});
   if (result.signal != 0) {
-    progress.message(fmt::format(
+    progress.message(shown_format(
         "stopped after step {}, saved in {}\ngo on with: moegrad train --resume --out {}",
         result.steps, result.checkpoint.string(), out));
   }
@@ -124,13 +124,8 @@ void add_train(CLI::App& app, Global& global) {
       .add_option_function<std::vector<std::string>>(
           "--option",
           [arguments](const std::vector<std::string>& pairs) {
-            for (const std::string& pair : pairs) {
-              const std::size_t equals = pair.find('=');
-              if (equals == std::string::npos || equals == 0) {
-                fail("train", "--option is '{}'. Give --option name=value.", pair);
-              }
-              arguments->settings.emplace_back("options." + pair.substr(0, equals),
-                                               pair.substr(equals + 1));
+            for (const auto& [key, value] : option_map("train", pairs)) {
+              arguments->settings.emplace_back("options." + key, value);
             }
           },
           "an option of the router, the estimator or the layer; may be repeated")
@@ -143,10 +138,9 @@ void add_train(CLI::App& app, Global& global) {
       ->type_name("FILE");
   command.add_option("--out", arguments->out, "folder of the run [runs/TASK-ROUTER-ESTIMATOR]")
       ->type_name("DIR");
-  command
-      .add_option("--threads", arguments->threads, "threads; 0: all. Results do not depend on it")
-      ->type_name("")
-      ->check(CLI::Range(0, 1024));
+  add_number(command, "--threads", arguments->threads, 0, 1024,
+             "threads; 0: all. Results do not depend on it")
+      ->type_name("");
   command.add_flag("--resume", arguments->resume, "go on with the run in DIR");
   command.add_flag("--force", arguments->force, "start over in a DIR that holds a run");
   add_json(command, arguments->json);

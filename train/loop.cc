@@ -136,13 +136,13 @@ class TrainingRun {
   void resume() {
     const auto newest = checkpoints_.newest();
     if (!newest) {
-      message(fmt::format("no checkpoint in {}: starting from the beginning",
-                          folder_.checkpoints().string()));
+      message(shown_format("no checkpoint in {}: starting from the beginning",
+                           folder_.checkpoints().string()));
       return;
     }
     state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
     checkpoint_ = *newest;
-    message(fmt::format("going on from {}", newest->string()));
+    message(shown_format("going on from {}", newest->string()));
   }
 
   // The rest of the current epoch, or a part of it when the run is to stop.
