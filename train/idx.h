@@ -1,16 +1,10 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <string_view>
 #include <vector>
 
 namespace moegrad {
-
-// Unpacks a gzip file of one or more members. An error with file and offset where it is truncated,
-// damaged, not gzip, or unpacks to more than max_bytes, where the unpacking stops.
-std::vector<unsigned char> read_gzip(const std::filesystem::path& path, std::size_t max_bytes);
 
 // An array of unsigned bytes, row-major.
 struct IdxArray {
@@ -20,8 +14,9 @@ struct IdxArray {
 
 // What is accepted of an array that may be anything.
 struct IdxLimits {
-  std::size_t bytes = 100'000'000;  // of the elements
-  std::int64_t row = 1 << 16;       // elements of a row, the product of all sizes but the first
+  std::uint64_t bytes = 100'000'000;
+  std::int64_t rows = 1'000'000;  // the first size
+  std::uint64_t row = 1 << 16;    // bytes of a row: the product of the other sizes
 };
 
 // A gzip file of the IDX format of the MNIST family: the magic number 0x000008RR of unsigned bytes

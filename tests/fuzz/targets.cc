@@ -14,6 +14,7 @@
 #include "tests/temporary_files.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/gzip.h"
 #include "train/idx.h"
 #include "train/loop.h"
 
@@ -232,7 +233,8 @@ std::string change_idx(const std::string& input, std::uint64_t seed, std::uint64
   try {
     const std::string plain = bytes_of([&](const fs::path& path) {
       write_file_atomic(path, input);
-      const std::vector<unsigned char> bytes = read_gzip(path, 1 << 20);
+      std::vector<unsigned char> bytes(1 << 16);
+      bytes.resize(GzipFile(path).read(bytes));
       write_file_atomic(path, std::string(bytes.begin(), bytes.end()));
     });
     return packed(mutated(plain, seed, i));
