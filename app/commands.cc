@@ -16,10 +16,10 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 }
 
 std::string json_text(const nlohmann::ordered_json& json) {
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
 }
 std::string json_text(const nlohmann::json& json) {
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 void add_json(CLI::App& command, JsonOutput& output) {

@@ -34,7 +34,7 @@ struct JsonOutput {
   // Writes where it was asked for; a file is replaced atomically.
   void write(std::string_view text) const;
 };
-// Indented JSON; what is not UTF-8 in it (a path) is replaced.
+// Indented JSON in ASCII, as a terminal may show it; what is not UTF-8 in it (a path) is replaced.
 std::string json_text(const nlohmann::ordered_json& json);
 std::string json_text(const nlohmann::json& json);
 void add_json(CLI::App& command, JsonOutput& output);

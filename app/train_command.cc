@@ -113,8 +113,8 @@ void add_train(CLI::App& app, Global& global) {
     const bool flag = field.spec.kind == OptionSpec::Kind::flag;
     CLI::Option* option = command.add_option_function<std::string>(
         name == "task" ? name : flag_of(field),
-        [arguments, name](const std::string& value) {
-          arguments->settings.emplace_back(name, value.empty() ? "true" : value);
+        [arguments, name, flag](const std::string& value) {
+          arguments->settings.emplace_back(name, flag && value.empty() ? "true" : value);
         },
         help);
     if (flag) option->expected(0, 1);

@@ -213,12 +213,13 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool seen_metadata_ = false;
 };
 
-// The number of bytes of the elements; an error where that, or the product of some of the sizes,
-// is not an int64.
+// The number of bytes of the elements; an error where no tensor can have the shape, which includes
+// sizes beside a 0.
 std::uint64_t checked_bytes(const std::string& file, const Entry& entry) {
-  std::int64_t product = static_cast<std::int64_t>(entry.stored->size);
+  std::int64_t product = 1;
   for (const std::int64_t size : *entry.shape) {
-    if (__builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product)) {
+    if (__builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product) ||
+        product > Shape::kMostElements) {
       fail("safetensors", "{}: tensor '{}' of shape {} has too many elements. Is the file damaged?",
            file, entry.name, *entry.shape);
     }

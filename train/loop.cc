@@ -405,7 +405,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
     object["test_loss"] = r.test.loss;
     object["expert_load"] = r.test.expert_load;
   }
-  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+  return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
 }
 
 TrainResult train(const TrainConfig& config, const RunOptions& options) {

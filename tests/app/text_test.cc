@@ -147,18 +147,19 @@ TEST_CASE("names of data files") {
 
 TEST_CASE("paths in what is said on standard output, and in JSON") {
   const TemporaryFolder folder;
-  const std::string out = (folder / "run\x1b[2J\n\xff").string();
+  const std::string out = (folder / "run\x1b[2J\n\xff\xc2\x9b").string();
   const std::vector<std::string> small = {"train",    "synthetic", "--epochs", "1",
                                           "--batch",  "4096",      "--width",  "4",
                                           "--hidden", "4",         "--out",    out};
   const Outcome o = run(folder, small);
   REQUIRE(o.code == 0);
-  CHECK(o.out.find("run\\x1b[2J\\x0a\\xff") != std::string::npos);
+  CHECK(o.out.find("run\\x1b[2J\\x0a\\xff\\u009b") != std::string::npos);
   for (const std::string& text : {o.out, o.err}) CHECK(text.find('\x1b') == std::string::npos);
   std::vector<std::string> resume = {"train", "--resume", "--json", "--out", out};
   const Outcome again = run(folder, resume);
   CHECK(again.code == 0);
   CHECK(nlohmann::json::accept(again.out));
+  for (const char c : again.out) CHECK((c == '\n' || (c >= 0x20 && c < 0x7f)));
   CHECK(again.err.find('\x1b') == std::string::npos);
 }
 

@@ -275,6 +275,8 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
   // 2^62 floats are 2^64 bytes, which would wrap to 0; a size of 0 hides no overflow either.
   CHECK(error(entry("w", "F32", "4611686018427387904", "0,0"), 0) ==
         "tensor 'w' of shape [4611686018427387904] has too many elements. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "0,1152921504606846976", "0,0"), 0) ==
+        "tensor 'w' of shape [0, 1152921504606846976] has too many elements. Is the file damaged?");
   CHECK(error(entry("w", "F32", "4294967296,4294967296,0", "0,0"), 0) ==
         "tensor 'w' of shape [4294967296, 4294967296, 0] has too many elements. Is the file "
         "damaged?");
