@@ -127,6 +127,7 @@ struct Limits {
 bool fuzz(const Target& target, const fs::path& folder, const Limits& limits) {
   const fs::path file = folder / (std::string(target.name) + ".input");
   std::vector<std::string> corpus = target.seeds();
+  const std::size_t seeds = corpus.size();
   std::set<std::string> paths;
   std::string path;
   for (const std::string& input : corpus) {
@@ -138,8 +139,10 @@ bool fuzz(const Target& target, const fs::path& folder, const Limits& limits) {
   std::uint64_t i = 0;
   for (; i < static_cast<std::uint64_t>(limits.inputs); ++i) {
     if (seconds_since(start) > limits.seconds) break;
+    // Every second one is near what is accepted: most of the corpus ends at the first checks.
     const Rng rng{limits.seed, i, 0};
-    const std::string input = target.change(corpus[rng.bits(0) % corpus.size()], limits.seed, i);
+    const std::size_t from = rng.bits(0) % 2 == 0 ? seeds : corpus.size();
+    const std::string input = target.change(corpus[rng.bits(1) % from], limits.seed, i);
     write_input(file, input);
     if (!report(target, file, finding(target, file, input.size(), path))) return false;
     if (paths.insert(path).second && corpus.size() < kCorpus && input.size() < 65'536) {

@@ -164,14 +164,27 @@ std::vector<std::string> checkpoints() {
   return all;
 }
 
+// One text of the metadata changed, half the time the configuration.
+void change_metadata(TensorFile& file, std::uint64_t seed, std::uint64_t i) {
+  if (file.metadata.empty()) return;
+  auto at = file.metadata.find("config");
+  if (at == file.metadata.end() || below(2, seed, i, 3) == 0) {
+    at = std::next(file.metadata.begin(),
+                   static_cast<std::ptrdiff_t>(below(file.metadata.size(), seed, i, 4)));
+  }
+  at->second = changed_text(at->second, seed, i);
+}
+
 // Most changes would end at the checksum: where the file can still be read, it is made good.
 std::string change_checkpoint(const std::string& input, std::uint64_t seed, std::uint64_t i) {
-  std::string bytes = change_tensors(input, seed, i);
-  if (i % 8 == 0) return bytes;
+  const bool metadata = i % 2 == 0;
+  const std::string bytes = metadata ? input : change_tensors(input, seed, i / 2);
+  if (i % 8 == 1) return bytes;
   try {
     return bytes_of([&](const fs::path& path) {
       write_file_atomic(path, bytes);
       TensorFile file = read_safetensors(path);
+      if (metadata) change_metadata(file, seed, i);
       file.metadata["checksum"] = checksum_of(file);
       write_safetensors(path, file);
     });
