@@ -1,5 +1,8 @@
 #include "app/commands.h"
 
+#include <fmt/core.h>
+#include <nlohmann/json.hpp>
+
 #include "tensor/error.h"
 #include "tensor/files.h"
 
@@ -11,6 +14,13 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
   command->set_version_flag("--version", std::string("moegrad ") + MOEGRAD_VERSION);
   command->footer(fmt::format("Example:\n  {}", example));
   return *command;
+}
+
+std::string json_text(const nlohmann::ordered_json& json) {
+  return json.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+}
+std::string json_text(const nlohmann::json& json) {
+  return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 void add_json(CLI::App& command, JsonOutput& output) {

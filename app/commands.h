@@ -6,8 +6,11 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "app/outcome.h"
+#include "tensor/error.h"
+#include "tensor/parse.h"
 
 namespace moegrad {
 
@@ -29,7 +32,43 @@ struct JsonOutput {
   // Writes where it was asked for; a file is replaced atomically.
   void write(std::string_view text) const;
 };
+// Indented JSON in ASCII, as a terminal may show it; what is not UTF-8 in it (a path) is replaced.
+std::string json_text(const nlohmann::ordered_json& json);
+std::string json_text(const nlohmann::json& json);
 void add_json(CLI::App& command, JsonOutput& output);
+
+// The number of a flag, by parse_number: what the command line's own library takes for one (octal,
+// hexadecimal, the largest there is in place of a larger one) is an Error here.
+template <class T>
+T flag_number(std::string_view command, std::string_view flag, const std::string& text, T low,
+              T high) {
+  if (const auto value = parse_number<T>(text, low, high)) return *value;
+  fail(command, "{} is '{}'. Give a {} from {} to {}.", flag, text,
+       std::is_integral_v<T> ? "whole number" : "number", low, high);
+}
+// A flag with a number, or with numbers between commas, each in [low, high].
+template <class T>
+CLI::Option* add_number(CLI::App& command, const std::string& flag, T& value, T low, T high,
+                        const std::string& help) {
+  const auto set = [&value, who = command.get_name(), flag, low, high](const std::string& text) {
+    value = flag_number<T>(who, flag, text, low, high);
+  };
+  return command.add_option_function<std::string>(flag, set, help)->type_name("n");
+}
+template <class T>
+CLI::Option* add_numbers(CLI::App& command, const std::string& flag, std::vector<T>& values, T low,
+                         T high, const std::string& help) {
+  const auto set = [&values, who = command.get_name(), flag, low,
+                    high](const std::vector<std::string>& texts) {
+    values.clear();
+    for (const std::string& text : texts) {
+      values.push_back(flag_number<T>(who, flag, text, low, high));
+    }
+  };
+  return command.add_option_function<std::vector<std::string>>(flag, set, help)
+      ->delimiter(',')
+      ->type_name("LIST");
+}
 
 // From --option name=value, repeated; an Error for a text without a name or a value.
 std::map<std::string, std::string> option_map(std::string_view command,

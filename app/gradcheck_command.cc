@@ -80,7 +80,7 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
         row.cases, row.max_error, name_of(row.verdict), row.oracle);
     flush_text(stdout);
   }
-  if (output.wanted) output.write(rows.dump(2));
+  if (output.wanted) output.write(json_text(rows));
   for (const CheckRow& row : bad) {
     put(stderr, "\n{} {}: {}\n{}\n", row.kind, row.name, name_of(row.verdict), row.reason);
   }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <set>
 
@@ -15,6 +16,8 @@
 
 namespace moegrad {
 namespace {
+
+constexpr std::int64_t kMostNumber = std::numeric_limits<std::int32_t>::max();
 
 struct LayerArguments {
   std::string in, out;
@@ -259,32 +262,34 @@ int run(const LayerArguments& a) {
     loss = loss + out.auxiliary;
     result.tensors["auxiliary"] = out.auxiliary.value();
   }
+  // Everything is computed before the first result is written, and values are read before the
+  // backward pass, which releases them.
   result.tensors["y"] = out.y.value();
   result.tensors["scores"] = out.routing.scores.value();
   result.tensors["weights"] = out.routing.weights.value();
   result.tensors["selected"] = out.routing.selected;
+  for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
   const double loss_value = loss.value().item();
+  const std::vector<double> load = out.expert_load();
   const Gradients gradients = tape.backward(loss);
   result.tensors["grad.x"] = gradients[tokens];
   for (const auto& [name, v] : weights) {
     const Parameter* p = declared.find(name);
     if (p != nullptr && p->trained) result.tensors["grad." + name] = gradients[v];
   }
-  for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
+  const nlohmann::json object = {{"router", a.router},      {"estimator", a.estimator},
+                                 {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},
+                                 {"training", !a.evaluate}, {"loss", loss_value},
+                                 {"expert_load", load},     {"out", a.out}};
+  const std::string text = json_text(object);
   write_safetensors(a.out, result);
 
-  std::vector<double> load;
-  for (const double l : out.expert_load()) load.push_back(l);
   if (a.json.wanted) {
-    const nlohmann::json object = {{"router", a.router},      {"estimator", a.estimator},
-                                   {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},
-                                   {"training", !a.evaluate}, {"loss", loss_value},
-                                   {"expert_load", load},     {"out", a.out}};
-    a.json.write(object.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    a.json.write(text);
   } else {
     put(stdout, "{} / {}, {} tokens, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
         a.estimator, sizes["N"], a.evaluate ? "inference" : "training", loss_value,
-        fmt::join(load, " "), a.out);
+        fmt::join(load, " "), shown(a.out));
   }
   return kOk;
 }
@@ -315,16 +320,20 @@ void add_layer(CLI::App& app, Global& global) {
       .add_option("--expert-gradient", a->expert_gradient,
                   "an estimator for the experts' gradient alone")
       ->type_name("NAME");
-  command.add_option("--sequence", a->sequence, "consecutive tokens that form a sequence [1]")
+  add_number<std::int64_t>(command, "--sequence", a->sequence, 1, kMostNumber,
+                           "consecutive tokens that form a sequence [1]")
       ->type_name("L");
-  command.add_option("--active", a->active, "experts of a token, k (softmax: all)")->type_name("k");
+  add_number<std::int64_t>(command, "--active", a->active, 0, kMostNumber,
+                           "experts of a token, k (softmax: all)")
+      ->type_name("k");
   command.add_option("--activation", a->activation, "relu, gelu, silu or swiglu [relu]")
       ->type_name("NAME");
   command.add_flag("--train", a->train, "as in training (default)");
   command.add_flag("--eval", a->evaluate, "as at inference");
   command.add_flag("--causal", a->causal, "refuse what lets a token see later ones");
   command.add_flag("--force", a->force, "let through combinations that are refused");
-  command.add_option("--seed", a->seed, "of the router's draws [1]")->type_name("n");
+  add_number<std::uint64_t>(command, "--seed", a->seed, 0, kHighest<std::uint64_t>,
+                            "of the router's draws, 0 to 2^64 - 1 [1]");
   command.add_option("--option", a->options, "an option of router, estimator or layer")
       ->type_name("key=value")
       ->expected(1)

@@ -159,7 +159,7 @@ void add_list(CLI::App& app, Global& global) {
       }
       print_markdown(all, *page);
     } else if (output->wanted) {
-      output->write(all.dump(2));
+      output->write(json_text(all));
     } else {
       print(all);
     }

@@ -29,16 +29,16 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = chosen.empty() ? app : *chosen.front();
   for (const std::string& word : command.remaining(true)) {
     if (word.starts_with("-")) {
-      return fmt::format("[{}] there is no flag '{}'. Did you mean '{}'?", command.get_name(), word,
-                         nearest(word, flags_of(command)));
+      return shown_format("[{}] there is no flag '{}'. Did you mean '{}'?", command.get_name(),
+                          word, nearest(word, flags_of(command)));
     }
     if (!chosen.empty()) break;
     std::vector<std::string> names;
     for (const CLI::App* known : app.get_subcommands(nullptr)) names.push_back(known->get_name());
-    return fmt::format("[{}] there is no command '{}'. Did you mean '{}'?", app.get_name(), word,
-                       nearest(word, names));
+    return shown_format("[{}] there is no command '{}'. Did you mean '{}'?", app.get_name(), word,
+                        nearest(word, names));
   }
-  return fmt::format("[{}] {}. See --help.", command.get_name(), error.what());
+  return shown_format("[{}] {}. See --help.", command.get_name(), error.what());
 }
 
 int run(int argc, char** argv) {

@@ -41,10 +41,10 @@ inline int outcome_of(const std::function<int()>& command, std::FILE* messages =
     put(messages, "moegrad: [memory] not enough memory. Choose smaller sizes.\n");
   } catch (const std::filesystem::filesystem_error& error) {
     put(messages, "moegrad: [files] '{}': {}. Check the path and its permissions.\n",
-        error.path1().string(), error.code().message());
+        shown(error.path1().string()), error.code().message());
   } catch (const std::exception& error) {
     put(messages, "moegrad: [internal] {}. This is a fault of moegrad: please report it.\n",
-        error.what());
+        shown(error.what()));
   } catch (...) {
     put(messages, "moegrad: [internal] unknown. This is a fault of moegrad: please report it.\n");
   }

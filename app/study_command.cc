@@ -36,11 +36,12 @@ class Report {
 
   // Writes rows.json and, where gnuplot is there, plot.svg; says where.
   void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
-    write_file_atomic(rows_file(), rows.dump(2) + "\n");
-    if (output_.wanted) output_.write(rows.dump(2));
+    write_file_atomic(rows_file(), json_text(rows) + "\n");
+    if (output_.wanted) output_.write(json_text(rows));
     const bool drawn = plot_svg(folder_ / "plot.svg", charts);
     if (!output_.wanted || !output_.file.empty()) {
-      put(stdout, "written to {}: rows.json{}\n", folder_.string(), drawn ? ", plot.svg" : "");
+      put(stdout, "written to {}: rows.json{}\n", shown(folder_.string()),
+          drawn ? ", plot.svg" : "");
     }
     if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
   }
@@ -326,15 +327,22 @@ void add_bias(CLI::App& study, Global& global) {
   };
   list("--routers", a->routers, "routers; with none named, all whose logits can be set");
   list("--estimators", a->estimators, "estimators [sparse]");
-  list("--experts", a->experts, "numbers of experts E [4,8,16]");
-  list("--active", a->active, "experts of a token, k [1,2,4]");
-  list("--scale", a->scales, "standard deviations of the logits [0.5,1.5,4]");
+  add_numbers<std::int64_t>(command, "--experts", a->experts, 1, 65536,
+                            "numbers of experts E [4,8,16]");
+  add_numbers<std::int64_t>(command, "--active", a->active, 1, 65536,
+                            "experts of a token, k [1,2,4]");
+  add_numbers<double>(command, "--scale", a->scales, 0, 1e6,
+                      "standard deviations of the logits [0.5,1.5,4]");
   list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
-  command.add_option("--draws", a->study.draws, "random logits that a row is the mean over [2]");
-  command.add_option("--seed", a->study.seed, "of these draws [1]");
-  command.add_option("--outcomes", a->study.max_outcomes,
-                     "most outcomes to enumerate; above, Monte Carlo [1000]");
-  command.add_option("--samples", a->study.samples, "of Monte Carlo [500]");
+  constexpr std::int64_t most = BiasOptions::kMost;
+  add_number<std::int64_t>(command, "--draws", a->study.draws, 1, most,
+                           "random logits that a row is the mean over, to 1000000 [2]");
+  add_number<std::uint64_t>(command, "--seed", a->study.seed, 0, kHighest<std::uint64_t>,
+                            "of these draws, 0 to 2^64 - 1 [1]");
+  add_number<std::int64_t>(command, "--outcomes", a->study.max_outcomes, 1, most,
+                           "most outcomes to enumerate, to 1000000; above, Monte Carlo [1000]");
+  add_number<std::int64_t>(command, "--samples", a->study.samples, 2, most,
+                           "of Monte Carlo, to 1000000 [500]");
   command.add_option("--option", a->options, "an option of router, estimator or layer")
       ->type_name("key=value")
       ->expected(1)
@@ -359,11 +367,10 @@ void add_fidelity(CLI::App& study, Global& global) {
       ->delimiter(',')
       ->type_name("LIST");
   command.add_option("--task", a->task, "to train on [vision]");
-  command.add_option("--epochs", a->epochs, "to train for [1]")->check(CLI::Range(1, 1000));
-  command.add_option("--points", a->points, "on the way [10]")->check(CLI::Range(1, 1000));
-  command.add_option("--batch", a->batch, "tokens to measure on [512]")
-      ->check(CLI::Range(1, 65536));
-  command.add_option("--seed", a->seed, "[1]");
+  add_number<std::int64_t>(command, "--epochs", a->epochs, 1, 1000, "to train for [1]");
+  add_number<std::int64_t>(command, "--points", a->points, 1, 1000, "on the way [10]");
+  add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536, "tokens to measure on [512]");
+  add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
   command.add_option("--data", a->data, "folder of the data [data]")->type_name("DIR");
   command.add_option("--out", a->out, "folder of the report [runs/fidelity]")->type_name("DIR");
   add_json(command, a->json);

@@ -57,7 +57,7 @@ void print_result(const TrainResult& r, const std::string& out) {
   put(stdout, "test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
       r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
   put(stdout, "expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
-  put(stdout, "written to    {}\n", out);
+  put(stdout, "written to    {}\n", shown(out));
 }
 
 int run(const TrainArguments& arguments) {
@@ -95,7 +95,7 @@ int run(const TrainArguments& arguments) {
                                             .stop = &stop_signal,
                                             .progress = &progress});
   if (result.signal != 0) {
-    progress.message(fmt::format(
+    progress.message(shown_format(
         "stopped after step {}, saved in {}\ngo on with: moegrad train --resume --out {}",
         result.steps, result.checkpoint.string(), out));
   }
@@ -125,8 +125,8 @@ void add_train(CLI::App& app, Global& global) {
     const bool flag = field.spec.kind == OptionSpec::Kind::flag;
     CLI::Option* option = command.add_option_function<std::string>(
         name == "task" ? name : flag_of(field),
-        [arguments, name](const std::string& value) {
-          arguments->settings.emplace_back(name, value.empty() ? "true" : value);
+        [arguments, name, flag](const std::string& value) {
+          arguments->settings.emplace_back(name, flag && value.empty() ? "true" : value);
         },
         help);
     if (flag) option->expected(0, 1);
@@ -136,13 +136,8 @@ void add_train(CLI::App& app, Global& global) {
       .add_option_function<std::vector<std::string>>(
           "--option",
           [arguments](const std::vector<std::string>& pairs) {
-            for (const std::string& pair : pairs) {
-              const std::size_t equals = pair.find('=');
-              if (equals == std::string::npos || equals == 0) {
-                fail("train", "--option is '{}'. Give --option name=value.", pair);
-              }
-              arguments->settings.emplace_back("options." + pair.substr(0, equals),
-                                               pair.substr(equals + 1));
+            for (const auto& [key, value] : option_map("train", pairs)) {
+              arguments->settings.emplace_back("options." + key, value);
             }
           },
           "an option of the router, the estimator or the layer; may be repeated")
@@ -155,10 +150,9 @@ void add_train(CLI::App& app, Global& global) {
       ->type_name("FILE");
   command.add_option("--out", arguments->out, "folder of the run [runs/TASK-ROUTER-ESTIMATOR]")
       ->type_name("DIR");
-  command
-      .add_option("--threads", arguments->threads, "threads; 0: all. Results do not depend on it")
-      ->type_name("")
-      ->check(CLI::Range(0, 1024));
+  add_number(command, "--threads", arguments->threads, 0, 1024,
+             "threads; 0: all. Results do not depend on it")
+      ->type_name("");
   command.add_flag("--resume", arguments->resume, "go on with the run in DIR");
   command.add_flag("--force", arguments->force, "start over in a DIR that holds a run");
   add_json(command, arguments->json);

@@ -322,9 +322,11 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   if (!(of.scale >= 0.0) || !std::isfinite(of.scale)) {
     fail("study", "the scale of the logits is {}. Give a number of at least 0.", of.scale);
   }
-  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2) {
-    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2.", options.draws,
-         options.max_outcomes, options.samples);
+  constexpr std::int64_t most = BiasOptions::kMost;
+  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2 ||
+      options.draws > most || options.max_outcomes > most || options.samples > most) {
+    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2, at most {}.",
+         options.draws, options.max_outcomes, options.samples, most);
   }
   if (!router_entry(of.router).traits.linear) {
     fail("study", "the logits of router {} are not x W: the study cannot set them. Choose another.",

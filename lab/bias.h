@@ -25,6 +25,8 @@ struct BiasCase {
 const std::vector<std::string>& bias_losses();
 
 struct BiasOptions {
+  // Of draws, outcomes and samples: a case with as many runs for hours.
+  static constexpr std::int64_t kMost = 1'000'000;
   std::int64_t draws = 2;  // random logits, tokens and losses that a row is the mean over
   std::uint64_t seed = 1;
   std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo

@@ -4,7 +4,7 @@
 
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/safetensors.h"
+#include "train/checkpoint.h"
 #include "train/modules.h"
 
 namespace moegrad {
@@ -155,43 +155,51 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
   return size > 0.0 ? std::sqrt(away / size) : 0.0;
 }
 
-}  // namespace
+TrainConfig config_of(const Checkpoint& checkpoint) {
+  TrainConfig config;
+  apply_settings(config, checkpoint.settings);
+  return config;
+}
 
-namespace {
-
-TrainConfig config_of(const TensorFile& file) {
-  const auto config = file.metadata.find("config");
-  if (config == file.metadata.end() || !file.metadata.contains("step")) {
-    fail("study", "{}: no configuration of a model in it. Give a checkpoint of moegrad train.",
-         file.path.string());
+// The sizes that the configuration asks for are those of the file, before anything of these sizes
+// is made; the budget is for what an option makes large.
+void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
+  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
+  const LayerSize& size = layer.size;
+  if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
+    fail("study",
+         "{}: the experts are {} {} there, and its configuration asks for {} [{}, {}, {}]. Is the "
+         "file damaged?",
+         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), size.experts,
+         size.model, size.hidden);
   }
-  TrainConfig stored;
-  apply_settings(stored, read_settings(config->second, file.path.string()));
-  return stored;
+}
+
+std::size_t budget_of(const TensorFile& file) {
+  std::size_t bytes = std::size_t{1} << 20;
+  for (const auto& [name, tensor] : file.tensors) bytes += 8 * tensor.bytes();
+  return bytes;
 }
 
 }  // namespace
 
 TrainConfig stored_config(const std::filesystem::path& checkpoint) {
-  return config_of(read_safetensors(checkpoint));
+  return config_of(read_checkpoint(checkpoint));
 }
 
-StoredModel load_model(const std::filesystem::path& checkpoint, std::int64_t inputs,
+StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
                        std::int64_t classes) {
-  const TensorFile file = read_safetensors(checkpoint);
+  const Checkpoint checkpoint = read_checkpoint(path);
   StoredModel model;
-  model.config = config_of(file);
-  model.step = std::stoll(file.metadata.find("step")->second);
+  model.config = config_of(checkpoint);
+  model.step = checkpoint.state.step;
   const Classifier classifier(inputs, classes, model.config.layer());
+  require_sizes(checkpoint.file, classifier.mixture().config(), model.config.type());
+  const pool::Budget budget(budget_of(checkpoint.file));
   model.parameters =
       classifier.initial(static_cast<std::uint64_t>(model.config.seed), model.config.type());
   for (Parameter& p : model.parameters) {
-    const Tensor& stored = file.at("parameter." + p.name);
-    if (!(stored.shape() == p.value.shape())) {
-      fail("study", "{}: '{}' is {} there, and its configuration asks for {}. Is the file damaged?",
-           checkpoint.string(), p.name, stored.shape(), p.value.shape());
-    }
-    p.value = stored.to(p.value.dtype());
+    p.value = stored_tensor(checkpoint.file, "parameter." + p.name, p.value);
   }
   return model;
 }

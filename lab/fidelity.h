@@ -32,10 +32,11 @@ struct StoredModel {
   Parameters parameters;
   std::int64_t step = 0;
 };
-// The configuration in a checkpoint; an Error for a file that is none.
+// The configuration in a checkpoint, read by read_checkpoint.
 TrainConfig stored_config(const std::filesystem::path& checkpoint);
-// Errors: a file that is no checkpoint, another set of parameters than its configuration asks for.
-StoredModel load_model(const std::filesystem::path& checkpoint, std::int64_t inputs,
+// Errors: those of read_checkpoint, and another set of parameters than the configuration asks for,
+// which is found before the memory for them is taken: at most 1 MiB and 8 times the file's size.
+StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
                        std::int64_t classes);
 
 // Of each named estimator, on a batch of the training data in training. Errors: a router that an

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 
 #include "moe/balance.h"
@@ -11,6 +12,9 @@
 
 namespace moegrad {
 namespace {
+
+// Of a width and of the number of experts, which i32 numbers: products of two fit into 64 bits.
+constexpr std::int64_t kMostSize = std::numeric_limits<std::int32_t>::max() - 1;
 
 // Sets each given option where it is known: with the router, the estimator or the layer. `who` is
 // what the first two are called.
@@ -134,6 +138,7 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
                                    {"output width", s.output},
                                    {"number of experts", s.experts}}) {
     if (size < 1) fail("layer", "the {} is {}. It must be at least 1.", what, size);
+    if (size > kMostSize) fail("layer", "the {} is {}. Use {} at most.", what, size, kMostSize);
   }
   if (s.active < 1 || s.active > s.experts) {
     fail("layer", "k is {} with {} experts. Use 1 <= k <= {}.", s.active, s.experts, s.experts);

@@ -1,24 +1,13 @@
 #include "moe/options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include "tensor/edit_distance.h"
 #include "tensor/error.h"
+#include "tensor/parse.h"
 
 namespace moegrad {
-namespace {
-
-// Levenshtein's distance.
-template <class T>
-bool parse(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-}  // namespace
-
 std::string nearest(std::string_view name, std::span<const std::string> names) {
   std::string best;
   std::size_t least = std::string::npos;
@@ -62,12 +51,14 @@ void Options::set(const std::string& name, const std::string& value) {
       }
       break;
     default: {
-      double number = 0.0;
-      std::int64_t integer = 0;
       const bool whole = spec->kind == OptionSpec::Kind::integer;
-      const bool read = whole ? parse(value, integer) : parse(value, number);
-      if (whole) number = static_cast<double>(integer);
-      if (!read || !std::isfinite(number) || number < spec->lowest || number > spec->highest) {
+      std::optional<double> number;
+      if (whole) {
+        if (const auto n = parse_number<std::int64_t>(value)) number = static_cast<double>(*n);
+      } else {
+        number = parse_number<double>(value);
+      }
+      if (!number || !std::isfinite(*number) || *number < spec->lowest || *number > spec->highest) {
         refuse(fmt::format("{} from {} to {}", whole ? "a whole number" : "a number", spec->lowest,
                            spec->highest));
       }
@@ -82,16 +73,14 @@ const std::string& Options::text(std::string_view name) const {
   return found->second;
 }
 
-double Options::number(std::string_view name) const {
-  double value = 0.0;
-  parse(text(name), value);
-  return value;
+// A value that was set has been checked; a default may be wrong where it was declared.
+template <class T>
+T Options::parsed(std::string_view name) const {
+  if (const auto value = parse_number<T>(text(name))) return *value;
+  fail("option", "the default of '{}' of {} is '{}'. Declare a number.", name, owner_, text(name));
 }
-std::int64_t Options::integer(std::string_view name) const {
-  std::int64_t value = 0;
-  parse(text(name), value);
-  return value;
-}
+double Options::number(std::string_view name) const { return parsed<double>(name); }
+std::int64_t Options::integer(std::string_view name) const { return parsed<std::int64_t>(name); }
 bool Options::flag(std::string_view name) const { return text(name) == "true"; }
 const std::string& Options::choice(std::string_view name) const { return text(name); }
 

@@ -49,6 +49,8 @@ class Options {
 
  private:
   const std::string& text(std::string_view name) const;
+  template <class T>
+  T parsed(std::string_view name) const;
 
   std::string owner_;
   std::vector<OptionSpec> specs_;

@@ -2,11 +2,24 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
+
+void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t experts) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  std::int64_t all = 0;
+  const bool overflow = __builtin_mul_overflow(tokens, choices, &all);
+  if (overflow || all > kMost || experts >= kMost) {
+    fail("plan",
+         "{} tokens with {} choices each among {} experts. A plan numbers choices and experts by "
+         "i32, up to {}; use smaller batches.",
+         tokens, choices, experts, kMost);
+  }
+}
 
 Plan make_plan(const Tensor& selected, std::int64_t experts) {
   if (selected.rank() != 2 || selected.dtype() != DType::i32) {
@@ -14,6 +27,7 @@ Plan make_plan(const Tensor& selected, std::int64_t experts) {
          selected.shape());
   }
   const std::int64_t k = selected.size(1);
+  require_plan_size(selected.size(0), k, experts);
   const std::span<const std::int32_t> ids = selected.values<std::int32_t>();
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < -1 || ids[i] >= experts) {
@@ -38,6 +52,7 @@ Plan joined(const Plan& first, const Plan& second) {
          "plans of {} and {} tokens and {} and {} experts cannot be joined. They must agree.",
          first.tokens(), second.tokens(), first.experts, second.experts);
   }
+  require_plan_size(first.tokens(), first.choices + second.choices, first.experts);
   Plan plan;
   plan.experts = first.experts;
   plan.choices = first.choices + second.choices;
@@ -75,6 +90,7 @@ Plan joined(const Plan& first, const Plan& second) {
 Tensor unselected(const Tensor& selected, std::int64_t experts) {
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);
+  require_plan_size(tokens, experts, experts);
   const std::int32_t* const ids = selected.data<std::int32_t>();
   const std::int64_t grain = cpu::items_per_grain(experts + k);
   // Of each token: a bit for every expert it leaves out, and how many these are.

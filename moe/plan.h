@@ -23,6 +23,9 @@ struct Plan {
   }
 };
 
+// Slots, choices and experts are numbered by i32: an Error for 2^31 choices (N k) or experts.
+void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t experts);
+
 // From selected i32 [N, k]; an Error for an entry outside -1 .. experts-1.
 Plan make_plan(const Tensor& selected, std::int64_t experts);
 

@@ -38,6 +38,13 @@ void require_same_dtype(std::string_view operation, const Tensor& a, const Tenso
   }
 }
 
+void require_numbered(std::string_view operation, std::int64_t size) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (size > kMost) {
+    fail(operation, "{} places, and indices are i32. Use {} at most.", size, kMost);
+  }
+}
+
 void require_indices(std::string_view operation, const Tensor& index, std::int64_t low,
                      std::int64_t limit) {
   if (!index.defined() || index.dtype() != DType::i32) {

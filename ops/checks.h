@@ -20,6 +20,8 @@ AxisView as_rows(const Shape& shape);
 void require_rank(std::string_view operation, std::string_view what, const Shape& shape, int rank);
 void require_floating(std::string_view operation, const Tensor& x);
 void require_same_dtype(std::string_view operation, const Tensor& a, const Tensor& b);
+// Places along an axis of `size` elements are to be numbered by i32: an Error above 2^31 - 1.
+void require_numbered(std::string_view operation, std::int64_t size);
 // i32, and every element within [low, limit). (On a device the kernels look at the elements.)
 void require_indices(std::string_view operation, const Tensor& index, std::int64_t low,
                      std::int64_t limit);

@@ -1,5 +1,7 @@
 #include "ops/image.h"
 
+#include <limits>
+
 #include "ops/checks.h"
 
 namespace moegrad {
@@ -12,9 +14,10 @@ std::int64_t places(std::int64_t size, std::int64_t window, std::int64_t stride,
 
 // The shape [N, channels, H', W'] of what a window sees; an Error where it does not fit.
 Shape seen_by(std::string_view operation, const Shape& x, std::int64_t channels, Window w) {
-  if (w.stride < 1 || w.padding < 0) {
-    fail(operation, "stride {} and padding {}. Use a stride of 1 or more, padding of 0 or more.",
-         w.stride, w.padding);
+  constexpr std::int64_t kMostPadding = std::numeric_limits<std::int32_t>::max();
+  if (w.stride < 1 || w.padding < 0 || w.padding > kMostPadding) {
+    fail(operation, "stride {} and padding {}. Use a stride of 1 or more, padding of 0 to {}.",
+         w.stride, w.padding, kMostPadding);
   }
   if (w.height < 1 || w.width < 1 || w.height > x[2] + 2 * w.padding ||
       w.width > x[3] + 2 * w.padding) {
@@ -116,6 +119,7 @@ Tensor MaxPool2d::forward(Forward& in, const Attributes& p) {
   require_floating(name, in[0]);
   const Window window{p.size, p.size, p.stride, 0};
   const Shape shape = seen_by(name, in[0].shape(), in[0].size(1), window);
+  require_numbered(name, in[0].size(2) * in[0].size(3));
   Tensor y = Tensor::empty(shape, in[0].dtype(), in[0].device());
   const Tensor index = Tensor::empty(shape, DType::i32, in[0].device());
   kernels(y.device()).max_pool2d(in[0], window, y, index);

@@ -106,6 +106,7 @@ Tensor Max::forward(Forward& in, const Attributes& p) {
   Tensor y = result_of(name, in[0], p);
   require_elements(name, in[0], p);
   const AxisView view = view_of(in[0].shape(), p);
+  require_numbered(name, view.n);
   kernels(y.device()).reduce(Reduction::max, in[0], view, y);
   if (in.saves()) {
     Tensor index = Tensor::empty(y.shape(), DType::i32, y.device());

@@ -40,6 +40,7 @@ Tensor top_k_indices(Var x, std::int64_t k, std::string_view kind) {
   if (k < 1 || k > x.size(1)) {
     fail("top_k", "k is {} for rows of {} elements. Use 1 to {}.", k, x.size(1), x.size(1));
   }
+  require_numbered("top_k", x.size(1));
   Tape& tape = x.tape();
   if (tape.options().track_cell && tape.decisions().mode() != Decisions::Mode::replay) {
     report_margin(x.value(), k, tape.cell());

@@ -78,7 +78,9 @@ Tensor Concat::forward(Forward& in, const Attributes& p) {
       fail(name, "part {} has shape {} and part 0 {}. Only the sizes of axis {} may differ.", i,
            in[i].shape(), in[0].shape(), p.axis);
     }
-    shape[p.axis] += in[i].size(p.axis);
+    if (__builtin_add_overflow(shape[p.axis], in[i].size(p.axis), &shape[p.axis])) {
+      fail(name, "the sizes of axis {} add up to more than 64 bits hold. Use fewer parts.", p.axis);
+    }
   }
   Tensor y = Tensor::empty(shape, in[0].dtype(), in[0].device());
   const AxisView all = around(shape, p.axis);
@@ -193,7 +195,9 @@ std::vector<Var> split(Var x, std::span<const std::int64_t> sizes, int axis) {
   std::int64_t total = 0;
   for (const std::int64_t size : sizes) {
     if (size < 0) fail("split", "a size is {}. Sizes are 0 or more.", size);
-    total += size;
+    if (__builtin_add_overflow(total, size, &total)) {
+      fail("split", "the sizes add up to more than 64 bits hold. Use smaller ones.");
+    }
   }
   if (total != x.size(a)) {
     fail("split", "the sizes add up to {} and axis {} of shape {} has {}. They must agree.", total,

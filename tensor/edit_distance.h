@@ -9,8 +9,12 @@
 namespace moegrad {
 
 // The least number of letters to change, add or leave out to make one text of the other
-// (Levenshtein 1966): how near a misspelt name is.
+// (Levenshtein 1966): how near a misspelt name is. Of each text the first kLongestName letters:
+// names from files can have a million.
+inline constexpr std::size_t kLongestName = 100;
 inline std::size_t edit_distance(std::string_view a, std::string_view b) {
+  a = a.substr(0, kLongestName);
+  b = b.substr(0, kLongestName);
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
   for (std::size_t i = 0; i < a.size(); ++i) {

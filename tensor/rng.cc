@@ -1,5 +1,6 @@
 #include "tensor/rng.h"
 
+#include <limits>
 #include <numeric>
 
 #include "tensor/kernels.h"
@@ -27,6 +28,10 @@ Tensor Rng::gumbel(const Shape& shape, DType dtype) {
 }
 
 Tensor Rng::permutation(std::int64_t n) {
+  if (n < 0 || n > std::numeric_limits<std::int32_t>::max()) {
+    fail("permutation", "{} numbers asked for. They are i32: use 0 to {}.", n,
+         std::numeric_limits<std::int32_t>::max());
+  }
   Tensor t = Tensor::empty({n}, DType::i32);
   const std::span<std::int32_t> p = t.values<std::int32_t>();
   std::iota(p.begin(), p.end(), 0);

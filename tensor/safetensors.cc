@@ -35,16 +35,6 @@ constexpr std::array<Stored, 4> kStored = {{{"F32", DType::f32, 4},
                                             {"I32", DType::i32, 4},
                                             {"I64", DType::i32, 8}}};
 
-// Text of an untrusted file for an error: not too long, printable ASCII.
-std::string shown(std::string_view text) {
-  constexpr std::size_t kLongest = 100;
-  std::string result(text.substr(0, kLongest));
-  for (char& c : result) {
-    if (c < 0x20 || c > 0x7e) c = '?';
-  }
-  return text.size() > kLongest ? result + "..." : result;
-}
-
 struct Entry {
   std::string name;
   const Stored* stored = nullptr;
@@ -71,17 +61,15 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ == Place::shape) {
       if (entry_->shape->rank() == Shape::kMaxRank) {
-        stop("tensor '{}' has more than {} axes. Merge some of them.", shown(name_),
-             Shape::kMaxRank);
+        stop("tensor '{}' has more than {} axes. Merge some of them.", name_, Shape::kMaxRank);
       }
       if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-        stop("tensor '{}' has a size of {} in its shape. Is the file damaged?", shown(name_),
-             value);
+        stop("tensor '{}' has a size of {} in its shape. Is the file damaged?", name_, value);
       }
       entry_->shape->push_back(static_cast<std::int64_t>(value));
     } else if (place_ == Place::offsets) {
       if (entry_->offsets.size() == 2) {
-        stop("tensor '{}' has more than two data_offsets. They are [begin, end].", shown(name_));
+        stop("tensor '{}' has more than two data_offsets. They are [begin, end].", name_);
       }
       entry_->offsets.push_back(value);
     } else {
@@ -93,14 +81,13 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool string(string_t& text) override {
     if (place_ == Place::metadata) {
       if (!metadata.emplace(field_, text).second) {
-        stop("the metadata have '{}' twice. Remove one.", shown(field_));
+        stop("the metadata have '{}' twice. Remove one.", field_);
       }
     } else if (place_ == Place::entry && field_ == "dtype") {
       const auto* stored = std::find_if(kStored.begin(), kStored.end(),
                                         [&](const Stored& s) { return s.name == text; });
       if (stored == kStored.end()) {
-        stop("tensor '{}' has dtype {}. Convert it to F32, F64, I32 or I64.", shown(name_),
-             shown(text));
+        stop("tensor '{}' has dtype {}. Convert it to F32, F64, I32 or I64.", name_, text);
       }
       entry_->stored = stored;
     } else {
@@ -120,11 +107,11 @@ class HeaderReader : public nlohmann::json_sax<json> {
                             (field_ == "shape" && entry_->shape.has_value()) ||
                             (field_ == "data_offsets" && !entry_->offsets.empty());
       if (repeated) {
-        stop("tensor '{}' has the field '{}' twice. Remove one.", shown(name_), field_);
+        stop("tensor '{}' has the field '{}' twice. Remove one.", name_, field_);
       }
       if (field_ != "dtype" && field_ != "shape" && field_ != "data_offsets") {
-        stop("tensor '{}' has a field '{}'. The format has dtype, shape and data_offsets.",
-             shown(name_), shown(field_));
+        stop("tensor '{}' has a field '{}'. The format has dtype, shape and data_offsets.", name_,
+             field_);
       }
     }
     return true;
@@ -139,7 +126,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
       place_ = Place::metadata;
     } else if (place_ == Place::root) {
       const auto [at, added] = entries.try_emplace(name_);
-      if (!added) stop("there are two tensors '{}'. Rename one.", shown(name_));
+      if (!added) stop("there are two tensors '{}'. Rename one.", name_);
       entry_ = &at->second;
       entry_->name = name_;
       place_ = Place::entry;
@@ -156,7 +143,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
                                        : entry_->offsets.size() != 2 ? "data_offsets"
                                                                      : "";
       if (!missing.empty()) {
-        stop("tensor '{}' has no complete field '{}'. Is the file damaged?", shown(name_), missing);
+        stop("tensor '{}' has no complete field '{}'. Is the file damaged?", name_, missing);
       }
     }
     place_ = place_ == Place::root ? Place::outside : Place::root;
@@ -183,7 +170,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool parse_error(std::size_t position, const std::string& token,
                    const nlohmann::json::exception&) override {
     stop("the header is not valid JSON at byte {}, near '{}'. Is the file damaged?", 7 + position,
-         shown(token));
+         token);
   }
 
  private:
@@ -191,7 +178,8 @@ class HeaderReader : public nlohmann::json_sax<json> {
 
   template <class... Args>
   [[noreturn]] void stop(fmt::format_string<Args...> format, Args&&... args) const {
-    fail("safetensors", "{}: {}", file_, fmt::format(format, std::forward<Args>(args)...));
+    throw Error("[safetensors] " + shown(file_) + ": " +
+                shown_format(format, std::forward<Args>(args)...));
   }
 
   [[noreturn]] void unexpected(std::string_view kind) const {
@@ -199,22 +187,22 @@ class HeaderReader : public nlohmann::json_sax<json> {
       case Place::outside:
         stop("the header is {}. It must be a JSON object.", kind);
       case Place::root:
-        stop("the entry '{}' of the header is {}. It must be an object.", shown(name_), kind);
+        stop("the entry '{}' of the header is {}. It must be an object.", name_, kind);
       case Place::metadata:
-        stop("the metadata '{}' are {}. They must be a string.", shown(field_), kind);
+        stop("the metadata '{}' are {}. They must be a string.", field_, kind);
       case Place::entry:
-        stop("the field '{}' of tensor '{}' is {}. It must be {}.", field_, shown(name_), kind,
+        stop("the field '{}' of tensor '{}' is {}. It must be {}.", field_, name_, kind,
              field_ == "dtype" ? "a string" : "an array of whole numbers");
       default:
-        stop("the field '{}' of tensor '{}' holds {}. It must hold whole numbers.", field_,
-             shown(name_), kind);
+        stop("the field '{}' of tensor '{}' holds {}. It must hold whole numbers.", field_, name_,
+             kind);
     }
   }
 
   [[noreturn]] void wrong_number(const std::string& text) const {
     if (place_ != Place::shape && place_ != Place::offsets) unexpected("a number");
     stop("the field '{}' of tensor '{}' holds {}. It must hold whole numbers of 0 or more.", field_,
-         shown(name_), shown(text));
+         name_, text);
   }
 
   std::string file_;
@@ -225,14 +213,15 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool seen_metadata_ = false;
 };
 
-// The number of bytes of the elements; an error where that, or the product of some of the sizes,
-// is not an int64.
+// The number of bytes of the elements; an error where no tensor can have the shape, which includes
+// sizes beside a 0.
 std::uint64_t checked_bytes(const std::string& file, const Entry& entry) {
-  std::int64_t product = static_cast<std::int64_t>(entry.stored->size);
+  std::int64_t product = 1;
   for (const std::int64_t size : *entry.shape) {
-    if (__builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product)) {
+    if (__builtin_mul_overflow(product, std::max<std::int64_t>(size, 1), &product) ||
+        product > Shape::kMostElements) {
       fail("safetensors", "{}: tensor '{}' of shape {} has too many elements. Is the file damaged?",
-           file, shown(entry.name), *entry.shape);
+           file, entry.name, *entry.shape);
     }
   }
   return static_cast<std::uint64_t>(entry.shape->numel()) * entry.stored->size;
@@ -241,7 +230,7 @@ std::uint64_t checked_bytes(const std::string& file, const Entry& entry) {
 void check_entry(const std::string& file, const Entry& entry, std::uint64_t data_bytes) {
   const std::uint64_t begin = entry.offsets[0];
   const std::uint64_t end = entry.offsets[1];
-  const std::string name = shown(entry.name);
+  const std::string& name = entry.name;
   if (begin > end) {
     fail("safetensors", "{}: tensor '{}' begins at {} and ends at {}. Is the file damaged?", file,
          name, begin, end);
@@ -271,13 +260,13 @@ void check_layout(const std::string& file, std::vector<const Entry*> entries,
       fail("safetensors",
            "{}: tensors '{}' and '{}' overlap at byte {} of the data. Is the file "
            "damaged?",
-           file, shown(before->name), shown(entry->name), entry->offsets[0]);
+           file, before->name, entry->name, entry->offsets[0]);
     }
     if (entry->offsets[0] > end) {
       fail("safetensors",
            "{}: bytes {} to {} of the data, before tensor '{}', belong to no tensor. "
            "Is the file damaged?",
-           file, end, entry->offsets[0], shown(entry->name));
+           file, end, entry->offsets[0], entry->name);
     }
     end = entry->offsets[1];
     before = entry;
@@ -300,7 +289,7 @@ void read_i64(const InputFile& input, std::uint64_t offset, const Entry& entry, 
       values[first + i] = static_cast<std::int32_t>(part[i]);
       if (values[first + i] != part[i]) {
         fail("safetensors", "{}: element {} of the I64 tensor '{}' is {}. It must fit into i32.",
-             input.path().string(), first + i, shown(entry.name), part[i]);
+             input.path().string(), first + i, entry.name, part[i]);
       }
     }
   }
@@ -320,14 +309,14 @@ const Tensor& TensorFile::at(std::string_view name) const {
   std::string_view nearest;
   std::size_t least = std::numeric_limits<std::size_t>::max();
   for (const auto& [other, tensor] : tensors) {
-    const std::size_t distance = edit_distance(name.substr(0, 200), shown(other));
+    const std::size_t distance = edit_distance(name, other);
     if (distance < least) {
       least = distance;
       nearest = other;
     }
   }
   fail("safetensors", "{}: no tensor '{}' among {}. The nearest is '{}'.", file, name,
-       tensors.size(), shown(nearest));
+       tensors.size(), nearest);
 }
 
 TensorFile read_safetensors(const std::filesystem::path& path) {
@@ -398,11 +387,11 @@ void write_safetensors(const std::filesystem::path& path, const TensorFile& file
     }
     if (!tensor.defined()) {
       fail("safetensors", "{}: tensor '{}' is undefined. Give it a value or leave it out.",
-           path.string(), shown(name));
+           path.string(), name);
     }
     if (tensor.device() != Device::cpu) {
       fail("safetensors", "{}: tensor '{}' is on the {} device. Copy it to the cpu first.",
-           path.string(), shown(name), name_of(tensor.device()));
+           path.string(), name, name_of(tensor.device()));
     }
     order.emplace_back(name, &tensor);
   }

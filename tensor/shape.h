@@ -33,9 +33,19 @@ class Shape {
     sizes_[static_cast<std::size_t>(rank_++)] = size;
   }
 
-  // The product of the sizes; 1 for a scalar.
-  std::int64_t numel() const { return product(0, rank()); }
-  // The product of the sizes of the axes [first, last).
+  // The product of the sizes; 1 for a scalar. An Error where it, or the product of some of the
+  // sizes, is above kMostElements. Every tensor's shape has been through it.
+  static constexpr std::int64_t kMostElements = std::int64_t{1} << 58;
+  std::int64_t numel() const {
+    std::int64_t n = 1;
+    bool empty = false;
+    for (const std::int64_t size : *this) {
+      empty = empty || size == 0;
+      if (size != 0 && (__builtin_mul_overflow(n, size, &n) || n > kMostElements)) too_large();
+    }
+    return empty ? 0 : n;
+  }
+  // The product of the sizes of the axes [first, last), of a tensor's shape.
   std::int64_t product(int first, int last) const {
     std::int64_t n = 1;
     for (int axis = first; axis < last; ++axis) n *= (*this)[axis];
@@ -61,6 +71,10 @@ class Shape {
   }
 
  private:
+  [[noreturn]] void too_large() const {
+    fail("shape", "{} has more than 2^58 elements. Use smaller sizes.", str());
+  }
+
   std::array<std::int64_t, kMaxRank> sizes_{};
   // As wide as a size: a shape is copied in whole words, which a processor can forward from the
   // stores that made it.

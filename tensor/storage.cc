@@ -6,10 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <thread>
 #include <type_traits>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -73,6 +75,9 @@ class SpinLock {
  private:
   std::atomic<bool> held_{false};
 };
+
+// What this thread may still take from the system, where there is a pool::Budget.
+constinit thread_local std::size_t budget_left = std::numeric_limits<std::size_t>::max();
 
 class CpuPool {
  public:
@@ -146,6 +151,11 @@ class CpuPool {
 
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
     const std::size_t capacity = capacity_of(size_class);
+    if (capacity > budget_left) {
+      fail("storage",
+           "{} bytes asked for, where {} are left. Use smaller sizes, or a larger limit.", bytes,
+           budget_left);
+    }
     void* memory = from_system(capacity);
     if (memory == nullptr) {  // cached blocks of other sizes may be in the way
       release_cached();
@@ -154,6 +164,7 @@ class CpuPool {
     if (memory == nullptr) {
       fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
     }
+    if (budget_left != std::numeric_limits<std::size_t>::max()) budget_left -= capacity;
     auto* const block = new (memory) Storage::Block{};
     block->capacity = capacity;
     block->size_class = size_class;
@@ -222,6 +233,9 @@ void release_cached(Device device) {
 }
 bool set_checked(bool checked) { return cpu_pool.checked().exchange(checked); }
 bool checked() { return cpu_pool.checked().load(); }
+
+Budget::Budget(std::size_t bytes) : before_(std::exchange(budget_left, bytes)) {}
+Budget::~Budget() { budget_left = before_; }
 
 void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data(); }
 void give(void* memory) { cpu_pool.give(Storage::Block::of(memory)); }

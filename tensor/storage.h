@@ -30,6 +30,18 @@ void release_cached(Device device);
 // Returns the previous setting.
 bool set_checked(bool checked);
 bool checked();
+// While one lives, what this thread asks for may make the CPU's pool grow by at most `bytes`; more
+// is an Error. For work on sizes that come from a file.
+class Budget {
+ public:
+  explicit Budget(std::size_t bytes);
+  ~Budget();
+  Budget(const Budget&) = delete;
+  Budget& operator=(const Budget&) = delete;
+
+ private:
+  std::size_t before_;
+};
 // Memory of the CPU's pool for other things than tensors, 64-byte aligned; see PoolVector.
 void* take(std::size_t bytes);
 void give(void* memory);

@@ -14,24 +14,12 @@ void poison(std::byte* data, std::size_t bytes) {
   for (std::size_t i = 0; i + 4 <= bytes; i += 4) std::memcpy(data + i, &kPoison, 4);
 }
 
-// The number of elements, or an error where their bytes could not even be counted.
-std::int64_t checked_numel(const Shape& shape) {
-  constexpr double kMost = 0x1.0p58;
-  double approximate = 1.0;
-  for (const std::int64_t size : shape) approximate *= static_cast<double>(size);
-  if (approximate > kMost) {
-    fail("tensor", "shape {} has about {:.3g} elements. Use smaller sizes.", shape, approximate);
-  }
-  // The product of the sizes before a 0 may not fit either.
-  return approximate == 0.0 ? 0 : shape.numel();
-}
-
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   Tensor t;
   t.shape_ = shape;
-  t.numel_ = checked_numel(shape);
+  t.numel_ = shape.numel();
   t.dtype_ = dtype;
   t.device_ = device;
   t.storage_ = Storage::allocate(t.bytes(), device);

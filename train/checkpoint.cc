@@ -1,7 +1,7 @@
 #include "train/checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
+#include <limits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -9,7 +9,7 @@
 
 #include "tensor/folders.h"
 #include "tensor/kernels.h"
-#include "tensor/safetensors.h"
+#include "tensor/parse.h"
 
 namespace moegrad {
 namespace {
@@ -19,43 +19,17 @@ namespace fs = std::filesystem;
 constexpr std::string_view kPrefix = "step-";
 constexpr std::string_view kSuffix = ".safetensors";
 
-template <class T>
-bool parse_number(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
 // The step of a checkpoint's name; -1 for other files.
 std::int64_t step_of(const fs::path& path) {
   const std::string name = path.filename().string();
-  std::int64_t step = -1;
   if (name.size() <= kPrefix.size() + kSuffix.size() || !name.starts_with(kPrefix) ||
-      !name.ends_with(kSuffix) ||
-      !parse_number(std::string_view(name).substr(kPrefix.size(),
-                                                  name.size() - kPrefix.size() - kSuffix.size()),
-                    step)) {
+      !name.ends_with(kSuffix)) {
     return -1;
   }
-  return step;
-}
-
-// CRC-32 of names, shapes and elements in the order of the names, and of the metadata.
-std::string checksum(const TensorFile& file) {
-  uLong crc = ::crc32(0, nullptr, 0);
-  const auto add = [&](const void* data, std::size_t bytes) {
-    crc = ::crc32_z(crc, static_cast<const Bytef*>(data), bytes);
-  };
-  for (const auto& [key, value] : file.metadata) {
-    if (key == "checksum") continue;
-    add(key.data(), key.size() + 1);
-    add(value.data(), value.size() + 1);
-  }
-  for (const auto& [name, tensor] : file.tensors) {
-    const std::string head = fmt::format("{} {}", name, tensor.shape());
-    add(head.data(), head.size() + 1);
-    add(tensor.raw(), tensor.bytes());
-  }
-  return fmt::format("{:08x}", crc);
+  const std::size_t digits = name.size() - kPrefix.size() - kSuffix.size();
+  return parse_number<std::int64_t>(std::string_view(name).substr(kPrefix.size(), digits), 0,
+                                    kMostSteps)
+      .value_or(-1);
 }
 
 const std::string& metadata(const TensorFile& file, std::string_view key) {
@@ -68,28 +42,30 @@ const std::string& metadata(const TensorFile& file, std::string_view key) {
 }
 
 template <class T>
-T metadata_number(const TensorFile& file, std::string_view key) {
+T metadata_number(const TensorFile& file, std::string_view key, T low, T high) {
   const std::string& text = metadata(file, key);
-  T value = 0;
-  if (!parse_number(text, value)) {
-    fail("checkpoint", "{}: '{}' is '{}'. Is the file damaged?", file.path.string(), key, text);
-  }
-  return value;
+  if (const auto value = parse_number<T>(text, low, high)) return *value;
+  fail("checkpoint", "{}: '{}' is '{}', no whole number from {} to {}. Is the file damaged?",
+       file.path.string(), key, text, low, high);
+}
+// Steps and epochs: there is room for one more.
+std::int64_t metadata_count(const TensorFile& file, std::string_view key) {
+  return metadata_number<std::int64_t>(file, key, 0, kMostSteps);
+}
+std::uint64_t metadata_word(const TensorFile& file, std::string_view key) {
+  return metadata_number<std::uint64_t>(file, key, 0, std::numeric_limits<std::uint64_t>::max());
 }
 
 // Names the first setting that differs.
-void require_same_config(const TensorFile& file, const std::string& here_text) {
-  const nlohmann::json there = nlohmann::json::parse(metadata(file, "config"), nullptr, false);
+void require_same_config(const Checkpoint& checkpoint, const std::string& here_text) {
+  const nlohmann::json there = nlohmann::json::parse(metadata(checkpoint.file, "config"));
   const nlohmann::json here = nlohmann::json::parse(here_text);
-  if (!there.is_object()) {
-    fail("checkpoint", "{}: its configuration is no JSON object. Is the file damaged?",
-         file.path.string());
-  }
   for (const auto& [key, value] : here.items()) {
     const auto found = there.find(key);
     if (found == there.end() || *found != value) {
       fail("checkpoint", "{}: '{}' is {} there and {} here. Train with what it was made with.",
-           file.path.string(), key, found == there.end() ? "missing" : found->dump(), value.dump());
+           checkpoint.file.path.string(), key, found == there.end() ? "missing" : found->dump(),
+           value.dump());
     }
   }
 }
@@ -107,6 +83,64 @@ std::vector<Target> targets(const Parameters& parameters, const Optimiser& optim
 }
 
 }  // namespace
+
+std::string checksum_of(const TensorFile& file) {
+  uLong crc = ::crc32(0, nullptr, 0);
+  const auto add = [&](const void* data, std::size_t bytes) {
+    crc = ::crc32_z(crc, static_cast<const Bytef*>(data), bytes);
+  };
+  for (const auto& [key, value] : file.metadata) {
+    if (key == "checksum") continue;
+    add(key.data(), key.size() + 1);
+    add(value.data(), value.size() + 1);
+  }
+  for (const auto& [name, tensor] : file.tensors) {
+    const std::string head = fmt::format("{} {}", name, tensor.shape());
+    add(head.data(), head.size() + 1);
+    add(tensor.raw(), tensor.bytes());
+  }
+  return fmt::format("{:08x}", crc);
+}
+
+Checkpoint read_checkpoint(const fs::path& path) {
+  Checkpoint c;
+  c.file = read_safetensors(path);
+  const auto version = metadata_count(c.file, "version");
+  if (version != Checkpoints::kVersion) {
+    fail("checkpoint",
+         "{}: format version {}; this program reads version {}. Use the program that wrote it, or "
+         "train again.",
+         path.string(), version, Checkpoints::kVersion);
+  }
+  if (metadata(c.file, "checksum") != checksum_of(c.file)) {
+    fail("checkpoint", "{}: its checksum is {}, its content has {}. The file is damaged.",
+         path.string(), metadata(c.file, "checksum"), checksum_of(c.file));
+  }
+  c.state.step = metadata_count(c.file, "step");
+  c.state.epoch = metadata_count(c.file, "epoch");
+  c.state.batch = metadata_count(c.file, "batch");
+  c.state.rng = {metadata_word(c.file, "rng_seed"), metadata_word(c.file, "rng_stream"),
+                 metadata_word(c.file, "rng_position")};
+  c.optimiser_steps = metadata_count(c.file, "optimiser_steps");
+  c.settings = read_settings(metadata(c.file, "config"), path.string());
+  return c;
+}
+
+const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const Tensor& like) {
+  const Tensor* const there = file.find(name);
+  if (there == nullptr) {
+    fail("checkpoint",
+         "{}: no tensor '{}', which this model has. Train with the model that it was made with.",
+         file.path.string(), name);
+  }
+  if (!(there->shape() == like.shape()) || there->dtype() != like.dtype()) {
+    fail("checkpoint",
+         "{}: '{}' is {} {} there and {} {} here. Train with the sizes that it was made with.",
+         file.path.string(), name, name_of(there->dtype()), there->shape(), name_of(like.dtype()),
+         like.shape());
+  }
+  return *there;
+}
 
 Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config)
     : folder_(std::move(folder)), keep_(keep), config_(std::move(config)) {}
@@ -126,7 +160,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
       {"optimiser_steps", std::to_string(optimiser.steps())},
       {"config", nlohmann::json::parse(config_).dump()},
   };
-  file.metadata["checksum"] = checksum(file);
+  file.metadata["checksum"] = checksum_of(file);
   const fs::path path = folder_ / fmt::format("{}{:08}{}", kPrefix, state.step, kSuffix);
   write_safetensors(path, file);
   const std::vector<fs::path> all = list();
@@ -156,20 +190,9 @@ std::optional<fs::path> Checkpoints::newest() const {
 
 TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
                              Optimiser& optimiser) const {
-  TensorFile file;
+  Checkpoint checkpoint;
   try {
-    file = read_safetensors(path);
-    const auto version = metadata_number<int>(file, "version");
-    if (version != kVersion) {
-      fail("checkpoint",
-           "{}: format version {}; this program reads version {}. Use the program "
-           "that wrote it, or train again.",
-           path.string(), version, kVersion);
-    }
-    if (metadata(file, "checksum") != checksum(file)) {
-      fail("checkpoint", "{}: its checksum is {}, its content has {}. The file is damaged.",
-           path.string(), metadata(file, "checksum"), checksum(file));
-    }
+    checkpoint = read_checkpoint(path);
   } catch (const Error& error) {
     std::string other;
     for (const fs::path& p : list()) {
@@ -178,51 +201,23 @@ TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
     if (other.empty()) throw;
     throw Error(fmt::format("{} Or delete it to go on from '{}'.", error.what(), other));
   }
-  require_same_config(file, config_);
+  require_same_config(checkpoint, config_);
   const std::vector<Target> wanted = targets(parameters, optimiser);
+  std::vector<const Tensor*> stored;
   for (const Target& t : wanted) {
-    const Tensor* there = file.find(t.name);
-    if (there == nullptr) {
-      fail("checkpoint",
-           "{}: no tensor '{}', which this model has. Train with the model that it "
-           "was made with.",
-           path.string(), t.name);
-    }
-    if (!(there->shape() == t.tensor.shape()) || there->dtype() != t.tensor.dtype()) {
-      fail("checkpoint",
-           "{}: '{}' is {} {} there and {} {} here. Train with the sizes that it was "
-           "made with.",
-           path.string(), t.name, name_of(there->dtype()), there->shape(),
-           name_of(t.tensor.dtype()), t.tensor.shape());
-    }
+    stored.push_back(&stored_tensor(checkpoint.file, t.name, t.tensor));
   }
-  if (file.tensors.size() != wanted.size()) {
+  if (checkpoint.file.tensors.size() != wanted.size()) {
     fail("checkpoint",
          "{}: {} tensors; this model has {}. Train with the model that it was made "
          "with.",
-         path.string(), file.tensors.size(), wanted.size());
+         path.string(), checkpoint.file.tensors.size(), wanted.size());
   }
-  TrainState state;
-  state.step = metadata_number<std::int64_t>(file, "step");
-  state.epoch = metadata_number<std::int64_t>(file, "epoch");
-  state.batch = metadata_number<std::int64_t>(file, "batch");
-  state.rng = {metadata_number<std::uint64_t>(file, "rng_seed"),
-               metadata_number<std::uint64_t>(file, "rng_stream"),
-               metadata_number<std::uint64_t>(file, "rng_position")};
-  const auto optimiser_steps = metadata_number<std::int64_t>(file, "optimiser_steps");
-  for (const auto& [key, value] : {std::pair("step", state.step),
-                                   {"epoch", state.epoch},
-                                   {"batch", state.batch},
-                                   {"optimiser_steps", optimiser_steps}}) {
-    if (value < 0) {
-      fail("checkpoint", "{}: '{}' is {}. Is the file damaged?", path.string(), key, value);
-    }
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    kernels(wanted[i].tensor.device()).copy(*stored[i], wanted[i].tensor);
   }
-  for (const Target& t : wanted) {
-    kernels(t.tensor.device()).copy(*file.find(t.name), t.tensor);
-  }
-  optimiser.set_steps(optimiser_steps);
-  return state;
+  optimiser.set_steps(checkpoint.optimiser_steps);
+  return checkpoint.state;
 }
 
 void Checkpoints::remove_all() const {

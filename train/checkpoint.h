@@ -7,6 +7,8 @@
 
 #include "autograd/parameters.h"
 #include "tensor/rng.h"
+#include "tensor/safetensors.h"
+#include "train/config.h"
 #include "train/optimiser.h"
 
 namespace moegrad {
@@ -18,6 +20,24 @@ struct TrainState {
   std::int64_t batch = 0;  // of the next step within the epoch, from 0
   Rng rng = {};            // of the next step
 };
+
+// A checkpoint as its file has it.
+struct Checkpoint {
+  TrainState state;
+  std::int64_t optimiser_steps = 0;
+  Settings settings;  // of the configuration
+  TensorFile file;
+};
+// What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of
+// the names, and of the other metadata, in hexadecimal.
+std::string checksum_of(const TensorFile& file);
+// The one way to read a checkpoint. An Error for another version; a checksum that is not that of
+// the content; a number that is none, or not between 0 and kMostSteps; a configuration that is no
+// JSON object of settings.
+inline constexpr std::int64_t kMostSteps = (std::int64_t{1} << 53) - 1;
+Checkpoint read_checkpoint(const std::filesystem::path& path);
+// The tensor `name` of a checkpoint, as `like` asks for; an Error for another shape or type.
+const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const Tensor& like);
 
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"

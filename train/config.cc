@@ -1,7 +1,6 @@
 #include "train/config.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <set>
 #include <type_traits>
@@ -14,7 +13,7 @@
 namespace moegrad {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using PlainJson = nlohmann::json;
 using Kind = OptionSpec::Kind;
 
 constexpr std::string_view kOptions = "options";
@@ -33,63 +32,58 @@ const TrainField& field_of(const std::string& name) {
   fail("config", "there is no setting '{}'. Did you mean '{}'?", name, nearest(name, names));
 }
 
-// A text of the file for an error: on one line, in ASCII, not too long.
-std::string shown(const std::string& text) {
-  constexpr std::size_t kLength = 60;
-  const std::string safe = Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
-  const std::string inner = safe.substr(1, safe.size() - 2);
-  return inner.size() <= kLength ? inner : inner.substr(0, kLength) + "...";
-}
-
-// Parses JSON of at most two levels, each key once.
-Json parse(std::string_view text, std::string_view file) {
+// A JSON object of at most two levels, each key once. `order` gets the keys of the top level as the
+// text has them, `options` those below. Objects are maps: a million keys take n log n.
+PlainJson parse(std::string_view text, std::string_view file, std::vector<std::string>& order,
+                std::vector<std::string>& options) {
   if (text.size() > kMaxBytes) {
     fail("config", "{}: {} bytes. A configuration has {} at most.", file, text.size(), kMaxBytes);
   }
   std::vector<std::set<std::string>> keys(3);
-  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
+  const auto check = [&](int depth, PlainJson::parse_event_t event, PlainJson& value) {
     const auto level = static_cast<std::size_t>(depth);
-    using Event = Json::parse_event_t;
+    using Event = PlainJson::parse_event_t;
     if (event == Event::object_start || event == Event::array_start) {
       if (level >= 2) {
         fail("config", "{}: nested more than 2 levels deep. Only 'options' is an object.", file);
       }
       keys[level + 1].clear();
     } else if (event == Event::key) {
-      if (!keys[level].insert(value.get<std::string>()).second) {
-        fail("config", "{}: '{}' is there twice. Remove one of them.", file,
-             shown(value.get<std::string>()));
+      const auto& key = value.get_ref<const std::string&>();
+      if (!keys[level].insert(key).second) {
+        fail("config", "{}: '{}' is there twice. Remove one of them.", file, key);
       }
+      (level == 1 ? order : options).push_back(key);
     }
     return true;
   };
   try {
-    return Json::parse(text, check);
-  } catch (const Json::parse_error& error) {
+    return PlainJson::parse(text, check);
+  } catch (const PlainJson::parse_error& error) {
     const std::size_t end = std::min<std::size_t>(error.byte, text.size());
     const std::string_view before = text.substr(0, end);
     const std::size_t newline = before.rfind('\n');
     fail("config", "{}: line {}, column {}: not JSON. Correct the text there.", file,
          1 + std::count(before.begin(), before.end(), '\n'),
          newline == std::string_view::npos ? end : end - newline - 1);
-  } catch (const Json::exception&) {
+  } catch (const PlainJson::exception&) {
     fail("config", "{}: a number is too large. Give one that fits 64 bits.", file);
   }
 }
 
 // A value for an error: what it is when it is short, else its kind.
-std::string described(const Json& value) {
+std::string described(const PlainJson& value) {
   if (value.is_array()) return "an array";
   if (value.is_object()) return "an object";
-  return value.is_string() ? '"' + shown(value.get<std::string>()) + '"' : value.dump();
+  return value.is_string() ? '"' + value.get<std::string>() + '"' : value.dump();
 }
 
-std::string text_of(const Json& value) {
+std::string text_of(const PlainJson& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
 // Whether a JSON value is of the kind that a field wants.
-void require_kind(const TrainField& field, const Json& value, std::string_view file) {
+void require_kind(const TrainField& field, const PlainJson& value, std::string_view file) {
   std::string_view wanted;
   if (field.free_text || field.spec.kind == Kind::choice) {
     if (!value.is_string()) wanted = "a text in quotes";
@@ -235,42 +229,40 @@ void apply_settings(TrainConfig& config, const Settings& settings) {
     }
     const std::string option = name.substr(kOptionPrefix.size());
     if (option == "aux") {
-      fail("config", "option 'aux' is a setting of its own. Use --aux {}.", shown(value));
+      fail("config", "option 'aux' is a setting of its own. Use --aux {}.", value);
     }
     config.options[option] = value;
   }
 }
 
 Settings read_settings(std::string_view json, std::string_view file) {
-  const Json object = parse(json, file);
+  std::vector<std::string> keys;
+  std::vector<std::string> options;
+  const PlainJson object = parse(json, file, keys, options);
   if (!object.is_object()) {
     fail("config", "{}: the top level is {}. Give an object, {{\"epochs\": 3}}.", file,
          described(object));
   }
   Settings settings;
-  for (const auto& [key, value] : object.items()) {
+  for (const std::string& key : keys) {
+    const PlainJson& value = object[key];
     if (key != kOptions) {
-      std::string name;
-      for (const TrainField& f : train_fields()) {
-        if (f.spec.name == key) {
-          require_kind(f, value, file);
-          name = key;
-        }
-      }
-      if (name.empty()) field_of(shown(key));  // throws
-      settings.emplace_back(name, text_of(value));
+      require_kind(field_of(key), value, file);
+      settings.emplace_back(key, text_of(value));
       continue;
     }
     if (!value.is_object()) {
       fail("config", "{}: 'options' is {}. Give an object, {{\"shared\": 1}}.", file,
            described(value));
     }
-    for (const auto& [option, given] : value.items()) {
-      if (given.is_structured() || given.is_null()) {
-        fail("config", "{}: option '{}' is {}. Give a text, a number, true or false.", file,
-             shown(option), described(given));
+    for (const std::string& option : options) {
+      const auto given = value.find(option);
+      if (given == value.end()) continue;  // a key of another setting, which is refused there
+      if (given->is_structured() || given->is_null()) {
+        fail("config", "{}: option '{}' is {}. Give a text, a number, true or false.", file, option,
+             described(*given));
       }
-      settings.emplace_back(std::string(kOptionPrefix) + shown(option), text_of(given));
+      settings.emplace_back(std::string(kOptionPrefix) + option, text_of(*given));
     }
   }
   TrainConfig trial;
@@ -288,13 +280,13 @@ Settings load_settings(const std::filesystem::path& file) {
 }
 
 std::string to_json(const TrainConfig& config, bool results_only) {
-  Json object = Json::object();
+  auto object = nlohmann::ordered_json::object();
   for (const TrainField& field : train_fields()) {
     if (results_only && field.result_free) continue;
     std::visit([&](auto member) { object[field.spec.name] = config.*member; }, field.member);
   }
   object[std::string(kOptions)] = config.options;
-  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+  return object.dump(2, ' ', false, PlainJson::error_handler_t::replace);
 }
 
 }  // namespace moegrad

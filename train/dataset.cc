@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -35,7 +36,6 @@ constexpr std::uint64_t kEpochStream = 0x65706f63'00000000U;
 constexpr double kPixelMean = 0.2860;
 constexpr double kPixelDeviation = 0.3530;
 constexpr std::int64_t kVisionClasses = 10;
-constexpr std::size_t kVisionMaxBytes = 100'000'000;
 
 Dataset read_images(const fs::path& folder, const std::string& part, DType dtype) {
   const fs::path images_path = folder / (part + "-images-idx3-ubyte.gz");
@@ -43,8 +43,8 @@ Dataset read_images(const fs::path& folder, const std::string& part, DType dtype
   for (const fs::path& path : {images_path, labels_path}) {
     if (!path_exists(path)) fail("vision", "'{}' is missing. Run scripts/data.", path.string());
   }
-  const IdxArray images = read_idx(images_path, 3, kVisionMaxBytes);
-  const IdxArray labels = read_idx(labels_path, 1, kVisionMaxBytes);
+  const IdxArray images = read_idx(images_path, 3);
+  const IdxArray labels = read_idx(labels_path, 1);
   const std::int64_t n = images.sizes[0];
   if (images.values.empty()) {
     fail("vision", "{}: {} images of {} x {}. Run scripts/data.", images_path.string(), n,
@@ -115,9 +115,15 @@ Dataset draw_synthetic(const SyntheticOptions& o, const Clusters& clusters, std:
   return dataset;
 }
 
+// The rows have i32 numbers.
+constexpr std::int64_t kMostSynthetic = std::numeric_limits<std::int32_t>::max();
+
 void require_at_least(std::string_view option, std::int64_t value, std::int64_t least) {
   if (value < least) {
     fail("synthetic", "{} is {}. Give {} or more.", option, value, least);
+  }
+  if (value > kMostSynthetic) {
+    fail("synthetic", "{} is {}. Give {} at most.", option, value, kMostSynthetic);
   }
 }
 
@@ -190,6 +196,9 @@ Batches::Batches(Dataset dataset, std::int64_t batch_size)
          name_of(x.dtype()), x.shape(), name_of(labels.dtype()), labels.shape());
   }
   if (batch_size < 1) fail("batches", "a batch of {} rows. Give 1 or more.", batch_size);
+  if (x.size(0) > std::numeric_limits<std::int32_t>::max()) {
+    fail("batches", "{} rows. They are numbered by i32: give fewer.", x.size(0));
+  }
 }
 
 Batches::Batches(Dataset dataset, std::int64_t batch_size, Rng rng)

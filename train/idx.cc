@@ -1,38 +1,15 @@
 #include "train/idx.h"
 
-#include <algorithm>
-#include <array>
+#include <limits>
 #include <span>
-#include <utility>
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include "tensor/error.h"
-#include "tensor/files.h"
+#include "train/gzip.h"
 
 namespace moegrad {
 namespace {
-
-class Inflater {
- public:
-  Inflater() {
-    constexpr int kGzipOnly = 16 + MAX_WBITS;
-    if (inflateInit2(&stream_, kGzipOnly) != Z_OK) {
-      fail("gzip", "zlib cannot start. Is there memory left?");
-    }
-  }
-  ~Inflater() { inflateEnd(&stream_); }
-  Inflater(const Inflater&) = delete;
-  Inflater& operator=(const Inflater&) = delete;
-
-  z_stream* operator->() { return &stream_; }
-  int step() { return inflate(&stream_, Z_NO_FLUSH); }
-  void next_member() { inflateReset(&stream_); }
-
- private:
-  z_stream stream_ = {};
-};
 
 std::uint32_t big_endian(std::span<const unsigned char> bytes, std::size_t offset) {
   std::uint32_t value = 0;
@@ -40,82 +17,63 @@ std::uint32_t big_endian(std::span<const unsigned char> bytes, std::size_t offse
   return value;
 }
 
-}  // namespace
-
-std::vector<unsigned char> read_gzip(const std::filesystem::path& path, std::size_t max_bytes) {
-  constexpr std::size_t kPiece = 1 << 16;
-  const InputFile file(path);
-  std::vector<unsigned char> piece(kPiece);
-  std::vector<unsigned char> out;
-  std::vector<unsigned char> unpacked(kPiece);
-  Inflater zip;
-  bool in_member = true;  // an empty file is a truncated one
-  for (std::uint64_t offset = 0; offset < file.size();) {
-    const auto input =
-        std::span(piece).first(std::min<std::uint64_t>(kPiece, file.size() - offset));
-    file.read(offset, std::as_writable_bytes(input));
-    offset += input.size();
-    zip->next_in = input.data();
-    zip->avail_in = static_cast<uInt>(input.size());
-    do {
-      if (!in_member) {
-        zip.next_member();
-        in_member = true;
-      }
-      zip->next_out = unpacked.data();
-      zip->avail_out = static_cast<uInt>(unpacked.size());
-      const int status = zip.step();
-      if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) {
-        fail("gzip", "{}: byte {}: {}. Is it a gzip file, and complete?", path.string(),
-             offset - zip->avail_in, zip->msg != nullptr ? zip->msg : zError(status));
-      }
-      const std::size_t made = unpacked.size() - zip->avail_out;
-      if (made > max_bytes - out.size()) {
-        fail("gzip", "{}: unpacks to more than {} bytes. Is it the right file?", path.string(),
-             max_bytes);
-      }
-      out.insert(out.end(), unpacked.data(), unpacked.data() + made);
-      in_member = status != Z_STREAM_END;
-    } while (zip->avail_in > 0 || (in_member && zip->avail_out == 0));
+// The product of all sizes but the first, or 2^64 - 1 where it is no less.
+std::uint64_t row_of(const std::vector<std::int64_t>& sizes) {
+  std::uint64_t row = 1;
+  for (std::size_t i = 1; i < sizes.size(); ++i) {
+    if (__builtin_mul_overflow(row, static_cast<std::uint64_t>(sizes[i]), &row)) {
+      return std::numeric_limits<std::uint64_t>::max();
+    }
   }
-  if (in_member) {
-    fail("gzip", "{}: ends at byte {} in the middle of the packed data. Fetch it again.",
-         path.string(), file.size());
-  }
-  return out;
+  return row;
 }
 
-IdxArray parse_idx(std::string_view file, std::vector<unsigned char> bytes, int rank) {
-  const std::size_t header = 4 + 4 * static_cast<std::size_t>(rank);
-  if (bytes.size() < header) {
-    fail("idx", "{}: {} bytes; its header has {}. Fetch it again.", file, bytes.size(), header);
+}  // namespace
+
+IdxArray read_idx(const std::filesystem::path& path, int rank, const IdxLimits& limits) {
+  GzipFile file(path);
+  std::vector<unsigned char> header(4 + 4 * static_cast<std::size_t>(rank));
+  if (const std::size_t got = file.read(header); got < header.size()) {
+    fail("idx", "{}: {} bytes; its header has {}. Fetch it again.", file.name(), got,
+         header.size());
   }
   const std::uint32_t expected = 0x0800U + static_cast<std::uint32_t>(rank);
-  if (const std::uint32_t magic = big_endian(bytes, 0); magic != expected) {
+  if (const std::uint32_t magic = big_endian(header, 0); magic != expected) {
     fail("idx",
          "{}: byte 0: magic number {:#010x}, not {:#010x} (unsigned bytes, {} axes). Is it "
          "the right file?",
-         file, magic, expected, rank);
+         file.name(), magic, expected, rank);
   }
   IdxArray array;
   std::uint64_t count = 1;
   bool overflow = false;
-  for (std::size_t offset = 4; offset < header; offset += 4) {
-    const std::uint32_t size = big_endian(bytes, offset);
+  for (std::size_t offset = 4; offset < header.size(); offset += 4) {
+    const std::uint32_t size = big_endian(header, offset);
     array.sizes.push_back(size);
     overflow = __builtin_mul_overflow(count, std::uint64_t{size}, &count) || overflow;
   }
-  if (overflow || count != bytes.size() - header) {
-    fail("idx", "{}: byte 4: sizes {} for {} bytes of elements. Fetch it again.", file,
-         fmt::join(array.sizes, " x "), bytes.size() - header);
+  const std::string sizes = fmt::format("{}", fmt::join(array.sizes, " x "));
+  const std::uint64_t row = row_of(array.sizes);
+  if (overflow || count > limits.bytes || array.sizes[0] > limits.rows || row > limits.row) {
+    fail("idx",
+         "{}: byte 4: sizes {}. {} rows of {} bytes, {} in all, are the most; is it the right "
+         "file?",
+         file.name(), sizes, limits.rows, limits.row, limits.bytes);
   }
-  bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(header));
-  array.values = std::move(bytes);
+  if (count > file.most_bytes()) {
+    fail("idx", "{}: byte 4: sizes {}, where the file can unpack to {} bytes. Fetch it again.",
+         file.name(), sizes, file.most_bytes());
+  }
+  array.values.resize(count);
+  const std::size_t got = file.read(array.values);
+  // One byte more than there should be: also reads the checksum at the end.
+  unsigned char next = 0;
+  const bool longer = got == count && file.read({&next, 1}) == 1;
+  if (got != count || longer) {
+    fail("idx", "{}: byte 4: sizes {} for {}{} bytes of elements. Fetch it again.", file.name(),
+         sizes, longer ? "more than " : "", got);
+  }
   return array;
-}
-
-IdxArray read_idx(const std::filesystem::path& path, int rank, std::size_t max_bytes) {
-  return parse_idx(path.string(), read_gzip(path, max_bytes), rank);
 }
 
 }  // namespace moegrad

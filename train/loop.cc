@@ -132,10 +132,10 @@ class TrainingRun {
     if (newest) {
       state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
       checkpoint_ = *newest;
-      message(fmt::format("going on from {}", newest->string()));
+      message(shown_format("going on from {}", newest->string()));
     } else {
-      message(fmt::format("no checkpoint in {}: starting from the beginning",
-                          folder_.checkpoints().string()));
+      message(shown_format("no checkpoint in {}: starting from the beginning",
+                           folder_.checkpoints().string()));
     }
     if (state_.epoch < config_.epochs) remove_file(folder_.result());
   }
@@ -400,7 +400,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
     object["test_loss"] = r.test.loss;
     object["expert_load"] = r.test.expert_load;
   }
-  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+  return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
 }
 
 TrainResult train(const TrainConfig& config, const RunOptions& options) {

@@ -21,6 +21,7 @@
 #include "bench/counts/cases.h"
 #include "bench/counts/compare.h"
 #include "tensor/error.h"
+#include "tensor/parse.h"
 
 // callgrind counts while this function runs, and knows it by its name.
 extern "C" __attribute__((noinline)) void moegrad_counted(const moegrad::CountCase& c) { c.call(); }
@@ -67,9 +68,9 @@ std::uint64_t count(const std::string& program, const std::string& name) {
   constexpr std::string_view kLabel = "Collected : ";
   const std::size_t place = text.find(kLabel);
   if (status != 0 || place == std::string::npos) {
-    fail("counts", "'{}' failed:\n{}", command, text);
+    throw Error(fmt::format("[counts] '{}' failed:\n{}", command, text));
   }
-  return std::stoull(text.substr(place + kLabel.size())) / kRepeats;
+  return first_number(std::string_view(text).substr(place)) / kRepeats;
 }
 
 int main_of(const std::string& program, const std::string& mode, const std::string& file) {

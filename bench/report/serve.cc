@@ -17,6 +17,7 @@
 #include "bench/report/cases.h"
 #include "bench/report/measure.h"
 #include "bench/report/rows.h"
+#include "tensor/parse.h"
 #include "tensor/storage.h"
 
 namespace moegrad::bench {
@@ -56,7 +57,7 @@ Case make_case(const std::string& name) {
 std::size_t status(const std::string& field) {
   std::ifstream in("/proc/self/status");
   for (std::string line; std::getline(in, line);) {
-    if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1)) * 1024;
+    if (line.starts_with(field + ":")) return first_number(line.substr(field.size())) * 1024;
   }
   return 0;
 }

@@ -1,8 +1,12 @@
 // `moegrad layer` against plain loops, and what it refuses.
 
+#include "moe/layer.h"
+
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
+#include "moe/registry.h"
 #include "tensor/rng.h"
 #include "tensor/safetensors.h"
 #include "tests/app/program.h"
@@ -388,4 +392,110 @@ TEST_CASE("what it refuses") {
   CHECK(refused(with_selected({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}),
                 {"--router", "softmax", "--active", "2"}) ==
         "moegrad: [layer] FILE: router softmax selects experts by itself. Leave 'selected' out.\n");
+}
+
+namespace {
+
+// What the layer declares, with the initial values, and what it reads besides.
+TensorFile numbers_for(const moegrad::LayerConfig& config, moegrad::Parameters& declared) {
+  Rng rng{9, 0, 0};
+  moegrad::Layer(config).declare("", declared, rng);
+  TensorFile file;
+  for (const moegrad::Parameter& p : declared) file.tensors[p.name] = p.value;
+  file.tensors["x"] = random({kN, kD}, 1);
+  file.tensors["dy"] = random({kN, kO}, 2);
+  if (config.router == "hash") {
+    file.tensors["ids"] = Tensor::of<std::int32_t>({kN}, {7, 9, 7, 9, 7});
+  }
+  return file;
+}
+
+void check_runs(Layer& layer, const std::string& router, const std::string& estimator) {
+  CAPTURE(router);
+  CAPTURE(estimator);
+  const moegrad::RouterEntry& entry = moegrad::router_entry(router);
+  moegrad::LayerConfig config;
+  config.router = router;
+  config.estimator = estimator;
+  const std::int64_t active =
+      std::clamp<std::int64_t>(2, entry.least_active, std::min(kE, entry.most_active));
+  config.size = {kD, kH, kO, kE, active};
+  moegrad::Parameters declared;
+  const TensorFile in = numbers_for(config, declared);
+  for (const char* mode : {"--train", "--eval"}) {
+    CAPTURE(mode);
+    std::filesystem::remove(layer.out);
+    const Outcome outcome = layer(in, {"--router", router, "--estimator", estimator, "--active",
+                                       std::to_string(active), mode});
+    CHECK(outcome.err == "");
+    REQUIRE(outcome.code == 0);
+    CHECK(outcome.out.starts_with(router + " / " + estimator + ", 5 tokens, "));
+    const TensorFile out = read_safetensors(layer.out);
+    CHECK(out.at("y").shape() == Shape{kN, kO});
+    CHECK(out.at("grad.x").shape() == Shape{kN, kD});
+    for (const moegrad::Parameter& p : declared) {
+      if (p.trained) CHECK(out.at("grad." + p.name).shape() == p.value.shape());
+    }
+    for (const auto& [name, tensor] : out.tensors) {
+      for (const double v : tensor.to_vector()) CHECK_MESSAGE(std::isfinite(v), name);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every router and every estimator runs, in training and at inference") {
+  Layer layer;
+  for (const moegrad::RouterEntry& entry : moegrad::routers()) {
+    check_runs(layer, entry.name, "sparse");
+  }
+  for (const moegrad::EstimatorEntry& entry : moegrad::estimators()) {
+    for (const std::string& router : entry.routers) check_runs(layer, router, entry.name);
+  }
+}
+
+TEST_CASE("smear: the load is that of the merged experts") {
+  Layer layer;
+  moegrad::LayerConfig config;
+  config.router = "smear";
+  config.size = {kD, kH, kO, kE, 1};
+  moegrad::Parameters declared;
+  const Outcome outcome =
+      layer(numbers_for(config, declared), {"--router", "smear", "--active", "1", "--eval"});
+  REQUIRE(outcome.code == 0);
+  const Tensor scores = read_safetensors(layer.out).at("scores");  // of sequences of one token
+  double first = 0.0;
+  for (std::int64_t t = 0; t < kN; ++t) first += scores.at(t * kE);
+  CHECK(outcome.out.find(fmt::format("load {}", first)) != std::string::npos);
+}
+
+TEST_CASE("nothing is written where a number is not finite") {
+  Layer layer;
+  TensorFile f = numbers();
+  f.tensors["x"].data<double>()[0] = 1e300;
+  f.tensors["experts.w1"].data<double>()[0] = 1e300;
+  CHECK(layer.refused(f, {"--active", "4"}).find(" holds ") != std::string::npos);
+}
+
+TEST_CASE("numbers on the command line: decimal, within their bounds, or refused") {
+  Layer layer;
+  const TensorFile f = numbers();
+  const auto message = [&](const std::string& flag, const std::string& value) {
+    return layer.refused(f, {"--active=1", flag + "=" + value});
+  };
+  for (const char* value :
+       {"2147483648", "9223372036854775807", "9223372036854775808", "18446744073709551616", "-1",
+        "0", "abc", "1e3", "0x10", " 2", "+2", "2 "}) {
+    CAPTURE(value);
+    CHECK(message("--sequence", value) ==
+          fmt::format("moegrad: [layer] --sequence is '{}'. Give a whole number from 1 to "
+                      "2147483647.\n",
+                      value));
+  }
+  CHECK(layer(f, {"--active", "010"}).err ==  // ten, not eight
+        "moegrad: [layer] k is 10 with 4 experts. Use 1 <= k <= 4.\n");
+  CHECK(message("--seed", "18446744073709551616").find("from 0 to 18446744073709551615") !=
+        std::string::npos);
+  CHECK(layer(f, {"--active", "2", "--seed", "18446744073709551615"}).code == 0);
+  CHECK(message("--seed", "-1").find("[layer] --seed is '-1'") != std::string::npos);
 }

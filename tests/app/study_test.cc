@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "tests/app/program.h"
@@ -43,4 +44,41 @@ TEST_CASE("study: mistakes are named, with exit code 2") {
   CHECK(refused({"fidelity"}) ==
         "moegrad: [study] give --checkpoint FILE or --along-training, one of them.\n");
   CHECK(refused({"bios"}) == "moegrad: [study] there is no command 'bios'. Did you mean 'bias'?\n");
+}
+
+TEST_CASE("study: numbers beyond their bounds, and what is no number") {
+  const TemporaryFolder folder;
+  const auto refused = [&](const std::string& study, const std::string& flag,
+                           const std::string& value) {
+    const Outcome outcome = run(folder, {"study", study, flag + "=" + value});
+    CHECK(outcome.code == 2);
+    CHECK(outcome.out.empty());
+    return outcome.err;
+  };
+  for (const char* value : {"18446744073709551616", "18446744073709551615", "9223372036854775807",
+                            "1000001", "0", "-1", "abc", "1e3", "010x"}) {
+    CAPTURE(value);
+    for (const std::string flag : {"--draws", "--outcomes"}) {
+      CHECK(refused("bias", flag, value) ==
+            fmt::format("moegrad: [bias] {} is '{}'. Give a whole number from 1 to 1000000.\n",
+                        flag, value));
+    }
+    CHECK(refused("bias", "--samples", value) ==
+          fmt::format("moegrad: [bias] --samples is '{}'. Give a whole number from 2 to 1000000.\n",
+                      value));
+  }
+  CHECK(refused("bias", "--experts", "4,1000000000000") ==
+        "moegrad: [bias] --experts is '1000000000000'. Give a whole number from 1 to 65536.\n");
+  CHECK(refused("bias", "--active", "2,x") ==
+        "moegrad: [bias] --active is 'x'. Give a whole number from 1 to 65536.\n");
+  CHECK(refused("bias", "--scale", "0.5,nan") ==
+        "moegrad: [bias] --scale is 'nan'. Give a number from 0 to 1000000.\n");
+  CHECK(refused("bias", "--seed", "18446744073709551616").find("from 0 to 18446744073709551615") !=
+        std::string::npos);
+  CHECK(refused("fidelity", "--epochs", "1001").find("from 1 to 1000") != std::string::npos);
+  CHECK(refused("fidelity", "--points", "99999999999999999999").find("from 1 to 1000") !=
+        std::string::npos);
+  CHECK(refused("fidelity", "--batch", "65537").find("from 1 to 65536") != std::string::npos);
+  CHECK(refused("fidelity", "--seed", "-1").find("from 0 to 9007199254740991") !=
+        std::string::npos);
 }

@@ -1,16 +1,19 @@
 #include "lab/fidelity.h"
 
 #include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
 
 #include "lab/report.h"
 #include "tensor/files.h"
 #include "tests/temporary_files.h"
+#include "tests/train/forged.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
 #include "train/run_folder.h"
 
 using namespace moegrad;
 using moegrad::test::error_of;
+using moegrad::test::forge;
 using moegrad::test::TemporaryFolder;
 
 TEST_CASE("the router gradients of a trained model against ste-dense") {
@@ -41,10 +44,62 @@ TEST_CASE("the router gradients of a trained model against ste-dense") {
   CHECK(rows[3].output_error > 0.0);
   CHECK(rows[3].output_error < 1.5);
 
-  CHECK(error_of([&] { load_model(*checkpoint, 16, 5); }).find("'head.weight' is [64, 4]") !=
+  CHECK(error_of([&] {
+          load_model(*checkpoint, 16, 5);
+        }).find("'parameter.head.weight' is f32 [64, 4] there and f32 [64, 5] here") !=
         std::string::npos);
   write_file_atomic(folder / "text", "no checkpoint");
   CHECK(error_of([&] { stored_config(folder / "text"); }) != "no error");
+}
+
+TEST_CASE("a checkpoint that is damaged, or asks for more than it holds, is refused") {
+  const TemporaryFolder folder;
+  const Task task = make_synthetic(DType::f32, 1, {.train_size = 256, .test_size = 64});
+  TrainConfig config;
+  config.task = "synthetic";
+  config.epochs = 1;
+  config.width = config.hidden = 8;
+  train(config, {.out = folder / "run", .task = &task});
+  const auto path = Checkpoints(RunFolder(folder / "run").checkpoints(), 1, "{}").newest().value();
+  const std::string good = read_file(path);
+  const auto error = [&] { return error_of([&] { load_model(path, 16, 4); }); };
+  CHECK(error() == "no error");
+
+  std::string flipped = good;
+  flipped[flipped.size() - 40] = static_cast<char>(flipped[flipped.size() - 40] ^ 1);
+  write_file_atomic(path, flipped);
+  CHECK(error().find("its checksum is ") != std::string::npos);
+  CHECK(error_of([&] { stored_config(path); }) == error());
+
+  for (const char* step : {"abc", "123456789012345678901234567890", "-1", "9223372036854775807"}) {
+    write_file_atomic(path, good);
+    forge(path, "step", step);
+    CHECK(error() == fmt::format("[checkpoint] {}: 'step' is '{}', no whole number from 0 to "
+                                 "9007199254740991. Is the file damaged?",
+                                 path.string(), step));
+  }
+  const auto with = [&](const std::string& key, const std::string& value) {
+    write_file_atomic(path, good);
+    nlohmann::json changed = nlohmann::json::parse(to_json(config));
+    changed[key] = nlohmann::json::parse(value);
+    forge(path, "config", changed.dump());
+    pool::release_cached(Device::cpu);
+    pool::reset_peak(Device::cpu);
+    const std::string text = error();
+    CHECK(pool::stats(Device::cpu).peak_bytes_in_use < (std::size_t{64} << 20));
+    return text;
+  };
+  for (const char* key : {"experts", "width", "hidden"}) {
+    CHECK(with(key, "65536").find("the experts are f32 [8, 8, 8] there") != std::string::npos);
+  }
+  CHECK(with("dtype", "\"f64\"").find("asks for f64 [8, 8, 8]") != std::string::npos);
+  // Sizes that the experts do not show.
+  CHECK(with("options", R"({"shared": 64})").find("no tensor") != std::string::npos);
+  write_file_atomic(path, good);
+  config.router = "soft-moe";
+  CHECK(with("options", R"({"slots": 4096})").starts_with("[storage]"));
+  config.router = "x-moe";
+  CHECK(with("options", R"({"dimensions": 1000000})").starts_with("[storage]"));
 }
 
 TEST_CASE("a plot is an SVG with the names of its series") {

@@ -182,3 +182,20 @@ TEST_CASE("what a backward pass keeps: the input, the pre-activations, the gates
     }
   }
 }
+
+TEST_CASE("sizes that i32 cannot number are refused, by name") {
+  const auto message = [](auto&& change) {
+    LayerConfig config;
+    config.size = {2, 2, 2, 4, 1};
+    change(config.size);
+    return moegrad::test::error_of([&] { const Layer layer(config); });
+  };
+  CHECK(message([](LayerSize& s) { s.experts = 1'000'000'000'000; }) ==
+        "[layer] the number of experts is 1000000000000. Use 2147483646 at most.");
+  CHECK(
+      message([](LayerSize& s) { s.hidden = INT64_MAX; }).starts_with("[layer] the hidden width"));
+  CHECK(
+      message([](LayerSize& s) { s.output = INT64_MAX; }).starts_with("[layer] the output width"));
+  CHECK(message([](LayerSize& s) { s.model = INT64_MAX; }).starts_with("[layer] the width"));
+  CHECK(message([](LayerSize&) {}) == "no error");
+}

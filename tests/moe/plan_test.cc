@@ -97,3 +97,25 @@ TEST_CASE("selections that are none") {
           make_plan(Tensor::zeros({4, 1}, DType::f32), 4);
         }) == "[plan] selected is f32 [4, 1]. It must be i32 [tokens, k].");
 }
+
+TEST_CASE("a plan that i32 cannot number is refused") {
+  constexpr std::int64_t k31 = std::int64_t{1} << 31;
+  const auto message = [](std::int64_t tokens, std::int64_t choices, std::int64_t experts) {
+    return error_of([&] { require_plan_size(tokens, choices, experts); });
+  };
+  CHECK(message(k31 / 2 - 1, 2, 64) == "no error");
+  CHECK(message(1, k31 - 1, 64) == "no error");
+  CHECK(message(k31 / 2, 2, 64) ==
+        "[plan] 1073741824 tokens with 2 choices each among 64 experts. A plan numbers choices and "
+        "experts by i32, up to 2147483647; use smaller batches.");
+  CHECK(message(k31, k31, 64) != "no error");
+  CHECK(message(INT64_MAX, 2, 64) != "no error");
+  CHECK(message(1, 1, k31 - 1) != "no error");  // offsets has one more
+  CHECK(message(1, 1, k31 - 2) == "no error");
+  CHECK(error_of([&] {
+          make_plan(Tensor::of<std::int32_t>({1, 1}, {0}), k31);
+        }).starts_with("[plan] 1 tokens with 1 choices"));
+  CHECK(error_of([&] {
+          unselected(Tensor::of<std::int32_t>({4, 1}, {0, 0, 0, 0}), k31 / 4);
+        }).starts_with("[plan] 4 tokens with 536870912 choices"));
+}

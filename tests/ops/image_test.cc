@@ -1,5 +1,7 @@
 #include "ops/image.h"
 
+#include <limits>
+
 #include <doctest/doctest.h>
 
 #include "ops/reduce.h"
@@ -93,7 +95,7 @@ TEST_CASE("errors of image operations") {
       Error);
   CHECK_THROWS_WITH_AS(conv2d(x, of({1, 2, 3, 3}), Var(), 0, 1),
                        "[conv2d] stride 0 and padding 1. Use a stride of 1 or more, padding of 0 "
-                       "or more.",
+                       "to 2147483647.",
                        Error);
   CHECK_THROWS_WITH_AS(conv2d(x, of({3, 2, 3, 3}), of({2})),
                        "[conv2d] the bias has shape [2] for 3 filters. Give it shape [3].", Error);
@@ -108,8 +110,23 @@ TEST_CASE("errors of image operations") {
       Error);
   CHECK_THROWS_WITH_AS(max_pool2d(x, 2, 0),
                        "[max_pool2d] stride 0 and padding 0. Use a stride of 1 or more, padding "
-                       "of 0 or more.",
+                       "of 0 to 2147483647.",
                        Error);
   CHECK_THROWS_WITH_AS(max_pool2d(of({1, 1, 2, 2}, DType::i32), 2, 2),
                        "[max_pool2d] needs f32 or f64, got i32. Convert the tensor first.", Error);
+}
+
+TEST_CASE("windows at the ends of 64 bits are refused") {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  Tape t;
+  const Var x = t.constant(random({1, 1, 4, 4}, 1));
+  const Var w = t.constant(random({1, 1, 2, 2}, 2));
+  for (const std::int64_t padding : {most, most / 2, std::int64_t{1} << 31, std::int64_t{-1}}) {
+    CHECK_THROWS_AS(conv2d(x, w, {}, 1, padding), Error);
+  }
+  CHECK_THROWS_AS(conv2d(x, w, {}, 1, (std::int64_t{1} << 31) - 1), Error);  // 2^64 places
+  CHECK(conv2d(x, w, {}, most, 0).shape() == Shape{1, 1, 1, 1});
+  CHECK_THROWS_AS(max_pool2d(x, most, 1), Error);
+  CHECK_THROWS_AS(max_pool2d(x, -1, 1), Error);
+  CHECK(max_pool2d(x, 2, most).shape() == Shape{1, 1, 1, 1});
 }

@@ -1,5 +1,7 @@
 #include "ops/index.h"
 
+#include <limits>
+
 #include <doctest/doctest.h>
 
 #include "ops/elementwise.h"
@@ -109,4 +111,17 @@ TEST_CASE("errors of indexing") {
                        Error);
   CHECK_THROWS_WITH_AS(put_columns(x, indices({3, 2}, {0, 0, 0, 0, 0, 0}), -2),
                        "[put_columns] -2 columns asked for. Use 0 or more.", Error);
+}
+
+TEST_CASE("rows and columns at the ends of 64 bits are refused") {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  Tape t;
+  const Var x = t.variable(kX);
+  const Tensor rows = indices({3}, {0, 1, 2});
+  const Tensor columns = indices({3, 2}, {0, 1, 0, 1, 0, 1});
+  for (const std::int64_t size : {most, most / 2 + 2, std::int64_t{1} << 58, std::int64_t{-1}}) {
+    CAPTURE(size);
+    CHECK_THROWS_AS(scatter_add_rows(x, rows, size), Error);
+    CHECK_THROWS_AS(put_columns(x, columns, size), Error);
+  }
 }

@@ -1,9 +1,11 @@
 #include "ops/select.h"
 
 #include <cmath>
+#include <limits>
 
 #include <doctest/doctest.h>
 
+#include "ops/checks.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 
@@ -165,4 +167,17 @@ TEST_CASE("errors of selection") {
                        Error);
   CHECK_THROWS_WITH_AS(straight_through(v, t.constant(Tensor::zeros({2}, DType::f32))),
                        "[straight_through] operands are f64 and f32. Convert one of them.", Error);
+}
+
+TEST_CASE("k and axes at the ends of their numbers are refused") {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  Tape t;
+  const Var x = t.variable(kX);
+  for (const std::int64_t k : {most, -most, std::int64_t{0}, std::int64_t{5}}) {
+    CHECK_THROWS_AS(top_k(x, k), Error);
+  }
+  CHECK_NOTHROW(require_numbered("top_k", (std::int64_t{1} << 31) - 1));
+  CHECK_THROWS_WITH_AS(require_numbered("top_k", std::int64_t{1} << 31),
+                       "[top_k] 2147483648 places, and indices are i32. Use 2147483647 at most.",
+                       Error);
 }

@@ -1,5 +1,7 @@
 #include "ops/shape.h"
 
+#include <limits>
+
 #include <doctest/doctest.h>
 
 #include "ops/elementwise.h"
@@ -105,4 +107,20 @@ TEST_CASE("errors of concat, slice and split") {
       split(x, {1, 1}, 1),
       "[split] the sizes add up to 2 and axis 1 of shape [2, 3] has 3. They must agree.", Error);
   CHECK_THROWS_WITH_AS(split(x, {4, -1}, 1), "[split] a size is -1. Sizes are 0 or more.", Error);
+}
+
+TEST_CASE("sizes at the ends of 64 bits are refused") {
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min();
+  Tape t;
+  const Var x = t.variable(kX);
+  CHECK_THROWS_AS(reshape(x, {(std::int64_t{1} << 62) + 1, 6, 4}), Error);
+  CHECK_THROWS_AS(slice(x, 0, least, most), Error);
+  CHECK_THROWS_AS(slice(x, 0, most, least), Error);
+  CHECK_THROWS_AS(split(x, {most, most, 4}, 1), Error);  // adds up to 2 modulo 2^64
+  CHECK_THROWS_AS(split(x, {least, least, 3}, 1), Error);
+  const Tensor wide = Tensor::empty({std::int64_t{1} << 57, 0}, DType::f64);
+  const std::vector<Var> parts(64, t.constant(wide));
+  CHECK_THROWS_AS(concat(parts, 0), Error);
+  CHECK_THROWS_AS(concat(std::vector<Var>(128, t.constant(wide)), 0), Error);
 }

@@ -108,3 +108,10 @@ TEST_CASE("all permutations of three are equally likely") {
   }
   CHECK(std::count(count.begin(), count.end(), 0) == 21);
 }
+
+TEST_CASE("a permutation has as many numbers as i32 can hold") {
+  Rng rng{1, 0, 0};
+  CHECK_THROWS_AS(rng.permutation(-1), Error);
+  CHECK_THROWS_AS(rng.permutation(std::int64_t{1} << 31), Error);
+  CHECK_THROWS_AS(rng.permutation(INT64_MAX), Error);
+}

@@ -186,11 +186,11 @@ TEST_CASE("safetensors: a header that is not JSON") {
   CHECK(read_error(file_of("{", 0)) ==
         "the header is not valid JSON at byte 9, near '{'. Is the file damaged?");
   CHECK(read_error(file_of("{\"\xff\":1}", 0)) ==
-        "the header is not valid JSON at byte 10, near '\"?'. Is the file damaged?");
+        "the header is not valid JSON at byte 10, near '\"\\xff'. Is the file damaged?");
   CHECK(read_error(file_of(std::string_view("{}\0x", 4), 0)) ==
         "byte 10: a zero byte in the header. Is the file damaged?");
   const std::string endless = "{\"" + std::string(200'000, 'x');
-  CHECK(read_error(file_of(endless, 0)).size() < 250);
+  CHECK(read_error(file_of(endless, 0)).size() < kLongestShown + 100);
 }
 
 TEST_CASE("safetensors: a header of wrong kinds of things") {
@@ -277,6 +277,8 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
   // 2^62 floats are 2^64 bytes, which would wrap to 0; a size of 0 hides no overflow either.
   CHECK(error(entry("w", "F32", "4611686018427387904", "0,0"), 0) ==
         "tensor 'w' of shape [4611686018427387904] has too many elements. Is the file damaged?");
+  CHECK(error(entry("w", "F32", "0,1152921504606846976", "0,0"), 0) ==
+        "tensor 'w' of shape [0, 1152921504606846976] has too many elements. Is the file damaged?");
   CHECK(error(entry("w", "F32", "4294967296,4294967296,0", "0,0"), 0) ==
         "tensor 'w' of shape [4294967296, 4294967296, 0] has too many elements. Is the file "
         "damaged?");
@@ -300,10 +302,10 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
         "bytes 0 to 3 of the data, at its end, belong to no tensor. Is the file damaged?");
   // Names come from the file: they are cut and cannot command a terminal.
   CHECK(error(entry("\\u001b[2J", "U8", "8", "0,8"), 8) ==
-        "tensor '?[2J' has dtype U8. Convert it to F32, F64, I32 or I64.");
-  CHECK(error(entry(std::string(200'000, 'w'), "U8", "8", "0,8"), 8) ==
-        fmt::format("tensor '{}...' has dtype U8. Convert it to F32, F64, I32 or I64.",
-                    std::string(100, 'w')));
+        "tensor '\\x1b[2J' has dtype U8. Convert it to F32, F64, I32 or I64.");
+  const std::string endless(200'000, 'w');
+  CHECK(error(entry(endless, "U8", "8", "0,8"), 8) ==
+        "tensor '" + shown(endless) + "' has dtype U8. Convert it to F32, F64, I32 or I64.");
 }
 
 TEST_CASE("safetensors: damaged files give an error of ours, or another valid file") {

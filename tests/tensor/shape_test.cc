@@ -44,3 +44,20 @@ TEST_CASE("a shape is walked axis by axis") {
   for (const std::int64_t size : shape) sum += size;
   CHECK(sum == 8);
 }
+
+TEST_CASE("a shape refuses more elements than can be counted") {
+  constexpr std::int64_t big = std::int64_t{1} << 60;
+  const char* const message =
+      "[shape] [1152921504606846977, 16] has more than 2^58 elements. Use smaller sizes.";
+  CHECK_THROWS_WITH_AS(Shape({big + 1, 16}).numel(), message, Error);  // 16 modulo 2^64
+  CHECK(Shape({std::int64_t{1} << 58}).numel() == std::int64_t{1} << 58);
+  CHECK_THROWS_AS(Shape({(std::int64_t{1} << 58) + 1}).numel(), Error);
+  CHECK_THROWS_AS(Shape({std::int64_t{1} << 32, std::int64_t{1} << 32}).numel(), Error);
+  // With a 0, too: the product of the other sizes is a stride.
+  CHECK_THROWS_AS(Shape({0, big, 16}).numel(), Error);
+  CHECK_THROWS_AS(Shape({big, 16, 0}).numel(), Error);
+  CHECK(Shape({0, 1000, 0}).numel() == 0);
+  Shape changed{1, 16};
+  changed[0] = big + 1;
+  CHECK_THROWS_AS(changed.numel(), Error);
+}

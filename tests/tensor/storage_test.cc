@@ -134,3 +134,22 @@ TEST_CASE("the memory of a PoolVector comes from the pool and goes back") {
   CHECK(pool::stats(Device::cpu).system_allocations == taken);
   CHECK(pool::stats(Device::cpu).bytes_in_use == before.bytes_in_use);
 }
+
+TEST_CASE("a budget bounds what a thread takes from the system, while it lives") {
+  pool::release_cached(Device::cpu);
+  const std::size_t before = pool::stats(Device::cpu).bytes_in_use;
+  {
+    const pool::Budget budget(1 << 20);
+    const Storage half = Storage::allocate(1 << 19, Device::cpu);
+    CHECK_THROWS_AS(Storage::allocate(1 << 20, Device::cpu), Error);
+    CHECK_THROWS_AS(Storage::allocate(std::size_t{1} << 33, Device::cpu), Error);
+    {
+      const pool::Budget more(1 << 24);
+      CHECK_NOTHROW(Storage::allocate(1 << 20, Device::cpu));
+    }
+    std::thread([] { CHECK_NOTHROW(Storage::allocate(1 << 22, Device::cpu)); }).join();
+    CHECK_THROWS_AS(Storage::allocate(1 << 23, Device::cpu), Error);
+  }
+  CHECK_NOTHROW(Storage::allocate(1 << 23, Device::cpu));
+  CHECK(pool::stats(Device::cpu).bytes_in_use == before);
+}

@@ -105,5 +105,30 @@ TEST_CASE("a shape too large for memory is an error, not a small tensor") {
   CHECK_THROWS_AS(Tensor::empty({huge, huge}, DType::f32), Error);
   CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 61}, DType::f64), Error);
   CHECK_THROWS_AS(Tensor::zeros({huge, huge, 4}, DType::i32), Error);
-  CHECK(Tensor::empty({huge, huge, 0}, DType::f32).numel() == 0);
+  CHECK_THROWS_AS(Tensor::empty({huge, huge, 0}, DType::f32), Error);  // its strides overflow
+  CHECK(Tensor::empty({huge, 0}, DType::f32).numel() == 0);
+}
+
+TEST_CASE("sizes whose product is beyond 64 bits are refused, by views and by new tensors") {
+  constexpr std::int64_t big = std::int64_t{1} << 60;
+  const Tensor t = Tensor::zeros({16}, DType::f32);
+  const auto refused = [](auto&& make) {
+    try {
+      make();
+    } catch (const Error& error) {
+      return std::string(error.what()).find("more than 2^58 elements") != std::string::npos;
+    }
+    return false;
+  };
+  CHECK(refused([&] { static_cast<void>(t.reshape({big + 1, 16})); }));
+  CHECK(refused([&] { static_cast<void>(t.reshape({big, 16})); }));  // 0 modulo 2^64
+  CHECK(refused([&] { Tensor::empty({big + 1, 16}, DType::f64); }));
+  CHECK(refused([&] { Tensor::empty({0, big, 16}, DType::f64); }));
+  CHECK(refused([&] { Tensor::of<float>({big, 16}, {}); }));
+  CHECK(refused([&] { Tensor::of<float>({big + 1, 16}, std::vector<float>(16)); }));
+  CHECK_THROWS_AS(static_cast<void>(t.rows(-1, 2)), Error);
+  CHECK_THROWS_AS(static_cast<void>(t.rows(0, INT64_MAX)), Error);
+  CHECK_THROWS_AS(static_cast<void>(t.rows(INT64_MAX, INT64_MIN)), Error);
+  // As many bytes as no machine has.
+  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 57}, DType::f64), Error);
 }

@@ -11,6 +11,7 @@
 #include "tensor/safetensors.h"
 #include "tests/temporary_files.h"
 #include "tests/train/file_size_limit.h"
+#include "tests/train/forged.h"
 
 namespace moegrad {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::error_of;
 using test::FileSizeLimit;
+using test::forge;
 using test::mutated;
 using test::TemporaryFolder;
 
@@ -111,7 +113,9 @@ TEST_CASE("checkpoint: another version") {
   file.metadata["version"] = "one";
   write_safetensors(path, file);
   CHECK(load_error(checkpoints, path) ==
-        "[checkpoint] " + path.string() + ": 'version' is 'one'. Is the file damaged?");
+        "[checkpoint] " + path.string() +
+            ": 'version' is 'one', no whole number from 0 to 9007199254740991. Is the file "
+            "damaged?");
   file.metadata.clear();
   write_safetensors(path, file);
   CHECK(load_error(checkpoints, path) ==
@@ -206,6 +210,66 @@ TEST_CASE("checkpoint: the old ones survive a folder that may only be read") {
                      "changed.");
   CHECK(folder.files() == 1);
   CHECK(load_error(checkpoints, old) == "no error");
+}
+
+TEST_CASE("checkpoint: numbers that are none, or have no room for one more") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const fs::path path = save(checkpoints, 1, Model(1));
+  const std::string good = read_file(path);
+  for (const char* key : {"step", "epoch", "batch", "optimiser_steps"}) {
+    for (const std::string value :
+         {"abc", "", "-1", "1.0", "0x10", " 1", "9007199254740992", "9223372036854775807",
+          "9223372036854775808", "123456789012345678901234567890", "1\x1b[2J"}) {
+      write_file_atomic(path, good);
+      forge(path, key, value);
+      CHECK(load_error(checkpoints, path) ==
+            "[checkpoint] " + path.string() + ": '" + key + "' is '" + shown(value) +
+                "', no whole number from 0 to 9007199254740991. Is the file damaged?");
+    }
+    write_file_atomic(path, good);
+    forge(path, key, "9007199254740991");
+    CHECK(load_error(checkpoints, path) == "no error");
+  }
+  for (const char* key : {"rng_seed", "rng_stream", "rng_position"}) {
+    write_file_atomic(path, good);
+    forge(path, key, "18446744073709551615");
+    CHECK(load_error(checkpoints, path) == "no error");
+    forge(path, key, "18446744073709551616");
+    CHECK(load_error(checkpoints, path).find("no whole number from 0 to 18446744073709551615") !=
+          std::string::npos);
+  }
+}
+
+TEST_CASE("checkpoint: a configuration that is none") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const fs::path path = save(checkpoints, 1, Model(1));
+  const std::string good = read_file(path);
+  const auto error = [&](const std::string& config) {
+    write_file_atomic(path, good);
+    forge(path, "config", config);
+    return load_error(checkpoints, path);
+  };
+  CHECK(error("[1]").find("the top level is an array") != std::string::npos);
+  CHECK(error("{").find("not JSON") != std::string::npos);
+  CHECK(error(R"({"experts": 9223372036854775807})").find("from -9007199254740991 to 65536") !=
+        std::string::npos);
+  CHECK(error(std::string(200'000, '[')).find("nested more than 2 levels") != std::string::npos);
+  CHECK(error(std::string(2'000'000, ' ')).find("A configuration has 1048576 at most") !=
+        std::string::npos);
+  CHECK(error(std::string(kConfig)) == "no error");
+}
+
+TEST_CASE("checkpoint: steps beyond what a name may say are no checkpoints") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  for (const char* name :
+       {"step-9223372036854775807.safetensors", "step--1.safetensors", "step-.safetensors",
+        "step-1e3.safetensors", "step-+1.safetensors", "step-99999999999999999999.safetensors"}) {
+    write_file_atomic(folder / name, "mine");
+  }
+  CHECK(checkpoints.list().empty());
 }
 
 }  // namespace
