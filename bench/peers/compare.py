@@ -14,6 +14,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 HERE = pathlib.Path(__file__).parent
 TOLERANCE = 1e-4
@@ -156,6 +157,43 @@ class Comparison:
             add(peer, variant, process, variant)
         file.unlink()
 
+    def busy(self):
+        """Single steps after pauses of 50 ms while a process that spins keeps every processor busy: milliseconds
+        on one thread and on all, of moegrad and of PyTorch's usual way."""
+        processors = sorted(os.sched_getaffinity(0))
+        for case in ["N1024-D64-H128-E8-k2", "vision", "transformer"]:
+            print(f"[peers] {case}, busy", file=sys.stderr)
+            file = self.folder / f"{case}.safetensors"
+            sides = []
+            for threads in sorted({1, len(processors)}):
+                process = self.ours(threads)
+                process.ask("prepare", case, str(file))
+                sides.append(("moegrad", threads, process, ["once", case, "step"]))
+            for threads in sorted({1, len(processors)}) if "torch" in self.installed else []:
+                process = self.peer("torch", threads)
+                process.ask("prepare", case, str(file))
+                sides.append(("torch", threads, process, ["once", case, "loop", "step"]))
+            file.unlink()
+            for *_, process, words in sides:
+                process.ask(*words)
+            spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"],
+                                         preexec_fn=lambda p=p: os.sched_setaffinity(0, {p})) for p in processors]
+            times = [[] for _ in sides]
+            try:
+                for _ in range(9):
+                    for (*_, process, words), own in zip(sides, times):
+                        time.sleep(0.05)
+                        own.append(1e3 * float(process.ask(*words)))
+            finally:
+                for spinner in spinners:
+                    spinner.kill()
+                    spinner.wait()
+            for (peer, threads, process, _), own in zip(sides, times):
+                process.stop()
+                self.rows.append({"case": case, "part": "busy", "threads": threads, "peer": peer,
+                                  "variant": "loop" if peer == "torch" else "", "ms": statistics.median(own),
+                                  "min": min(own), "max": max(own), "rounds": len(own)})
+
     def tape(self):
         """Programs that print nanoseconds to record an operation on one element, and to replay it."""
         print("[peers] tape", file=sys.stderr)
@@ -201,6 +239,7 @@ def main():
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         comparison.run(threads)
     comparison.memory("N4096-D256-H512-E16-k2")
+    comparison.busy()
     comparison.tape()
     versions = {name: version_of(name) for name in comparison.installed}
     print(json.dumps({"versions": versions, "notes": comparison.notes, "rows": comparison.rows}, indent=1))

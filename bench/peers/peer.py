@@ -3,6 +3,7 @@
   prepare CASE FILE          reads inputs and results, runs every variant of the case once and answers
                              {"variant": largest relative difference to the results, or an error text}
   time CASE VARIANT PART     seconds per call of a part ("step", "gradient", "forward")
+  once CASE VARIANT PART     seconds of a single call
   memory CASE VARIANT        bytes of memory that one step needs above what is there before it
   drop CASE                  forgets it
 """
@@ -84,6 +85,8 @@ def serve(make_case):
             answer = {variant: case.check(variant) for variant in case.parts}
         elif command == "time":
             answer = cases[name].time(*rest)
+        elif command == "once":
+            answer = seconds(cases[name].parts[rest[0]][rest[1]], 1)
         elif command == "memory":
             answer = memory_of(cases[name].parts[rest[0]]["step"])
         else:

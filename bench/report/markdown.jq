@@ -43,7 +43,7 @@ def peer_layers: .rows | map(select(.part == "step" and (.case | startswith("N")
      (best("torch").median as $m | if $m == null then "not measured" elif $m >= 2 then "met"
         else "NOT met, by \(2 - $m | digits)" end)] | line;
 
-def peer_models: .rows | map(select(.case | startswith("N") | not)) | map(select(.case != "tape")) | groups[]
+def peer_models: .rows | map(select((.case | startswith("N") | not) and .case != "tape" and .part != "busy")) | groups[]
   | [.[0].case, .[0].part, .[0].threads, (.[0].ours_ms | digits), (best("torch") | times), (best("jax") | times)] | line;
 
 # Seconds for the gradient over those for the forward pass, of moegrad and of each peer.
@@ -78,6 +78,10 @@ else .peers |
   "", "Memory above what is there before, of one layer step, \(.rows[] | select(.part == "memory" and .peer == "moegrad") | .case), one thread.", "",
   table(["program", "MiB"]),
   (.rows[] | select(.part == "memory") | ["\(.peer) \(.variant)", (.mebibytes | digits)] | line),
+  "", "A step after a pause of 50 ms, while a process that spins keeps every processor busy, ms.", "",
+  table(["case", "program", "threads", "ms", "spread"]),
+  (.rows[] | select(.part == "busy") | [.case, "\(.peer) \(.variant)", .threads, (.ms | digits),
+    "\(.min | digits) to \(.max | digits)"] | line),
   "", "Tape: an operation on a tensor of one element, ns.", "",
   table(["program", "part", "ns", "over ours"]),
   (.rows[] | select(.case == "tape") | [.peer, .part, (.ns | digits), times] | line)

@@ -2,6 +2,7 @@
 //   cases                the names of all cases; layers by their size, then models
 //   prepare CASE FILE    makes the case; its inputs and results go to FILE (.safetensors)
 //   time CASE PART       seconds per call of a part ("step", "forward", ...) of the case
+//   once CASE PART       seconds of a single call
 //   memory CASE          bytes of memory that one step needs above what is there before it
 //   drop CASE            forgets it
 #include <fstream>
@@ -92,8 +93,9 @@ std::string answer(const std::string& line, std::map<std::string, Case>& cases) 
   }
   Case& c = cases.at(name);
   if (command == "memory") return fmt::format("{}", memory_of(c));
-  if (command != "time") fail("serve", "there is no command '{}'.", command);
   const Program& part = c.parts.at(last);
+  if (command == "once") return fmt::format("{}", seconds(part, 1));
+  if (command != "time") fail("serve", "there is no command '{}'.", command);
   int& calls = c.calls[last];
   if (calls == 0) calls = calls_for(part);
   return fmt::format("{}", seconds(part, calls));
