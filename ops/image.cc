@@ -14,10 +14,10 @@ std::int64_t places(std::int64_t size, std::int64_t window, std::int64_t stride,
 
 // The shape [N, channels, H', W'] of what a window sees; an Error where it does not fit.
 Shape seen_by(std::string_view operation, const Shape& x, std::int64_t channels, Window w) {
-  constexpr std::int64_t kMostPadding = std::numeric_limits<std::int32_t>::max();
-  if (w.stride < 1 || w.padding < 0 || w.padding > kMostPadding) {
-    fail(operation, "stride {} and padding {}. Use a stride of 1 or more, padding of 0 to {}.",
-         w.stride, w.padding, kMostPadding);
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (w.stride < 1 || w.stride > kMost || w.padding < 0 || w.padding > kMost) {
+    fail(operation, "stride {} and padding {}. Use a stride of 1 to {}, padding of 0 to {}.",
+         w.stride, w.padding, kMost, kMost);
   }
   if (w.height < 1 || w.width < 1 || w.height > x[2] + 2 * w.padding ||
       w.width > x[3] + 2 * w.padding) {

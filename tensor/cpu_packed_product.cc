@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "tensor/cpu_vector.h"
+#include "tensor/of_this_thread.h"
 
 namespace moegrad::cpu {
 namespace {
@@ -38,18 +39,18 @@ constexpr int kWays = 8;
 // A b of so many bytes is in the first cache: it is read as it lies.
 constexpr std::int64_t kSmallBytes = 16384;
 
-// Room for the panels of one thread, there from its first product on: [panel of kRows
-// lines][k][line] of a, and [panel of kCols lines][k][line] of b.
+// Room for the panels of one thread: [panel of kRows lines][k][line] of a, and [panel of kCols
+// lines][k][line] of b.
 template <class T>
 class Panels {
  public:
+  Panels()
+      : memory_(static_cast<T*>(
+            std::aligned_alloc(64, static_cast<std::size_t>(kLeft + kRight) * sizeof(T)))) {
+    if (memory_ == nullptr) throw std::bad_alloc();
+  }
   T* left() const { return memory_.get(); }
   T* right() const { return memory_.get() + kLeft; }
-
-  static const Panels& of_this_thread() {
-    thread_local const Panels panels;
-    return panels;
-  }
 
  private:
   struct Free {
@@ -59,11 +60,6 @@ class Panels {
   static constexpr std::int64_t kRight = kWide * kDeep;
   static_assert(kTall % kRows == 0 && kWide % kCols<T> == 0);
 
-  Panels()
-      : memory_(static_cast<T*>(
-            std::aligned_alloc(64, static_cast<std::size_t>(kLeft + kRight) * sizeof(T)))) {
-    if (memory_ == nullptr) throw std::bad_alloc();
-  }
   std::unique_ptr<T, Free> memory_;
 };
 
@@ -340,7 +336,7 @@ void with_rows(Matrix<T> x, F&& f) {
 template <class T>
 void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
                     T beta, T* c, std::int64_t c_stride) {
-  const Panels<T>& panels = Panels<T>::of_this_thread();
+  const Panels<T>& panels = of_this_thread<Panels<T>>();
   for (std::int64_t j = 0; j < n; j += kWide) {
     const std::int64_t wide = std::min(kWide, n - j);
     // Panels that are read once are not worth their copy, nor where b is small; but whole vectors

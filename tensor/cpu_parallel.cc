@@ -2,12 +2,16 @@
 
 #include <atomic>
 #include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <oneapi/tbb/task_arena.h>
 #include <oneapi/tbb/task_group.h>
 
+#include "tensor/of_this_thread.h"
 #include "tensor/threads.h"
 
 namespace moegrad::cpu {
@@ -63,13 +67,54 @@ class Region {
   std::exception_ptr exception_;
 };
 
+// Where workers of oneTBB help this thread: one of its own for each thread that calls, so that
+// nobody waits for another caller's work, and with no more workers than the caller may use.
+class Arena {
+ public:
+  tbb::task_arena& of_size(int threads) {
+    if (!arena_ || threads_ != threads) {
+      arena_.emplace(threads, 1);
+      threads_ = threads;
+    }
+    return *arena_;
+  }
+
+ private:
+  std::optional<tbb::task_arena> arena_;
+  int threads_ = 0;
+};
+
+// How many of `most` threads the system lets this process have: a worker of oneTBB that cannot
+// start another one would end the program.
+int count_startable(int most) {
+  std::mutex all_are_there;
+  std::unique_lock hold(all_are_there);
+  std::vector<std::thread> started;
+  try {
+    while (static_cast<int>(started.size()) + 1 < most) {
+      started.emplace_back([&] { const std::lock_guard wait(all_are_there); });
+    }
+  } catch (const std::exception&) {  // the limit of processes or of memory
+  }
+  hold.unlock();
+  for (std::thread& t : started) t.join();
+  return static_cast<int>(started.size()) + 1;
+}
+
+// How many threads may work at a time, whatever a team is asked to be.
+int most_at_a_time() {
+  static const int most = count_startable(processors());
+  return most;
+}
+
 }  // namespace
 
 int workers() { return in_region ? 1 : threads(); }
 
 void run_pieces(std::int64_t pieces, Share share, PieceWork work) {
   const int team = static_cast<int>(std::min<std::int64_t>(workers(), pieces));
-  if (team <= 1) {
+  const int at_a_time = team > 1 ? std::min(team, most_at_a_time()) : 1;
+  if (at_a_time == 1) {
     for (std::int64_t p = 0; p < pieces; ++p) work(p, 0);
     return;
   }
@@ -78,11 +123,13 @@ void run_pieces(std::int64_t pieces, Share share, PieceWork work) {
   std::vector<Run> many(team > kFew ? static_cast<std::size_t>(team) : 0);
   Run* const runs = team > kFew ? many.data() : few;
   Region region(pieces, share == Share::near ? team : 1, runs, work);
-  // Isolated: whoever waits here takes no work of another caller's region, which may last longer.
-  tbb::this_task_arena::isolate([&] {
+  of_this_thread<Arena>().of_size(at_a_time).execute([&] {
     tbb::task_group others;
-    for (int worker = 1; worker < team; ++worker) {
-      others.run([&region, worker] { region.work(worker); });
+    try {
+      for (int worker = 1; worker < team; ++worker) {
+        others.run([&region, worker] { region.work(worker); });
+      }
+    } catch (const std::exception&) {  // no thread was to be had: this one does all
     }
     region.work(0);
     others.wait();  // those that have not begun are run by this thread, and find nothing to do

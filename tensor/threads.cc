@@ -6,18 +6,20 @@
 #include <limits>
 #include <sstream>
 #include <string>
-#include <string_view>
 #include <thread>
 
 #include <sched.h>
+#include <unistd.h>
 
 #include "tensor/error.h"
+#include "tensor/parse.h"
 
 namespace moegrad {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kMostThreads = 1024;
 constexpr int kNoQuota = std::numeric_limits<int>::max();
 
 // The first words of a file of the system; empty where there is none.
@@ -29,10 +31,10 @@ std::string first_line(const fs::path& path) {
 
 // quota / period, both in microseconds; "max" and -1 are no quota.
 int quotient(const std::string& quota, const std::string& period) {
-  const double q = std::strtod(quota.c_str(), nullptr);
-  const double p = std::strtod(period.c_str(), nullptr);
-  if (!(q > 0) || !(p > 0)) return kNoQuota;
-  return static_cast<int>(std::clamp(q / p, 1.0, 1e6));
+  const auto q = parse_number<std::int64_t>(quota, 1);
+  const auto p = parse_number<std::int64_t>(period, 1);
+  if (!q || !p) return kNoQuota;
+  return static_cast<int>(std::clamp<std::int64_t>(*q / *p, 1, kMostThreads));
 }
 
 int quota_of(const fs::path& group) {
@@ -55,20 +57,20 @@ int quota_up_from(const fs::path& mount, const fs::path& group) {
 }
 
 int by_affinity() {
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  cpu_set_t set;  // of the process, whichever thread asks
+  if (::sched_getaffinity(::getpid(), sizeof set, &set) == 0) return CPU_COUNT(&set);
   return static_cast<int>(std::thread::hardware_concurrency());
 }
 
 int first_threads() {
   const char* const text = std::getenv("MOEGRAD_THREADS");
   if (text == nullptr || *text == '\0') return processors();
-  char* end = nullptr;
-  const long n = std::strtol(text, &end, 10);
-  if (*end != '\0' || n < 1 || n > 1024) {
-    fail("threads", "MOEGRAD_THREADS is '{}'. Give a number from 1 to 1024, or unset it.", text);
+  const auto n = parse_number<int>(text, 1, kMostThreads);
+  if (!n) {
+    fail("threads", "MOEGRAD_THREADS is '{}'. Give a number from 1 to {}, or unset it.", text,
+         kMostThreads);
   }
-  return static_cast<int>(n);
+  return *n;
 }
 
 thread_local int set_threads = 0;  // 0: not set
@@ -100,12 +102,13 @@ int processors_by_quota(const fs::path& root) {
 int processors() { return std::max(1, std::min(by_affinity(), processors_by_quota("/"))); }
 
 int threads() {
+  if (set_threads > 0) return set_threads;
   static const int first = first_threads();
-  return set_threads > 0 ? set_threads : first;
+  return first;
 }
 
 ThreadScope::ThreadScope(int threads) : before_(set_threads) {
-  if (threads > 0) set_threads = threads;
+  if (threads > 0) set_threads = std::min(threads, kMostThreads);
 }
 ThreadScope::~ThreadScope() { set_threads = before_; }
 

@@ -8,8 +8,8 @@ namespace moegrad {
 // At first: MOEGRAD_THREADS of the environment, or else processors().
 int threads();
 
-// Sets the number for calls from this thread, and puts it back; 0 changes nothing. More threads
-// than processors are never started.
+// Sets the number for calls from this thread, at most 1024, and puts it back; 0 changes nothing.
+// More threads than processors are never started.
 class ThreadScope {
  public:
   explicit ThreadScope(int threads);

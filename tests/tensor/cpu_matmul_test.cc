@@ -243,7 +243,15 @@ TEST_CASE("a packed product has the same bits whatever part of it is asked for")
                  whole.data<float>(), s.n);
     const std::int64_t row = 31;
     const std::int64_t col = 9;
-    for (const Sizes part : {Sizes{5, 19, s.k}, {6, 16, s.k}, {13, 8, s.k}, {2, 32, s.k}}) {
+    for (const Sizes part : {Sizes{5, 19, s.k},
+                             {6, 16, s.k},
+                             {13, 8, s.k},
+                             {2, 32, s.k},
+                             {9, 3, s.k},
+                             {13, 5, s.k},
+                             {7, 1, s.k},
+                             {1, 40, s.k},
+                             {1, 8, s.k}}) {
       cpu::Matrix<float> left = a.matrix;
       cpu::Matrix<float> right = b.matrix;
       left.data += transposed ? row : row * s.k;

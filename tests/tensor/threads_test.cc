@@ -39,6 +39,10 @@ TEST_CASE("the number of threads is set for calls from one thread, and put back"
     }
     CHECK(threads() == 5);
   }
+  {
+    const ThreadScope too_many(2000000000);
+    CHECK(threads() == 1024);
+  }
   CHECK(threads() == before);
 }
 
@@ -77,6 +81,8 @@ TEST_CASE("quotas of control groups, version 2: the least on the way up") {
   write(root / "proc/self/cgroup", "0::/../../docker/1234\n");
   write(groups / "cpu.max", "200000 100000\n");
   CHECK(processors_by_quota(root) == 2);
+  write(groups / "cpu.max", "9223372036854775807 1\n");
+  CHECK(processors_by_quota(root) == 1024);
 }
 
 TEST_CASE("quotas of control groups, version 1") {
