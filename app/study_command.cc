@@ -34,13 +34,16 @@ class Report {
     output.require();
   }
 
-  // Writes rows.json and, where gnuplot is there, plot.svg; says where.
-  void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
-    write_file_atomic(rows_file(), json_text(rows) + "\n");
-    if (output_.wanted) output_.write(json_text(rows));
+  // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table and says where.
+  void write(const ordered_json& rows, const std::vector<Chart>& charts, const Table& table) const {
+    const std::string text = json_text(rows);
+    write_file_atomic(rows_file(), text + "\n");
+    if (!output_.file.empty()) output_.write(text);
     const bool drawn = plot_svg(folder_ / "plot.svg", charts);
-    if (!output_.wanted || !output_.file.empty()) {
-      put(stdout, "written to {}: rows.json{}\n", shown(folder_.string()),
+    if (output_.wanted && output_.file.empty()) {
+      output_.write(text);
+    } else {
+      put(stdout, "{}written to {}: rows.json{}\n", table.text(), shown(folder_.string()),
           drawn ? ", plot.svg" : "");
     }
     if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
@@ -115,7 +118,7 @@ ordered_json row_json(const BiasRow& r) {
   return row;
 }
 
-void print_bias(const std::vector<BiasRow>& rows) {
+Table table_of(const std::vector<BiasRow>& rows) {
   Table table;
   table.add({"router", "estimator", "E", "k", "scale", "loss", "weight bias", "weight mse",
              "gradient bias", "variance", "mse", "cosine", "norm ratio", "own bias", "experts run",
@@ -133,7 +136,7 @@ void print_bias(const std::vector<BiasRow>& rows) {
                fmt::format("{:.1f}", r.evaluations),
                fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
   }
-  put(stdout, "{}", table.text());
+  return table;
 }
 
 // Of each pair, the means over its rows.
@@ -196,9 +199,8 @@ int run_bias(const BiasArguments& a) {
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
   for (const BiasRow& row : rows) list.push_back(row_json(row));
-  if (!a.json.wanted || !a.json.file.empty()) print_bias(rows);
+  report.write(list, bias_charts(rows), table_of(rows));
   for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
-  report.write(list, bias_charts(rows));
   return kOk;
 }
 
@@ -238,7 +240,7 @@ ordered_json row_json(const FidelityRow& r) {
           {"output_error", r.output_error}};
 }
 
-void print_fidelity(const std::vector<FidelityRow>& rows) {
+Table table_of(const std::vector<FidelityRow>& rows) {
   Table table;
   table.add({"step", "layer", "estimator", "cosine", "norm ratio", "cosine (ones)",
              "norm ratio (ones)", "output error"});
@@ -248,7 +250,7 @@ void print_fidelity(const std::vector<FidelityRow>& rows) {
                fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
                fmt::format("{:.4f}", r.output_error)});
   }
-  put(stdout, "{}", table.text());
+  return table;
 }
 
 std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
@@ -311,8 +313,7 @@ int run_fidelity(const FidelityArguments& a) {
   }
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(row_json(row));
-  if (!a.json.wanted || !a.json.file.empty()) print_fidelity(rows);
-  report.write(list, fidelity_charts(rows, names));
+  report.write(list, fidelity_charts(rows, names), table_of(rows));
   return kOk;
 }
 

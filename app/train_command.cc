@@ -34,7 +34,7 @@ std::atomic<int> stop_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 // The first signal asks the run to stop, the second ends the program at once. A run that outlives
-// its terminal, because SIGHUP is ignored (nohup), or the reader of its text, goes on.
+// its terminal, because SIGHUP is ignored (nohup), goes on.
 void stop_on_signals() {
   struct sigaction action = {};
   action.sa_handler = [](int number) { stop_signal.store(number); };
@@ -43,7 +43,6 @@ void stop_on_signals() {
   struct sigaction hangup = {};
   ::sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
 }
 
 template <class Entries>

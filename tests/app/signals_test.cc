@@ -2,7 +2,10 @@
 
 #include <array>
 #include <csignal>
+#include <cstdint>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -87,6 +90,54 @@ TEST_CASE("signals: a training outlives the reader of its text") {
   CHECK(o.code == 2);
   CHECK(o.out.starts_with("test accuracy"));
   CHECK(fs::exists(folder / "run/result.json"));
+}
+
+TEST_CASE("signals: every command outlives the reader of its text, and writes its files") {
+  const TemporaryFolder folder;
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  const std::string bias = folder / "bias";
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"list"},
+        {"--help"},
+        {"gradcheck", "exp", "log", "--json", folder / "checks.json"},
+        {"study", "bias", "--routers", "top-k", "--experts", "4", "--active", "2", "--out",
+         bias}}) {
+    const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    REQUIRE(reader >= 0);
+    // Full, so that the program waits with its first text until the reader is gone.
+    const int writer = ::open(pipe.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    const std::string page(4096, 'x');
+    while (::write(writer, page.data(), page.size()) > 0) {
+    }
+    ::close(writer);
+    Process process({pipe, folder / "stderr"}, command);
+    ::close(reader);
+    const Outcome o = process.wait();
+    CHECK(o.code == 2);
+    CHECK(o.err.find("could not be written: Broken pipe") != std::string::npos);
+  }
+  CHECK(fs::exists(folder / "checks.json"));
+  for (const char* name : {"rows.json", "plot.svg"}) CHECK(fs::exists(folder / "bias" / name));
+}
+
+TEST_CASE("signals: what a study starts does not ignore what the study ignores") {
+  const TemporaryFolder folder;
+  {
+    std::ofstream script(folder / "gnuplot");
+    script << "#!/bin/sh\ngrep SigIgn /proc/self/status\n";
+  }
+  fs::permissions(folder / "gnuplot", fs::perms::owner_all);
+  const std::string path = ::getenv("PATH");
+  ::setenv("PATH", (folder.path().string() + ":" + path).c_str(), 1);
+  const Outcome o = run(folder, {"study", "bias", "--routers", "top-k", "--experts", "4",
+                                 "--active", "2", "--out", folder / "bias"});
+  ::setenv("PATH", path.c_str(), 1);
+  CHECK(o.code == 0);
+  const std::string status = read_file(folder / "bias/plot.svg");
+  REQUIRE(status.starts_with("SigIgn:"));
+  const std::uint64_t ignored = std::stoull(status.substr(7), nullptr, 16);
+  for (const int number : {SIGPIPE, SIGXFSZ}) CHECK((ignored >> (number - 1) & 1) == 0);
 }
 
 }  // namespace
