@@ -37,6 +37,7 @@ class Report {
   // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table and says where.
   void write(const ordered_json& rows, const std::vector<Chart>& charts, const Table& table) const {
     const std::string text = json_text(rows);
+    lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
     if (!output_.file.empty()) output_.write(text);
     const bool drawn = plot_svg(folder_ / "plot.svg", charts);

@@ -118,10 +118,15 @@ Target target_of(const fs::path& path) {
   for (int links = 0;; ++links) {
     std::error_code none;
     const fs::path link = fs::read_symlink(target.path, none);
-    if (none) return target;
+    if (none) break;
     if (links == kMaxLinks) fail_writing(path, ELOOP);
     target.path = target.path.parent_path() / link;
   }
+  if (is_reserved(target.path)) {
+    fail("write", "'{}' is the name of a lock or a temporary file. Choose another path.",
+         path.string());
+  }
+  return target;
 }
 
 // Makes a rename in the folder survive a loss of power. Some file systems cannot (EINVAL), and a

@@ -134,6 +134,19 @@ TEST_CASE("files: asked before the work, appended line by line, compared by path
   }
 }
 
+TEST_CASE("files: no output has the name of a lock or of a temporary file") {
+  const TemporaryFolder folder;
+  fs::create_symlink(".moegrad-lock", folder / "link");
+  for (const char* name : {".moegrad-lock", ".1-0.moegrad-tmp", "link"}) {
+    const std::string expected =
+        fmt::format("[write] '{}' is the name of a lock or a temporary file. Choose another path.",
+                    (folder / name).string());
+    CHECK(error_of([&] { require_writable(folder / name); }) == expected);
+    CHECK(error_of([&] { write_file_atomic(folder / name, "x"); }) == expected);
+  }
+  CHECK(folder.files() == 1);
+}
+
 TEST_CASE("files: errors of reading name the file and the reason") {
   const TemporaryFolder folder;
   const std::string missing = (folder / "missing").string();

@@ -6,9 +6,11 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tensor/files.h"
@@ -101,6 +103,48 @@ TEST_CASE("run folder: a folder in use is refused, by name") {
         fmt::format("[train] the run in '{}' has another configuration. Resume with "
                     "RunFolder::resumed.",
                     out.string()));
+}
+
+// `rm -rf`, or a rename, and a second run while the first one trains.
+TEST_CASE("run folder: a run whose folder another one has taken ends without writing into it") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "run";
+  TrainConfig config = small();
+  config.epochs = 1000;
+  config.checkpoint_every = 1;
+  const Task task = small_task();
+  for (const bool rename : {false, true}) {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      const std::string error =
+          error_of([&] { train(config, {.out = out, .threads = 1, .task = &task}); });
+      // The second where it was just writing a checkpoint.
+      const bool told = error.starts_with("[lock] ") ||
+                        error.find("No such file or directory") != std::string::npos;
+      ::_exit(told ? 0 : 1);
+    }
+    while (!Checkpoints(RunFolder(out).checkpoints(), 1, "{}").newest()) ::usleep(1000);
+    // Between two system calls of a removal the first one may make a file; then it is repeated.
+    while (fs::exists(out)) {
+      std::error_code ignored;
+      if (rename) {
+        fs::rename(out, folder / "old", ignored);
+      } else {
+        fs::remove_all(out, ignored);
+      }
+    }
+    fs::create_directory(out);
+    {
+      const FolderLock second(out);
+      int status = 0;
+      REQUIRE(::waitpid(child, &status, 0) == child);
+      CHECK(status == 0);
+      CHECK(second.held());
+      CHECK(files_in(out).size() == 1);
+    }
+    fs::remove_all(out);
+  }
 }
 
 }  // namespace
