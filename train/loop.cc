@@ -100,6 +100,7 @@ class TrainingRun {
   TrainResult operator()() {
     if (!options_.resume) make_folder(folder_.path());
     lock_.emplace(folder_.path());
+    options_.ready();
     if (options_.resume) {
       resume();
     } else {

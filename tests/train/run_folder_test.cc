@@ -16,6 +16,7 @@
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tests/temporary_files.h"
+#include "tests/train/file_size_limit.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
 
@@ -103,6 +104,51 @@ TEST_CASE("run folder: a folder in use is refused, by name") {
         fmt::format("[train] the run in '{}' has another configuration. Resume with "
                     "RunFolder::resumed.",
                     out.string()));
+}
+
+TEST_CASE("run folder: --force removes the old run only where the new one can begin") {
+  const TemporaryFolder folder;
+  const TrainConfig config = small();
+  const Task task = small_task();
+  const RunFolder run(folder / "run");
+  train(config, {.out = run.path(), .task = &task});
+  const auto start_over = [&] {
+    return error_of([&] { train(config, {.out = run.path(), .force = true, .task = &task}); });
+  };
+  const auto whole = [&] {
+    return path_exists(run.config()) && path_exists(run.metrics()) &&
+           Checkpoints(run.checkpoints(), 2, "{}").list().size() >= 2;
+  };
+  const fs::path at_checkpoint = run.checkpoints() / "step-00000001.safetensors";
+  fs::create_directory(at_checkpoint);
+  CHECK(start_over() ==
+        fmt::format("[train] '{}' is a folder, at the name of a checkpoint. Move it away.",
+                    at_checkpoint.string()));
+  CHECK(whole());
+  CHECK(path_exists(run.result()));
+  fs::remove(at_checkpoint);
+  {
+    const test::FileSizeLimit none(0);
+    CHECK(start_over().find("File too large") != std::string::npos);
+  }
+  CHECK(whole());
+  CHECK(path_exists(run.result()));
+  CHECK(error_of([&] {
+          train(config, {.out = run.path(),
+                         .force = true,
+                         .ready = [] { fail("test", "No."); },
+                         .task = &task});
+        }) == "[test] No.");
+  CHECK(path_exists(run.result()));
+  const std::string metrics = read_file(run.metrics());
+  fs::remove(run.metrics());
+  fs::create_directory(run.metrics());
+  CHECK(start_over() == fmt::format("[write] '{}' is not a regular file. Choose another path.",
+                                    run.metrics().string()));
+  CHECK(whole());
+  fs::remove(run.metrics());
+  CHECK(start_over() == "no error");
+  CHECK(fs::exists(run.result()));
 }
 
 // `rm -rf`, or a rename, and a second run while the first one trains.
