@@ -28,9 +28,10 @@ using nlohmann::ordered_json;
 // The folder of a report, made before the work and kept from other processes until it is written.
 class Report {
  public:
-  Report(fs::path folder, const JsonOutput& output)
-      : folder_(made(std::move(folder))), lock_(folder_), output_(output) {
-    require_writable(rows_file());
+  // `inputs`: what the study reads, or writes besides its report.
+  Report(const fs::path& folder, const JsonOutput& output, std::vector<std::string> inputs = {})
+      : folder_(made(folder, output, std::move(inputs))), lock_(folder_), output_(output) {
+    for (const fs::path& file : {rows_file(), script_file(), plot_file()}) require_writable(file);
     output.require();
   }
 
@@ -40,7 +41,7 @@ class Report {
     lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
     if (!output_.file.empty()) output_.write(text);
-    const bool drawn = plot_svg(folder_ / "plot.svg", charts);
+    const bool drawn = plot_svg(plot_file(), charts);
     if (output_.wanted && output_.file.empty()) {
       output_.write(text);
     } else {
@@ -52,7 +53,15 @@ class Report {
 
  private:
   fs::path rows_file() const { return folder_ / "rows.json"; }
-  static fs::path made(fs::path folder) {
+  fs::path plot_file() const { return folder_ / "plot.svg"; }
+  fs::path script_file() const { return folder_ / "plot.gp"; }
+  static fs::path made(const fs::path& folder, const JsonOutput& output,
+                       std::vector<std::string> inputs) {
+    const std::vector<std::string> plots = {folder / "plot.svg", folder / "plot.gp"};
+    require_distinct("study", inputs, {folder / "rows.json", plots[0], plots[1]});
+    // The rows may go to rows.json twice: they are the same.
+    inputs.insert(inputs.end(), plots.begin(), plots.end());
+    require_distinct("study", inputs, {output.file});
     make_folder(folder);
     return folder;
   }
@@ -278,6 +287,22 @@ std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
   return {cosine, ratio};
 }
 
+// The configuration that a study has trained with: of its own run, it is that in config.json.
+fs::path mark_of(const RunFolder& run) { return run.path() / "study.json"; }
+
+// True for a run that an earlier study made, false where there is none; an Error for any other.
+bool may_start_over(const RunFolder& run) {
+  if (!run.holds_run()) return false;
+  if (path_exists(mark_of(run)) && path_exists(run.config()) &&
+      read_file(mark_of(run)) == read_file(run.config())) {
+    return true;
+  }
+  fail("study",
+       "'{}' holds a run that is not of this study, and it would be lost. Choose another folder "
+       "with --out.",
+       run.path().string());
+}
+
 int run_fidelity(const FidelityArguments& a) {
   if (a.along_training == !a.checkpoint.empty()) {
     fail("study", "give --checkpoint FILE or --along-training, one of them.");
@@ -289,7 +314,10 @@ int run_fidelity(const FidelityArguments& a) {
   std::string task_name = a.task;
   if (!a.along_training) task_name = stored_config(a.checkpoint).task;
   const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
-  const Report report(a.out, a.json);
+  const RunFolder run(fs::path(a.out) / "run");
+  std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data)};
+  if (a.along_training) inputs.push_back(run.path());
+  const Report report(a.out, a.json, inputs);
   if (a.along_training) {
     TrainConfig config;
     config.task = a.task;
@@ -301,9 +329,11 @@ int run_fidelity(const FidelityArguments& a) {
     config.checkpoint_every =
         std::max<std::int64_t>(1, steps / std::max<std::int64_t>(1, a.points));
     Progress progress(stderr, Progress::style_for(stderr));
-    const fs::path folder = fs::path(a.out) / "run";
-    train(config, {.out = folder, .force = true, .progress = &progress, .task = &task});
-    checkpoints = Checkpoints(RunFolder(folder).checkpoints(), config.keep, "{}").list();
+    const bool again = may_start_over(run);
+    make_folder(run.path());
+    write_file_atomic(mark_of(run), to_json(config) + "\n");
+    train(config, {.out = run.path(), .force = again, .progress = &progress, .task = &task});
+    checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
   const Batch batch = Batches(task.train, a.batch).get(0);
   std::vector<FidelityRow> rows;
