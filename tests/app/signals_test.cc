@@ -1,6 +1,7 @@
 // A terminal that is closed, and a reader of the text that is gone.
 
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -119,6 +120,35 @@ TEST_CASE("signals: every command outlives the reader of its text, and writes it
   }
   CHECK(fs::exists(folder / "checks.json"));
   for (const char* name : {"rows.json", "plot.svg"}) CHECK(fs::exists(folder / "bias" / name));
+}
+
+TEST_CASE("signals: a reader that is slow, of a pipe that does not block, gets the whole text") {
+  const TemporaryFolder folder;
+  const std::string whole = run(folder, {"list"}).out;
+  std::array<int, 2> pipe = {};
+  REQUIRE(::pipe2(pipe.data(), O_NONBLOCK | O_CLOEXEC) == 0);
+  ::fcntl(pipe[1], F_SETPIPE_SZ, 4096);
+  REQUIRE(whole.size() > 8192);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    if (::dup2(pipe[1], STDOUT_FILENO) >= 0) ::execl(MOEGRAD_BINARY, "moegrad", "list", nullptr);
+    ::_exit(1);
+  }
+  ::close(pipe[1]);
+  std::string text;
+  std::array<char, 1000> part = {};
+  for (ssize_t got = -1; got != 0;) {
+    ::usleep(1000);
+    got = ::read(pipe[0], part.data(), part.size());
+    if (got > 0) text.append(part.data(), static_cast<std::size_t>(got));
+    if (got < 0 && errno != EAGAIN) break;
+  }
+  ::close(pipe[0]);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  CHECK(text == whole);
 }
 
 TEST_CASE("signals: what a study starts does not ignore what the study ignores") {
