@@ -286,7 +286,12 @@ class TrainingRun {
   void save() {
     const Clock::time_point start = Clock::now();
     lock_->require_held();
-    checkpoint_ = checkpoints_.save(state_, parameters_, *optimiser_);
+    try {
+      checkpoint_ = checkpoints_.save(state_, parameters_, *optimiser_);
+    } catch (const Error&) {
+      lock_->require_held();  // the better reason
+      throw;
+    }
     seconds_ += seconds_since(start);
   }
 
