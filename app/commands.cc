@@ -54,6 +54,21 @@ void JsonOutput::require() const {
   if (!file.empty()) require_writable(file);
 }
 
+void require_distinct(std::string_view command, const std::vector<std::string>& taken,
+                      const std::vector<std::string>& outputs) {
+  std::vector<std::string> all = taken;
+  for (const std::string& output : outputs) {
+    if (output.empty()) continue;
+    for (const std::string& other : all) {
+      if (other.empty() || !lies_in(output, other)) continue;
+      fail(command,
+           "'{}' would change '{}', which this command reads or writes. Give another file.", output,
+           other);
+    }
+    all.push_back(output);
+  }
+}
+
 void JsonOutput::write(std::string_view text) const {
   if (file.empty()) {
     put(stdout, "{}\n", text);

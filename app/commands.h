@@ -32,6 +32,10 @@ struct JsonOutput {
   // Writes where it was asked for; a file is replaced atomically.
   void write(std::string_view text) const;
 };
+// Before the work: an Error where one of the outputs is a file that the command reads or writes
+// otherwise (`taken`), lies in a folder of those, or is another output. Empty names are left out.
+void require_distinct(std::string_view command, const std::vector<std::string>& taken,
+                      const std::vector<std::string>& outputs);
 // Indented JSON in ASCII, as a terminal may show it; what is not UTF-8 in it (a path) is replaced.
 std::string json_text(const nlohmann::ordered_json& json);
 std::string json_text(const nlohmann::json& json);

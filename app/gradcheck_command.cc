@@ -78,7 +78,6 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
     if (!text) continue;
     put(stdout, "{:<21} {:<10} {:<27} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
         row.cases, row.max_error, name_of(row.verdict), row.oracle);
-    flush_text(stdout);
   }
   if (output.wanted) output.write(json_text(rows));
   for (const CheckRow& row : bad) {

@@ -185,12 +185,7 @@ void check_parameters(const std::string& path, const TensorFile& file, const Par
 
 int run(const LayerArguments& a) {
   if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
-  const bool json_over_files =
-      !a.json.file.empty() && (same_file(a.json.file, a.in) || same_file(a.json.file, a.out));
-  if (json_over_files || same_file(a.in, a.out)) {
-    fail("layer", "'{}' is named twice, and its tensors would be overwritten. Give another file.",
-         json_over_files ? a.json.file : a.out);
-  }
+  require_distinct("layer", {a.in}, {a.out, a.json.file});
   const TensorFile in = read_layer_file(a.in);
   const Tensor x = in.at("x");
   Sizes sizes(a.in);

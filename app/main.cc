@@ -76,8 +76,9 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   moegrad::open_standard_streams();
-  // A file beyond the limit of its size is an error with a message, not the end of the program.
-  std::signal(SIGXFSZ, SIG_IGN);
+  // A file beyond the limit of its size is an error with a message, and a reader of the text who is
+  // gone is lost text: neither is the end of the program.
+  for (const int number : {SIGXFSZ, SIGPIPE}) std::signal(number, SIG_IGN);
   return moegrad::code_with_lost_text(
       moegrad::outcome_of([&] { return moegrad::run(argc, argv); }));
 }

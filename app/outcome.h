@@ -53,7 +53,6 @@ inline int outcome_of(const std::function<int()>& command, std::FILE* messages =
 
 // `code`, unless a text could not be written and nothing else says that the command failed.
 inline int code_with_lost_text(int code, std::FILE* messages = stderr) {
-  flush_text(stdout);
   if (lost_text == 0) return code;
   put(messages,
       "moegrad: [output] text for standard output or standard error could not be written: {}. "

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "app/commands.h"
+#include "app/study_report.h"
 #include "app/table.h"
 #include "lab/bias.h"
 #include "lab/fidelity.h"
@@ -24,39 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
-
-// The folder of a report, made before the work and kept from other processes until it is written.
-class Report {
- public:
-  Report(fs::path folder, const JsonOutput& output)
-      : folder_(made(std::move(folder))), lock_(folder_), output_(output) {
-    require_writable(rows_file());
-    output.require();
-  }
-
-  // Writes rows.json and, where gnuplot is there, plot.svg; says where.
-  void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
-    write_file_atomic(rows_file(), json_text(rows) + "\n");
-    if (output_.wanted) output_.write(json_text(rows));
-    const bool drawn = plot_svg(folder_ / "plot.svg", charts);
-    if (!output_.wanted || !output_.file.empty()) {
-      put(stdout, "written to {}: rows.json{}\n", shown(folder_.string()),
-          drawn ? ", plot.svg" : "");
-    }
-    if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
-  }
-
- private:
-  fs::path rows_file() const { return folder_ / "rows.json"; }
-  static fs::path made(fs::path folder) {
-    make_folder(folder);
-    return folder;
-  }
-
-  fs::path folder_;
-  FolderLock lock_;
-  const JsonOutput& output_;
-};
 
 // --- bias -------------------------------------------------------------------------------------
 
@@ -115,7 +83,7 @@ ordered_json row_json(const BiasRow& r) {
   return row;
 }
 
-void print_bias(const std::vector<BiasRow>& rows) {
+Table table_of(const std::vector<BiasRow>& rows) {
   Table table;
   table.add({"router", "estimator", "E", "k", "scale", "loss", "weight bias", "weight mse",
              "gradient bias", "variance", "mse", "cosine", "norm ratio", "own bias", "experts run",
@@ -133,7 +101,7 @@ void print_bias(const std::vector<BiasRow>& rows) {
                fmt::format("{:.1f}", r.evaluations),
                fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
   }
-  put(stdout, "{}", table.text());
+  return table;
 }
 
 // Of each pair, the means over its rows.
@@ -196,9 +164,8 @@ int run_bias(const BiasArguments& a) {
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
   for (const BiasRow& row : rows) list.push_back(row_json(row));
-  if (!a.json.wanted || !a.json.file.empty()) print_bias(rows);
+  report.write(list, bias_charts(rows), table_of(rows));
   for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
-  report.write(list, bias_charts(rows));
   return kOk;
 }
 
@@ -238,7 +205,7 @@ ordered_json row_json(const FidelityRow& r) {
           {"output_error", r.output_error}};
 }
 
-void print_fidelity(const std::vector<FidelityRow>& rows) {
+Table table_of(const std::vector<FidelityRow>& rows) {
   Table table;
   table.add({"step", "layer", "estimator", "cosine", "norm ratio", "cosine (ones)",
              "norm ratio (ones)", "output error"});
@@ -248,7 +215,7 @@ void print_fidelity(const std::vector<FidelityRow>& rows) {
                fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
                fmt::format("{:.4f}", r.output_error)});
   }
-  put(stdout, "{}", table.text());
+  return table;
 }
 
 std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
@@ -275,6 +242,22 @@ std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
   return {cosine, ratio};
 }
 
+// The configuration that a study has trained with: of its own run, it is that in config.json.
+fs::path mark_of(const RunFolder& run) { return run.path() / "study.json"; }
+
+// True for a run that an earlier study made, false where there is none; an Error for any other.
+bool may_start_over(const RunFolder& run) {
+  if (!run.holds_run()) return false;
+  if (path_exists(mark_of(run)) && path_exists(run.config()) &&
+      read_file(mark_of(run)) == read_file(run.config())) {
+    return true;
+  }
+  fail("study",
+       "'{}' holds a run that is not of this study, and it would be lost. Choose another folder "
+       "with --out.",
+       run.path().string());
+}
+
 int run_fidelity(const FidelityArguments& a) {
   if (a.along_training == !a.checkpoint.empty()) {
     fail("study", "give --checkpoint FILE or --along-training, one of them.");
@@ -286,7 +269,10 @@ int run_fidelity(const FidelityArguments& a) {
   std::string task_name = a.task;
   if (!a.along_training) task_name = stored_config(a.checkpoint).task;
   const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
-  const Report report(a.out, a.json);
+  const RunFolder run(fs::path(a.out) / "run");
+  std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data)};
+  if (a.along_training) inputs.push_back(run.path());
+  const Report report(a.out, a.json, inputs);
   if (a.along_training) {
     TrainConfig config;
     config.task = a.task;
@@ -298,9 +284,11 @@ int run_fidelity(const FidelityArguments& a) {
     config.checkpoint_every =
         std::max<std::int64_t>(1, steps / std::max<std::int64_t>(1, a.points));
     Progress progress(stderr, Progress::style_for(stderr));
-    const fs::path folder = fs::path(a.out) / "run";
-    train(config, {.out = folder, .force = true, .progress = &progress, .task = &task});
-    checkpoints = Checkpoints(RunFolder(folder).checkpoints(), config.keep, "{}").list();
+    const bool again = may_start_over(run);
+    make_folder(run.path());
+    write_file_atomic(mark_of(run), to_json(config) + "\n");
+    train(config, {.out = run.path(), .force = again, .progress = &progress, .task = &task});
+    checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
   const Batch batch = Batches(task.train, a.batch).get(0);
   std::vector<FidelityRow> rows;
@@ -311,8 +299,7 @@ int run_fidelity(const FidelityArguments& a) {
   }
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(row_json(row));
-  if (!a.json.wanted || !a.json.file.empty()) print_fidelity(rows);
-  report.write(list, fidelity_charts(rows, names));
+  report.write(list, fidelity_charts(rows, names), table_of(rows));
   return kOk;
 }
 

@@ -34,7 +34,7 @@ std::atomic<int> stop_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 // The first signal asks the run to stop, the second ends the program at once. A run that outlives
-// its terminal, because SIGHUP is ignored (nohup), or the reader of its text, goes on.
+// its terminal, because SIGHUP is ignored (nohup), goes on.
 void stop_on_signals() {
   struct sigaction action = {};
   action.sa_handler = [](int number) { stop_signal.store(number); };
@@ -43,7 +43,6 @@ void stop_on_signals() {
   struct sigaction hangup = {};
   ::sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
 }
 
 template <class Entries>
@@ -79,13 +78,13 @@ int run(const TrainArguments& arguments) {
   if (arguments.resume) config = RunFolder(out).resumed(settings);
   if (config.task.empty()) fail("train", "no task is given. Give one of: {}.", names(tasks()));
 
-  if (!arguments.config_file.empty() && !arguments.json.file.empty() &&
-      same_file(arguments.config_file, arguments.json.file)) {
-    fail("train", "--json would overwrite the configuration '{}'. Give another file.",
-         arguments.config_file);
-  }
-  // The folder of the run may still have to be made.
-  if (!same_file(folder_of(arguments.json.file), out)) arguments.json.require();
+  const RunFolder folder(out);
+  require_distinct("train",
+                   {arguments.config_file, folder.config(), folder.metrics(), folder.result(),
+                    folder.checkpoints(), vision_folder(config.data)},
+                   {arguments.json.file});
+  // The folder of the run may still have to be made: then it is asked again when it is there.
+  if (!lies_in(arguments.json.file, out)) arguments.json.require();
   stop_on_signals();
   Progress progress(stderr, Progress::style_for(stderr));
   const TrainResult result = train(config, {.out = out,
@@ -93,7 +92,8 @@ int run(const TrainArguments& arguments) {
                                             .force = arguments.force,
                                             .threads = arguments.threads,
                                             .stop = &stop_signal,
-                                            .progress = &progress});
+                                            .progress = &progress,
+                                            .ready = [&] { arguments.json.require(); }});
   if (result.signal != 0) {
     progress.message(shown_format(
         "stopped after step {}, saved in {}\ngo on with: moegrad train --resume --out {}",

@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <cmath>
+#include <csignal>
 #include <optional>
 
 #include <fcntl.h>
@@ -99,11 +100,20 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, commands.c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions, pipe[1], STDOUT_FILENO);
+  // What this program ignores ends gnuplot as it ends any other.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t defaults;
+  sigemptyset(&defaults);
+  for (const int number : {SIGPIPE, SIGXFSZ}) sigaddset(&defaults, number);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   std::string name = "gnuplot";
   std::array<char*, 2> arguments = {name.data(), nullptr};
   pid_t child = 0;
   const int code =
-      ::posix_spawnp(&child, name.c_str(), &actions, nullptr, arguments.data(), environ);
+      ::posix_spawnp(&child, name.c_str(), &actions, &attributes, arguments.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   ::close(pipe[1]);
   std::string svg;

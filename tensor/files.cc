@@ -1,5 +1,6 @@
 #include "tensor/files.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <optional>
@@ -81,8 +82,11 @@ class TemporaryFile {
     if (const int code = write_all(descriptor_, bytes); code != 0) fail_writing(target_, code);
   }
 
-  void rename_to_target() {
+  void synchronise() const {
     if (::fsync(descriptor_) != 0) fail_writing(target_, errno);
+  }
+
+  void rename_to_target() {
     if (::rename(path_.c_str(), target_.c_str()) != 0) fail_writing(target_, errno);
     path_.clear();
   }
@@ -99,9 +103,20 @@ struct Target {
   std::optional<mode_t> mode;
 };
 
-// Follows symbolic links, also where the last one points to a file that is still to be made.
-Target target_of(const fs::path& path) {
+// Where the symbolic links end that the path is the first of, also where nothing is there yet;
+// nothing where they do not end.
+std::optional<fs::path> end_of_links(fs::path path) {
   constexpr int kMaxLinks = 40;
+  for (int links = 0; links <= kMaxLinks; ++links) {
+    std::error_code none;
+    const fs::path link = fs::read_symlink(path, none);
+    if (none) return path;
+    path = path.parent_path() / link;
+  }
+  return std::nullopt;
+}
+
+Target target_of(const fs::path& path) {
   if (!path.has_filename()) {
     fail("write", "'{}' is no name of a file. Choose another path.", path.string());
   }
@@ -115,13 +130,14 @@ Target target_of(const fs::path& path) {
   } else if (errno != ENOENT) {
     fail_writing(path, errno);
   }
-  for (int links = 0;; ++links) {
-    std::error_code none;
-    const fs::path link = fs::read_symlink(target.path, none);
-    if (none) return target;
-    if (links == kMaxLinks) fail_writing(path, ELOOP);
-    target.path = target.path.parent_path() / link;
+  const std::optional<fs::path> end = end_of_links(path);
+  if (!end) fail_writing(path, ELOOP);
+  target.path = *end;
+  if (is_reserved(target.path)) {
+    fail("write", "'{}' is the name of a lock or a temporary file. Choose another path.",
+         path.string());
   }
+  return target;
 }
 
 // Makes a rename in the folder survive a loss of power. Some file systems cannot (EINVAL), and a
@@ -137,6 +153,31 @@ void synchronise_folder(const fs::path& path) {
     fail("write", "'{}' is written, but may not survive a loss of power: {}. Check the disk.",
          path.string(), system_reason(code));
   }
+}
+
+void replace_file(const fs::path& path, std::span<const std::string_view> chunks,
+                  const std::function<void()>& before) {
+  const Target target = target_of(path);
+  remove_leftovers(folder_of(target.path));
+  TemporaryFile file(target.path);
+  if (target.mode) file.set_mode(*target.mode);
+  for (const std::string_view chunk : chunks) file.write(chunk);
+  file.synchronise();
+  before();
+  file.rename_to_target();
+  synchronise_folder(target.path);
+}
+
+// Without links and dots; nothing where the system does not tell.
+std::optional<fs::path> canonical_path(const fs::path& path) {
+  std::error_code error;
+  const std::optional<fs::path> end = end_of_links(path);
+  if (!end) return std::nullopt;
+  const fs::path absolute = fs::absolute(*end, error);
+  if (error) return std::nullopt;
+  fs::path out = fs::weakly_canonical(absolute, error);
+  if (error) return std::nullopt;
+  return out;
 }
 
 }  // namespace
@@ -204,17 +245,16 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> chunks) {
-  const Target target = target_of(path);
-  remove_leftovers(folder_of(target.path));
-  TemporaryFile file(target.path);
-  if (target.mode) file.set_mode(*target.mode);
-  for (const std::string_view chunk : chunks) file.write(chunk);
-  file.rename_to_target();
-  synchronise_folder(target.path);
+  replace_file(path, chunks, [] {});
 }
 
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
-  write_file_atomic(path, std::span(&bytes, 1));
+  replace_file(path, std::span(&bytes, 1), [] {});
+}
+
+void write_file_atomic(const fs::path& path, std::string_view bytes,
+                       const std::function<void()>& before) {
+  replace_file(path, std::span(&bytes, 1), before);
 }
 
 void require_writable(const fs::path& path) {
@@ -225,8 +265,17 @@ void require_writable(const fs::path& path) {
 bool same_file(const fs::path& a, const fs::path& b) {
   std::error_code error;
   if (fs::equivalent(a, b, error)) return true;
-  const fs::path first = fs::weakly_canonical(fs::absolute(a, error), error);
-  return !error && first == fs::weakly_canonical(fs::absolute(b, error), error) && !error;
+  const std::optional<fs::path> first = canonical_path(a);
+  return first && first == canonical_path(b);
+}
+
+bool lies_in(const fs::path& path, const fs::path& folder) {
+  if (same_file(path, folder)) return true;
+  const std::optional<fs::path> file = canonical_path(path);
+  const std::optional<fs::path> above = canonical_path(folder);
+  if (!file || !above) return false;
+  const auto [rest, own] = std::mismatch(above->begin(), above->end(), file->begin(), file->end());
+  return rest == above->end();
 }
 
 AppendedFile::AppendedFile(fs::path path)

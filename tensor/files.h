@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,14 +40,20 @@ std::string read_file(const std::filesystem::path& path);
 // where there is none. Temporary files that killed processes left in the folder are removed.
 void write_file_atomic(const std::filesystem::path& path, std::span<const std::string_view> chunks);
 void write_file_atomic(const std::filesystem::path& path, std::string_view bytes);
+// Calls `before` when the new content is safe in the temporary file; where it throws, the old file
+// stays.
+void write_file_atomic(const std::filesystem::path& path, std::string_view bytes,
+                       const std::function<void()>& before);
 // `.NUMBER-NUMBER` and this: the name of a temporary file.
 inline constexpr std::string_view kTemporarySuffix = ".moegrad-tmp";
 
 // For long work whose results are written at its end: the Error of write_file_atomic, before it.
 void require_writable(const std::filesystem::path& path);
 
-// True where both paths name one file, which need not be there.
+// True where both paths name one file, or would: it need not be there, and a link may point to it.
 bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
+// True where `path` is `folder`, or lies below it.
+bool lies_in(const std::filesystem::path& path, const std::filesystem::path& folder);
 
 // A file that grows: what is appended is in it at once, and survives the end of the program.
 class AppendedFile {

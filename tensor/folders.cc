@@ -110,12 +110,22 @@ void remove_leftovers(const fs::path& folder) {
   }
 }
 
+bool is_reserved(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return name == FolderLock::kName || is_temporary(name);
+}
+
 FolderLock::FolderLock(const fs::path& folder) : file_(folder / kName) {
   while (true) {
-    descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail_folder("write into the folder", folder, errno);
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK) break;  // a file system without locks
+    constexpr int kFlags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | kFlags, 0666);
+    int code = descriptor_ < 0 ? errno : 0;
+    // Perhaps the lock of another user, who may be dead: it need not be written to be removed.
+    const bool foreign = code == EACCES;
+    if (foreign) descriptor_ = ::open(file_.c_str(), O_RDONLY | kFlags);
+    if (descriptor_ < 0) fail_folder("make the lock", file_, code);
+    // A file system without locks gives another error: there everyone has it.
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       const pid_t process = holder(descriptor_);
       ::close(descriptor_);
       fail("lock",
@@ -124,14 +134,16 @@ FolderLock::FolderLock(const fs::path& folder) : file_(folder / kName) {
            folder.string(),
            process > 0 ? fmt::format("process {}", process) : std::string("another process"));
     }
-    // The file that was locked may have been removed by its last holder.
-    struct stat locked = {};
-    struct stat there = {};
-    if (::fstat(descriptor_, &locked) == 0 && ::lstat(file_.c_str(), &there) == 0 &&
-        locked.st_dev == there.st_dev && locked.st_ino == there.st_ino) {
-      break;
+    // Its last holder may have removed the file just before it was locked.
+    code = 0;
+    if (held()) {
+      struct stat status = {};
+      const bool known = ::fstat(descriptor_, &status) == 0;
+      if (known && !foreign && S_ISREG(status.st_mode) && status.st_nlink <= 1) break;
+      code = ::unlink(file_.c_str()) == 0 ? 0 : errno;
     }
     ::close(descriptor_);
+    if (code != 0 && code != ENOENT) fail_folder("remove the lock", file_, code);
   }
   // Only for the message to others: a full disk is no reason to stop.
   const std::string number = std::to_string(::getpid()) + "\n";
@@ -141,8 +153,23 @@ FolderLock::FolderLock(const fs::path& folder) : file_(folder / kName) {
 }
 
 FolderLock::~FolderLock() {
-  ::unlink(file_.c_str());
+  if (held()) ::unlink(file_.c_str());
   ::close(descriptor_);
+}
+
+bool FolderLock::held() const {
+  struct stat own = {};
+  struct stat there = {};
+  return ::fstat(descriptor_, &own) == 0 && ::lstat(file_.c_str(), &there) == 0 &&
+         own.st_dev == there.st_dev && own.st_ino == there.st_ino;
+}
+
+void FolderLock::require_held() const {
+  if (held()) return;
+  fail("lock",
+       "'{}' is not this process's any more: the folder was removed or taken by another run. "
+       "Start again in a folder of its own.",
+       file_.string());
 }
 
 }  // namespace moegrad

@@ -30,8 +30,12 @@ void remove_file(const std::filesystem::path& path);
 // removed stays.
 void remove_leftovers(const std::filesystem::path& folder);
 
+// True for the names that a folder's lock and temporary files have: no output may have one.
+bool is_reserved(const std::filesystem::path& file);
+
 // Keeps a folder for one process, and in it for one object, until it is destroyed or the process
-// ends, however it ends. An Error that names the process which holds the folder already.
+// ends, however it ends. An Error that names the process which holds the folder already. What lies
+// at the lock's name and is no lock (a second name of a file) loses that name.
 class FolderLock {
  public:
   static constexpr std::string_view kName = ".moegrad-lock";
@@ -40,6 +44,11 @@ class FolderLock {
   ~FolderLock();
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
+
+  // False after the folder was removed, renamed, or taken by another process after that.
+  bool held() const;
+  // Before results are written: an Error where it is not held.
+  void require_held() const;
 
  private:
   std::filesystem::path file_;

@@ -139,8 +139,10 @@ Task load_task(std::string_view name, const fs::path& folder, DType dtype, std::
   fail("task", "there is no task '{}'. Choose one of: {}.", name, fmt::join(names, ", "));
 }
 
+fs::path vision_folder(const fs::path& data) { return data / "fashion-mnist"; }
+
 Task load_vision(const fs::path& folder, DType dtype) {
-  const fs::path images = folder / "fashion-mnist";
+  const fs::path images = vision_folder(folder);
   if (!folder_exists(images)) {
     fail("vision", "there is no folder '{}'. Run scripts/data.", images.string());
   }

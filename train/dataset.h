@@ -38,6 +38,8 @@ std::span<const TaskInfo> tasks();
 Task load_task(std::string_view name, const std::filesystem::path& folder, DType dtype,
                std::uint64_t seed);
 
+// The folder of the task vision in a folder of data.
+std::filesystem::path vision_folder(const std::filesystem::path& data);
 // Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) from folder/fashion-mnist/{train,t10k}-{images-idx3,
 // labels-idx1}-ubyte.gz: images as rows, x = (pixel / 255 - 0.2860) / 0.3530, which has mean 0 and
 // variance 1 over the training images; 10 classes.

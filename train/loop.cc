@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -98,7 +99,8 @@ class TrainingRun {
 
   TrainResult operator()() {
     if (!options_.resume) make_folder(folder_.path());
-    const FolderLock lock(folder_.path());
+    lock_.emplace(folder_.path());
+    options_.ready();
     if (options_.resume) {
       resume();
     } else {
@@ -113,6 +115,7 @@ class TrainingRun {
     }
     if (!evaluated_) evaluation_ = evaluate(model_, parameters_, task_.test);
     const TrainResult finished = result(evaluation_);
+    lock_->require_held();
     write_file_atomic(folder_.result(), to_json(finished, config_) + "\n");
     return finished;
   }
@@ -282,7 +285,13 @@ class TrainingRun {
 
   void save() {
     const Clock::time_point start = Clock::now();
-    checkpoint_ = checkpoints_.save(state_, parameters_, *optimiser_);
+    lock_->require_held();
+    try {
+      checkpoint_ = checkpoints_.save(state_, parameters_, *optimiser_);
+    } catch (const Error&) {
+      lock_->require_held();  // the better reason
+      throw;
+    }
     seconds_ += seconds_since(start);
   }
 
@@ -331,6 +340,7 @@ class TrainingRun {
   const RunOptions& options_;
   const Task& task_;
   RunFolder folder_;
+  std::optional<FolderLock> lock_;
   Classifier model_;
   Parameters parameters_;
   std::unique_ptr<Optimiser> optimiser_;

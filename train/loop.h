@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct RunOptions {
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;
+  // Called when the folder is there and locked, before anything in it is changed; may throw.
+  std::function<void()> ready = [] {};
   // The data, instead of those of config.task.
   const Task* task = nullptr;
 };

@@ -60,20 +60,17 @@ void Progress::update(const ProgressView& view) {
   } else {
     put(out_, "{}\n", progress_line(view));
   }
-  flush_text(out_);
 }
 
 void Progress::message(std::string_view text) {
   if (style_ == Style::silent) return;
   clear();
   put(out_, "{}\n", text);
-  flush_text(out_);
 }
 
 void Progress::clear() {
   if (!drawn_) return;
   put(out_, "\r\x1b[K");
-  flush_text(out_);
   drawn_ = false;
 }
 

@@ -10,22 +10,34 @@ namespace moegrad {
 
 namespace fs = std::filesystem;
 
+bool RunFolder::holds_run() const {
+  return path_exists(result()) || path_exists(config()) || path_exists(metrics()) ||
+         Checkpoints(checkpoints(), 1, "{}").newest();
+}
+
+// What could stop the new run comes before the old one is removed: a folder at a file's name, a
+// disk that is full.
 void RunFolder::start(const TrainConfig& config_of_run, bool force) const {
   make_folder(path_);
   const Checkpoints old(checkpoints(), 1, "{}");
-  const bool finished = path_exists(result());
-  if (finished || path_exists(config()) || path_exists(metrics()) || old.newest()) {
+  if (holds_run()) {
     if (!force) {
       fail("train",
            "'{}' holds a run that was {} already. Go on with --resume, start over with --force, or "
            "choose another folder with --out.",
-           path_.string(), finished ? "finished" : "started");
+           path_.string(), path_exists(result()) ? "finished" : "started");
     }
-    for (const fs::path& file : {result(), config(), metrics()}) remove_file(file);
-    old.remove_all();
+    for (const fs::path& file : {result(), config(), metrics()}) require_writable(file);
+    for (const fs::path& file : old.list()) {
+      if (!folder_exists(file)) continue;
+      fail("train", "'{}' is a folder, at the name of a checkpoint. Move it away.", file.string());
+    }
   }
   prepare();
-  write_file_atomic(config(), to_json(config_of_run) + "\n");
+  write_file_atomic(config(), to_json(config_of_run) + "\n", [&] {
+    for (const fs::path& file : {result(), metrics()}) remove_file(file);
+    old.remove_all();
+  });
 }
 
 void RunFolder::prepare() const {

@@ -21,11 +21,14 @@ class RunFolder {
   std::filesystem::path result() const { return path_ / "result.json"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
+  bool holds_run() const;
+
   // Makes what is missing of the folders; removes what a killed run left half written.
   void prepare() const;
 
   // Prepares the folder for a new run and writes config.json. Where it holds a run already: an
-  // Error, or with `force` that run is removed.
+  // Error, or with `force` that run is removed, when the new config.json
+  // is written and nothing else is in the way.
   void start(const TrainConfig& config, bool force) const;
 
   // The configuration of the run in the folder, with `settings` that agree with it; an Error where

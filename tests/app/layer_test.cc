@@ -287,15 +287,16 @@ TEST_CASE("files that are named twice, in a folder that is not there, of a name 
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Outcome o = run(layer.folder, arguments);
     CHECK(o.code == 2);
-    CHECK(
-        o.err.ends_with("is named twice, and its tensors would be overwritten. Give another "
-                        "file.\n"));
+    CHECK(o.err.starts_with("moegrad: [layer] '"));
+    CHECK(o.err.ends_with(", which this command reads or writes. Give another file.\n"));
     CHECK(moegrad::read_file(layer.in) == before);
   };
   named_twice(layer.in, {});
   named_twice(link, {});
   named_twice(layer.out, {"--json", link});
   named_twice(layer.out, {"--json", layer.folder / "./out.safetensors"});
+  std::filesystem::create_symlink("new", layer.folder / "dangling");
+  named_twice(layer.folder / "new", {"--json", layer.folder / "dangling"});
   const std::filesystem::path deep = layer.folder / "new/folder/out";
   CHECK(run(layer.folder, {"layer", "--in", layer.in, "--out", deep, "--active", "2"}).err ==
         "moegrad: [write] cannot write '" + deep.string() +

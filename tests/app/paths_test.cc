@@ -162,11 +162,92 @@ TEST_CASE("paths: what cannot be written is refused before the work") {
   const Outcome check = run(folder, {"gradcheck", "--json", folder / "folder"});
   CHECK(check.code == 2);
   CHECK(check.out.empty());
+  for (const char* name : {"plot.gp", "plot.svg"}) {
+    fs::create_directories(folder / "plots" / name);
+    CHECK(run(folder, {"study", "bias", "--draws", "1000", "--out", folder / "plots"}).err ==
+          fmt::format("moegrad: [write] '{}' is not a regular file. Choose another path.\n",
+                      (folder / "plots" / name).string()));
+    fs::remove(folder / "plots" / name);
+  }
+  fs::create_directories(folder / "run/json");
+  std::vector<std::string> into_folder = small_training(folder / "run");
+  into_folder.insert(into_folder.end(), {"--json", folder / "run/json"});
+  const Outcome refused = run(folder, into_folder);
+  CHECK(refused.code == 2);
+  CHECK(refused.err.find("is not a regular file") != std::string::npos);
+  CHECK(!fs::exists(folder / "run/config.json"));
   // The folder that a run makes may be meant.
   std::vector<std::string> training = small_training(folder / "new/run");
   training.insert(training.end(), {"--json", folder / "new/run/rows"});
   CHECK(run(folder, training).code == 0);
   CHECK(fs::exists(folder / "new/run/rows"));
+}
+
+TEST_CASE("paths: no output is an input, a file of the run, or another output") {
+  const TemporaryFolder folder;
+  REQUIRE(run(folder, small_training(folder / "run")).code == 0);
+  const std::string checkpoint = folder / "run/checkpoints/step-00000008.safetensors";
+  const std::string bytes = read_file(checkpoint);
+  const auto refused = [&](std::vector<std::string> command, const std::vector<std::string>& more) {
+    command.insert(command.end(), more.begin(), more.end());
+    const Outcome o = run(folder, command);
+    const std::string all = fmt::format("{}: {}", fmt::join(command, " "), o.err);
+    CHECK_MESSAGE(o.code == 2, all);
+    CHECK_MESSAGE(o.err.find("which this command reads or writes") != std::string::npos, all);
+  };
+  const std::string fresh = folder / "fresh";
+  for (const char* name : {"config.json", "metrics.jsonl", "result.json", "checkpoints",
+                           "checkpoints/a", "../fresh/config.json"}) {
+    refused(small_training(fresh), {"--json", fresh + "/" + name});
+  }
+  refused(small_training(fresh), {"--data", folder / "d", "--json", folder / "d/fashion-mnist/a"});
+  for (const char* name : {"plot.gp", "plot.svg"}) {
+    refused(small_study(fresh), {"--json", fresh + "/" + name});
+  }
+  write_file_atomic(folder / "c.json", R"({"task": "synthetic"})");
+  refused({"train", "--config", folder / "c.json", "--out", fresh}, {"--json", folder / "c.json"});
+  const std::vector<std::string> fidelity = {"study", "fidelity", "--checkpoint", checkpoint};
+  refused(fidelity, {"--out", fresh, "--json", checkpoint});
+  CHECK(!fs::exists(fresh));
+  fs::create_directory(fresh);
+  fs::create_hard_link(checkpoint, fresh + "/rows.json");
+  refused({"study", "fidelity", "--checkpoint", fresh + "/rows.json"}, {"--out", fresh});
+  CHECK(read_file(checkpoint) == bytes);
+  refused({"study", "fidelity", "--along-training", "--task", "synthetic"},
+          {"--out", fresh, "--json", fresh + "/run/a"});
+  // The same rows twice are no loss.
+  std::vector<std::string> twice = small_study(folder / "bias");
+  twice.insert(twice.end(), {"--json", folder / "bias/rows.json"});
+  CHECK(run(folder, twice).code == 0);
+}
+
+TEST_CASE("paths: a study along training starts over its own run, and no other") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "study";
+  const std::vector<std::string> along = {
+      "study", "fidelity",     "--along-training", "--task", "synthetic", "--points",
+      "1",     "--estimators", "sparse",           "--out",  out};
+  REQUIRE(run(folder, small_training(out / "run")).code == 0);
+  const std::string result = read_file(out / "run/result.json");
+  const Outcome refused = run(folder, along);
+  CHECK(refused.code == 2);
+  CHECK(refused.err ==
+        fmt::format("moegrad: [study] '{}' holds a run that is not of this study, and it would be "
+                    "lost. Choose another folder with --out.\n",
+                    (out / "run").string()));
+  CHECK(read_file(out / "run/result.json") == result);
+  fs::remove_all(out);
+  for (const char* seed : {"1", "2"}) {
+    std::vector<std::string> command = along;
+    command.insert(command.end(), {"--seed", seed});
+    const Outcome o = run(folder, command);
+    CHECK_MESSAGE(o.code == 0, o.err);
+  }
+  // Of a user again: another configuration in the study's folder.
+  std::vector<std::string> training = small_training(out / "run");
+  training.push_back("--force");
+  REQUIRE(run(folder, training).code == 0);
+  CHECK(run(folder, along).code == 2);
 }
 
 TEST_CASE("paths: no name is a command for a shell or for gnuplot") {

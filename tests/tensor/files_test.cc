@@ -124,6 +124,13 @@ TEST_CASE("files: asked before the work, appended line by line, compared by path
   CHECK(same_file(folder / "new", folder / "link/../new"));
   CHECK(!same_file(folder / "new", folder / "a/new"));
   CHECK(same_file("new", "./new"));
+  fs::create_symlink("link/target", folder / "dangling");
+  CHECK(same_file(folder / "dangling", folder / "a/target"));
+  CHECK(lies_in(folder / "dangling", folder / "link"));
+  CHECK(lies_in(folder / "a/c/d", folder / "a"));
+  CHECK(lies_in(folder / "a", folder / "link/"));
+  CHECK(!lies_in(folder / "ab", folder / "a"));
+  CHECK(!lies_in(folder / "a/../b", folder / "a"));
   fs::create_symlink("loop", folder / "loop");
   CHECK(!same_file(folder / "loop/a", folder / "loop/b"));
   for (const std::string name : {"", "new/"}) {
@@ -132,6 +139,34 @@ TEST_CASE("files: asked before the work, appended line by line, compared by path
     CHECK(error_of([&] { require_writable(name); }) == expected);
     CHECK(error_of([&] { write_file_atomic(name, "x"); }) == expected);
   }
+}
+
+TEST_CASE("files: what is called before the new content replaces the old one") {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "file", "old");
+  write_file_atomic(folder / "file", "new", [&] {
+    CHECK(read_file(folder / "file") == "old");
+    CHECK(folder.files() == 2);
+  });
+  CHECK(read_file(folder / "file") == "new");
+  CHECK(error_of([&] {
+          write_file_atomic(folder / "file", "newer", [] { fail("test", "No."); });
+        }) == "[test] No.");
+  CHECK(read_file(folder / "file") == "new");
+  CHECK(folder.files() == 1);
+}
+
+TEST_CASE("files: no output has the name of a lock or of a temporary file") {
+  const TemporaryFolder folder;
+  fs::create_symlink(".moegrad-lock", folder / "link");
+  for (const char* name : {".moegrad-lock", ".1-0.moegrad-tmp", "link"}) {
+    const std::string expected =
+        fmt::format("[write] '{}' is the name of a lock or a temporary file. Choose another path.",
+                    (folder / name).string());
+    CHECK(error_of([&] { require_writable(folder / name); }) == expected);
+    CHECK(error_of([&] { write_file_atomic(folder / name, "x"); }) == expected);
+  }
+  CHECK(folder.files() == 1);
 }
 
 TEST_CASE("files: errors of reading name the file and the reason") {

@@ -1,12 +1,17 @@
 #include "tensor/folders.h"
 
+#include <array>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <grp.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -167,13 +172,88 @@ TEST_CASE("folder lock: one holder, named to the second; free again when it ends
   ::close(pipe[1]);
 
   CHECK(error_of([&] { const FolderLock lock(folder / "none"); }) ==
-        fmt::format("[write] cannot write into the folder '{}': No such file or directory. Create "
-                    "its folder first.",
+        fmt::format("[write] cannot make the lock '{}/.moegrad-lock': No such file or directory. "
+                    "Create its folder first.",
                     (folder / "none").string()));
   write_file_atomic(folder / "file", "precious");
   fs::create_symlink("file", folder / FolderLock::kName);
   CHECK(second().find("Too many levels of symbolic links") != std::string::npos);
   CHECK(read_file(folder / "file") == "precious");
+}
+
+TEST_CASE("folder lock: whose folder was renamed or removed is not held, and spares the next one") {
+  const TemporaryFolder folder;
+  const fs::path run = folder / "run";
+  fs::create_directory(run);
+  std::optional<FolderLock> first(run);
+  first->require_held();
+  fs::rename(run, folder / "old");
+  CHECK(!first->held());
+  fs::create_directory(run);
+  const FolderLock second(run);
+  CHECK(second.held());
+  CHECK(error_of([&] { first->require_held(); }) ==
+        fmt::format("[lock] '{}/.moegrad-lock' is not this process's any more: the folder was "
+                    "removed or taken by another run. Start again in a folder of its own.",
+                    run.string()));
+  first.reset();
+  CHECK(second.held());
+  CHECK(error_of([&] { const FolderLock third(run); }).find("is in use by") != std::string::npos);
+  fs::remove_all(run);
+  CHECK(!second.held());
+}
+
+TEST_CASE("folder lock: what is no lock loses the lock's name, and stays what it is") {
+  const TemporaryFolder folder;
+  const fs::path name = folder / FolderLock::kName;
+  write_file_atomic(folder / "file", "precious");
+  fs::create_hard_link(folder / "file", name);
+  {
+    const FolderLock lock(folder.path());
+    CHECK(lock.held());
+    CHECK(fs::hard_link_count(folder / "file") == 1);
+  }
+  CHECK(read_file(folder / "file") == "precious");
+  REQUIRE(::mkfifo(name.c_str(), 0600) == 0);
+  CHECK(FolderLock(folder.path()).held());
+  CHECK(folder.files() == 1);
+  fs::create_directory(name);
+  CHECK(error_of([&] { const FolderLock lock(folder.path()); }) ==
+        fmt::format("[write] cannot make the lock '{}': Is a directory. Choose another path.",
+                    name.string()));
+}
+
+TEST_CASE("folder lock: that of another user is in use while he lives, and removed after that") {
+  const TemporaryFolder folder;
+  fs::permissions(folder.path(), fs::perms::all);
+  const auto other = [&] {  // who may read the lock, and write into the folder
+    constexpr uid_t kNobody = 65534;
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      if (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0) {
+        ::_exit(3);
+      }
+      const std::string error = error_of([&] { const FolderLock lock(folder.path()); });
+      ::_exit(error == "no error" ? 0 : error.find("in use by") != std::string::npos ? 1 : 2);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    return WEXITSTATUS(status);
+  };
+  if (other() == 3) {
+    MESSAGE("skipped: only root can be another user");
+    return;
+  }
+  {
+    const FolderLock lock(folder.path());
+    fs::permissions(folder / FolderLock::kName, fs::perms(0644));
+    CHECK(other() == 1);
+  }
+  std::ofstream(folder / FolderLock::kName) << "1\n";
+  fs::permissions(folder / FolderLock::kName, fs::perms(0644));
+  CHECK(other() == 0);
+  CHECK(folder.files() == 0);
 }
 
 TEST_CASE("folder lock: of many that try at once one has it") {

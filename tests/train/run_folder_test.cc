@@ -6,14 +6,17 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tests/temporary_files.h"
+#include "tests/train/file_size_limit.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
 
@@ -101,6 +104,90 @@ TEST_CASE("run folder: a folder in use is refused, by name") {
         fmt::format("[train] the run in '{}' has another configuration. Resume with "
                     "RunFolder::resumed.",
                     out.string()));
+}
+
+TEST_CASE("run folder: --force removes the old run only where the new one can begin") {
+  const TemporaryFolder folder;
+  const TrainConfig config = small();
+  const Task task = small_task();
+  const RunFolder run(folder / "run");
+  train(config, {.out = run.path(), .task = &task});
+  const auto start_over = [&] {
+    return error_of([&] { train(config, {.out = run.path(), .force = true, .task = &task}); });
+  };
+  const auto whole = [&] {
+    return path_exists(run.config()) && path_exists(run.metrics()) &&
+           Checkpoints(run.checkpoints(), 2, "{}").list().size() >= 2;
+  };
+  const fs::path at_checkpoint = run.checkpoints() / "step-00000001.safetensors";
+  fs::create_directory(at_checkpoint);
+  CHECK(start_over() ==
+        fmt::format("[train] '{}' is a folder, at the name of a checkpoint. Move it away.",
+                    at_checkpoint.string()));
+  CHECK(whole());
+  CHECK(path_exists(run.result()));
+  fs::remove(at_checkpoint);
+  {
+    const test::FileSizeLimit none(0);
+    CHECK(start_over().find("File too large") != std::string::npos);
+  }
+  CHECK(whole());
+  CHECK(path_exists(run.result()));
+  CHECK(error_of([&] {
+          train(config, {.out = run.path(),
+                         .force = true,
+                         .ready = [] { fail("test", "No."); },
+                         .task = &task});
+        }) == "[test] No.");
+  CHECK(path_exists(run.result()));
+  const std::string metrics = read_file(run.metrics());
+  fs::remove(run.metrics());
+  fs::create_directory(run.metrics());
+  CHECK(start_over() == fmt::format("[write] '{}' is not a regular file. Choose another path.",
+                                    run.metrics().string()));
+  CHECK(whole());
+  fs::remove(run.metrics());
+  CHECK(start_over() == "no error");
+  CHECK(fs::exists(run.result()));
+}
+
+// `rm -rf`, or a rename, and a second run while the first one trains.
+TEST_CASE("run folder: a run whose folder another one has taken ends without writing into it") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "run";
+  TrainConfig config = small();
+  config.epochs = 1000;
+  config.checkpoint_every = 1;
+  const Task task = small_task();
+  for (const bool rename : {false, true}) {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      const std::string error =
+          error_of([&] { train(config, {.out = out, .threads = 1, .task = &task}); });
+      ::_exit(error.starts_with("[lock] ") ? 0 : 1);
+    }
+    while (!Checkpoints(RunFolder(out).checkpoints(), 1, "{}").newest()) ::usleep(1000);
+    // Between two system calls of a removal the first one may make a file; then it is repeated.
+    while (fs::exists(out)) {
+      std::error_code ignored;
+      if (rename) {
+        fs::rename(out, folder / "old", ignored);
+      } else {
+        fs::remove_all(out, ignored);
+      }
+    }
+    fs::create_directory(out);
+    {
+      const FolderLock second(out);
+      int status = 0;
+      REQUIRE(::waitpid(child, &status, 0) == child);
+      CHECK(status == 0);
+      CHECK(second.held());
+      CHECK(files_in(out).size() == 1);
+    }
+    fs::remove_all(out);
+  }
 }
 
 }  // namespace
