@@ -161,26 +161,6 @@ TrainConfig config_of(const Checkpoint& checkpoint) {
   return config;
 }
 
-// The sizes that the configuration asks for are those of the file, before anything of these sizes
-// is made; the budget is for what an option makes large.
-void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
-  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
-  const LayerSize& size = layer.size;
-  if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
-    fail("study",
-         "{}: the experts are {} {} there, and its configuration asks for {} [{}, {}, {}]. Is the "
-         "file damaged?",
-         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), size.experts,
-         size.model, size.hidden);
-  }
-}
-
-std::size_t budget_of(const TensorFile& file) {
-  std::size_t bytes = std::size_t{1} << 20;
-  for (const auto& [name, tensor] : file.tensors) bytes += 8 * tensor.bytes();
-  return bytes;
-}
-
 }  // namespace
 
 TrainConfig stored_config(const std::filesystem::path& checkpoint) {
