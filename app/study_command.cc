@@ -38,12 +38,15 @@ class Report {
   void write(const ordered_json& rows, const std::vector<Chart>& charts) const {
     write_file_atomic(rows_file(), json_text(rows) + "\n");
     if (output_.wanted) output_.write(json_text(rows));
-    const bool drawn = plot_svg(folder_ / "plot.svg", charts);
+    const Plot plot = plot_svg(folder_ / "plot.svg", charts);
     if (!output_.wanted || !output_.file.empty()) {
       put(stdout, "written to {}: rows.json{}\n", shown(folder_.string()),
-          drawn ? ", plot.svg" : "");
+          plot == Plot::drawn ? ", plot.svg" : "");
     }
-    if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+    if (plot == Plot::no_gnuplot) {
+      put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+    }
+    if (plot == Plot::nothing_to_draw) put(stderr, "no plot: no figure has a value.\n");
   }
 
  private:
@@ -128,7 +131,7 @@ void print_bias(const std::vector<BiasRow>& rows) {
                fmt::format("{}", r.of.active), fmt::format("{:g}", r.of.scale), r.of.loss,
                fmt::format("{:.4f}", r.weight_bias_l1), fmt::format("{:.4f}", r.weight_mse), bias,
                fmt::format("{:.4f}", r.gradient_variance), fmt::format("{:.4f}", r.gradient_mse),
-               fmt::format("{:.3f}", r.cosine), fmt::format("{:.3f}", r.norm_ratio),
+               cell(r.cosine, 3), cell(r.norm_ratio, 3),
                r.own_known ? fmt::format("{:.1e}", r.own_bias) : "-",
                fmt::format("{:.1f}", r.evaluations),
                fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
@@ -136,7 +139,7 @@ void print_bias(const std::vector<BiasRow>& rows) {
   put(stdout, "{}", table.text());
 }
 
-// Of each pair, the means over its rows.
+// Of each pair, the means over its rows that have a value.
 std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
   Chart direction{.title = "Expected router gradient against the dense layer's, mean over all rows",
                   .axis = "cosine, norm ratio",
@@ -144,28 +147,28 @@ std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
   Chart error{.title = "Bias and spread of the router gradient, mean over all rows",
               .axis = "norm",
               .series = {{"bias", {}}, {"standard deviation", {}}}};
-  std::vector<double> count;
+  std::vector<double> counts;  // of the series' values at the last label
+  const auto add = [](Series& s, double value, double& count) {
+    if (std::isnan(value)) return;
+    count += 1.0;
+    double& mean = s.values.back();
+    mean = count == 1.0 ? value : mean + (value - mean) / count;
+  };
   for (const BiasRow& r : rows) {
     const std::string label = r.of.router + " / " + r.of.estimator;
     if (direction.labels.empty() || direction.labels.back() != label) {
       direction.labels.push_back(label);
-      count.push_back(0.0);
+      counts.assign(4, 0.0);
       for (Chart* chart : {&direction, &error}) {
-        for (Series& s : chart->series) s.values.push_back(0.0);
+        for (Series& s : chart->series) s.values.push_back(std::nan(""));
       }
     }
-    direction.series[0].values.back() += r.cosine;
-    direction.series[1].values.back() += r.norm_ratio;
-    error.series[0].values.back() += r.gradient_bias;
-    error.series[1].values.back() += std::sqrt(r.gradient_variance);
-    count.back() += 1.0;
+    add(direction.series[0], r.cosine, counts[0]);
+    add(direction.series[1], r.norm_ratio, counts[1]);
+    add(error.series[0], r.gradient_bias, counts[2]);
+    add(error.series[1], std::sqrt(r.gradient_variance), counts[3]);
   }
   error.labels = direction.labels;
-  for (Chart* chart : {&direction, &error}) {
-    for (Series& s : chart->series) {
-      for (std::size_t i = 0; i < count.size(); ++i) s.values[i] /= count[i];
-    }
-  }
   return {direction, error};
 }
 
@@ -244,9 +247,8 @@ void print_fidelity(const std::vector<FidelityRow>& rows) {
              "norm ratio (ones)", "output error"});
   for (const FidelityRow& r : rows) {
     table.add({fmt::format("{}", r.step), fmt::format("{}", r.layer), r.estimator,
-               fmt::format("{:.4f}", r.cosine_real), fmt::format("{:.4f}", r.norm_ratio_real),
-               fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
-               fmt::format("{:.4f}", r.output_error)});
+               cell(r.cosine_real, 4), cell(r.norm_ratio_real, 4), cell(r.cosine_ones, 4),
+               cell(r.norm_ratio_ones, 4), cell(r.output_error, 4)});
   }
   put(stdout, "{}", table.text());
 }

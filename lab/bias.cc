@@ -293,9 +293,12 @@ void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
   row.gradient_bias += norm(bias) / n;
   row.gradient_variance += variance / n;
   row.gradient_mse += (variance + dot(bias, bias)) / n;
-  const double norms = norm(mean) * norm(dense);
-  row.cosine += norms > 0.0 ? dot(mean, dense) / norms / n : 0.0;
-  row.norm_ratio += norm(mean) / norm(dense) / n;
+  if (norm(dense) > 0.0) {
+    const double norms = norm(mean) * norm(dense);
+    row.cosine += norms > 0.0 ? dot(mean, dense) / norms : 0.0;
+    row.norm_ratio += norm(mean) / norm(dense);
+    ++row.compared;
+  }
   row.exact = row.exact && exact;
   const auto count = static_cast<std::int64_t>(all->size());
   row.outcomes = std::max(row.outcomes, count);
@@ -336,6 +339,9 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   row.of = of;
   for (std::int64_t draw = 0; draw < options.draws; ++draw) add_draw(row, options, draw);
   if (!row.own_known) row.own_bias = 0.0;
+  // 0 / 0 is NaN: undefined.
+  row.cosine /= static_cast<double>(row.compared);
+  row.norm_ratio /= static_cast<double>(row.compared);
   return row;
 }
 

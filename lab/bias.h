@@ -39,7 +39,7 @@ struct BiasOptions {
 //   gradient_bias      ||E[G] - G*|| for the gradient G* of the dense softmax layer
 //   gradient_variance  E ||G - E[G]||^2
 //   gradient_mse       E ||G - G*||^2
-//   cosine, norm_ratio of E[G] to G*
+//   cosine, norm_ratio of E[G] to G*; over the draws where G* is not 0, NaN where there is none
 //   own_bias           ||E[G] - d E[loss] / d logits||: against the estimator's own expected loss
 struct BiasRow {
   BiasCase of;
@@ -50,6 +50,7 @@ struct BiasRow {
   double gradient_mse = 0.0;
   double cosine = 0.0;
   double norm_ratio = 0.0;
+  std::int64_t compared = 0;  // draws where G* is not 0
   double own_bias = 0.0;
   bool own_known = true;         // false: not enumerated, or too many outcomes for differences
   double evaluations = 0.0;      // expert evaluations for a token, in training

@@ -1,6 +1,7 @@
 #include "lab/fidelity.h"
 
 #include <cmath>
+#include <limits>
 
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -19,13 +20,17 @@ double inner(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+
+// Of a to b: undefined where b is 0.
 double cosine(const Tensor& a, const Tensor& b) {
+  if (inner(b, b) == 0.0) return kUndefined;
   const double norms = std::sqrt(inner(a, a) * inner(b, b));
   return norms > 0.0 ? inner(a, b) / norms : 0.0;
 }
 double norm_ratio(const Tensor& a, const Tensor& b) {
-  const double other = std::sqrt(inner(b, b));
-  return other > 0.0 ? std::sqrt(inner(a, a)) / other : 0.0;
+  const double other = inner(b, b);
+  return other > 0.0 ? std::sqrt(inner(a, a) / other) : kUndefined;
 }
 
 // What a mixture layer got and what the model wants of it.
@@ -152,7 +157,7 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
       size += e * e;
     }
   }
-  return size > 0.0 ? std::sqrt(away / size) : 0.0;
+  return size > 0.0 ? std::sqrt(away / size) : kUndefined;
 }
 
 TrainConfig config_of(const Checkpoint& checkpoint) {

@@ -14,6 +14,7 @@
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/folders.h"
 
 namespace moegrad {
 namespace {
@@ -50,6 +51,17 @@ std::string as_column(std::string_view text) {
   std::string out = on_one_line(text);
   std::replace(out.begin(), out.end(), '"', '\'');
   return '"' + out + '"';
+}
+
+// What can be drawn: no series without a finite value, no chart without a series.
+std::vector<Chart> drawable(std::vector<Chart> charts) {
+  for (Chart& chart : charts) {
+    std::erase_if(chart.series, [](const Series& s) {
+      return std::ranges::none_of(s.values, [](double v) { return std::isfinite(v); });
+    });
+  }
+  std::erase_if(charts, [](const Chart& chart) { return chart.series.empty(); });
+  return charts;
 }
 
 std::string data_block(const Chart& chart, std::size_t number) {
@@ -100,7 +112,8 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, commands.c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions, pipe[1], STDOUT_FILENO);
   std::string name = "gnuplot";
-  std::array<char*, 2> arguments = {name.data(), nullptr};
+  std::string defaults = "-d";  // no ~/.gnuplot
+  std::array<char*, 3> arguments = {name.data(), defaults.data(), nullptr};
   pid_t child = 0;
   const int code =
       ::posix_spawnp(&child, name.c_str(), &actions, nullptr, arguments.data(), environ);
@@ -122,18 +135,26 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   if (status != 0) {
     fail("plot", "gnuplot could not draw '{}'. Its message is above.", commands.string());
   }
+  if (svg.empty()) {
+    fail("plot", "gnuplot drew nothing of '{}'. Is the program of this name gnuplot?",
+         commands.string());
+  }
   return svg;
 }
 
 }  // namespace
 
-bool plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
+Plot plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
   fs::path commands = file;
   commands.replace_extension(".gp");
-  write_file_atomic(commands, script(charts));
+  for (const fs::path& old : {file, commands}) remove_file(old);
+  const std::vector<Chart> with_values = drawable(charts);
+  if (with_values.empty()) return Plot::nothing_to_draw;
+  write_file_atomic(commands, script(with_values));
   const std::optional<std::string> svg = drawn_by_gnuplot(commands);
-  if (svg) write_file_atomic(file, *svg);
-  return svg.has_value();
+  if (!svg) return Plot::no_gnuplot;
+  write_file_atomic(file, *svg);
+  return Plot::drawn;
 }
 
 }  // namespace moegrad

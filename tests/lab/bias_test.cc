@@ -101,6 +101,17 @@ TEST_CASE("the same rows at any number of threads; what a layer refuses is left 
   for (std::size_t i = 0; i < 2; ++i) CHECK(same(runs[0][i], runs[1][i]));
 }
 
+TEST_CASE("what is measured against a dense gradient of 0 is undefined") {
+  BiasCase of = cell("top-k", "sparse", 4, 1, "linear");
+  of.scale = 1e6;
+  const BiasRow row = measure_bias(of);
+  CHECK(row.compared == 0);
+  CHECK(std::isnan(row.cosine));
+  CHECK(std::isnan(row.norm_ratio));
+  CHECK(row.gradient_bias == 0.0);
+  CHECK(measure_bias(cell("top-k", "sparse", 4, 1, "linear")).compared == BiasOptions().draws);
+}
+
 TEST_CASE("what the study refuses") {
   CHECK(error_of([] { measure_bias(cell("top-k", "sparse", 4, 2, "quartic")); }) ==
         "[study] there is no loss 'quartic'. Did you mean 'quadratic'?");
