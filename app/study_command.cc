@@ -172,9 +172,19 @@ std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
   return {direction, error};
 }
 
+// Ten seconds. Off a terminal, longer work is announced and each tenth of it reported.
+constexpr double kManyPasses = 1e6;
+
 int run_bias(const BiasArguments& a) {
+  const auto pairs = pairs_of(a);
+  double count = 1.0;
+  for (const std::size_t n :
+       {pairs.size(), a.experts.size(), a.active.size(), a.scales.size(), a.losses.size()}) {
+    count *= static_cast<double>(n);
+  }
+  const double passes = passes_of(count, a.study);
   std::vector<BiasCase> cases;
-  for (const auto& [router, estimator] : pairs_of(a)) {
+  for (const auto& [router, estimator] : pairs) {
     for (const std::int64_t experts : a.experts) {
       for (const std::int64_t active : a.active) {
         for (const double scale : a.scales) {
@@ -188,11 +198,21 @@ int run_bias(const BiasArguments& a) {
   }
   const Report report(a.out, a.json);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  std::size_t tenths = 0;
+  if (!terminal && passes >= kManyPasses) {
+    put(stderr, "{} cells, of at most {:.3g} passes through a layer each\n", cases.size(),
+        passes / count);
+  }
   std::vector<std::string> skipped;
   const std::vector<BiasRow> rows = study_bias(
       cases, a.study,
       [&](std::size_t done) {
-        if (terminal) put(stderr, "\r{} of {} cells", done, cases.size());
+        if (terminal) {
+          put(stderr, "\r{} of {} cells", done, cases.size());
+        } else if (passes >= kManyPasses && 10 * done / cases.size() > tenths) {
+          tenths = 10 * done / cases.size();
+          put(stderr, "{} of {} cells\n", done, cases.size());
+        }
       },
       skipped);
   if (terminal) put(stderr, "\r{:40}\r", "");
@@ -337,8 +357,10 @@ void add_bias(CLI::App& study, Global& global) {
                       "standard deviations of the logits [0.5,1.5,4]");
   list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
   constexpr std::int64_t most = BiasOptions::kMost;
-  add_number<std::int64_t>(command, "--draws", a->study.draws, 1, most,
-                           "random logits that a row is the mean over, to 1000000 [2]");
+  add_number<std::int64_t>(
+      command, "--draws", a->study.draws, 1, most,
+      "random logits that a row is the mean over, to 1000000; cases x draws x the larger "
+      "of outcomes and samples to 1000000000 [2]");
   add_number<std::uint64_t>(command, "--seed", a->study.seed, 0, kHighest<std::uint64_t>,
                             "of these draws, 0 to 2^64 - 1 [1]");
   add_number<std::int64_t>(command, "--outcomes", a->study.max_outcomes, 1, most,

@@ -317,6 +317,24 @@ const std::vector<std::string>& bias_losses() {
   return names;
 }
 
+double passes_of(double cases, const BiasOptions& options) {
+  constexpr std::int64_t most = BiasOptions::kMost;
+  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2 ||
+      options.draws > most || options.max_outcomes > most || options.samples > most) {
+    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2, at most {}.",
+         options.draws, options.max_outcomes, options.samples, most);
+  }
+  const std::int64_t each = std::max(options.max_outcomes, options.samples);
+  const double passes = cases * static_cast<double>(options.draws) * static_cast<double>(each);
+  if (passes > static_cast<double>(BiasOptions::kMostPasses)) {
+    fail("study",
+         "{} cases x {} draws x {} outcomes or samples are {:.3g} passes through a layer. They may "
+         "be {} at most: name fewer cases, or lower --draws, --outcomes or --samples.",
+         cases, options.draws, each, passes, BiasOptions::kMostPasses);
+  }
+  return passes;
+}
+
 BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   if (std::find(bias_losses().begin(), bias_losses().end(), of.loss) == bias_losses().end()) {
     fail("study", "there is no loss '{}'. Did you mean '{}'?", of.loss,
@@ -325,12 +343,7 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   if (!(of.scale >= 0.0) || !std::isfinite(of.scale)) {
     fail("study", "the scale of the logits is {}. Give a number of at least 0.", of.scale);
   }
-  constexpr std::int64_t most = BiasOptions::kMost;
-  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2 ||
-      options.draws > most || options.max_outcomes > most || options.samples > most) {
-    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2, at most {}.",
-         options.draws, options.max_outcomes, options.samples, most);
-  }
+  passes_of(1.0, options);
   if (!router_entry(of.router).traits.linear) {
     fail("study", "the logits of router {} are not x W: the study cannot set them. Choose another.",
          of.router);
@@ -360,6 +373,7 @@ std::vector<std::pair<std::string, std::string>> bias_pairs() {
 std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOptions& options,
                                 const std::function<void(std::size_t)>& progress,
                                 std::vector<std::string>& skipped) {
+  passes_of(static_cast<double>(cases.size()), options);
   std::vector<std::optional<BiasRow>> rows(cases.size());
   std::vector<std::string> refused(cases.size());
   std::size_t done = 0;

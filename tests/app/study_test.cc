@@ -59,6 +59,7 @@ TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   const Outcome run_of = run(folder, arguments);
   CHECK(run_of.code == 0);
   CHECK(run_of.err.find("moegrad: ") == std::string::npos);
+  CHECK(run_of.err.find("cells") == std::string::npos);
   CHECK(run_of.out.find("nan") == std::string::npos);
   CHECK(run_of.out.find("0.0000  -       -           0.0e+00") != std::string::npos);
   const std::string text = moegrad::read_file(folder / "bias/rows.json");
@@ -73,6 +74,17 @@ TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   const std::string svg = moegrad::read_file(folder / "bias/plot.svg");
   CHECK(svg.find("norm ratio") == std::string::npos);
   CHECK(svg.find("standard deviation") != std::string::npos);
+}
+
+TEST_CASE("study bias: long work is announced off a terminal, too") {
+  const TemporaryFolder folder;
+  const Outcome run_of =
+      run(folder, {"study", "bias", "--experts", "4", "--active", "2", "--routers", "top-k",
+                   "--scale", "1", "--loss", "linear,cubic", "--outcomes", "500000", "--draws", "2",
+                   "--out", (folder / "bias").string()});
+  CHECK(run_of.code == 0);
+  CHECK(run_of.err.find("2 cells, of at most 1e+06 passes through a layer each\n1 of 2 cells\n2 of "
+                        "2 cells\n") == 0);
 }
 
 TEST_CASE("study: gnuplot reads no settings of the user; where it draws nothing, rows stay") {
@@ -147,6 +159,20 @@ TEST_CASE("study: numbers beyond their bounds, and what is no number") {
         "moegrad: [bias] --scale is 'nan'. Give a number from 0 to 1000000.\n");
   CHECK(refused("bias", "--seed", "18446744073709551616").find("from 0 to 18446744073709551615") !=
         std::string::npos);
+  // Each within its bound, and not their product; the cases are counted before they are made.
+  std::string many = "0.5";
+  for (int i = 0; i < 20'000; ++i) many += ",1";
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--draws=1000000", "--samples=1000000", "--outcomes=1000000"},
+        {"--scale=" + many, "--experts=4" + many.substr(3), "--active=1" + many.substr(3)}}) {
+    std::vector<std::string> all = {"study", "bias", "--routers=top-k", "--out",
+                                    (folder / "bias").string()};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Outcome outcome = run(folder, all);
+    CHECK(outcome.code == 2);
+    CHECK(outcome.err.find("They may be 1000000000 at most") != std::string::npos);
+    CHECK(!std::filesystem::exists(folder / "bias"));
+  }
   CHECK(refused("fidelity", "--epochs", "1001").find("from 1 to 1000") != std::string::npos);
   CHECK(refused("fidelity", "--points", "99999999999999999999").find("from 1 to 1000") !=
         std::string::npos);
