@@ -287,11 +287,12 @@ TEST_CASE("run folder: a path that is a file") {
 }
 
 TEST_CASE("metrics: cut back to a step, half a line and foreign lines left out") {
+  using std::string_literals::operator""s;
   const TemporaryFolder folder;
   const auto path = folder / "metrics.jsonl";
   write_file_atomic(path,
                     "{\"step\":1,\"seconds\":0.5}\n{\"step\":2,\"seconds\":1.5}\nrubbish\n"
-                    "{\"step\":3,\"seconds\":2.5}\n{\"step\":1");
+                    "{\"step\":2}\0{\n{\"step\":3,\"seconds\":2.5}\n{\"step\":1"s);
   {
     MetricsLog log(path, 2);
     CHECK(log.seconds() == 1.5);
