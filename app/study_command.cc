@@ -96,7 +96,7 @@ Table table_of(const std::vector<BiasRow>& rows) {
                fmt::format("{}", r.of.active), fmt::format("{:g}", r.of.scale), r.of.loss,
                fmt::format("{:.4f}", r.weight_bias_l1), fmt::format("{:.4f}", r.weight_mse), bias,
                fmt::format("{:.4f}", r.gradient_variance), fmt::format("{:.4f}", r.gradient_mse),
-               fmt::format("{:.3f}", r.cosine), fmt::format("{:.3f}", r.norm_ratio),
+               cell(r.cosine, 3), cell(r.norm_ratio, 3),
                r.own_known ? fmt::format("{:.1e}", r.own_bias) : "-",
                fmt::format("{:.1f}", r.evaluations),
                fmt::format("{}{}", r.outcomes, r.exact ? "" : " sampled")});
@@ -104,7 +104,7 @@ Table table_of(const std::vector<BiasRow>& rows) {
   return table;
 }
 
-// Of each pair, the means over its rows.
+// Of each pair, the means over its rows that have a value.
 std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
   Chart direction{.title = "Expected router gradient against the dense layer's, mean over all rows",
                   .axis = "cosine, norm ratio",
@@ -112,34 +112,44 @@ std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
   Chart error{.title = "Bias and spread of the router gradient, mean over all rows",
               .axis = "norm",
               .series = {{"bias", {}}, {"standard deviation", {}}}};
-  std::vector<double> count;
+  std::vector<double> counts;  // of the series' values at the last label
+  const auto add = [](Series& s, double value, double& count) {
+    if (std::isnan(value)) return;
+    count += 1.0;
+    double& mean = s.values.back();
+    mean = count == 1.0 ? value : mean + (value - mean) / count;
+  };
   for (const BiasRow& r : rows) {
     const std::string label = r.of.router + " / " + r.of.estimator;
     if (direction.labels.empty() || direction.labels.back() != label) {
       direction.labels.push_back(label);
-      count.push_back(0.0);
+      counts.assign(4, 0.0);
       for (Chart* chart : {&direction, &error}) {
-        for (Series& s : chart->series) s.values.push_back(0.0);
+        for (Series& s : chart->series) s.values.push_back(std::nan(""));
       }
     }
-    direction.series[0].values.back() += r.cosine;
-    direction.series[1].values.back() += r.norm_ratio;
-    error.series[0].values.back() += r.gradient_bias;
-    error.series[1].values.back() += std::sqrt(r.gradient_variance);
-    count.back() += 1.0;
+    add(direction.series[0], r.cosine, counts[0]);
+    add(direction.series[1], r.norm_ratio, counts[1]);
+    add(error.series[0], r.gradient_bias, counts[2]);
+    add(error.series[1], std::sqrt(r.gradient_variance), counts[3]);
   }
   error.labels = direction.labels;
-  for (Chart* chart : {&direction, &error}) {
-    for (Series& s : chart->series) {
-      for (std::size_t i = 0; i < count.size(); ++i) s.values[i] /= count[i];
-    }
-  }
   return {direction, error};
 }
 
+// Ten seconds. Off a terminal, longer work is announced and each tenth of it reported.
+constexpr double kManyPasses = 1e6;
+
 int run_bias(const BiasArguments& a) {
+  const auto pairs = pairs_of(a);
+  double count = 1.0;
+  for (const std::size_t n :
+       {pairs.size(), a.experts.size(), a.active.size(), a.scales.size(), a.losses.size()}) {
+    count *= static_cast<double>(n);
+  }
+  const double passes = passes_of(count, a.study);
   std::vector<BiasCase> cases;
-  for (const auto& [router, estimator] : pairs_of(a)) {
+  for (const auto& [router, estimator] : pairs) {
     for (const std::int64_t experts : a.experts) {
       for (const std::int64_t active : a.active) {
         for (const double scale : a.scales) {
@@ -153,11 +163,21 @@ int run_bias(const BiasArguments& a) {
   }
   const Report report(a.out, a.json);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  std::size_t tenths = 0;
+  if (!terminal && passes >= kManyPasses) {
+    put(stderr, "{} cells, of at most {:.3g} passes through a layer each\n", cases.size(),
+        passes / count);
+  }
   std::vector<std::string> skipped;
   const std::vector<BiasRow> rows = study_bias(
       cases, a.study,
       [&](std::size_t done) {
-        if (terminal) put(stderr, "\r{} of {} cells", done, cases.size());
+        if (terminal) {
+          put(stderr, "\r{} of {} cells", done, cases.size());
+        } else if (passes >= kManyPasses && 10 * done / cases.size() > tenths) {
+          tenths = 10 * done / cases.size();
+          put(stderr, "{} of {} cells\n", done, cases.size());
+        }
       },
       skipped);
   if (terminal) put(stderr, "\r{:40}\r", "");
@@ -211,9 +231,8 @@ Table table_of(const std::vector<FidelityRow>& rows) {
              "norm ratio (ones)", "output error"});
   for (const FidelityRow& r : rows) {
     table.add({fmt::format("{}", r.step), fmt::format("{}", r.layer), r.estimator,
-               fmt::format("{:.4f}", r.cosine_real), fmt::format("{:.4f}", r.norm_ratio_real),
-               fmt::format("{:.4f}", r.cosine_ones), fmt::format("{:.4f}", r.norm_ratio_ones),
-               fmt::format("{:.4f}", r.output_error)});
+               cell(r.cosine_real, 4), cell(r.norm_ratio_real, 4), cell(r.cosine_ones, 4),
+               cell(r.norm_ratio_ones, 4), cell(r.output_error, 4)});
   }
   return table;
 }
@@ -322,8 +341,10 @@ void add_bias(CLI::App& study, Global& global) {
                       "standard deviations of the logits [0.5,1.5,4]");
   list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
   constexpr std::int64_t most = BiasOptions::kMost;
-  add_number<std::int64_t>(command, "--draws", a->study.draws, 1, most,
-                           "random logits that a row is the mean over, to 1000000 [2]");
+  add_number<std::int64_t>(
+      command, "--draws", a->study.draws, 1, most,
+      "random logits that a row is the mean over, to 1000000; cases x draws x the larger "
+      "of outcomes and samples to 1000000000 [2]");
   add_number<std::uint64_t>(command, "--seed", a->study.seed, 0, kHighest<std::uint64_t>,
                             "of these draws, 0 to 2^64 - 1 [1]");
   add_number<std::int64_t>(command, "--outcomes", a->study.max_outcomes, 1, most,

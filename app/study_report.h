@@ -35,14 +35,17 @@ class Report {
     lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
     if (!output_.file.empty()) output_.write(text);
-    const bool drawn = plot_svg(plot_file(), charts);
+    const Plot plot = plot_svg(plot_file(), charts);
     if (output_.wanted && output_.file.empty()) {
       output_.write(text);
     } else {
       put(stdout, "{}written to {}: rows.json{}\n", table.text(), shown(folder_.string()),
-          drawn ? ", plot.svg" : "");
+          plot == Plot::drawn ? ", plot.svg" : "");
     }
-    if (!drawn) put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+    if (plot == Plot::no_gnuplot) {
+      put(stderr, "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
+    }
+    if (plot == Plot::nothing_to_draw) put(stderr, "no plot: no figure has a value.\n");
   }
 
  private:

@@ -1,10 +1,18 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
+
 namespace moegrad {
+
+// A number with so many decimals; "-" where it is undefined.
+inline std::string cell(double value, int decimals) {
+  return std::isnan(value) ? "-" : fmt::format("{:.{}f}", value, decimals);
+}
 
 // Rows of text in columns as wide as their widest cell; two spaces between them.
 class Table {

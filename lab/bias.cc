@@ -293,9 +293,12 @@ void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
   row.gradient_bias += norm(bias) / n;
   row.gradient_variance += variance / n;
   row.gradient_mse += (variance + dot(bias, bias)) / n;
-  const double norms = norm(mean) * norm(dense);
-  row.cosine += norms > 0.0 ? dot(mean, dense) / norms / n : 0.0;
-  row.norm_ratio += norm(mean) / norm(dense) / n;
+  if (norm(dense) > 0.0) {
+    const double norms = norm(mean) * norm(dense);
+    row.cosine += norms > 0.0 ? dot(mean, dense) / norms : 0.0;
+    row.norm_ratio += norm(mean) / norm(dense);
+    ++row.compared;
+  }
   row.exact = row.exact && exact;
   const auto count = static_cast<std::int64_t>(all->size());
   row.outcomes = std::max(row.outcomes, count);
@@ -314,6 +317,24 @@ const std::vector<std::string>& bias_losses() {
   return names;
 }
 
+double passes_of(double cases, const BiasOptions& options) {
+  constexpr std::int64_t most = BiasOptions::kMost;
+  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2 ||
+      options.draws > most || options.max_outcomes > most || options.samples > most) {
+    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2, at most {}.",
+         options.draws, options.max_outcomes, options.samples, most);
+  }
+  const std::int64_t each = std::max(options.max_outcomes, options.samples);
+  const double passes = cases * static_cast<double>(options.draws) * static_cast<double>(each);
+  if (passes > static_cast<double>(BiasOptions::kMostPasses)) {
+    fail("study",
+         "{} cases x {} draws x {} outcomes or samples are {:.3g} passes through a layer. They may "
+         "be {} at most: name fewer cases, or lower --draws, --outcomes or --samples.",
+         cases, options.draws, each, passes, BiasOptions::kMostPasses);
+  }
+  return passes;
+}
+
 BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   if (std::find(bias_losses().begin(), bias_losses().end(), of.loss) == bias_losses().end()) {
     fail("study", "there is no loss '{}'. Did you mean '{}'?", of.loss,
@@ -322,12 +343,7 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   if (!(of.scale >= 0.0) || !std::isfinite(of.scale)) {
     fail("study", "the scale of the logits is {}. Give a number of at least 0.", of.scale);
   }
-  constexpr std::int64_t most = BiasOptions::kMost;
-  if (options.draws < 1 || options.max_outcomes < 1 || options.samples < 2 ||
-      options.draws > most || options.max_outcomes > most || options.samples > most) {
-    fail("study", "{} draws, {} outcomes, {} samples. Give at least 1, 1 and 2, at most {}.",
-         options.draws, options.max_outcomes, options.samples, most);
-  }
+  passes_of(1.0, options);
   if (!router_entry(of.router).traits.linear) {
     fail("study", "the logits of router {} are not x W: the study cannot set them. Choose another.",
          of.router);
@@ -336,6 +352,9 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   row.of = of;
   for (std::int64_t draw = 0; draw < options.draws; ++draw) add_draw(row, options, draw);
   if (!row.own_known) row.own_bias = 0.0;
+  // 0 / 0 is NaN: undefined.
+  row.cosine /= static_cast<double>(row.compared);
+  row.norm_ratio /= static_cast<double>(row.compared);
   return row;
 }
 
@@ -354,6 +373,7 @@ std::vector<std::pair<std::string, std::string>> bias_pairs() {
 std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOptions& options,
                                 const std::function<void(std::size_t)>& progress,
                                 std::vector<std::string>& skipped) {
+  passes_of(static_cast<double>(cases.size()), options);
   std::vector<std::optional<BiasRow>> rows(cases.size());
   std::vector<std::string> refused(cases.size());
   std::size_t done = 0;

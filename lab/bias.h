@@ -25,8 +25,10 @@ struct BiasCase {
 const std::vector<std::string>& bias_losses();
 
 struct BiasOptions {
-  // Of draws, outcomes and samples: a case with as many runs for hours.
-  static constexpr std::int64_t kMost = 1'000'000;
+  static constexpr std::int64_t kMost = 1'000'000;  // draws, outcomes, samples
+  // Cases x draws x the larger of outcomes and samples, which are passes through a layer. At
+  // 100,000 passes a second, as with 16 experts, they take three hours.
+  static constexpr std::int64_t kMostPasses = 1'000'000'000;
   std::int64_t draws = 2;  // random logits, tokens and losses that a row is the mean over
   std::uint64_t seed = 1;
   std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo
@@ -39,7 +41,7 @@ struct BiasOptions {
 //   gradient_bias      ||E[G] - G*|| for the gradient G* of the dense softmax layer
 //   gradient_variance  E ||G - E[G]||^2
 //   gradient_mse       E ||G - G*||^2
-//   cosine, norm_ratio of E[G] to G*
+//   cosine, norm_ratio of E[G] to G*; over the draws where G* is not 0, NaN where there is none
 //   own_bias           ||E[G] - d E[loss] / d logits||: against the estimator's own expected loss
 struct BiasRow {
   BiasCase of;
@@ -50,6 +52,7 @@ struct BiasRow {
   double gradient_mse = 0.0;
   double cosine = 0.0;
   double norm_ratio = 0.0;
+  std::int64_t compared = 0;  // draws where G* is not 0
   double own_bias = 0.0;
   bool own_known = true;         // false: not enumerated, or too many outcomes for differences
   double evaluations = 0.0;      // expert evaluations for a token, in training
@@ -57,6 +60,10 @@ struct BiasRow {
   std::int64_t outcomes = 0;     // outcomes, or samples, of a draw
   double bias_confidence = 0.0;  // Monte Carlo: half width of the 95 % interval of E[G], as a norm
 };
+
+// The most passes of so many cases; an Error where these or the options are more than a study may
+// take. For before the cases are made: their number, a product, is a double that cannot overflow.
+double passes_of(double cases, const BiasOptions& options);
 
 // Errors: a router whose logits cannot be set, and whatever a layer refuses.
 BiasRow measure_bias(const BiasCase& of, const BiasOptions& options = {});

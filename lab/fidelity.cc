@@ -1,6 +1,7 @@
 #include "lab/fidelity.h"
 
 #include <cmath>
+#include <limits>
 
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -19,13 +20,17 @@ double inner(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+
+// Of a to b: undefined where b is 0.
 double cosine(const Tensor& a, const Tensor& b) {
+  if (inner(b, b) == 0.0) return kUndefined;
   const double norms = std::sqrt(inner(a, a) * inner(b, b));
   return norms > 0.0 ? inner(a, b) / norms : 0.0;
 }
 double norm_ratio(const Tensor& a, const Tensor& b) {
-  const double other = std::sqrt(inner(b, b));
-  return other > 0.0 ? std::sqrt(inner(a, a)) / other : 0.0;
+  const double other = inner(b, b);
+  return other > 0.0 ? std::sqrt(inner(a, a) / other) : kUndefined;
 }
 
 // What a mixture layer got and what the model wants of it.
@@ -152,33 +157,13 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
       size += e * e;
     }
   }
-  return size > 0.0 ? std::sqrt(away / size) : 0.0;
+  return size > 0.0 ? std::sqrt(away / size) : kUndefined;
 }
 
 TrainConfig config_of(const Checkpoint& checkpoint) {
   TrainConfig config;
   apply_settings(config, checkpoint.settings);
   return config;
-}
-
-// The sizes that the configuration asks for are those of the file, before anything of these sizes
-// is made; the budget is for what an option makes large.
-void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
-  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
-  const LayerSize& size = layer.size;
-  if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
-    fail("study",
-         "{}: the experts are {} {} there, and its configuration asks for {} [{}, {}, {}]. Is the "
-         "file damaged?",
-         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), size.experts,
-         size.model, size.hidden);
-  }
-}
-
-std::size_t budget_of(const TensorFile& file) {
-  std::size_t bytes = std::size_t{1} << 20;
-  for (const auto& [name, tensor] : file.tensors) bytes += 8 * tensor.bytes();
-  return bytes;
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/folders.h"
 
 namespace moegrad {
 namespace {
@@ -51,6 +52,17 @@ std::string as_column(std::string_view text) {
   std::string out = on_one_line(text);
   std::replace(out.begin(), out.end(), '"', '\'');
   return '"' + out + '"';
+}
+
+// What can be drawn: no series without a finite value, no chart without a series.
+std::vector<Chart> drawable(std::vector<Chart> charts) {
+  for (Chart& chart : charts) {
+    std::erase_if(chart.series, [](const Series& s) {
+      return std::ranges::none_of(s.values, [](double v) { return std::isfinite(v); });
+    });
+  }
+  std::erase_if(charts, [](const Chart& chart) { return chart.series.empty(); });
+  return charts;
 }
 
 std::string data_block(const Chart& chart, std::size_t number) {
@@ -103,13 +115,14 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   // What this program ignores ends gnuplot as it ends any other.
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  sigset_t defaults;
-  sigemptyset(&defaults);
-  for (const int number : {SIGPIPE, SIGXFSZ}) sigaddset(&defaults, number);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  sigset_t default_signals;
+  sigemptyset(&default_signals);
+  for (const int number : {SIGPIPE, SIGXFSZ}) sigaddset(&default_signals, number);
+  posix_spawnattr_setsigdefault(&attributes, &default_signals);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   std::string name = "gnuplot";
-  std::array<char*, 2> arguments = {name.data(), nullptr};
+  std::string no_settings = "-d";  // no ~/.gnuplot
+  std::array<char*, 3> arguments = {name.data(), no_settings.data(), nullptr};
   pid_t child = 0;
   const int code =
       ::posix_spawnp(&child, name.c_str(), &actions, &attributes, arguments.data(), environ);
@@ -132,18 +145,26 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   if (status != 0) {
     fail("plot", "gnuplot could not draw '{}'. Its message is above.", commands.string());
   }
+  if (svg.empty()) {
+    fail("plot", "gnuplot drew nothing of '{}'. Is the program of this name gnuplot?",
+         commands.string());
+  }
   return svg;
 }
 
 }  // namespace
 
-bool plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
+Plot plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
   fs::path commands = file;
   commands.replace_extension(".gp");
-  write_file_atomic(commands, script(charts));
+  for (const fs::path& old : {file, commands}) remove_file(old);
+  const std::vector<Chart> with_values = drawable(charts);
+  if (with_values.empty()) return Plot::nothing_to_draw;
+  write_file_atomic(commands, script(with_values));
   const std::optional<std::string> svg = drawn_by_gnuplot(commands);
-  if (svg) write_file_atomic(file, *svg);
-  return svg.has_value();
+  if (!svg) return Plot::no_gnuplot;
+  write_file_atomic(file, *svg);
+  return Plot::drawn;
 }
 
 }  // namespace moegrad

@@ -23,8 +23,10 @@ struct Chart {
 };
 
 // Writes the charts, one below the other, to an SVG file, and beside it the script NAME.gp that
-// draws it: gnuplot NAME.gp > NAME.svg. False where gnuplot is not installed, and only the script
-// is written; an Error where it fails.
-bool plot_svg(const std::filesystem::path& file, const std::vector<Chart>& charts);
+// draws it: gnuplot -d NAME.gp > NAME.svg. Series without a finite value are left out. Where there
+// is none with one, neither is written; where gnuplot is not installed, only the script. Files of
+// these names that were there are removed first. An Error where gnuplot fails.
+enum class Plot { drawn, no_gnuplot, nothing_to_draw };
+Plot plot_svg(const std::filesystem::path& file, const std::vector<Chart>& charts);
 
 }  // namespace moegrad

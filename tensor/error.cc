@@ -55,6 +55,16 @@ void append_shown(std::string& out, std::string_view text) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    std::uint32_t character = 0;
+    const std::size_t length = decode(text, character);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 std::string shown(std::string_view text) {
   std::string out;
   if (text.size() <= kLongestShown) {

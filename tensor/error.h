@@ -24,6 +24,9 @@ class Error : public std::runtime_error {
 inline constexpr std::size_t kLongestShown = 600;
 std::string shown(std::string_view text);
 
+// Whether the text is well-formed UTF-8.
+bool is_utf8(std::string_view text);
+
 namespace detail {
 template <class T>
 decltype(auto) shown_argument(const T& value) {

@@ -126,6 +126,24 @@ Checkpoint read_checkpoint(const fs::path& path) {
   return c;
 }
 
+void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
+  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
+  const LayerSize& size = layer.size;
+  if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
+    fail("checkpoint",
+         "{}: the experts are {} {} there, and its configuration asks for {} [{}, {}, {}]. Is the "
+         "file damaged?",
+         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), size.experts,
+         size.model, size.hidden);
+  }
+}
+
+std::size_t budget_of(const TensorFile& file) {
+  std::size_t bytes = std::size_t{1} << 20;
+  for (const auto& [name, tensor] : file.tensors) bytes += 8 * tensor.bytes();
+  return bytes;
+}
+
 const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const Tensor& like) {
   const Tensor* const there = file.find(name);
   if (there == nullptr) {
@@ -188,8 +206,7 @@ std::optional<fs::path> Checkpoints::newest() const {
   return all.empty() ? std::nullopt : std::optional(all.back());
 }
 
-TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
-                             Optimiser& optimiser) const {
+Checkpoint Checkpoints::read(const fs::path& path) const {
   Checkpoint checkpoint;
   try {
     checkpoint = read_checkpoint(path);
@@ -202,6 +219,11 @@ TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
     throw Error(fmt::format("{} Or delete it to go on from '{}'.", error.what(), other));
   }
   require_same_config(checkpoint, config_);
+  return checkpoint;
+}
+
+void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
+                          Optimiser& optimiser) {
   const std::vector<Target> wanted = targets(parameters, optimiser);
   std::vector<const Tensor*> stored;
   for (const Target& t : wanted) {
@@ -211,13 +233,12 @@ TrainState Checkpoints::load(const fs::path& path, Parameters& parameters,
     fail("checkpoint",
          "{}: {} tensors; this model has {}. Train with the model that it was made "
          "with.",
-         path.string(), checkpoint.file.tensors.size(), wanted.size());
+         checkpoint.file.path.string(), checkpoint.file.tensors.size(), wanted.size());
   }
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     kernels(wanted[i].tensor.device()).copy(*stored[i], wanted[i].tensor);
   }
   optimiser.set_steps(checkpoint.optimiser_steps);
-  return checkpoint.state;
 }
 
 void Checkpoints::remove_all() const {

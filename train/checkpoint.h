@@ -36,6 +36,11 @@ std::string checksum_of(const TensorFile& file);
 // JSON object of settings.
 inline constexpr std::int64_t kMostSteps = (std::int64_t{1} << 53) - 1;
 Checkpoint read_checkpoint(const std::filesystem::path& path);
+// For whoever makes the model of a checkpoint, before it is made: an Error where the experts that
+// the layer asks for are not those of the file; then the bytes of a pool::Budget to make it in,
+// which bounds what only an option makes large.
+void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype);
+std::size_t budget_of(const TensorFile& file);
 // The tensor `name` of a checkpoint, as `like` asks for; an Error for another shape or type.
 const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const Tensor& like);
 
@@ -56,10 +61,11 @@ class Checkpoints {
   // From oldest to newest.
   std::vector<std::filesystem::path> list() const;
   std::optional<std::filesystem::path> newest() const;
-  // Copies into parameters and optimiser. Nothing of them is changed on an error: a damaged file,
-  // another version, another configuration, another set of tensors, another shape or dtype.
-  TrainState load(const std::filesystem::path& path, Parameters& parameters,
-                  Optimiser& optimiser) const;
+  // read_checkpoint, and an Error for another configuration.
+  Checkpoint read(const std::filesystem::path& path) const;
+  // Copies into parameters and optimiser. Nothing of them is changed on an error: another set of
+  // tensors, another shape or dtype.
+  static void restore(const Checkpoint& checkpoint, Parameters& parameters, Optimiser& optimiser);
   void remove_all() const;
 
  private:

@@ -39,6 +39,10 @@ PlainJson parse(std::string_view text, std::string_view file, std::vector<std::s
   if (text.size() > kMaxBytes) {
     fail("config", "{}: {} bytes. A configuration has {} at most.", file, text.size(), kMaxBytes);
   }
+  // The JSON library would take it for the end.
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    fail("config", "{}: byte {}: a zero byte. Correct the text there.", file, zero);
+  }
   std::vector<std::set<std::string>> keys(3);
   const auto check = [&](int depth, PlainJson::parse_event_t event, PlainJson& value) {
     const auto level = static_cast<std::size_t>(depth);
@@ -69,6 +73,13 @@ PlainJson parse(std::string_view text, std::string_view file, std::vector<std::s
   } catch (const PlainJson::exception&) {
     fail("config", "{}: a number is too large. Give one that fits 64 bits.", file);
   }
+}
+
+// JSON holds UTF-8 alone, and the system ends a path at a zero byte.
+void require_text(std::string_view name, std::string_view value) {
+  if (is_utf8(value) && value.find('\0') == std::string_view::npos) return;
+  fail("config", "'{}' is '{}', which is not UTF-8 or has a zero byte. Give another text.", name,
+       value);
 }
 
 // A value for an error: what it is when it is short, else its kind.
@@ -195,6 +206,7 @@ std::string flag_of(const TrainField& field) {
 void set_field(TrainConfig& config, const std::string& name, const std::string& value) {
   const TrainField& field = field_of(name);
   if (field.free_text) {
+    require_text(name, value);
     config.*std::get<std::string TrainConfig::*>(field.member) = value;
     return;
   }
@@ -231,6 +243,8 @@ void apply_settings(TrainConfig& config, const Settings& settings) {
     if (option == "aux") {
       fail("config", "option 'aux' is a setting of its own. Use --aux {}.", value);
     }
+    require_text(kOptions, option);
+    require_text(name, value);
     config.options[option] = value;
   }
 }
@@ -284,9 +298,14 @@ std::string to_json(const TrainConfig& config, bool results_only) {
   for (const TrainField& field : train_fields()) {
     if (results_only && field.result_free) continue;
     std::visit([&](auto member) { object[field.spec.name] = config.*member; }, field.member);
+    if (field.free_text) require_text(field.spec.name, field_text(config, field));
+  }
+  for (const auto& [name, value] : config.options) {
+    require_text(kOptions, name);
+    require_text(std::string(kOptionPrefix) + name, value);
   }
   object[std::string(kOptions)] = config.options;
-  return object.dump(2, ' ', false, PlainJson::error_handler_t::replace);
+  return object.dump(2);
 }
 
 }  // namespace moegrad

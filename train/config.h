@@ -68,7 +68,7 @@ const std::vector<TrainField>& train_fields();
 std::string flag_of(const TrainField& field);
 
 // Sets a value from text; errors as for any option: unknown (the nearest is named), of the wrong
-// kind, out of range.
+// kind, out of range; a text that is not UTF-8 or has a zero byte.
 void set_field(TrainConfig& config, const std::string& name, const std::string& value);
 // The value as text, in a form that set_field reads back exactly.
 std::string field_text(const TrainConfig& config, const TrainField& field);

@@ -84,8 +84,6 @@ class TrainingRun {
         task_(task),
         folder_(options.out),
         model_(task.train.x.size(1), task.train.classes, config.layer()),
-        parameters_(model_.initial(static_cast<std::uint64_t>(config.seed), config.type())),
-        optimiser_(make_optimiser(config, parameters_)),
         checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true)) {
     const std::int64_t batches = Batches(task_.train, config.batch).size();
     total_ = config.epochs * batches;
@@ -95,6 +93,7 @@ class TrainingRun {
         .warmup = std::min(config.warmup, total_ / 10),
         .total = total_};
     state_.rng = {static_cast<std::uint64_t>(config.seed), kStepStream, 0};
+    if (!options_.resume) make_parameters();
   }
 
   TrainResult operator()() {
@@ -125,6 +124,11 @@ class TrainingRun {
     if (options_.progress != nullptr) options_.progress->message(text);
   }
 
+  void make_parameters() {
+    parameters_ = model_.initial(static_cast<std::uint64_t>(config_.seed), config_.type());
+    optimiser_ = make_optimiser(config_, parameters_);
+  }
+
   void resume() {
     if (to_json(folder_.resumed({}), true) != to_json(config_, true)) {
       fail("train", "the run in '{}' has another configuration. Resume with RunFolder::resumed.",
@@ -133,10 +137,16 @@ class TrainingRun {
     folder_.prepare();
     const auto newest = checkpoints_.newest();
     if (newest) {
-      state_ = checkpoints_.load(*newest, parameters_, *optimiser_);
+      const Checkpoint checkpoint = checkpoints_.read(*newest);
+      require_sizes(checkpoint.file, model_.mixture().config(), config_.type());
+      const pool::Budget budget(budget_of(checkpoint.file));
+      make_parameters();
+      Checkpoints::restore(checkpoint, parameters_, *optimiser_);
+      state_ = checkpoint.state;
       checkpoint_ = *newest;
       message(shown_format("going on from {}", newest->string()));
     } else {
+      make_parameters();
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }

@@ -83,6 +83,8 @@ double MetricsLog::keep(const fs::path& file, std::int64_t step) {
     for (std::size_t end = all.find('\n'); end != std::string::npos; end = all.find('\n', begin)) {
       const std::string_view text = std::string_view(all).substr(begin, end - begin);
       begin = end + 1;
+      // The JSON library would take a zero byte for the end.
+      if (text.find('\0') != std::string_view::npos) continue;
       const nlohmann::json line = nlohmann::json::parse(text, nullptr, false);
       if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
           line["step"].get<std::int64_t>() > step) {

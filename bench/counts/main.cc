@@ -5,8 +5,8 @@
 //   moegrad_counts record FILE    measure all and write them
 //   moegrad_counts run CASE       what the others start under callgrind
 //
-// The program is compiled for one fixed level of x86-64 (CMakeLists.txt) and runs on one thread: the
-// figures are those of every machine with the same compiler and libraries.
+// The program is compiled for one fixed level of x86-64 (CMakeLists.txt) and runs on one thread:
+// the figures are those of every machine with the same compiler and libraries.
 #include <array>
 #include <cstdio>
 #include <cstdlib>

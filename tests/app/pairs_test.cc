@@ -101,8 +101,8 @@ TEST_CASE("two runs at once in one folder, with --force and --resume") {
 TEST_CASE(
     "two studies at once in one folder: the second is refused; a killed one is not in the way") {
   const TemporaryFolder folder;
-  const std::vector<std::string> endless = {"study",  "bias",  "--draws",
-                                            "100000", "--out", folder / "bias"};
+  const std::vector<std::string> endless = {"study", "bias",  "--draws",
+                                            "200",   "--out", folder / "bias"};
   Process first({folder / "out1", folder / "err1"}, endless);
   while (!fs::exists(folder / "bias" / FolderLock::kName)) ::usleep(1000);
   const std::vector<std::string> small = {"study",     "bias",   "--routers", "top-k",

@@ -149,14 +149,14 @@ TEST_CASE("paths: what cannot be written is refused before the work") {
   const TemporaryFolder folder;
   fs::create_directory(folder / "folder");
   // All pairs with all losses: minutes of work.
-  const Outcome study = run(folder, {"study", "bias", "--draws", "1000", "--out", folder / "study",
+  const Outcome study = run(folder, {"study", "bias", "--draws", "200", "--out", folder / "study",
                                      "--json", folder / "folder"});
   CHECK(study.code == 2);
   CHECK(study.err == fmt::format("moegrad: [write] '{}' is not a regular file. Choose another "
                                  "path.\n",
                                  (folder / "folder").string()));
   fs::create_directories(folder / "report/rows.json");
-  CHECK(run(folder, {"study", "bias", "--draws", "1000", "--out", folder / "report"}).err ==
+  CHECK(run(folder, {"study", "bias", "--draws", "200", "--out", folder / "report"}).err ==
         fmt::format("moegrad: [write] '{}' is not a regular file. Choose another path.\n",
                     (folder / "report/rows.json").string()));
   const Outcome check = run(folder, {"gradcheck", "--json", folder / "folder"});

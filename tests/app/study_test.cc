@@ -1,3 +1,6 @@
+#include <cstdlib>
+#include <optional>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -5,6 +8,26 @@
 
 using namespace moegrad::test;
 using nlohmann::json;
+
+namespace {
+
+// A variable of the environment, until the end of the block.
+class ChangedVariable {
+ public:
+  ChangedVariable(const char* name, const std::string& value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    ::setenv(name, value.c_str(), 1);
+  }
+  ~ChangedVariable() { before_ ? ::setenv(name_, before_->c_str(), 1) : ::unsetenv(name_); }
+  ChangedVariable(const ChangedVariable&) = delete;
+  ChangedVariable& operator=(const ChangedVariable&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
+}  // namespace
 
 TEST_CASE("study bias: a table, JSON rows and a plot") {
   const TemporaryFolder folder;
@@ -26,6 +49,67 @@ TEST_CASE("study bias: a table, JSON rows and a plot") {
   CHECK(rows[0]["exact"] == true);
   CHECK(rows[0]["outcomes"] == 24);
   CHECK(std::filesystem::exists(folder / "bias/plot.svg"));
+}
+
+TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> arguments = {
+      "study",     "bias",  "--experts", "4",   "--active", "1",
+      "--routers", "top-k", "--scale",   "1e6", "--out",    (folder / "bias").string()};
+  const Outcome run_of = run(folder, arguments);
+  CHECK(run_of.code == 0);
+  CHECK(run_of.err.find("moegrad: ") == std::string::npos);
+  CHECK(run_of.err.find("cells") == std::string::npos);
+  CHECK(run_of.out.find("nan") == std::string::npos);
+  CHECK(run_of.out.find("0.0000  -       -           0.0e+00") != std::string::npos);
+  const std::string text = moegrad::read_file(folder / "bias/rows.json");
+  CHECK(text.find("nan") == std::string::npos);
+  const json rows = json::parse(text);
+  REQUIRE(rows.size() == 4);
+  for (const json& row : rows) {
+    CHECK(row["cosine"].is_null());
+    CHECK(row["norm_ratio"].is_null());
+    CHECK(row["gradient_bias"] == 0.0);
+  }
+  const std::string svg = moegrad::read_file(folder / "bias/plot.svg");
+  CHECK(svg.find("norm ratio") == std::string::npos);
+  CHECK(svg.find("standard deviation") != std::string::npos);
+}
+
+TEST_CASE("study bias: long work is announced off a terminal, too") {
+  const TemporaryFolder folder;
+  const Outcome run_of =
+      run(folder, {"study", "bias", "--experts", "4", "--active", "2", "--routers", "top-k",
+                   "--scale", "1", "--loss", "linear,cubic", "--outcomes", "500000", "--draws", "2",
+                   "--out", (folder / "bias").string()});
+  CHECK(run_of.code == 0);
+  CHECK(run_of.err.find("2 cells, of at most 1e+06 passes through a layer each\n1 of 2 cells\n2 of "
+                        "2 cells\n") == 0);
+}
+
+TEST_CASE("study: gnuplot reads no settings of the user; where it draws nothing, rows stay") {
+  const TemporaryFolder folder;
+  const std::string home = (folder / "home").string();
+  std::filesystem::create_directory(home);
+  moegrad::write_file_atomic(home + "/.gnuplot", "set output '" + home + "/stolen.svg'\n");
+  const std::vector<std::string> arguments = {
+      "study",     "bias",  "--experts", "4", "--active", "2",
+      "--routers", "top-k", "--scale",   "1", "--out",    (folder / "bias").string()};
+  {
+    const ChangedVariable variable("HOME", home);
+    CHECK(run(folder, arguments).code == 0);
+  }
+  CHECK(!std::filesystem::exists(home + "/stolen.svg"));
+  CHECK(moegrad::read_file(folder / "bias/plot.svg").find("</svg>") != std::string::npos);
+  std::filesystem::create_symlink("/bin/true", home + "/gnuplot");
+  const ChangedVariable variable("PATH", home);
+  const Outcome nothing = run(folder, arguments);
+  CHECK(nothing.code == 2);
+  CHECK(nothing.err == "moegrad: [plot] gnuplot drew nothing of '" +
+                           (folder / "bias/plot.gp").string() +
+                           "'. Is the program of this name gnuplot?\n");
+  CHECK(json::parse(moegrad::read_file(folder / "bias/rows.json")).size() == 4);
+  CHECK(!std::filesystem::exists(folder / "bias/plot.svg"));
 }
 
 TEST_CASE("study: mistakes are named, with exit code 2") {
@@ -75,6 +159,20 @@ TEST_CASE("study: numbers beyond their bounds, and what is no number") {
         "moegrad: [bias] --scale is 'nan'. Give a number from 0 to 1000000.\n");
   CHECK(refused("bias", "--seed", "18446744073709551616").find("from 0 to 18446744073709551615") !=
         std::string::npos);
+  // Each within its bound, and not their product; the cases are counted before they are made.
+  std::string many = "0.5";
+  for (int i = 0; i < 20'000; ++i) many += ",1";
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--draws=1000000", "--samples=1000000", "--outcomes=1000000"},
+        {"--scale=" + many, "--experts=4" + many.substr(3), "--active=1" + many.substr(3)}}) {
+    std::vector<std::string> all = {"study", "bias", "--routers=top-k", "--out",
+                                    (folder / "bias").string()};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Outcome outcome = run(folder, all);
+    CHECK(outcome.code == 2);
+    CHECK(outcome.err.find("They may be 1000000000 at most") != std::string::npos);
+    CHECK(!std::filesystem::exists(folder / "bias"));
+  }
   CHECK(refused("fidelity", "--epochs", "1001").find("from 1 to 1000") != std::string::npos);
   CHECK(refused("fidelity", "--points", "99999999999999999999").find("from 1 to 1000") !=
         std::string::npos);

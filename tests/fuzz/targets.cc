@@ -196,7 +196,8 @@ std::string change_checkpoint(const std::string& input, std::uint64_t seed, std:
 void read_checkpoints(const fs::path& file) {
   static Model model(configs()[0]);
   try {
-    model.checkpoints(file.parent_path()).load(file, model.parameters, model.optimiser);
+    const Checkpoint checkpoint = model.checkpoints(file.parent_path()).read(file);
+    Checkpoints::restore(checkpoint, model.parameters, model.optimiser);
   } catch (const Error&) {  // the other reader is to see the file, too
   }
   load_model(file, kInputs, kClasses);

@@ -101,6 +101,38 @@ TEST_CASE("the same rows at any number of threads; what a layer refuses is left 
   for (std::size_t i = 0; i < 2; ++i) CHECK(same(runs[0][i], runs[1][i]));
 }
 
+TEST_CASE("what is measured against a dense gradient of 0 is undefined") {
+  BiasCase of = cell("top-k", "sparse", 4, 1, "linear");
+  of.scale = 1e6;
+  const BiasRow row = measure_bias(of);
+  CHECK(row.compared == 0);
+  CHECK(std::isnan(row.cosine));
+  CHECK(std::isnan(row.norm_ratio));
+  CHECK(row.gradient_bias == 0.0);
+  CHECK(measure_bias(cell("top-k", "sparse", 4, 1, "linear")).compared == BiasOptions().draws);
+}
+
+TEST_CASE("the product of cases, draws and outcomes or samples is bounded") {
+  const BiasCase of = cell("top-k", "sparse", 4, 2, "linear");
+  const auto error = [&](std::int64_t draws, std::int64_t outcomes, std::int64_t samples) {
+    const BiasOptions options{.draws = draws, .max_outcomes = outcomes, .samples = samples};
+    return error_of([&] { measure_bias(of, options); });
+  };
+  CHECK(error(1'000'000, 1'000'000, 1'000'000) ==
+        "[study] 1 cases x 1000000 draws x 1000000 outcomes or samples are 1e+12 passes through a "
+        "layer. They may be 1000000000 at most: name fewer cases, or lower --draws, --outcomes or "
+        "--samples.");
+  CHECK(error(1001, 1'000'000, 2) != "no error");
+  CHECK(error(1001, 1, 1'000'000) != "no error");
+  CHECK(passes_of(1e3, {.draws = 1000, .max_outcomes = 1000}) == 1e9);
+  CHECK(error_of([] { passes_of(1001, {.draws = 1000, .max_outcomes = 1000}); }) != "no error");
+  CHECK(error_of([] { passes_of(1e30, {}); }) != "no error");
+  std::vector<std::string> skipped;
+  CHECK(error_of([&] {
+          study_bias({of, of}, {.draws = 501, .max_outcomes = 1'000'000}, {}, skipped);
+        }).starts_with("[study] 2 cases x 501 draws x 1000000 outcomes or samples"));
+}
+
 TEST_CASE("what the study refuses") {
   CHECK(error_of([] { measure_bias(cell("top-k", "sparse", 4, 2, "quartic")); }) ==
         "[study] there is no loss 'quartic'. Did you mean 'quadratic'?");

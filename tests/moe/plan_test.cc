@@ -118,4 +118,8 @@ TEST_CASE("a plan that i32 cannot number is refused") {
   CHECK(error_of([&] {
           unselected(Tensor::of<std::int32_t>({4, 1}, {0, 0, 0, 0}), k31 / 4);
         }).starts_with("[plan] 4 tokens with 536870912 choices"));
+  Plan half = make_plan(Tensor::of<std::int32_t>({2, 1}, {0, 1}), 2);
+  half.choices = k31 / 4;  // as if there were so many
+  CHECK(
+      error_of([&] { joined(half, half); }).starts_with("[plan] 2 tokens with 1073741824 choices"));
 }

@@ -64,7 +64,8 @@ std::string load_error(const Checkpoints& checkpoints, const fs::path& file,
                        std::int64_t width = 3) {
   Model model(50, width);
   const Model before(50, width);
-  std::string error = error_of([&] { checkpoints.load(file, model.parameters, *model.optimiser); });
+  std::string error = error_of(
+      [&] { Checkpoints::restore(checkpoints.read(file), model.parameters, *model.optimiser); });
   if (error != "no error") CHECK(model.same(before));  // nothing is half loaded
   return error;
 }
@@ -76,7 +77,9 @@ TEST_CASE("checkpoint: everything comes back") {
   const fs::path file = checkpoints.save(kState, saved.parameters, *saved.optimiser);
   CHECK(file.filename() == "step-00000012.safetensors");
   Model loaded(50);
-  const TrainState state = checkpoints.load(file, loaded.parameters, *loaded.optimiser);
+  const Checkpoint read = checkpoints.read(file);
+  Checkpoints::restore(read, loaded.parameters, *loaded.optimiser);
+  const TrainState& state = read.state;
   CHECK(loaded.same(saved));
   CHECK(state.step == 12);
   CHECK(state.epoch == 1);
@@ -138,7 +141,9 @@ TEST_CASE("checkpoint: another model") {
             ": 'experts' is 8 there and 4 here. Train with what it was made with.");
   Model more(1);
   more.parameters.add("extra", Tensor::zeros({1}, DType::f32));
-  CHECK(error_of([&] { checkpoints.load(path, more.parameters, *more.optimiser); }) ==
+  CHECK(error_of([&] {
+          Checkpoints::restore(checkpoints.read(path), more.parameters, *more.optimiser);
+        }) ==
         "[checkpoint] " + path.string() +
             ": no tensor 'parameter.extra', which this model has. Train with the model that it was "
             "made with.");

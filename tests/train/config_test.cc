@@ -169,6 +169,45 @@ TEST_CASE("config: hostile JSON") {
   CHECK(json_error(R"([{"lr": 1}])").find("the top level is an array") != std::string::npos);
 }
 
+TEST_CASE("config: what JSON cannot hold is no text of a configuration") {
+  const std::string bad = "da\xffta";
+  const std::string zero("a\0b", 3);
+  for (const char* name : {"data", "task", "router", "estimator", "router_gradient",
+                           "expert_gradient", "options.shared"}) {
+    CAPTURE(name);
+    TrainConfig config;
+    CHECK(error_of([&] {
+            apply_settings(config, {{name, bad}});
+          }) ==
+          fmt::format("[config] '{}' is 'da\\xffta', which is not UTF-8 or has a zero byte. Give "
+                      "another text.",
+                      name));
+    CHECK(error_of([&] { apply_settings(config, {{name, zero}}); }).starts_with("[config] '"));
+    CHECK(to_json(config) == to_json({}));
+  }
+  TrainConfig config;
+  CHECK(error_of([&] {
+          apply_settings(config, {{"options." + bad, "1"}});
+        }).starts_with("[config]"));
+  apply_settings(config, {{"data", "d\u00e4ten"}});
+  CHECK(error_of([&] { to_json(config); }) == "no error");
+  // Nor is it written.
+  config.data = bad;
+  CHECK(error_of([&] { to_json(config); }).starts_with("[config] 'data' is 'da\\xffta'"));
+  config.data = "data";
+  config.options = {{"shared", bad}};
+  CHECK(error_of([&] { to_json(config); }).starts_with("[config] 'options.shared' is"));
+  CHECK(json_error(R"({"data": "a\u0000b"})").starts_with("[config] 'data' is 'a\\x00b'"));
+}
+
+TEST_CASE("config: nothing stands behind a zero byte") {
+  using std::string_literals::operator""s;
+  CHECK(json_error("{\"task\":\"synthetic\"}\0{"s) ==
+        "[config] run.json: byte 20: a zero byte. Correct the text there.");
+  CHECK(json_error("{\"task\":\"synthetic\"}\n\0"s).find("byte 21") != std::string::npos);
+  CHECK(json_error("\0"s).find("byte 0") != std::string::npos);
+}
+
 TEST_CASE("config: as many keys as fit take no longer than their sorting") {
   // In a list, each key compared with all before it, these 107,000 took 11 s.
   const auto seconds = [](std::string_view json) {
@@ -248,11 +287,12 @@ TEST_CASE("run folder: a path that is a file") {
 }
 
 TEST_CASE("metrics: cut back to a step, half a line and foreign lines left out") {
+  using std::string_literals::operator""s;
   const TemporaryFolder folder;
   const auto path = folder / "metrics.jsonl";
   write_file_atomic(path,
                     "{\"step\":1,\"seconds\":0.5}\n{\"step\":2,\"seconds\":1.5}\nrubbish\n"
-                    "{\"step\":3,\"seconds\":2.5}\n{\"step\":1");
+                    "{\"step\":2}\0{\n{\"step\":3,\"seconds\":2.5}\n{\"step\":1"s);
   {
     MetricsLog log(path, 2);
     CHECK(log.seconds() == 1.5);

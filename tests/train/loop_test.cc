@@ -13,6 +13,7 @@
 #include "tensor/files.h"
 #include "tests/temporary_files.h"
 #include "tests/train/file_size_limit.h"
+#include "tests/train/forged.h"
 #include "train/checkpoint.h"
 #include "train/optimiser.h"
 #include "train/run_folder.h"
@@ -24,6 +25,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using test::error_of;
 using test::FileSizeLimit;
+using test::forge;
 using test::TemporaryFolder;
 
 // 300 examples in batches of 32: 10 a pass, the last one smaller.
@@ -284,6 +286,58 @@ TEST_CASE("loop: the disk is full when a checkpoint is due; later the run goes o
   train(config, {.out = out, .resume = true, .task = &task});
   CHECK(final_checkpoint(out) == final_checkpoint(folder / "whole"));
   CHECK(metrics(out) == metrics(folder / "whole"));
+}
+
+TEST_CASE("loop: the memory that a resumed run may take is enough") {
+  const TemporaryFolder folder;
+  for (const char* optimiser : {"adamw", "sgd"}) {
+    for (const char* dtype : {"f32", "f64"}) {
+      const TrainConfig config =
+          small({{"width", "128"}, {"hidden", "512"}, {"optimiser", optimiser}, {"dtype", dtype}});
+      const Task task = small_task(config.type());
+      train_one_step(config, {.out = folder / "run", .force = true, .task = &task});
+      pool::release_cached(Device::cpu);
+      CHECK(train_one_step(config, {.out = folder / "run", .resume = true, .task = &task}).steps ==
+            2);
+    }
+  }
+}
+
+TEST_CASE("loop: a run folder that asks for more than its checkpoint holds takes no memory") {
+  const TemporaryFolder folder;
+  const RunFolder run(folder / "run");
+  const Task task = small_task();
+  const TrainConfig config = small({{"width", "8"}});
+  train_one_step(config, {.out = run.path(), .force = true, .task = &task});
+  const fs::path path = Checkpoints(run.checkpoints(), 2, "{}").newest().value();
+  const std::string good = read_file(path);
+  // The checksum is right, and both configurations say the same.
+  const auto error = [&](const Settings& settings) {
+    TrainConfig changed = config;
+    apply_settings(changed, settings);
+    write_file_atomic(path, good);
+    forge(path, "config", to_json(changed, true));
+    write_file_atomic(run.config(), to_json(changed));
+    pool::release_cached(Device::cpu);
+    pool::reset_peak(Device::cpu);
+    const std::string text =
+        error_of([&] { train(changed, {.out = run.path(), .resume = true, .task = &task}); });
+    CHECK(pool::stats(Device::cpu).peak_bytes_in_use < (std::size_t{16} << 20));
+    return text;
+  };
+  CHECK(error({{"experts", "64"}, {"width", "512"}, {"hidden", "512"}}) ==
+        "[checkpoint] " + path.string() +
+            ": the experts are f32 [4, 8, 8] there, and its configuration asks for f32 [64, 512, "
+            "512]. Is the file damaged?");
+  for (const char* name : {"experts", "width", "hidden"}) {
+    CHECK(error({{name, "65536"}}).find("the experts are f32 [4, 8, 8] there") !=
+          std::string::npos);
+  }
+  CHECK(error({{"dtype", "f64"}}).find("asks for f64 [4, 8, 8]") != std::string::npos);
+  // Sizes that the experts do not show.
+  CHECK(error({{"options.shared", "64"}}).find("no tensor") != std::string::npos);
+  CHECK(error({{"router", "soft-moe"}, {"options.slots", "4096"}}).starts_with("[storage]"));
+  CHECK(error({{"router", "x-moe"}, {"options.dimensions", "1000000"}}).starts_with("[storage]"));
 }
 
 // The accuracy of a linear classifier, trained by the same optimiser for as many steps.
