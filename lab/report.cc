@@ -157,12 +157,23 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
 Plot plot_svg(const fs::path& file, const std::vector<Chart>& charts) {
   fs::path commands = file;
   commands.replace_extension(".gp");
-  for (const fs::path& old : {file, commands}) remove_file(old);
   const std::vector<Chart> with_values = drawable(charts);
-  if (with_values.empty()) return Plot::nothing_to_draw;
+  if (with_values.empty()) {
+    for (const fs::path& old : {file, commands}) remove_file(old);
+    return Plot::nothing_to_draw;
+  }
   write_file_atomic(commands, script(with_values));
-  const std::optional<std::string> svg = drawn_by_gnuplot(commands);
-  if (!svg) return Plot::no_gnuplot;
+  std::optional<std::string> svg;
+  try {
+    svg = drawn_by_gnuplot(commands);
+  } catch (const Error&) {
+    remove_file(file);  // one of other rows
+    throw;
+  }
+  if (!svg) {
+    remove_file(file);
+    return Plot::no_gnuplot;
+  }
   write_file_atomic(file, *svg);
   return Plot::drawn;
 }

@@ -8,6 +8,7 @@
 #include <doctest/doctest.h>
 
 #include "ops/ops.h"
+#include "tensor/threads.h"
 #include "train/model.h"
 #include "train/optimiser.h"
 
@@ -87,18 +88,23 @@ class Training {
 };
 
 struct StepCost {
-  std::uint64_t from_system;  // blocks that the pool took
-  std::uint64_t calls_of_new;
+  std::uint64_t from_system;   // the pool took blocks
+  std::uint64_t calls_of_new;  // operator new was called
 };
 
-// Of the last of several steps.
-StepCost steady_step(const LayerConfig& config, std::int64_t tokens) {
+// How many of ten steps, after four others, allocated at all.
+StepCost steady_steps(const LayerConfig& config, std::int64_t tokens) {
   Training training(config, tokens);
   for (int i = 0; i < 4; ++i) training.step();
-  const std::uint64_t blocks = pool::stats(Device::cpu).system_allocations;
-  const std::uint64_t calls = calls_of_new;
-  training.step();
-  return {pool::stats(Device::cpu).system_allocations - blocks, calls_of_new - calls};
+  StepCost steps{};
+  for (int i = 0; i < 10; ++i) {
+    const std::uint64_t blocks = pool::stats(Device::cpu).system_allocations;
+    const std::uint64_t calls = calls_of_new;
+    training.step();
+    if (pool::stats(Device::cpu).system_allocations > blocks) ++steps.from_system;
+    if (calls_of_new > calls) ++steps.calls_of_new;
+  }
+  return steps;
 }
 
 LayerConfig config_of(const char* router, const char* estimator) {
@@ -117,7 +123,9 @@ TEST_CASE("calls of operator new are counted") {
   CHECK(calls_of_new > before + 1);
 }
 
+// But for the first piece of work of each thread, which may come late on a busy machine.
 TEST_CASE("a steady training step allocates nothing") {
+  const auto others = static_cast<std::uint64_t>(threads() - 1);
   for (const auto& pair :
        {std::pair("top-k", "sparse"), {"top-k", "expert-group"}, {"moesart", "sparse"}}) {
     const auto& router = pair.first;
@@ -126,9 +134,9 @@ TEST_CASE("a steady training step allocates nothing") {
     CAPTURE(estimator);
     for (const std::int64_t tokens : {64, 640}) {
       CAPTURE(tokens);
-      const StepCost cost = steady_step(config_of(router, estimator), tokens);
+      const StepCost cost = steady_steps(config_of(router, estimator), tokens);
       CHECK(cost.from_system == 0);
-      CHECK(cost.calls_of_new == 0);
+      CHECK(cost.calls_of_new <= others);
     }
   }
 }
