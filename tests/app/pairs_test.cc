@@ -104,7 +104,9 @@ TEST_CASE(
   const std::vector<std::string> endless = {"study", "bias",  "--draws",
                                             "200",   "--out", folder / "bias"};
   Process first({folder / "out1", folder / "err1"}, endless);
-  while (!fs::exists(folder / "bias" / FolderLock::kName)) ::usleep(1000);
+  const fs::path lock = folder / "bias" / FolderLock::kName;
+  for (int tries = 0; tries < 30000 && !fs::exists(lock); ++tries) ::usleep(1000);
+  REQUIRE(fs::exists(lock));
   const std::vector<std::string> small = {"study",     "bias",   "--routers", "top-k",
                                           "--experts", "4",      "--active",  "2",
                                           "--loss",    "linear", "--out",     folder / "bias"};

@@ -92,7 +92,8 @@ TEST_CASE("folders: temporary files of dead processes are removed, others stay")
     const std::string bytes(1 << 20, 'x');
     for (int i = 0;; ++i) write_file_atomic(folder / "a", bytes);
   }
-  while (!path_exists(folder / "a")) ::usleep(1000);
+  for (int tries = 0; tries < 30000 && !path_exists(folder / "a"); ++tries) ::usleep(1000);
+  REQUIRE(path_exists(folder / "a"));
   bool left = false;
   for (int tries = 0; tries < 2000 && !left; ++tries) {
     ::kill(child, SIGSTOP);
