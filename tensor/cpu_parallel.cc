@@ -113,7 +113,7 @@ int workers() { return in_region ? 1 : threads(); }
 
 void run_pieces(std::int64_t pieces, Share share, PieceWork work) {
   const int team = static_cast<int>(std::min<std::int64_t>(workers(), pieces));
-  const int at_a_time = team > 1 ? std::min(team, most_at_a_time()) : 1;
+  const int at_a_time = team > 1 ? std::min(threads(), most_at_a_time()) : 1;
   if (at_a_time == 1) {
     for (std::int64_t p = 0; p < pieces; ++p) work(p, 0);
     return;
