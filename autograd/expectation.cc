@@ -5,7 +5,7 @@
 #include <limits>
 #include <optional>
 
-#include "autograd/ridders.h"
+#include "autograd/differences.h"
 
 namespace moegrad {
 namespace {
@@ -146,11 +146,11 @@ void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expecta
         moved[i] = inputs[i].clone();
         moved[i].data<double>()[e] += h;
       };
-      const auto at = [&](double h) -> std::optional<std::vector<double>> {
+      const auto at = [&](double h) -> std::optional<double> {
         move(h);
         const auto runs = sampler.enumerate(moved, false);
         if (!runs) return std::nullopt;
-        return std::vector<double>{mean_loss(*runs)};
+        return mean_loss(*runs);
       };
       const auto sample_at = [&](double h) {
         move(h);
@@ -159,8 +159,8 @@ void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expecta
       double derivative = 0.0;
       double variance = 0.0;  // of one sample of the derivative
       if (result.exact) {
-        const Derivative d = ridders(at, 0.02, {std::abs(result.loss) + 1.0});
-        derivative = d.inside ? d.value[0] : std::numeric_limits<double>::quiet_NaN();
+        const Derivative d = derivative_of(at);
+        derivative = d.found ? d.value[0] : std::numeric_limits<double>::quiet_NaN();
       } else {
         sampled_derivative(sample_at(0.1), sample_at(-0.1), 0.2, derivative, variance);
       }

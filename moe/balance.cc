@@ -33,7 +33,7 @@ Var switch_auxiliary(Var scores, const Tensor& choice) {
 
 Var switch_auxiliary(const Routing& routing) {
   if (routing.merge.defined()) {
-    const Var shares = mean(stop_gradient(routing.merge), 0);
+    const Var shares = mean(routing.merge, 0);
     return static_cast<double>(routing.scores.size(1)) * sum(mean(routing.scores, 0) * shares);
   }
   return switch_auxiliary(routing.scores, routing.selected);

@@ -6,7 +6,7 @@ namespace moegrad {
 
 // Switch Transformer's auxiliary loss (arXiv:2101.03961, eq. 4): E sum_i f_i P_i, f_i the fraction
 // of all choices that fell on expert i (no gradient), P_i the mean of the scores p_i. 1 at balance.
-// Of merged experts f_i is the mean share of expert i in the merges, without gradient.
+// Of merged experts f_i is the mean share of expert i in the merges; it has a gradient.
 Var switch_auxiliary(const Routing& routing);
 // The same for a choice i32 [N, k] other than the routing's: that before dropping, or the first.
 Var switch_auxiliary(Var scores, const Tensor& choice);

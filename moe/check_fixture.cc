@@ -90,6 +90,7 @@ struct Edge {
   std::int64_t tokens, experts, active;
   bool permutable;
   void (*shape_logits)(const Tensor& logits);  // [N, E], random when it is called
+  bool zero_row = false;                       // the first token is zero, its logits too
 };
 
 void set_column(const Tensor& logits, std::int64_t column, double value) {
@@ -107,6 +108,7 @@ constexpr Edge kEdges[] = {
     {"an odd number of choices", 7, 5, 3, true, [](const Tensor&) {}},
     {"ties", 4, 4, 2, false,
      [](const Tensor& o) { std::fill_n(o.data<double>(), o.numel(), 0.25); }},
+    {"a token of zeros", 4, 4, 2, false, [](const Tensor&) {}, true},
     {"zero gates", 4, 4, 2, false,
      [](const Tensor& o) {
        std::fill_n(o.data<double>(), o.numel(), -1e4);
@@ -170,6 +172,7 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
               e < experts ? logits.at(t * experts + e) : features.at(t * 3 + e - experts);
         }
       }
+      if (edge.zero_row) std::fill_n(x.data<double>(), x.size(1), 0.0);
       for (std::int64_t e = 0; e < experts; ++e) weight.data<double>()[e * experts + e] = 1.0;
       f.names = {"x"};
       f.values = {x};

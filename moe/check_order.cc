@@ -9,8 +9,8 @@
 
 #include <cmath>
 
+#include "autograd/differences.h"
 #include "autograd/expectation.h"
-#include "autograd/ridders.h"
 #include "moe/check.h"
 #include "moe/moments.h"
 #include "moe/registry.h"
@@ -92,12 +92,12 @@ std::vector<double> exact_gradient(const OrderCase& c, const EstimatorEntry& ent
   };
   std::vector<double> gradient;
   for (std::size_t q = 0; q < c.logits.size(); ++q) {
-    const auto moved = [&](double h) -> std::optional<std::vector<double>> {
+    const auto moved = [&](double h) -> std::optional<double> {
       std::vector<double> logits = c.logits;
       logits[q] += h;
-      return std::vector<double>{expected_loss(logits)};
+      return expected_loss(logits);
     };
-    gradient.push_back(ridders(moved, 0.1, {1.0}).value[0]);
+    gradient.push_back(derivative_of(moved, {.first = 0.1}).value[0]);
   }
   return gradient;
 }

@@ -106,6 +106,18 @@ void require_causal(const LayerConfig& config, const RouterEntry& router,
   }
 }
 
+// What every router sets.
+void require_routing(const std::string& router, const Routing& r) {
+  const auto require = [&](bool defined, const char* field) {
+    if (defined) return;
+    fail("layer", "router {} leaves Routing::{} undefined. Set it in route().", router, field);
+  };
+  require(r.selected.defined(), "selected");
+  require(r.weights.defined(), "weights");
+  require(r.scores.defined(), "scores");
+  require(r.logits.defined(), "logits");
+}
+
 // Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
 void require_selection(const LayerConfig& config, const Routing& routing) {
   if (!routing.rows.defined() && !routing.merge.defined()) return;
@@ -247,6 +259,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   out.x = x;
   out.routing = router_->route(s, in);
   const Routing& r = out.routing;
+  require_routing(config_.router, r);
   require_selection(config_, r);
   Experts routed = experts(in.weights, "experts");
   routed.form = estimator_->form;

@@ -88,10 +88,8 @@ struct Unary {
   }
   {
     for (std::int64_t i = 0; i < in[0].numel(); ++i) {
-      const double wall = F::wall(in[0].at(i), p);
-      cell.distance(std::abs(wall));
-      cell.signature(static_cast<std::uint64_t>(wall > 0.0) |
-                     (F::df(in[0].at(i), 0.0, p) > 0.0 ? 2U : 0U));
+      cell.distance(F::wall(in[0].at(i), p));
+      cell.signature(static_cast<std::uint64_t>(F::side(in[0].at(i), p)));
     }
   }
   static std::vector<OperationCase> cases() {

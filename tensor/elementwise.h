@@ -14,7 +14,8 @@
 //   kNeeds                 what df reads: the input x, the output y, or nothing
 //   f(x, p), df(x, y, p)   value and derivative; p holds the numbers of a call
 //   kLow, kHigh            the range that the checks draw x from
-//   wall(x, p)             only where f has a kink: x's signed distance to the nearest one
+//   wall(x, p)             only where f has kinks: x's distance to the nearest one, and
+//   side(x, p)             how many of them lie below x
 // A functor of two arguments has f(a, b), da(a, b, y), db(a, b, y), and the ranges of both.
 // A new functor goes into the list at the end; nothing else has to change.
 
@@ -196,7 +197,11 @@ struct Relu {
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars) {
-    return x;
+    return std::abs(x);
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars) {
+    return x > T(0);
   }
 };
 
@@ -286,9 +291,13 @@ struct Clamp {
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars p) {
-    const T low = x - T(p.a);
-    const T high = x - T(p.b);
-    return std::abs(low) < std::abs(high) ? low : high;
+    const T low = std::abs(x - T(p.a));
+    const T high = std::abs(x - T(p.b));
+    return low < high ? low : high;
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars p) {
+    return (x > T(p.a)) + (x > T(p.b));
   }
 };
 

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include "autograd/tape.h"
+#include "ops/ops.h"
 #include "tensor/kernels.h"
 
 using namespace moegrad;
@@ -174,7 +175,7 @@ TEST_CASE("each defect is caught, by the check that is made for it") {
   expect_caught<Defect::writes_input_forward>("forward wrote an input");
   expect_caught<Defect::writes_input_backward>("backward wrote an input, output or saved tensor");
   expect_caught<Defect::writes_saved>("backward wrote an input, output or saved tensor");
-  expect_caught<Defect::unwritten_output>("numeric nan");
+  expect_caught<Defect::unwritten_output>("is NaN");
   expect_caught<Defect::unwritten_gradient>("analytic nan");
   expect_caught<Defect::wrong_f32_value>("f32 and f64 values differ");
   expect_caught<Defect::wrong_f32_gradient>("f32 and f64 gradients differ");
@@ -236,4 +237,56 @@ TEST_CASE("the check leaves the pool as it found it") {
   const bool before = pool::checked();
   check<Defect::throws>();
   CHECK(pool::checked() == before);
+}
+
+namespace {
+
+// A documented function with one case, for its claim alone.
+CheckRow check_claim(Claim claim, std::vector<CaseInput> inputs, Program program) {
+  static OperationCase current;
+  current = {"case", std::move(inputs), std::move(program)};
+  OperationEntry entry{"function",      "", "", claim, [] { return std::vector{current}; }, nullptr,
+                       "it is one case"};
+  return check_operation(entry);
+}
+
+void expect_liar(const CheckRow& row, const std::string& reason) {
+  CHECK(row.verdict == Verdict::fail);
+  INFO(row.reason);
+  CHECK(row.reason.find(reason) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("a claim is enforced: for each claim a liar") {
+  const Program stopped = [](Tape&, std::span<const Var> x) { return x[0] * stop_gradient(x[0]); };
+  expect_liar(check_claim(Claim::exact, {{{1}}}, stopped), "analytic and numeric differ");
+  expect_liar(check_claim(Claim::exact_on_cell, {{{1}}}, stopped), "analytic and numeric differ");
+  CHECK(check_claim(Claim::surrogate, {{{1}}}, stopped).verdict == Verdict::pass);
+  // Dropped where the differences see it.
+  const Program wrong = [](Tape&, std::span<const Var> x) {
+    return square(x[0]) + stop_gradient(x[0]) - x[0] + stop_gradient(x[0]) - stop_gradient(x[0]);
+  };
+  expect_liar(check_claim(Claim::exact, {{{1}}}, wrong), "analytic and numeric differ");
+
+  // One of two outcomes, its one-hot row straight through to the probabilities.
+  const Program straight = [](Tape& tape, std::span<const Var> x) {
+    const Var p = softmax(reshape(x[0], {1, 3}));
+    const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    return straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
+  };
+  CHECK(check_claim(Claim::surrogate, {{{3}}}, straight).cases == 1);
+  expect_liar(check_claim(Claim::unbiased, {{{3}}}, straight), "claimed to be unbiased");
+  expect_liar(check_claim(Claim::biased_order, {{{3}}}, straight), "cannot claim");
+  expect_liar(check_claim(Claim::documented, {{{3}}}, straight), "cannot claim");
+  // Dropout by a draw: pathwise, so unbiased.
+  const Program dropped = [](Tape& tape, std::span<const Var> x) {
+    const Tensor p = Tensor::of<double>({1, 2}, {0.25, 0.75});
+    const Tensor kept = tape.decisions().categorical("kept", p, tape.rng());
+    return x[0] * (kept.at(0) / 0.75);
+  };
+  const CheckRow honest = check_claim(Claim::unbiased, {{{1}}}, dropped);
+  INFO(honest.reason);
+  CHECK(honest.verdict == Verdict::pass);
 }

@@ -42,7 +42,7 @@ void compare(Oracle&& oracle, double tolerance) {
   for (int i = 0; i < kPoints; ++i) {
     const double x = F::kLow + (F::kHigh - F::kLow) * i / (kPoints - 1);
     if constexpr (requires { F::wall(1.0, Scalars{}); }) {
-      if (std::abs(F::wall(x, p)) < 0.05) continue;
+      if (F::wall(x, p) < 0.05) continue;
     }
     const double expected = static_cast<double>(oracle(x, p));
     const double analytic = F::df(x, F::f(x, p), p);
@@ -56,7 +56,54 @@ void compare_with_differences(TypeList<F...>) {
   (compare<F>([](double x, Scalars p) { return differences<F>(x, p); }, 1e-12), ...);
 }
 
+// The derivative jumps at x.
+template <class F>
+bool jumps_at(double x, Scalars p) {
+  const double tiny = 1e-9 * std::fmax(1.0, std::abs(x));
+  const auto slope = [&](double at) { return F::df(at, F::f(at, p), p); };
+  return std::abs(slope(x + tiny) - slope(x - tiny)) > 0.1;
+}
+
+template <class F>
+int check_walls() {
+  if constexpr (requires { F::wall(1.0, Scalars{}); }) {
+    INFO(F::name);
+    const Scalars p = scalars_of(F::name);
+    const double step = 0.01;
+    for (double x = -7.003; x < 7.0; x += step) {
+      CAPTURE(x);
+      const double distance = F::wall(x, p);
+      CHECK(distance > 0.0);
+      CHECK((jumps_at<F>(x - distance, p) || jumps_at<F>(x + distance, p)));
+      for (const double part : {-0.99, -0.5, 0.5, 0.99}) {
+        CHECK(F::side(x + part * distance, p) == F::side(x, p));
+        CHECK(!jumps_at<F>(x + part * distance, p));
+      }
+      // A kink between two points, and only that, is another side.
+      const bool kink =
+          distance < step && F::wall(x + step, p) < step && jumps_at<F>(x + distance, p);
+      CHECK((F::side(x + step, p) != F::side(x, p)) == kink);
+    }
+    for (const double far : {-1e300, -1e3, 1e3, 1e300}) CHECK(F::wall(far, p) > 1e2);
+    return 1;
+  }
+  return 0;
+}
+
+template <class... F>
+int check_all_walls(TypeList<F...>) {
+  return (check_walls<F>() + ...);
+}
+
 }  // namespace
+
+TEST_CASE("walls lie where the derivative jumps, on both sides and far from any") {
+  CHECK(check_all_walls(UnaryFunctors{}) >= 2);
+  // Halfway between its bounds clamp has no kink.
+  CHECK(functor::Clamp::wall(0.1, {-0.7, 0.9}) == doctest::Approx(0.8));
+  CHECK(functor::Clamp::side(0.1 - 1e-9, {-0.7, 0.9}) ==
+        functor::Clamp::side(0.1 + 1e-9, {-0.7, 0.9}));
+}
 
 TEST_CASE("every derivative agrees with differences of order 8 in long double") {
   compare_with_differences(UnaryFunctors{});

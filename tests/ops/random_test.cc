@@ -59,7 +59,7 @@ TEST_CASE("a replay of dropout repeats it, whatever the generator stands at") {
   decisions.replay();
   Tape second(Tape::Options{.decisions = &decisions});
   CHECK(dropout(second.constant(x), 0.5).value().same_bits(y));
-  CHECK(second.rng().position == 0);
+  CHECK(second.rng().position == 50);
   decisions.finish_replay();
 }
 
