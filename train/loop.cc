@@ -154,7 +154,10 @@ class TrainingRun {
   }
 
   void resume() {
-    if (to_json(folder_.resumed({}), true) != to_json(config_, true)) {
+    TrainConfig there = folder_.resumed({});
+    const std::int64_t epochs = there.epochs;
+    there.epochs = std::max(epochs, config_.epochs);
+    if (to_json(there, true) != to_json(config_, true)) {
       fail("train", "the run in '{}' has another configuration. Resume with RunFolder::resumed.",
            folder_.path().string());
     }
@@ -174,7 +177,15 @@ class TrainingRun {
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }
-    if (state_.epoch < config_.epochs) remove_file(folder_.result());
+    if (config_.epochs > epochs) {
+      folder_.extend(config_.epochs);
+      message(fmt::format(
+          "extended from {} to {} epochs: from step {} on the learning rate is that of a run of {} "
+          "steps ({}, warm-up of {})",
+          epochs, config_.epochs, state_.step + 1, total_, config_.schedule, schedule_.warmup));
+    } else if (state_.epoch < config_.epochs) {
+      remove_file(folder_.result());
+    }
   }
 
   // The rest of the current epoch, or a part of it when the run is to stop.

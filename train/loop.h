@@ -16,7 +16,10 @@ namespace moegrad {
 // How to run, as opposed to what: none of this changes a result.
 struct RunOptions {
   std::filesystem::path out;  // the folder of the run
-  bool resume = false;        // go on from its newest checkpoint; config is then RunFolder::resumed
+  // Go on from its newest checkpoint; config is then RunFolder::resumed. Where it has more epochs
+  // than the run, the run is extended: from the next step on the learning rate is that of a run of
+  // so many epochs (warm-up and schedule). What was trained before keeps the rates that it had.
+  bool resume = false;
   bool force = false;  // start over in a folder that holds a run
   int threads = 0;     // 0: as threads() says
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
