@@ -29,6 +29,7 @@ struct LayerArguments {
   std::int64_t sequence = 1;
   bool train = false;
   bool evaluate = false;
+  bool dropless = false;
   bool causal = false;
   bool force = false;
   std::uint64_t seed = 1;
@@ -185,6 +186,7 @@ void check_parameters(const std::string& path, const TensorFile& file, const Par
 
 int run(const LayerArguments& a) {
   if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
+  if (a.dropless && !a.evaluate) fail("layer", "--dropless is for inference. Add --eval.");
   require_distinct("layer", {a.in}, {a.out, a.json.file});
   const TensorFile in = read_layer_file(a.in);
   const Tensor x = in.at("x");
@@ -245,6 +247,7 @@ int run(const LayerArguments& a) {
   }
   LayerInput input{tokens, weights, !a.evaluate};
   input.sequence = a.sequence;
+  input.dropless = a.dropless;
   if (const Tensor* ids = in.find("ids")) input.ids = *ids;
   if (const Tensor* attention = in.find("attention")) input.attention = *attention;
   const LayerOutput out = layer.forward(input);
@@ -325,6 +328,8 @@ void add_layer(CLI::App& app, Global& global) {
       ->type_name("NAME");
   command.add_flag("--train", a->train, "as in training (default)");
   command.add_flag("--eval", a->evaluate, "as at inference");
+  command.add_flag("--dropless", a->dropless,
+                   "with --eval: no choice is dropped, whatever the router's capacity");
   command.add_flag("--causal", a->causal, "refuse what lets a token see later ones");
   command.add_flag("--force", a->force, "let through combinations that are refused");
   add_number<std::uint64_t>(command, "--seed", a->seed, 0, kHighest<std::uint64_t>,

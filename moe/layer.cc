@@ -279,13 +279,24 @@ LayerOutput Layer::forward(const LayerInput& in) const {
     const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
-  const auto add = [&](Var loss) {
-    out.auxiliary = out.auxiliary.defined() ? out.auxiliary + loss : loss;
+  out.auxiliary = r.auxiliary;
+  out.losses = r.losses;
+  const auto add = [&](const char* name, double coefficient, Var loss) {
+    out.losses.push_back({name, loss});
+    const Var scaled = coefficient * loss;
+    out.auxiliary = out.auxiliary.defined() ? out.auxiliary + scaled : scaled;
   };
-  if (out.routing.auxiliary.defined()) add(out.routing.auxiliary);
-  if (auxiliary_ > 0.0) add(auxiliary_ * switch_auxiliary(out.routing));
-  if (z_loss_ > 0.0) add(z_loss_ * z_loss(out.routing));
+  if (auxiliary_ > 0.0) add("aux", auxiliary_, switch_auxiliary(r));
+  if (z_loss_ > 0.0) add("z-loss", z_loss_, z_loss(r));
   return out;
+}
+
+double LayerOutput::dropped_share() const {
+  if (routing.dropped == 0) return 0.0;
+  double kept = 0.0;
+  for (const double load : expert_load()) kept += load;
+  const auto dropped = static_cast<double>(routing.dropped);
+  return dropped / (dropped + kept);
 }
 
 std::vector<double> LayerOutput::expert_load() const {

@@ -37,11 +37,14 @@ struct LayerOutput {
   Var y;  // [N, Dout]
   Routing routing;
   Plan plan;
-  Var auxiliary;    // scalar: what the balance losses add; undefined where none is asked for
-  Updates updates;  // of the layer's state, for the next step
+  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+  PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
+  Updates updates;                   // of the layer's state, for the next step
 
   // The slots of each expert; of merged experts, their weights.
   std::vector<double> expert_load() const;
+  // The part of all choices that a capacity dropped; 0 where there is no choice.
+  double dropped_share() const;
 };
 
 // One mixture layer: router, plan, experts, estimator. Holds no numbers: they come as Weights.

@@ -15,6 +15,12 @@ void Router::declare(const LayerSize& size, std::string_view prefix, Parameters&
   parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64));
 }
 
+void Routing::add_loss(const char* name, double coefficient, Var value) {
+  losses.push_back({name, value});
+  const Var scaled = coefficient * value;
+  auxiliary = auxiliary.defined() ? auxiliary + scaled : scaled;
+}
+
 Var router_logits(Var x, const Weights& weights) {
   const Var logits = matmul(x, weights.at("router.weight"));
   const Var bias = weights.find("router.bias");

@@ -54,10 +54,18 @@ struct LayerInput {
   // [N/L, L, L] floating: the scores of the attention before this layer, averaged over its heads,
   // before its causal mask; undefined where there is none.
   Tensor attention = {};
+  // At inference no choice is dropped for want of room, whatever the capacity of the router.
+  bool dropless = false;
 };
 
 // New values of a layer's state, by name without the layer's prefix.
 using Updates = std::vector<std::pair<std::string, Tensor>>;
+
+// A loss that is added to that of the task, before it is multiplied by its coefficient.
+struct AuxiliaryLoss {
+  const char* name;  // in the log of a training
+  Var value;         // a scalar
+};
 
 // What a router decided for N tokens.
 struct Routing {
@@ -69,6 +77,10 @@ struct Routing {
   Var normaliser = {};
   // A scalar added to the loss; undefined where the router has none of its own.
   Var auxiliary = {};
+  PoolVector<AuxiliaryLoss> losses = {};  // what it is made of
+  // auxiliary += coefficient * value
+  void add_loss(const char* name, double coefficient, Var value);
+  std::int64_t dropped = 0;  // choices that found their expert full, and are -1 in selected
 
   // The rest is for routers that exchange more than the choice; undefined where they do not.
   Tensor scale = {};         // [N, k]: a factor s within the weights that no gradient should see

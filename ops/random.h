@@ -5,8 +5,8 @@
 
 namespace moegrad {
 
-// Each element is 0 with probability p, else x / (1 - p). The random numbers come from tape.rng();
-// the state of that generator is the decision "dropout". No mask is kept.
+// Each element is 0 with probability p, else x / (1 - p); p = 1 gives zeros. The random numbers
+// come from tape.rng(); the state of that generator is the decision "dropout". No mask is kept.
 Var dropout(Var x, double p);
 
 struct Dropout {

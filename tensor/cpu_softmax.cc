@@ -143,12 +143,37 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
   });
 }
 
+namespace {
+
+// Labels to look up: of a row without one (-1), 0.
+Tensor labels_within(const Tensor& labels) {
+  const auto values = labels.values<std::int32_t>();
+  if (std::none_of(values.begin(), values.end(), [](std::int32_t l) { return l < 0; })) {
+    return labels;
+  }
+  const Tensor within = labels.clone();
+  for (std::int32_t& label : within.values<std::int32_t>()) label = std::max(label, 0);
+  return within;
+}
+
+// Zeros in the rows of x [rows, cols] that have no label.
+template <class T>
+void clear_rows_without_label(const Tensor& labels, T* x, std::int64_t cols) {
+  const auto values = labels.values<std::int32_t>();
+  for (std::size_t row = 0; row < values.size(); ++row) {
+    if (values[row] < 0) std::fill_n(x + static_cast<std::int64_t>(row) * cols, cols, T(0));
+  }
+}
+
+}  // namespace
+
 void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                                const Tensor& lse) {
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
-  const std::int32_t* const label = labels.data<std::int32_t>();
-  cpu::require_indices("cross_entropy", label, rows, 0, classes);
+  cpu::require_indices("cross_entropy", labels.data<std::int32_t>(), rows, -1, classes);
+  const Tensor within = labels_within(labels);
+  const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(logits.dtype(), "cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     const T* const x = logits.data<T>();
@@ -161,6 +186,7 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
       lines.store_lines(loss_data, map([](T l, T v, T t) { return l - (v - t); }, log_sum,
                                        lines.at(x, label), top));
     });
+    if (!within.shares_storage(labels)) clear_rows_without_label(labels, loss_data, 1);
   });
 }
 
@@ -169,8 +195,9 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
                                         const Tensor& dlogits) {
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
-  const std::int32_t* const label = labels.data<std::int32_t>();
-  cpu::require_indices("cross_entropy_backward", label, rows, 0, classes);
+  cpu::require_indices("cross_entropy_backward", labels.data<std::int32_t>(), rows, -1, classes);
+  const Tensor within = labels_within(labels);
+  const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(dlogits.dtype(), "cross_entropy_backward", [&](auto zero) {
     using T = decltype(zero);
     const T* const x = logits.data<T>();
@@ -188,6 +215,7 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
                      map([factor](T v, T l) { return factor * (cpu::exp(v - l) - T(1)); },
                          lines.at(x, label), log_sum));
     });
+    if (!within.shares_storage(labels)) clear_rows_without_label(labels, dx, classes);
   });
 }
 

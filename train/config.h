@@ -44,7 +44,8 @@ struct TrainConfig {
   std::int64_t warmup = 100;
   double clip = 1.0;
 
-  // These change no result.
+  // These change no parameter.
+  bool dropless = false;  // evaluations drop no choice, whatever the capacity of the router
   std::string data = "data";
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
@@ -62,7 +63,7 @@ struct TrainField {
   OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
   Member member;
   bool free_text = false;    // the spec's kind does not apply
-  bool result_free = false;  // changes no result: may differ when a run is resumed
+  bool result_free = false;  // changes no parameter: may differ when a run is resumed
 };
 const std::vector<TrainField>& train_fields();
 std::string flag_of(const TrainField& field);

@@ -63,7 +63,7 @@ class CometRouter : public Router {
     r.scores = softmax(r.logits);
     r.selected = open_gates(r.scores);
     r.weights = take_columns(r.scores, r.selected);
-    if (entropy_ > 0.0) r.auxiliary = entropy_ * entropy_per_token(p, tokens);
+    if (entropy_ > 0.0) r.add_loss("entropy", entropy_, entropy_per_token(p, tokens));
     return r;
   }
 

@@ -124,7 +124,7 @@ class DeepseekV3Router : public Router {
     r.weights = settings_.scale * softmax(log_scores);
     // w = s / normaliser
     r.normaliser = (sum(take_columns(r.scores, r.selected), 1, true) + 1e-20) / settings_.scale;
-    if (settings_.balance > 0.0) r.auxiliary = settings_.balance * balance(r, in.sequence);
+    if (settings_.balance > 0.0) r.add_loss("balance", settings_.balance, balance(r, in.sequence));
     if (in.training && settings_.rate > 0.0) {
       r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, settings_.rate));
     }

@@ -59,7 +59,7 @@ class DSelectKRouter : public Router {
     routing.logits = log(w + 1e-6) + logsumexp(a, 1, true);
     routing.selected = open_gates(w);
     routing.weights = take_columns(w, routing.selected);
-    routing.auxiliary = penalties(size, r, tokens);
+    add_penalties(routing, size, r, tokens);
     return routing;
   }
 
@@ -84,17 +84,14 @@ class DSelectKRouter : public Router {
     return r.size(1) == size.experts ? r : slice(r, 1, 0, size.experts);
   }
 
-  // Undefined where there is none.
-  Var penalties(const LayerSize& size, Var r, std::int64_t tokens) const {
-    Var loss;
-    if (entropy_ > 0.0) loss = entropy_ * entropy_per_token(r, tokens);
+  void add_penalties(Routing& routing, const LayerSize& size, Var r, std::int64_t tokens) const {
+    if (entropy_ > 0.0) routing.add_loss("entropy", entropy_, entropy_per_token(r, tokens));
     const bool unreachable = !std::has_single_bit(static_cast<std::uint64_t>(size.experts));
     if (zeta_ > 0.0 && unreachable) {
       const Var one = r.tape().constant(Tensor::full({}, 1.0, r.dtype()));
-      const Var zeta = zeta_ / static_cast<double>(tokens) * sum(one / (sum(r, 1) + 1e-6));
-      loss = loss.defined() ? loss + zeta : zeta;
+      const Var zeta = sum(one / (sum(r, 1) + 1e-6)) / static_cast<double>(tokens);
+      routing.add_loss("zeta", zeta_, zeta);
     }
-    return loss;
   }
 
   double gamma_;

@@ -46,11 +46,11 @@ class GshardRouter : public Router {
     for (std::int64_t t = 0; t < tokens; ++t) {
       first.data<std::int32_t>()[t] = r.selected.data<std::int32_t>()[2 * t];
     }
-    r.auxiliary = settings_.balance * switch_auxiliary(r.scores, first);
+    r.add_loss("balance", settings_.balance, switch_auxiliary(r.scores, first));
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
-    r.selected = drop_over_capacity(r.selected, size.experts, capacity);
+    select_within(r, in, r.selected, size.experts, capacity);
     r.weights = kept_weights(r.weights, r.selected);
     return r;
   }

@@ -47,7 +47,7 @@ class MoesartRouter : public Router {
     if (lasso_ > 0.0) {
       const Tensor kept = top_k_indices(r.scores, k, "lasso");
       const Var inside = sum(take_columns(r.scores, kept), 1);
-      r.auxiliary = lasso_ * (1.0 - mean(inside));  // the scores of a token sum to 1
+      r.add_loss("lasso", lasso_, 1.0 - mean(inside));  // the scores of a token sum to 1
     }
     return r;
   }

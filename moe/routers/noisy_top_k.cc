@@ -54,8 +54,8 @@ class NoisyTopKRouter : public Router {
     const Var importance = sum(put_columns(r.weights, r.selected, size.experts), 0);
     const bool smooth = in.training && size.active < size.experts;
     const Var load = smooth ? expected_tokens(r, h, noise, deviation) : tokens(r);
-    r.auxiliary = importance_ * squared_variation(importance, kEpsilon) +
-                  load_ * squared_variation(load, kEpsilon);
+    r.add_loss("importance", importance_, squared_variation(importance, kEpsilon));
+    r.add_loss("load", load_, squared_variation(load, kEpsilon));
     return r;
   }
 

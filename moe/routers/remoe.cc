@@ -60,7 +60,9 @@ class ReMoERouter : public Router {
     }
     const Var lambda = in.weights.at("router.lambda");
     const Var n = in.x.tape().constant(share.to(gates.dtype()));
-    r.auxiliary = reshape(lambda, {}) * sum(sum(gates, 0) * n);
+    const Var open_mean = sum(sum(gates, 0) * n);
+    r.auxiliary = reshape(lambda, {}) * open_mean;
+    r.losses.push_back({"lambda", open_mean});
     // S < 1 - k/E where more than k gates of a token are open in the mean.
     const double factor = open > active * tokens ? multiplier_ : 1.0 / multiplier_;
     const double now = lambda.value().item();

@@ -120,7 +120,7 @@ class SparsemixerRouter : public Router {
     if (alpha_ > 0.0) {
       Routing balanced = r;
       if (!version_.masked_balance) balanced.scores = softmax(r.logits);
-      r.auxiliary = alpha_ * switch_auxiliary(balanced);
+      r.add_loss("alpha", alpha_, switch_auxiliary(balanced));
     }
     return r;
   }

@@ -38,7 +38,7 @@ class VMoeRouter : public Router {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const double half = 0.5 * settings_.balance;
-    r.auxiliary = half * squared_variation(sum(softmax(r.logits), 0), 0.0);
+    r.add_loss("importance", half, squared_variation(sum(softmax(r.logits), 0), 0.0));
     Var noisy = less_largest(r.logits);
     Var noise;
     if (in.training) {
@@ -58,15 +58,15 @@ class VMoeRouter : public Router {
       };
       const Var margin = (r.logits - last(r.logits)) - last(noise);
       const Var wins = normal_cdf(margin * static_cast<double>(size.experts));
-      r.auxiliary = r.auxiliary + half * squared_variation(mean(wins, 0), 0.0);
+      r.add_loss("load", half, squared_variation(mean(wins, 0), 0.0));
     }
-    r.selected = dropped(r, chosen, size);
+    select(r, in, chosen, size);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
 
  private:
-  Tensor dropped(const Routing& r, const Tensor& chosen, const LayerSize& size) const {
+  void select(Routing& r, const LayerInput& in, const Tensor& chosen, const LayerSize& size) const {
     const std::int64_t tokens = chosen.size(0);
     const std::int64_t capacity =
         capacity_up(settings_.capacity, tokens * size.active, size.experts, settings_.multiple);
@@ -81,7 +81,7 @@ class VMoeRouter : public Router {
         return order;
       });
     }
-    return drop_over_capacity(chosen, size.experts, capacity, queue);
+    select_within(r, in, chosen, size.experts, capacity, queue);
   }
 
   VMoeSettings settings_;

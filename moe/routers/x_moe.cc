@@ -91,7 +91,7 @@ class XMoeRouter : public Router {
       r.scores = sigmoid(r.logits);
       r.weights = take_columns(r.scores, r.selected);
     }
-    r.auxiliary = balance_ * switch_auxiliary(softmax(cosine / kTemperature), r.selected);
+    r.add_loss("balance", balance_, switch_auxiliary(softmax(cosine / kTemperature), r.selected));
     return r;
   }
 

@@ -365,6 +365,8 @@ TEST_CASE("what it refuses") {
         "moegrad: [layer] --option is 'renormalise'. Give --option name=value.\n");
   CHECK(refused(same, {"--active", "2", "--train", "--eval"}) ==
         "moegrad: [layer] --train and --eval are both given. Give one.\n");
+  CHECK(refused(same, {"--active", "2", "--dropless"}) ==
+        "moegrad: [layer] --dropless is for inference. Add --eval.\n");
   CHECK(refused(same, {"--active", "2", "--activation", "swiglu"}) ==
         "moegrad: [safetensors] FILE: no tensor 'experts.w3' among 7. The nearest is "
         "'experts.w1'.\n");

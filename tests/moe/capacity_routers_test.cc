@@ -1,6 +1,8 @@
 // Capacity, and the routers that have one: switch, gshard, v-moe, expert-choice.
 
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include <doctest/doctest.h>
 
@@ -108,6 +110,55 @@ TEST_CASE("switch: weight, balance loss before dropping, capacity in training an
   const Routing published =
       router_of("switch", {{"capacity", "0.8"}})->route(square_size(3, 1), {x, weights, true});
   CHECK(ids_of(published.selected) == Ids{0, 1, 0, 0, 0, -1, 2, -1});
+}
+
+TEST_CASE("dropless: at inference every choice is kept, whatever the capacity; training drops") {
+  // All tokens have the same two favourites.
+  const Tensor o = choosing(std::vector<std::pair<int, int>>(8, {0, 1}), 4);
+  struct Case {
+    const char* name;
+    std::int64_t active;
+    std::map<std::string, std::string> options;
+  };
+  const std::vector<Case> cases = {
+      {"switch",
+       1,
+       {{"capacity", "0.5"}, {"eval-capacity", "0.5"}, {"capacity-min", "1"}, {"jitter", "0"}}},
+      {"gshard", 2, {{"capacity", "0.5"}, {"capacity-min", "1"}, {"second-threshold", "0"}}},
+      {"v-moe", 2, {{"capacity", "0.5"}, {"capacity-multiple", "1"}, {"batch-priority", "true"}}}};
+  for (const Case& c : cases) {
+    const std::int64_t active = c.active;
+    CAPTURE(c.name);
+    const std::unique_ptr<Router> router = router_of(c.name, c.options);
+    Tape tape;
+    const Var x = tape.variable(o);
+    const Weights weights = identity_weights(tape, 4);
+    const auto route = [&](bool training, bool dropless) {
+      LayerInput in{x, weights, training};
+      in.dropless = dropless;
+      return router->route(square_size(4, active), in);
+    };
+    const Routing paper = route(false, false);
+    const Routing all = route(false, true);
+    const auto kept = [](const Routing& r) {
+      const Ids ids = ids_of(r.selected);
+      return std::count_if(ids.begin(), ids.end(), [](std::int32_t e) { return e >= 0; });
+    };
+    CHECK(kept(paper) < 8 * active);
+    CHECK(paper.dropped == 8 * active - kept(paper));
+    CHECK(kept(all) == 8 * active);
+    CHECK(all.dropped == 0);
+    // A token's choice and weights no longer depend on the others of its batch.
+    Tape alone;
+    const Var one = alone.variable(o.rows(5, 6));
+    const Weights same = identity_weights(alone, 4);
+    LayerInput in{one, same, false};
+    in.dropless = true;
+    const Routing single = router->route(square_size(4, active), in);
+    CHECK(single.selected.same_bits(all.selected.rows(5, 6)));
+    CHECK(single.weights.value().same_bits(all.weights.value().rows(5, 6)));
+    CHECK(kept(route(true, true)) < 8 * active);
+  }
 }
 
 TEST_CASE("switch: the jitter multiplies the router's input, in training only") {
