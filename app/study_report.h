@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,9 +29,10 @@ class Report {
     output.require();
   }
 
-  // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table and says where.
+  // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table, its legend, and
+  // says where.
   void write(const nlohmann::ordered_json& rows, const std::vector<Chart>& charts,
-             const Table& table) const {
+             const Table& table, std::string_view legend = {}) const {
     const std::string text = json_text(rows);
     lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
@@ -39,7 +41,8 @@ class Report {
     if (output_.wanted && output_.file.empty()) {
       output_.write(text);
     } else {
-      put(stdout, "{}written to {}: rows.json{}\n", table.text(), shown(folder_.string()),
+      put(stdout, "{}{}{}written to {}: rows.json{}\n", table.text(), legend,
+          legend.empty() ? "" : "\n", shown(folder_.string()),
           plot == Plot::drawn ? ", plot.svg" : "");
     }
     if (plot == Plot::no_gnuplot) {

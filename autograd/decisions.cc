@@ -139,27 +139,118 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
   });
 }
 
+Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, Rng& rng) {
+  if (!is_floating(probabilities.dtype())) {
+    fail("bernoulli", "probabilities are {}. They must be floating.",
+         name_of(probabilities.dtype()));
+  }
+  const auto at = [&](std::int64_t i) {
+    const double p = probabilities.at(i);
+    if (!(p >= 0.0 && p <= 1.0)) {
+      fail("bernoulli", "element {} holds the probability {}. Use 0 to 1.", i, p);
+    }
+    return p;
+  };
+  const Shape& shape = probabilities.shape();
+  const auto drawn = [&](const auto& draw) {
+    const Tensor ones = Tensor::empty(shape, DType::i32);
+    for (std::int64_t i = 0; i < ones.numel(); ++i) ones.data<std::int32_t>()[i] = draw(i, at(i));
+    return ones;
+  };
+  if (mode_ == Mode::enumerate && given(kind) == nullptr) {
+    return drawn([&](std::int64_t, double p) {
+      Outcomes outcomes;
+      if (p < 1.0) outcomes.emplace_back(0, 1.0 - p);
+      if (p > 0.0) outcomes.emplace_back(1, p);
+      return choose(std::move(outcomes));
+    });
+  }
+  return decide(kind, DType::i32, shape, [&] {
+    const Rng first = rng.take(static_cast<std::uint64_t>(probabilities.numel()));
+    return drawn([&](std::int64_t i, double p) {
+      return first.uniform(static_cast<std::uint64_t>(i)) < p ? 1 : 0;
+    });
+  });
+}
+
 Tensor Decisions::enumerated(const Tensor& probabilities) {
   const std::int64_t rows = probabilities.size(0);
-  const std::int64_t outcomes = probabilities.size(1);
+  const std::int64_t categories = probabilities.size(1);
   const Tensor drawn = Tensor::empty({rows}, DType::i32);
   for (std::int64_t row = 0; row < rows; ++row) {
-    if (next_choice_ == choices_.size()) {
-      Choice choice;
-      double sum = 0.0;
-      for (std::int64_t i = 0; i < outcomes; ++i) {
-        const double p = probability_at(probabilities, row, i);
-        sum += p;
-        if (p > 0.0) choice.outcomes.emplace_back(static_cast<std::int32_t>(i), p);
-      }
-      if (choice.outcomes.empty()) no_outcome(row);
-      require_sum_of_one(row, sum);
-      choices_.push_back(std::move(choice));
+    Outcomes outcomes;
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < categories; ++i) {
+      const double p = probability_at(probabilities, row, i);
+      sum += p;
+      if (p > 0.0) outcomes.emplace_back(static_cast<std::int32_t>(i), p);
     }
-    const Choice& choice = choices_[next_choice_++];
-    drawn.data<std::int32_t>()[row] = choice.outcomes[choice.taken].first;
+    if (outcomes.empty()) no_outcome(row);
+    require_sum_of_one(row, sum);
+    drawn.data<std::int32_t>()[row] = choose(std::move(outcomes));
   }
   return drawn;
+}
+
+// The outcome that this run takes of its next draw.
+std::int32_t Decisions::choose(Outcomes outcomes) {
+  if (next_choice_ == choices_.size()) {
+    const std::size_t taken = first_taken(outcomes);
+    choices_.push_back({std::move(outcomes), taken});
+  } else if (choices_[next_choice_].outcomes != outcomes) {
+    fail("decisions",
+         "draw {} of an enumerated run has other probabilities than in the run before. Is there "
+         "hidden state? Draw from the tape's rng() alone.",
+         next_choice_ + 1);
+  }
+  const Choice& choice = choices_[next_choice_++];
+  return choice.outcomes[choice.taken].first;
+}
+
+// Of a draw that is made for the first time.
+std::size_t Decisions::first_taken(const Outcomes& outcomes) {
+  if (!single_) return 0;
+  if (next_choice_ < forced_.size()) {
+    const auto& [outcome, probability] = forced_[next_choice_];
+    for (std::size_t i = 0; i < outcomes.size(); ++i) {
+      if (outcomes[i].first != outcome) continue;
+      weight_ *= outcomes[i].second / probability;
+      return i;
+    }
+    weight_ = 0.0;
+  }
+  const double u = rng_.take(1).uniform(0);
+  double sum = 0.0;
+  std::size_t taken = 0;
+  for (std::size_t i = 0; i < outcomes.size() && sum <= u; ++i) {
+    taken = i;
+    sum += outcomes[i].second;
+  }
+  return taken;
+}
+
+Decisions Decisions::along(Path path, const Rng& rng, std::int64_t most) {
+  Decisions decisions(Mode::enumerate, most);
+  decisions.single_ = true;
+  decisions.forced_ = std::move(path);
+  decisions.rng_ = rng;
+  return decisions;
+}
+
+bool Decisions::enumerates(double outcomes) const {
+  if (mode_ != Mode::enumerate) return false;
+  for (std::size_t i = 0; i < next_choice_; ++i) {
+    outcomes *= static_cast<double>(choices_[i].outcomes.size());
+  }
+  return outcomes <= static_cast<double>(most_);
+}
+
+void Decisions::note(const Tensor& value) {
+  if (value.dtype() != DType::i32) return;
+  for (const std::int32_t word : value.values<std::int32_t>()) {
+    signature_ =
+        (signature_ ^ static_cast<std::uint32_t>(word)) * 0x100000001b3ULL + 0x9e3779b97f4a7c15ULL;
+  }
 }
 
 bool Decisions::next_outcome() {
@@ -167,7 +258,8 @@ bool Decisions::next_outcome() {
     choices_.pop_back();
   }
   next_choice_ = 0;
-  if (choices_.empty()) return false;
+  signature_ = 0;
+  if (single_ || choices_.empty()) return false;
   ++choices_.back().taken;
   return true;
 }
@@ -176,6 +268,12 @@ double Decisions::probability() const {
   double product = 1.0;
   for (const Choice& choice : choices_) product *= choice.outcomes[choice.taken].second;
   return product;
+}
+
+Decisions::Path Decisions::path() const {
+  Path path;
+  for (const Choice& choice : choices_) path.push_back(choice.outcomes[choice.taken]);
+  return path;
 }
 
 }  // namespace moegrad

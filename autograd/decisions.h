@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,7 +41,15 @@ class Decisions {
 
   Decisions() = default;
   static Decisions recorder() { return Decisions(Mode::record); }
-  static Decisions enumerator() { return Decisions(Mode::enumerate); }
+  // Of at most so many outcomes: enumerates() goes by it.
+  static Decisions enumerator(std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
+    return {Mode::enumerate, most};
+  }
+  // The outcomes of the draws of one run, in order, and the probability that each had.
+  using Path = std::vector<std::pair<std::int32_t, double>>;
+  // One run of an enumeration instead of all: its draws have the outcomes of `path`; those after
+  // its end are drawn with `rng`.
+  static Decisions along(Path path, const Rng& rng, std::int64_t most);
 
   Mode mode() const { return mode_; }
   bool live() const { return mode_ == Mode::live; }
@@ -66,12 +75,19 @@ class Decisions {
     if (mode_ == Mode::record) {
       records_.push_back({std::string(kind), value.clone(), forced != nullptr});
     }
+    if (mode_ == Mode::enumerate) note(value);
     return value;
   }
 
   // One draw for each row of probabilities [N, E] (each row sums to 1): i32 [N]. When enumerating,
   // every outcome of positive probability gets its run; a draw then never takes numbers from rng.
   Tensor categorical(std::string_view kind, const Tensor& probabilities, Rng& rng);
+  // One draw for each element p of probabilities: i32 of their shape, 1 with probability p, else 0.
+  // Enumerated like categorical: 2^n outcomes for n elements inside (0, 1).
+  Tensor bernoulli(std::string_view kind, const Tensor& probabilities, Rng& rng);
+  // True when enumerating and a draw of so many outcomes keeps this run's draws within the limit:
+  // for a step that can also hold noise, as dropout does.
+  bool enumerates(double outcomes) const;
 
   // Forces the decision `kind`, every time it is asked for, outside of replay. For programs that
   // are to run on decisions made elsewhere. A second value of a kind takes the place of the first.
@@ -94,23 +110,32 @@ class Decisions {
   }
 
   // Enumerating: to the next outcome; false when all have been run. The first run needs no call.
+  // An Error in a later run whose draws have other probabilities than before: hidden state.
   bool next_outcome();
-  // The probability of the outcome of the run just made.
+  // Of the run just made: the probability of its outcome, and the outcomes of its draws.
   double probability() const;
+  Path path() const;
+  // After a run along a path: how many times more probable its outcomes were than the path says; 0
+  // where one was impossible (the run then took another).
+  double weight() const { return weight_; }
+  // Equal for two enumerated runs whose integer decisions (selections, comparisons) were the same.
+  std::uint64_t signature() const { return signature_; }
 
  private:
+  using Outcomes = Path;  // of one draw: those of positive probability
   struct Record {
     std::string kind;
     Tensor value;
     bool given = false;
   };
-  // One draw of an enumerated run: the outcomes of positive probability and the one that is taken.
+  // One draw of an enumerated run, and the place of the outcome that is taken.
   struct Choice {
-    std::vector<std::pair<std::int32_t, double>> outcomes;
+    Outcomes outcomes;
     std::size_t taken = 0;
   };
 
   explicit Decisions(Mode mode) : mode_(mode) {}
+  Decisions(Mode mode, std::int64_t most) : mode_(mode), most_(most) {}
   const Tensor* given(std::string_view kind) const;
   const Record& next(std::string_view kind, DType dtype, const Shape& shape);
   bool holds(DType dtype) const {
@@ -129,6 +154,9 @@ class Decisions {
   static void require_same(std::string_view kind, DType dtype, const Shape& shape,
                            const Tensor& value, std::string_view origin);
   Tensor enumerated(const Tensor& probabilities);
+  std::int32_t choose(Outcomes outcomes);
+  std::size_t first_taken(const Outcomes& outcomes);
+  void note(const Tensor& value);
 
   Mode mode_ = Mode::live;
   Hold hold_ = Hold::all;
@@ -137,6 +165,12 @@ class Decisions {
   std::vector<Record> given_;
   std::vector<Choice> choices_;
   std::size_t next_choice_ = 0;
+  std::int64_t most_ = std::numeric_limits<std::int64_t>::max();
+  std::uint64_t signature_ = 0;
+  bool single_ = false;  // one run, along forced_
+  double weight_ = 1.0;
+  Path forced_;
+  Rng rng_;
 };
 
 }  // namespace moegrad

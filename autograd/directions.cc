@@ -26,6 +26,11 @@ Tensor moved(const Tensor& x, double h, const Tensor& u) {
   return out;
 }
 
+Steps steps_at(double x) {
+  return {.first = 0.02 * scale_of(x),
+          .smallest = x == 0.0 ? 1e-13 : 1e-9 * std::fmin(1.0, std::abs(x))};
+}
+
 Tensor random_direction(const Tensor& x, Rng& rng) {
   Tensor u = rng.normal(x.shape(), DType::f64);
   for (std::int64_t i = 0; i < x.numel(); ++i) u.data<double>()[i] *= scale_of(x.at(i));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "autograd/differences.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
 
@@ -18,6 +19,8 @@ Tensor moved(const Tensor& x, double h, const Tensor& u);
 
 // By what an element is moved: its own size, and 1 for small ones, which may be near 0 by chance.
 inline double scale_of(double x) { return std::fmax(1.0, std::abs(x)); }
+// The steps of differences in an element of this value.
+Steps steps_at(double x);
 // Normal, each element times its scale.
 Tensor random_direction(const Tensor& x, Rng& rng);
 

@@ -1,94 +1,33 @@
 #include "autograd/expectation.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <optional>
 
 #include "autograd/differences.h"
+#include "autograd/directions.h"
+#include "autograd/expectation_runs.h"
+#include "autograd/mean_derivative.h"
 
 namespace moegrad {
 namespace {
 
-struct Run {
-  double probability = 0.0;
-  double loss = 0.0;
-  std::vector<Tensor> gradients;  // by input; undefined for integer inputs
-};
+constexpr double kNegligible = 1e-15;  // an outcome of less probability may come and go
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-class Sampler {
- public:
-  Sampler(const Program& program, const ExpectationOptions& options)
-      : program_(program), options_(options) {}
+// --- moments ----------------------------------------------------------------------------------
 
-  // Every outcome, or nothing when there are more than the limit.
-  std::optional<std::vector<Run>> enumerate(std::span<const Tensor> inputs, bool gradients) const {
-    Decisions decisions = Decisions::enumerator();
-    std::vector<Run> runs;
-    do {
-      if (static_cast<std::int64_t>(runs.size()) == options_.max_outcomes) return std::nullopt;
-      runs.push_back(run(inputs, options_.rng, &decisions, gradients));
-      runs.back().probability = decisions.probability();
-    } while (decisions.next_outcome());
-    return runs;
+void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> inputs,
+             Expectation& result) {
+  result.also.assign(runs.front().also.size(), 0.0);
+  for (const ExpectationRun& run : runs) {
+    result.loss += run.weight * run.loss;
+    for (std::size_t i = 0; i < run.also.size(); ++i) result.also[i] += run.weight * run.also[i];
   }
-
-  // Draws with the seeds 0, 1, ...: the same for every inputs (common random numbers).
-  std::vector<Run> sample(std::span<const Tensor> inputs, bool gradients) const {
-    std::vector<Run> runs;
-    for (std::int64_t s = 0; s < options_.samples; ++s) {
-      Rng rng = options_.rng;
-      rng.seed += static_cast<std::uint64_t>(s);
-      runs.push_back(run(inputs, rng, nullptr, gradients));
-      runs.back().probability = 1.0 / static_cast<double>(options_.samples);
-    }
-    return runs;
-  }
-
- private:
-  Run run(std::span<const Tensor> inputs, const Rng& rng, Decisions* decisions,
-          bool gradients) const {
-    Tape::Options options;
-    options.rng = rng;
-    options.decisions = decisions;
-    options.gradients = gradients;
-    Tape tape(options);
-    std::vector<Var> leaves;
-    for (const Tensor& input : inputs) {
-      leaves.push_back(is_floating(input.dtype()) ? tape.variable(input) : tape.constant(input));
-    }
-    const Var loss = program_(tape, leaves);
-    Run result;
-    result.loss = loss.value().item();
-    if (!gradients) return result;
-    const bool reached = loss.needs_gradient();
-    const Gradients g = reached ? tape.backward(loss) : Gradients();
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const bool floating = is_floating(inputs[i].dtype());
-      if (floating && reached) {
-        result.gradients.push_back(g[leaves[i]]);
-      } else {
-        result.gradients.push_back(floating ? Tensor::zeros(inputs[i].shape(), inputs[i].dtype())
-                                            : Tensor());
-      }
-    }
-    return result;
-  }
-
-  const Program& program_;
-  const ExpectationOptions& options_;
-};
-
-double mean_loss(const std::vector<Run>& runs) {
-  double sum = 0.0;
-  for (const Run& run : runs) sum += run.probability * run.loss;
-  return sum;
-}
-
-void moments(const std::vector<Run>& runs, std::span<const Tensor> inputs, Expectation& result) {
-  result.loss = mean_loss(runs);
-  for (const Run& run : runs) {
-    result.loss_variance += run.probability * (run.loss - result.loss) * (run.loss - result.loss);
+  for (const ExpectationRun& run : runs) {
+    result.loss_variance += run.weight * (run.loss - result.loss) * (run.loss - result.loss);
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (!is_floating(inputs[i].dtype())) {
@@ -100,11 +39,11 @@ void moments(const std::vector<Run>& runs, std::span<const Tensor> inputs, Expec
     const Tensor variance = Tensor::zeros(inputs[i].shape(), DType::f64);
     for (std::int64_t e = 0; e < mean.numel(); ++e) {
       double m = 0.0;
-      for (const Run& run : runs) m += run.probability * run.gradients[i].at(e);
+      for (const ExpectationRun& run : runs) m += run.weight * run.gradients[i].at(e);
       double v = 0.0;
-      for (const Run& run : runs) {
+      for (const ExpectationRun& run : runs) {
         const double d = run.gradients[i].at(e) - m;
-        v += run.probability * d * d;
+        v += run.weight * d * d;
       }
       mean.data<double>()[e] = m;
       variance.data<double>()[e] = v;
@@ -115,93 +54,290 @@ void moments(const std::vector<Run>& runs, std::span<const Tensor> inputs, Expec
   }
 }
 
-// The mean and the variance of (up - down) / width over samples with common random numbers. One
-// wide difference: a draw may flip within the step.
-void sampled_derivative(const std::vector<Run>& up, const std::vector<Run>& down, double width,
-                        double& mean, double& variance) {
-  const auto samples = static_cast<double>(up.size());
-  double squares = 0.0;
-  mean = 0.0;
-  for (std::size_t s = 0; s < up.size(); ++s) {
-    const double d = (up[s].loss - down[s].loss) / width;
-    mean += d / samples;
-    squares += d * d / samples;
+// --- the reference ----------------------------------------------------------------------------
+
+// The derivative that a mean gradient is held against. |bias| up to kStandardErrors deviations and
+// `truncation` is not distinguishable from 0.
+struct Reference {
+  double value = kNan;
+  double truncation = kInfinity;
+  double deviation = 0.0;
+};
+
+// What f gives; nothing where it throws an Error: the inputs have left the program's domain.
+template <class F>
+auto within_domain(const F& f) -> decltype(f()) {
+  try {
+    return f();
+  } catch (const Error&) {
+    return std::nullopt;
   }
-  variance = std::fmax(0.0, squares - mean * mean);
 }
 
-void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expectation& result) {
+// The derivative at 0 of a function that gives nothing outside of its cell, in an input of value x.
+Reference derivative_at_0(const std::function<std::optional<double>(double)>& f, double x,
+                          double size) {
+  const Derivative d = derivative_of(f, steps_at(x), size);
+  if (!d.found) return {};
+  double error = d.error[0] + d.rounding[0];
+  // The moved input is rounded too.
+  if (size > 0.0) error += d.rounding[0] * std::abs(x * d.value[0]) / size;
+  return {d.value[0], error, 0.0};
+}
+
+class Differences {
+ public:
+  Differences(const Sampler& sampler, std::span<const Tensor> inputs,
+              const std::vector<ExpectationRun>& runs,
+              const std::vector<ExpectationSample>& samples, const Expectation& result,
+              const ExpectationOptions& options)
+      : sampler_(sampler),
+        inputs_(inputs),
+        moved_(inputs.begin(), inputs.end()),
+        runs_(runs),
+        samples_(samples),
+        result_(result),
+        options_(options) {
+    for (const ExpectationRun& run : runs) size_ += run.weight * std::abs(run.loss);
+    if (result.exact) {
+      for (const ExpectationRun& run : runs) cells_.emplace(outcomes_of(run), &run);
+    }
+    losses_.assign(samples.size(), 0.0);
+    for (std::size_t s = 0; s < samples.size(); ++s) {
+      for (const ExpectationRun& run : runs_of(s)) losses_[s] += weight(run) * run.loss;
+    }
+  }
+
+  Reference at(std::size_t input, std::int64_t element) {
+    const double x = inputs_[input].at(element);
+    const auto moved = [&](double h) -> const std::vector<Tensor>& {
+      moved_[input] = inputs_[input].clone();
+      moved_[input].data<double>()[element] = x + h;
+      return moved_;
+    };
+    Reference reference;
+    if (result_.exact) {
+      reference = derivative_at_0(
+          [&](double h) { return within_domain([&] { return expected_loss(moved(h)); }); }, x,
+          size_);
+    } else {
+      std::vector<double> own(samples_.size(), 0.0);
+      for (std::size_t s = 0; s < samples_.size(); ++s) {
+        for (const ExpectationRun& run : runs_of(s))
+          own[s] += weight(run) * run.gradients[input].at(element);
+      }
+      const MeanDerivativeOptions of{.first = 0.4 * std::fmax(1.0, std::abs(x)),
+                                     .spread = std::sqrt(result_.loss_variance),
+                                     .size = size_,
+                                     .moved = std::abs(x * result_.gradient[input].at(element)),
+                                     .may_jump = result_.noise};
+      const MeanDerivative d =
+          mean_derivative([&](double h) { return sample_differences(moved, h); }, own, of);
+      if (d.inside) reference = {d.value, d.truncation, d.deviation};
+    }
+    moved_[input] = inputs_[input];
+    return reference;
+  }
+
+ private:
+  static std::vector<std::int32_t> outcomes_of(const ExpectationRun& run) {
+    std::vector<std::int32_t> outcomes;
+    for (const auto& [outcome, probability] : run.path) outcomes.push_back(outcome);
+    return outcomes;
+  }
+  std::span<const ExpectationRun> runs_of(std::size_t s) const {
+    return {runs_.data() + samples_[s].first, samples_[s].runs};
+  }
+  double weight(const ExpectationRun& run) const {
+    return run.weight * static_cast<double>(samples_.size());
+  }
+
+  // Over all outcomes; nothing where one of them is in another cell than at the inputs.
+  std::optional<double> expected_loss(std::span<const Tensor> inputs) const {
+    const auto runs = sampler_.enumerate(inputs, options_.rng, options_.max_outcomes, false);
+    if (!runs) return std::nullopt;
+    double sum = 0.0;
+    double known = 0.0;  // probability of the outcomes that are possible at the inputs too
+    for (const ExpectationRun& run : *runs) {
+      sum += run.weight * run.loss;
+      const auto base = cells_.find(outcomes_of(run));
+      if (base == cells_.end() && run.weight <= kNegligible) continue;
+      if (base == cells_.end() || base->second->cell != run.cell) return std::nullopt;
+      known += base->second->weight;
+    }
+    if (known < 1.0 - 1e-12 || !std::isfinite(sum)) return std::nullopt;
+    return sum;
+  }
+
+  struct Value {
+    double loss = 0.0;
+    double weight = 1.0;
+    bool left_cell = false;
+  };
+  std::optional<Value> sample_value(std::span<const Tensor> inputs, std::size_t s) const {
+    const ExpectationSample& sample = samples_[s];
+    Value value;
+    if (sample.enumerated) {
+      const auto runs = sampler_.enumerate(inputs, sample.rng, options_.max_outcomes, false);
+      if (!runs) return std::nullopt;
+      for (const ExpectationRun& run : *runs) value.loss += run.weight * run.loss;
+      const std::span<const ExpectationRun> base = runs_of(s);
+      for (std::size_t r = 0; r < runs->size() && r < base.size(); ++r) {
+        value.left_cell = value.left_cell || (*runs)[r].cell.first != base[r].cell.first;
+      }
+    } else {
+      const ExpectationRun& base = runs_[sample.first];
+      const ExpectationRun run = sampler_.run_along(inputs, sample.rng, base.path, false);
+      value.weight = run.weight;
+      value.loss = run.weight == 0.0 ? 0.0 : run.weight * run.loss;
+      value.left_cell = run.weight != 0.0 && run.cell.first != base.cell.first;
+    }
+    if (!std::isfinite(value.loss)) return std::nullopt;
+    return value;
+  }
+
+  // Nothing where a sample leaves the domain, or half of them the cells of their operations: kinks
+  // at places of their own are smooth on average, a kink that all have is not.
+  template <class Moved>
+  std::optional<SampleDifferences> sample_differences(const Moved& moved, double h) const {
+    return within_domain([&]() -> std::optional<SampleDifferences> {
+      const std::size_t n = samples_.size();
+      const std::vector<double> zero(n, 0.0);
+      SampleDifferences d{zero, zero, zero};
+      std::size_t left = 0;
+      bool weighted = false;
+      for (const double sign : {1.0, -1.0}) {
+        const std::vector<Tensor>& inputs = moved(sign * h);
+        for (std::size_t s = 0; s < n; ++s) {
+          const auto value = sample_value(inputs, s);
+          if (!value) return std::nullopt;
+          d.slope[s] += sign * value->loss / (2.0 * h);
+          d.bend[s] += (value->loss - losses_[s]) / h;
+          d.weight[s] += sign * value->weight / (2.0 * h);
+          weighted = weighted || !samples_[s].enumerated;
+          if (value->left_cell && 2 * ++left > n) return std::nullopt;
+        }
+        left = 0;
+      }
+      if (!weighted) d.weight.clear();
+      return d;
+    });
+  }
+
+  const Sampler& sampler_;
+  std::span<const Tensor> inputs_;
+  std::vector<Tensor> moved_;
+  const std::vector<ExpectationRun>& runs_;
+  const std::vector<ExpectationSample>& samples_;
+  const Expectation& result_;
+  const ExpectationOptions& options_;
+  double size_ = 0.0;           // E |L|
+  std::vector<double> losses_;  // of each sample
+  std::map<std::vector<std::int32_t>, const ExpectationRun*> cells_;
+};
+
+void compare(Differences& differences, std::span<const Tensor> inputs,
+             const std::vector<ExpectationRun>& runs, Expectation& result) {
   double squares = 0.0;
+  double error_squares = 0.0;
   double true_squares = 0.0;
-  const auto samples = static_cast<double>(result.outcomes);
-  std::vector<Tensor> moved(inputs.begin(), inputs.end());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (!is_floating(inputs[i].dtype())) {
-      result.true_gradient.emplace_back();
-      continue;
-    }
+    result.true_gradient.emplace_back();
+    result.error.emplace_back();
+    if (!is_floating(inputs[i].dtype())) continue;
     const Tensor gradient = Tensor::zeros(inputs[i].shape(), DType::f64);
+    const Tensor error = Tensor::zeros(inputs[i].shape(), DType::f64);
     for (std::int64_t e = 0; e < gradient.numel(); ++e) {
-      const auto move = [&](double h) {
-        moved[i] = inputs[i].clone();
-        moved[i].data<double>()[e] += h;
-      };
-      const auto at = [&](double h) -> std::optional<double> {
-        move(h);
-        const auto runs = sampler.enumerate(moved, false);
-        if (!runs) return std::nullopt;
-        return mean_loss(*runs);
-      };
-      const auto sample_at = [&](double h) {
-        move(h);
-        return sampler.sample(moved, false);
-      };
-      double derivative = 0.0;
-      double variance = 0.0;  // of one sample of the derivative
-      if (result.exact) {
-        const Derivative d = derivative_of(at);
-        derivative = d.found ? d.value[0] : std::numeric_limits<double>::quiet_NaN();
-      } else {
-        sampled_derivative(sample_at(0.1), sample_at(-0.1), 0.2, derivative, variance);
-      }
-      gradient.data<double>()[e] = derivative;
-      const double bias = result.gradient[i].at(e) - derivative;
+      Reference reference = differences.at(i, e);
+      double size = 0.0;  // of the terms of the mean gradient
+      for (const ExpectationRun& run : runs) size += run.weight * std::abs(run.gradients[i].at(e));
+      reference.truncation += 16.0 * std::numeric_limits<double>::epsilon() * size;
+      const double bias = result.gradient[i].at(e) - reference.value;
+      gradient.data<double>()[e] = reference.value;
+      error.data<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
       squares += bias * bias;
-      true_squares += derivative * derivative;
-      const double error = std::sqrt((result.variance[i].at(e) + variance) / samples);
-      if (!result.exact && error > 0.0) {
-        result.largest_z = std::fmax(result.largest_z, std::abs(bias) / error);
+      error_squares += error.at(e) * error.at(e);
+      true_squares += reference.value * reference.value;
+      const double one = error.at(e) / kStandardErrors;
+      if (!result.exact && one > 0.0) {
+        result.largest_z = std::fmax(result.largest_z, std::abs(bias) / one);
       }
     }
-    moved[i] = inputs[i];
-    result.true_gradient.push_back(gradient);
+    result.true_gradient.back() = gradient;
+    result.error.back() = error;
   }
   result.bias = std::sqrt(squares);
+  result.bias_error = std::sqrt(error_squares);
   result.true_norm = std::sqrt(true_squares);
+}
+
+void require_options(std::span<const Tensor> inputs, const ExpectationOptions& options) {
+  if (options.samples < 2 || options.max_outcomes < 1) {
+    fail("expectation", "{} samples and at most {} outcomes. Give at least 2 and 1.",
+         options.samples, options.max_outcomes);
+  }
+  bool floating = false;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].dtype() == DType::f32) {
+      fail("expectation", "input {} is f32. Exact moments need f64: convert it with to().", i);
+    }
+    floating = floating || (is_floating(inputs[i].dtype()) && inputs[i].numel() > 0);
+  }
+  if (options.bias && !floating) {
+    fail(
+        "expectation",
+        "no input has floating elements: there is no gradient to compare. Give one, or set bias to "
+        "false.");
+  }
 }
 
 }  // namespace
 
 Expectation expectation(const Program& program, std::span<const Tensor> inputs,
                         const ExpectationOptions& options) {
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].dtype() == DType::f32) {
-      fail("expectation", "input {} is f32. Exact moments need f64: convert it with to().", i);
-    }
-  }
+  require_options(inputs, options);
   const Sampler sampler(program, options);
   Expectation result;
-  auto runs = sampler.enumerate(inputs, true);
-  result.exact = runs.has_value();
-  if (!runs) runs = sampler.sample(inputs, true);
-  result.outcomes = static_cast<std::int64_t>(runs->size());
+  std::vector<ExpectationSample> samples;
+  auto runs = sampler.enumerate(inputs, options.rng, options.max_outcomes, true);
+  result.noise = runs && sampler.noisy(inputs, *runs);
+  result.exact = runs && !result.noise;
+  if (!result.exact) {
+    const bool few = runs && static_cast<std::int64_t>(runs->size()) <= Sampler::kInner;
+    if (!runs)
+      result.noise = sampler.noisy(inputs, {sampler.run_along(inputs, options.rng, {}, true)});
+    runs = sampler.sample(inputs, few, samples);
+    for (const ExpectationRun& run : *runs) result.noise = result.noise || run.took_numbers;
+  }
+  result.outcomes = result.exact ? static_cast<std::int64_t>(runs->size()) : options.samples;
   moments(*runs, inputs, result);
   if (!result.exact) {
     result.loss_confidence =
         1.96 * std::sqrt(result.loss_variance / static_cast<double>(result.outcomes));
   }
-  if (options.bias) differences(sampler, inputs, result);
+  if (options.bias) {
+    Differences differences(sampler, inputs, *runs, samples, result, options);
+    compare(differences, inputs, *runs, result);
+  }
   return result;
+}
+
+std::string Expectation::text() const {
+  std::string text = exact ? fmt::format("expectation: exact, over {} outcomes\n", outcomes)
+                           : fmt::format("expectation: Monte Carlo, {} samples: {}\n", outcomes,
+                                         noise ? "random numbers outside of enumerated draws"
+                                               : "too many outcomes to enumerate");
+  text +=
+      fmt::format("  loss {:.6g}{}, variance {:.4g}\n", loss,
+                  exact ? "" : fmt::format(" +- {:.2g} (95 %)", loss_confidence), loss_variance);
+  text += fmt::format("  gradient: variance {:.4g}", total_variance);
+  if (true_gradient.empty()) return text;
+  text += fmt::format(", norm of the true one {:.6g}\n", true_norm);
+  if (std::isnan(bias) || std::isinf(bias_error)) {
+    return text + "  bias: unknown; every step leaves the domain or the cell, or is not finite";
+  }
+  return text + fmt::format("  bias {:.3g}{}: it is known to {:.2g}", bias,
+                            biased() ? "" : ", not distinguishable from 0", bias_error);
 }
 
 }  // namespace moegrad

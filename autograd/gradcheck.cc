@@ -15,11 +15,6 @@ namespace {
 constexpr double kFactorOfClass = 1e6;  // outputs of one class are no further apart
 constexpr int kMostClasses = 8;
 
-Steps steps_at(double x) {
-  return {.first = 0.02 * scale_of(x),
-          .smallest = x == 0.0 ? 1e-13 : 1e-9 * std::fmin(1.0, std::abs(x))};
-}
-
 double largest_of(const Tensor& x) {
   double largest = 0.0;
   for (std::int64_t i = 0; i < x.numel(); ++i) largest = std::fmax(largest, std::abs(x.at(i)));

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -33,43 +35,61 @@ struct BiasOptions {
   std::uint64_t seed = 1;
   std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo
   std::int64_t samples = 500;
+  // The bias to the own expected loss also where it takes Monte Carlo, or more than 2 max_outcomes
+  // passes for all elements to be moved once: some 40 times the passes of a row, for each element.
+  bool own = false;
 };
 
-// The router gradient is that of the token's logits. Each figure is the mean over the draws of
+// The router gradient of the token that is studied is, for a router whose logits are x W, that of
+// its logits; for any other that of all trained parameters of the router. Two questions are asked
+// of its mean E[G], which need not have the same answer:
+//   How far is it from the dense layer's?   G* is the gradient of the softmax mixture of all
+//   experts,
+//     with the router's logits. A layer that runs k experts has another loss: even an unbiased
+//     estimator of that loss's gradient is away from G*.
+//   How far is it from that of its own expected loss, d E[loss]?   0 is what a textbook calls
+//   unbiased.
+// Each figure is the mean over the draws; NaN where it is undefined.
 //   weight_bias_l1     ||E[w] - g||_1 for the softmax g of the logits
 //   weight_mse         E ||w - g||^2
-//   gradient_bias      ||E[G] - G*|| for the gradient G* of the dense softmax layer
+//   dense_bias         ||E[G] - G*||
 //   gradient_variance  E ||G - E[G]||^2
-//   gradient_mse       E ||G - G*||^2
-//   cosine, norm_ratio of E[G] to G*; over the draws where G* is not 0, NaN where there is none
-//   own_bias           ||E[G] - d E[loss] / d logits||: against the estimator's own expected loss
+//   dense_mse          E ||G - G*||^2
+//   cosine, norm_ratio of E[G] to G*; over the draws where G* is not 0
+//   own_bias           ||E[G] - d E[loss]||, and own_error: up to this it is not distinguishable
+//   from 0
 struct BiasRow {
   BiasCase of;
+  std::string gradient_of;  // "logits" or "router parameters"
   double weight_bias_l1 = 0.0;
   double weight_mse = 0.0;
-  double gradient_bias = 0.0;
+  double dense_bias = 0.0;
   double gradient_variance = 0.0;
-  double gradient_mse = 0.0;
+  double dense_mse = 0.0;
   double cosine = 0.0;
   double norm_ratio = 0.0;
   std::int64_t compared = 0;  // draws where G* is not 0
   double own_bias = 0.0;
-  bool own_known = true;         // false: not enumerated, or too many outcomes for differences
+  double own_error = 0.0;
+  bool own_known = true;         // false: not measured, or without a reference
   double evaluations = 0.0;      // expert evaluations for a token, in training
-  bool exact = true;             // every outcome was enumerated; else Monte Carlo
+  bool exact = true;             // every random number was enumerated; else Monte Carlo
   std::int64_t outcomes = 0;     // outcomes, or samples, of a draw
   double bias_confidence = 0.0;  // Monte Carlo: half width of the 95 % interval of E[G], as a norm
+
+  // The bias to the own expected loss is more than the error of its reference.
+  bool own_biased() const { return own_known && own_bias > own_error; }
 };
 
 // The most passes of so many cases; an Error where these or the options are more than a study may
 // take. For before the cases are made: their number, a product, is a double that cannot overflow.
 double passes_of(double cases, const BiasOptions& options);
 
-// Errors: a router whose logits cannot be set, and whatever a layer refuses.
+// Errors: a router without trained parameters, and whatever a layer refuses.
 BiasRow measure_bias(const BiasCase& of, const BiasOptions& options = {});
 
-// Router and estimator pairs that the study runs when none are named: each router whose logits can
-// be set with the estimator sparse, and each other estimator with the first router of its checks.
+// Router and estimator pairs that the study runs when none are named: each router whose logits are
+// x W with the estimator sparse, and each other estimator with the first router of its checks.
 std::vector<std::pair<std::string, std::string>> bias_pairs();
 
 // All cells, in order; those that a layer refuses are left out and reported to `skipped`.

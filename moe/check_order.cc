@@ -133,9 +133,13 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
   ExpectationOptions options;
   options.bias = false;
   const auto experts = static_cast<std::int64_t>(c.logits.size());
-  return expectation(program, {Tensor::of<double>({1, experts}, c.logits)}, options)
-      .gradient[0]
-      .to_vector();
+  const Expectation e = expectation(program, {Tensor::of<double>({1, experts}, c.logits)}, options);
+  if (!e.exact) {
+    fail("check",
+         "estimator {} draws numbers that cannot be enumerated: its claim cannot be shown.",
+         c.config.estimator);
+  }
+  return e.gradient[0].to_vector();
 }
 
 }  // namespace

@@ -1,6 +1,10 @@
 #include "ops/random.h"
 
+#include <cmath>
+
 #include "ops/checks.h"
+#include "ops/elementwise.h"
+#include "ops/select.h"
 
 namespace moegrad {
 namespace {
@@ -53,7 +57,15 @@ Var dropout(Var x, double p) {
   if (!(p >= 0.0 && p <= 1.0)) fail(Dropout::name, "p is {}. Use 0 <= p <= 1.", p);
   if (p == 0.0) return x;
   Tape& tape = x.tape();
-  const Tensor state = tape.decisions().decide(Dropout::name, DType::i32, {6}, [&] {
+  Decisions& decisions = tape.decisions();
+  if (!decisions.has(Dropout::name) &&
+      decisions.enumerates(std::exp2(static_cast<double>(x.shape().numel())))) {
+    require_floating(Dropout::name, x.value());
+    const Tensor kept = decisions.bernoulli(
+        Dropout::name, Tensor::full(x.shape(), 1.0 - p, DType::f64), tape.rng());
+    return where(kept, x / (1.0 - p), tape.constant(Tensor::zeros({}, x.dtype())));
+  }
+  const Tensor state = decisions.decide(Dropout::name, DType::i32, {6}, [&] {
     return packed(tape.rng().take(static_cast<std::uint64_t>(x.shape().numel())));
   });
   return apply<Dropout>({x}, {unpacked(state), p});

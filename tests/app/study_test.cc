@@ -36,13 +36,20 @@ TEST_CASE("study bias: a table, JSON rows and a plot") {
       run(folder, {"study", "bias", "--routers", "moesart,top-k", "--experts", "4", "--active", "2",
                    "--scale", "0.5,1.5", "--loss", "linear", "--out", out});
   CHECK(run_of.code == 0);
-  CHECK(run_of.out.find("norm ratio") != std::string::npos);
+  // Columns that say what they compare, and a legend below them and in --help.
+  const std::string help = run(folder, {"study", "bias", "--help"}).out;
+  for (const char* text :
+       {"bias to the dense layer", "bias to its own expected loss", "the textbook's unbiased"}) {
+    CHECK(run_of.out.find(text) != std::string::npos);
+    CHECK(help.find(text) != std::string::npos);
+  }
+  CHECK(run_of.out.find("norm ratio to dense") != std::string::npos);
   const json rows = json::parse(moegrad::read_file(folder / "bias/rows.json"));
   REQUIRE(rows.size() == 4);
   for (const char* key :
        {"router", "estimator", "experts", "active", "scale", "loss", "weight_bias_l1", "weight_mse",
-        "gradient_bias", "gradient_variance", "gradient_mse", "cosine", "norm_ratio", "evaluations",
-        "exact", "outcomes"}) {
+        "dense_bias", "gradient_variance", "dense_mse", "own_bias", "own_bias_error", "gradient_of",
+        "cosine", "norm_ratio", "evaluations", "exact", "outcomes"}) {
     CHECK(rows[0].contains(key));
   }
   CHECK(rows[0]["router"] == "moesart");
@@ -61,7 +68,7 @@ TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   CHECK(run_of.err.find("moegrad: ") == std::string::npos);
   CHECK(run_of.err.find("cells") == std::string::npos);
   CHECK(run_of.out.find("nan") == std::string::npos);
-  CHECK(run_of.out.find("0.0000  -       -           0.0e+00") != std::string::npos);
+  CHECK(run_of.out.find("0.0000        -                -") != std::string::npos);
   const std::string text = moegrad::read_file(folder / "bias/rows.json");
   CHECK(text.find("nan") == std::string::npos);
   const json rows = json::parse(text);
@@ -69,7 +76,7 @@ TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   for (const json& row : rows) {
     CHECK(row["cosine"].is_null());
     CHECK(row["norm_ratio"].is_null());
-    CHECK(row["gradient_bias"] == 0.0);
+    CHECK(row["dense_bias"] == 0.0);
   }
   const std::string svg = moegrad::read_file(folder / "bias/plot.svg");
   CHECK(svg.find("norm ratio") == std::string::npos);

@@ -313,3 +313,128 @@ TEST_CASE("a given draw is not enumerated") {
   CHECK(d.probability() == 1.0);
   CHECK(!d.next_outcome());
 }
+
+TEST_CASE("a Bernoulli draw") {
+  Rng rng{4, 0, 0};
+  SUBCASE("follows its probabilities, in their shape") {
+    const Tensor p = Tensor::empty({3, 10000}, DType::f64);
+    for (std::int64_t i = 0; i < p.numel(); ++i) p.data<double>()[i] = i < 10000 ? 0.25 : 0.9;
+    Decisions d;
+    const Tensor drawn = d.bernoulli("coin", p, rng);
+    CHECK(drawn.shape() == p.shape());
+    CHECK(rng.position == 30000);
+    double ones[2] = {};
+    for (std::int64_t i = 0; i < p.numel(); ++i) ones[i < 10000 ? 0 : 1] += drawn.at(i);
+    CHECK(std::abs(ones[0] - 2500.0) < 4.0 * std::sqrt(10000 * 0.25 * 0.75));
+    CHECK(std::abs(ones[1] - 18000.0) < 4.0 * std::sqrt(20000 * 0.9 * 0.1));
+  }
+  SUBCASE("is enumerated, and what is certain is no draw of two outcomes") {
+    Decisions d = Decisions::enumerator();
+    std::map<std::vector<double>, double> seen;
+    do {
+      const Tensor drawn = d.bernoulli("coin", Tensor::of<double>({4}, {0.25, 0.0, 1.0, 0.9}), rng);
+      seen[drawn.to_vector()] += d.probability();
+    } while (d.next_outcome());
+    CHECK(rng.position == 0);
+    REQUIRE(seen.size() == 4);
+    CHECK(seen[{0, 0, 1, 0}] == doctest::Approx(0.75 * 0.1));
+    CHECK(seen[{0, 0, 1, 1}] == doctest::Approx(0.75 * 0.9));
+    CHECK(seen[{1, 0, 1, 0}] == doctest::Approx(0.25 * 0.1));
+    CHECK(seen[{1, 0, 1, 1}] == doctest::Approx(0.25 * 0.9));
+  }
+  SUBCASE("is replayed without taking numbers; a given one is taken") {
+    Decisions d = Decisions::recorder();
+    const Tensor p = Tensor::full({20}, 0.5, DType::f32);
+    const Tensor drawn = d.bernoulli("coin", p, rng);
+    d.replay();
+    CHECK(d.bernoulli("coin", p, rng).same_bits(drawn));
+    CHECK(rng.position == 20);
+    Decisions given = Decisions::enumerator();
+    given.give("coin", Tensor::zeros({20}, DType::i32));
+    CHECK(given.bernoulli("coin", p, rng).same_bits(Tensor::zeros({20}, DType::i32)));
+    CHECK(!given.next_outcome());
+  }
+  SUBCASE("of nothing") {
+    Decisions d = Decisions::enumerator();
+    CHECK(d.bernoulli("coin", Tensor::zeros({0, 3}, DType::f64), rng).numel() == 0);
+    CHECK(!d.next_outcome());
+  }
+  SUBCASE("refuses what is no probability") {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (Decisions d : {Decisions(), Decisions::enumerator()}) {
+      CHECK_THROWS_WITH_AS(d.bernoulli("coin", row({0.5, 1.5}), rng),
+                           "[bernoulli] element 1 holds the probability 1.5. Use 0 to 1.", Error);
+      CHECK_THROWS_AS(d.bernoulli("coin", row({-1e-9}), rng), Error);
+      CHECK_THROWS_AS(d.bernoulli("coin", row({nan}), rng), Error);
+      CHECK_THROWS_WITH_AS(d.bernoulli("coin", Tensor::zeros({2}, DType::i32), rng),
+                           "[bernoulli] probabilities are i32. They must be floating.", Error);
+    }
+  }
+}
+
+TEST_CASE("enumeration: one run along a path, with the probability that it has now") {
+  Rng rng;
+  const auto draws = [&](Decisions& d, double p) {
+    const double first = d.categorical("draw", row({p, 1.0 - p}), rng).at(0);
+    return std::vector<double>{first, d.bernoulli("coin", row({0.3}), rng).at(0)};
+  };
+  Decisions d = Decisions::enumerator();
+  do {
+    const std::vector<double> drawn = draws(d, 0.2);
+    Decisions again = Decisions::along(d.path(), {}, 10);
+    CHECK(draws(again, 0.6) == drawn);
+    CHECK(again.weight() == doctest::Approx(drawn[0] == 0.0 ? 3.0 : 0.5));
+    CHECK(again.probability() == doctest::Approx(d.probability() * again.weight()));
+    CHECK(!again.next_outcome());
+  } while (d.next_outcome());
+
+  SUBCASE("which may be impossible, too short or too long") {
+    Decisions impossible = Decisions::along({{1, 0.8}, {0, 0.7}}, {}, 10);
+    CHECK(draws(impossible, 1.0)[0] == 0.0);
+    CHECK(impossible.weight() == 0.0);
+    Decisions short_path = Decisions::along({{1, 0.8}}, {}, 10);
+    CHECK(draws(short_path, 0.5)[0] == 1.0);
+    CHECK(short_path.weight() == doctest::Approx(0.625));
+    Decisions long_path = Decisions::along({{1, 0.8}, {0, 0.7}, {1, 0.1}}, {}, 10);
+    CHECK(draws(long_path, 0.5) == std::vector<double>{1.0, 0.0});
+    CHECK(long_path.weight() == doctest::Approx(0.625));
+  }
+  SUBCASE("or drawn anew") {
+    double ones[2] = {};
+    for (std::uint64_t s = 0; s < 10000; ++s) {
+      Decisions sample = Decisions::along({}, {s, 0, 0}, 10);
+      const std::vector<double> drawn = draws(sample, 0.2);
+      ones[0] += drawn[0];
+      ones[1] += drawn[1];
+    }
+    CHECK(std::abs(ones[0] - 8000.0) < 160.0);
+    CHECK(std::abs(ones[1] - 3000.0) < 184.0);
+  }
+}
+
+TEST_CASE("enumeration: the limit of outcomes, hidden state, and the signature of selections") {
+  Rng rng;
+  Decisions d = Decisions::enumerator(8);
+  CHECK(d.enumerates(8.0));
+  CHECK(!d.enumerates(9.0));
+  d.bernoulli("coin", row({0.5, 0.5}), rng);
+  CHECK(d.enumerates(2.0));
+  CHECK(!d.enumerates(3.0));
+  CHECK(!Decisions().enumerates(1.0));
+  CHECK(d.next_outcome());
+  CHECK_THROWS_WITH_AS(
+      d.bernoulli("coin", row({0.6, 0.5}), rng),
+      "[decisions] draw 1 of an enumerated run has other probabilities than in the run before. Is "
+      "there hidden state? Draw from the tape's rng() alone.",
+      Error);
+
+  const auto signature = [](std::int32_t selected, double value) {
+    Decisions of = Decisions::enumerator();
+    of.decide("selected", DType::i32, {1},
+              [&] { return Tensor::of<std::int32_t>({1}, {selected}); });
+    ask(of, "stop_gradient", value);
+    return of.signature();
+  };
+  CHECK(signature(1, 0.5) == signature(1, 0.75));
+  CHECK(signature(1, 0.5) != signature(2, 0.5));
+}

@@ -78,6 +78,38 @@ TEST_CASE("dropout with p = 0 is x itself") {
   CHECK(t.rng().position == 0);
 }
 
+TEST_CASE("dropout is enumerated: 2^n masks within the limit, held noise above it") {
+  const Tensor x = Tensor::of<double>({3}, {1.0, 2.0, 4.0});
+  constexpr double kP = 0.25;
+  double mean[3] = {};
+  double total = 0.0;
+  int masks = 0;
+  Decisions d = Decisions::enumerator(8);
+  do {
+    Tape t(Tape::Options{.decisions = &d});
+    const Var in = t.variable(x);
+    const Var y = dropout(in, kP);
+    const Tensor value = y.value();
+    const Gradients g = t.backward(sum(y));
+    for (std::int64_t i = 0; i < 3; ++i) {
+      mean[i] += d.probability() * value.at(i);
+      CHECK(g[in].at(i) == doctest::Approx(value.at(i) / x.at(i)));
+    }
+    CHECK(t.rng().position == 0);
+    total += d.probability();
+    ++masks;
+  } while (d.next_outcome());
+  CHECK(masks == 8);
+  CHECK(total == doctest::Approx(1.0));
+  for (std::int64_t i = 0; i < 3; ++i) CHECK(mean[i] == doctest::Approx(x.at(i)));
+
+  Decisions small = Decisions::enumerator(7);
+  Tape t(Tape::Options{.decisions = &small});
+  dropout(t.constant(x), kP);
+  CHECK(t.rng().position == 3);
+  CHECK(!small.next_outcome());
+}
+
 TEST_CASE("errors of dropout") {
   Tape t;
   const Var x = t.constant(Tensor::full({3}, 1.0, DType::f64));

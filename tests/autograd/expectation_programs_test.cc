@@ -1,0 +1,531 @@
+// Programs whose expectation, and the bias of whose gradient, are known in closed form: exact only
+// where every random number is enumerated, and a bias that is never invented.
+#include <cmath>
+#include <numeric>
+
+#include <doctest/doctest.h>
+
+#include "autograd/expectation.h"
+#include "ops/ops.h"
+
+using namespace moegrad;
+
+namespace {
+
+using In = std::span<const Var>;
+
+ExpectationOptions few(std::int64_t samples = 2000) {
+  ExpectationOptions options;
+  options.samples = samples;
+  return options;
+}
+
+Expectation of(const Program& program, const std::vector<Tensor>& inputs,
+               const ExpectationOptions& options = few()) {
+  return expectation(program, inputs, options);
+}
+
+Tensor row(std::initializer_list<double> x) {
+  return Tensor::of<double>({1, static_cast<std::int64_t>(x.size())}, x);
+}
+Tensor list(std::initializer_list<double> x) {
+  return Tensor::of<double>({static_cast<std::int64_t>(x.size())}, x);
+}
+Var constant(Tape& t, double value) { return t.constant(Tensor::scalar(value)); }
+
+double sigmoid_of(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+// The reference holds the true gradient within its own bound, and is no vague one.
+void check_reference(const Expectation& e, const std::vector<double>& truth, double most_error) {
+  REQUIRE(e.true_gradient[0].numel() == static_cast<std::int64_t>(truth.size()));
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    CAPTURE(i);
+    CAPTURE(truth[i]);
+    CAPTURE(e.true_gradient[0].at(at));
+    CAPTURE(e.error[0].at(at));
+    // The bound is that of gradient - true gradient; the reference alone may share its sampling
+    // error with the gradient.
+    const double shared = e.exact ? 0.0 : 4.0 * std::sqrt(e.variance[0].at(at) / e.outcomes);
+    CHECK(std::abs(e.true_gradient[0].at(at) - truth[i]) <= e.error[0].at(at) + shared);
+    CHECK(e.error[0].at(at) <= most_error);
+  }
+}
+
+void check_exact_and_unbiased(const Expectation& e, const std::vector<double>& truth,
+                              double most_error) {
+  CHECK(e.exact);
+  CHECK(!e.noise);
+  check_reference(e, truth, most_error);
+  CHECK(!e.biased());
+  CHECK(e.text().find("not distinguishable from 0") != std::string::npos);
+}
+
+// 1 where u < p, by a number taken by hand.
+Var threshold(Tape& t, Var p) {
+  const Var u = t.constant(t.rng().uniform(p.shape(), DType::f64));
+  const Var one = t.constant(Tensor::full(p.shape(), 1.0, DType::f64));
+  return where(greater(p, u), one, t.constant(Tensor::zeros(p.shape(), DType::f64)));
+}
+
+}  // namespace
+
+// --- noise ------------------------------------------------------------------------------------
+
+TEST_CASE("a Bernoulli number by comparison with a uniform one is no enumerated draw") {
+  // L = 3 z + 1 for z = [u < sigmoid(x)]: E[L] = 3 sigmoid(x) + 1. The program's gradient is 0.
+  const Expectation e =
+      of([](Tape& t, In x) { return sum(3.0 * threshold(t, sigmoid(x[0])) + 1.0); }, {list({0.4})},
+         few(20000));
+  const double p = sigmoid_of(0.4);
+  CHECK(!e.exact);
+  CHECK(e.noise);
+  CHECK(std::abs(e.loss - (3.0 * p + 1.0)) < 2.0 * e.loss_confidence);
+  CHECK(e.gradient[0].at(0) == 0.0);
+  check_reference(e, {3.0 * p * (1.0 - p)}, 0.35);
+  CHECK(e.biased());
+  CHECK(e.text().find("Monte Carlo, 20000 samples: random numbers outside") != std::string::npos);
+
+  SUBCASE("straight-through is unbiased for a linear loss, as the textbook says") {
+    const Expectation st = of(
+        [](Tape& t, In x) {
+          const Var q = sigmoid(x[0]);
+          return sum(3.0 * straight_through(threshold(t, q), q));
+        },
+        {list({0.4})}, few(20000));
+    CHECK(!st.exact);
+    CHECK(!st.biased());
+    CHECK(st.largest_z < 4.0);
+  }
+  SUBCASE("and biased for a quadratic one") {
+    // E[(z - 0.1)^2]' = (0.81 - 0.01) p', straight-through: 2 (p - 0.1) p' in the mean
+    const Expectation st = of(
+        [](Tape& t, In x) {
+          const Var q = sigmoid(x[0]);
+          return sum(square(straight_through(threshold(t, q), q) + 1.0));
+        },
+        {list({0.4})}, few(20000));
+    // E[(z + 1)^2]' = 3 p'; the estimate: 2 (p + 1) p'
+    const double slope = p * (1.0 - p);
+    check_reference(st, {3.0 * slope}, 0.35);
+    CHECK(std::abs(st.gradient[0].at(0) - 2.0 * (p + 1.0) * slope) < 0.02);
+  }
+}
+
+TEST_CASE("the same number as a Bernoulli draw is enumerated") {
+  const auto coin = [](Tape& t, Var p) {
+    return t.constant(t.decisions().bernoulli("coin", p.value(), t.rng()).to(DType::f64));
+  };
+  const double p = sigmoid_of(0.4);
+  const Expectation none =
+      of([&](Tape& t, In x) { return sum(3.0 * coin(t, sigmoid(x[0])) + 1.0); }, {list({0.4})});
+  CHECK(none.exact);
+  CHECK(none.outcomes == 2);
+  CHECK(none.loss == doctest::Approx(3.0 * p + 1.0).epsilon(1e-14));
+  check_reference(none, {3.0 * p * (1.0 - p)}, 1e-9);
+  CHECK(none.biased());
+  CHECK(none.bias == doctest::Approx(3.0 * p * (1.0 - p)).epsilon(1e-9));
+
+  SUBCASE("straight-through: bias of (z + 1)^2 is (3 - 2 (p + 1)) p'") {
+    const Expectation st = of(
+        [&](Tape& t, In x) {
+          const Var q = sigmoid(x[0]);
+          return sum(square(straight_through(coin(t, q), q) + 1.0));
+        },
+        {list({0.4})});
+    CHECK(st.bias == doctest::Approx(std::abs(1.0 - 2.0 * p) * p * (1.0 - p)).epsilon(1e-8));
+  }
+  SUBCASE("score function: unbiased, with three coins") {
+    const Expectation score = of(
+        [&](Tape& t, In x) {
+          const Var q = sigmoid(x[0]);
+          const Var z = coin(t, q);
+          const Var cost = square(sum(z) - 0.5);
+          const Var log_p = sum(z * log(q) + (1.0 - z) * log(1.0 - q));
+          return cost + stop_gradient(cost) * (log_p - stop_gradient(log_p));
+        },
+        {list({0.4, -1.0, 2.0})});
+    CHECK(score.outcomes == 8);
+    CHECK(score.exact);
+    CHECK(!score.biased());
+    CHECK(score.bias < 1e-9);
+  }
+}
+
+TEST_CASE("Gumbel-max written by hand is noise, and its expectation that of the softmax") {
+  const Tensor logits = row({0.3, -0.5, 0.9});
+  const std::vector<double> costs = {1.0, -2.0, 0.5};
+  const Expectation e = of(
+      [](Tape& t, In x) {
+        const Var noisy = x[0] + t.constant(t.rng().gumbel({1, 3}, DType::f64));
+        return sum(take_columns(t.constant(row({1.0, -2.0, 0.5})), top_k_indices(noisy, 1)));
+      },
+      {logits}, few(8000));
+  CHECK(!e.exact);
+  CHECK(e.noise);
+  CHECK(e.outcomes == 8000);
+  double total = 0.0;
+  for (int i = 0; i < 3; ++i) total += std::exp(logits.at(i));
+  double mean = 0.0;
+  for (int i = 0; i < 3; ++i)
+    mean += std::exp(logits.at(i)) / total * costs[static_cast<std::size_t>(i)];
+  std::vector<double> truth;
+  for (int i = 0; i < 3; ++i) {
+    truth.push_back(std::exp(logits.at(i)) / total * (costs[static_cast<std::size_t>(i)] - mean));
+  }
+  CHECK(std::abs(e.loss - mean) < 2.0 * e.loss_confidence);
+  check_reference(e, truth, 0.4);
+}
+
+TEST_CASE("numbers that do not move the tape's generator are noticed too") {
+  const Expectation split =
+      of([](Tape& t,
+            In x) { return sum(x[0] * t.constant(t.rng().split(7).normal({1}, DType::f64))); },
+         {list({2.0})});
+  CHECK(!split.exact);
+  CHECK(split.noise);
+  const Expectation peeked =
+      of([](Tape& t, In x) { return sum(x[0] * t.rng().uniform(0)); }, {list({2.0})});
+  CHECK(!peeked.exact);
+  const Expectation put_back = of(
+      [](Tape& t, In x) {
+        const Rng start = t.rng();
+        const Var y = sum(x[0] * t.constant(t.rng().normal({1}, DType::f64)));
+        t.rng() = start;
+        return y;
+      },
+      {list({2.0})});
+  CHECK(!put_back.exact);
+  // A generator of the program's own is no random number: the program is a fixed one.
+  const Expectation own = of(
+      [](Tape& t, In x) {
+        Rng mine{5, 0, 0};
+        return sum(x[0] * t.constant(mine.normal({1}, DType::f64)));
+      },
+      {list({2.0})});
+  CHECK(own.exact);
+  CHECK(!own.biased());
+}
+
+TEST_CASE("noise in the gradient alone is noise") {
+  const Expectation e = of(
+      [](Tape& t, In x) {
+        const Var u = t.constant(t.rng().split(3).normal({1}, DType::f64));
+        return sum(x[0] + u * (x[0] - stop_gradient(x[0])));
+      },
+      {list({2.0})});
+  CHECK(!e.exact);
+  CHECK(e.loss == doctest::Approx(2.0));
+  CHECK(!e.biased());
+  CHECK(e.largest_z < 4.0);
+}
+
+TEST_CASE("hidden state is an Error") {
+  int calls = 0;
+  CHECK_THROWS_WITH_AS(
+      of([&](Tape&, In x) { return sum(x[0] * (1.0 + 0.1 * ++calls)); }, {list({2.0})}),
+      "[expectation] the program gave another loss or gradient when it was run again with the same "
+      "inputs, decisions and random numbers. Draw from the tape's rng() alone.",
+      Error);
+}
+
+TEST_CASE("Monte Carlo of an exact pathwise gradient finds no bias") {
+  // E[exp(x u)] = exp(x^2 / 2) for normal u; the pathwise gradient is exact.
+  const Program program = [](Tape& t, In x) {
+    return sum(exp(x[0] * t.constant(t.rng().normal({1}, DType::f64))));
+  };
+  const Expectation e = of(program, {list({0.7})}, few(4000));
+  CHECK(!e.exact);
+  CHECK(!e.biased());
+  CHECK(e.largest_z < 4.0);
+  CHECK(std::abs(e.true_gradient[0].at(0) - 0.7 * std::exp(0.245)) <
+        4.0 * std::sqrt(e.variance[0].at(0) / 4000.0));
+  CHECK(e.bias_error < 0.01);
+
+  SUBCASE("and that of one that is 5 % too large") {
+    const Expectation wrong = of(
+        [&](Tape& t, In x) {
+          const Var y = program(t, x);
+          return y + 0.05 * (y - stop_gradient(y));
+        },
+        {list({0.7})}, few(4000));
+    CHECK(wrong.biased());
+    CHECK(wrong.largest_z > 4.0);
+    CHECK(std::abs(wrong.bias - 0.05 * std::abs(e.gradient[0].at(0))) <= wrong.bias_error);
+  }
+  SUBCASE("at a scale of 1e-4") {
+    const Expectation sharp = of(
+        [](Tape& t, In x) {
+          return sum(tanh((x[0] + 1e-4 * t.constant(t.rng().normal({1}, DType::f64))) * 1e4));
+        },
+        {list({3e-5})}, few(2000));
+    CHECK(!sharp.biased());
+    CHECK(sharp.bias_error < 0.05 * sharp.true_norm);
+  }
+}
+
+TEST_CASE("kinks at random places are smooth on average, and noise with a jump is not missed") {
+  // E relu(x + u) for uniform u in (0, 1) - 0.5 at x = 0.1: (x + 0.5)^2 / 2, gradient 0.6.
+  const auto uniform = [](Tape& t) { return t.constant(t.rng().uniform({1}, DType::f64)) - 0.5; };
+  const Expectation kink =
+      of([&](Tape& t, In x) { return sum(relu(x[0] + uniform(t))); }, {list({0.1})}, few(4000));
+  CHECK(!kink.biased());
+  CHECK(std::abs(kink.true_gradient[0].at(0) - 0.6) < 0.04);
+
+  // relu + a step of height 2 at the same place: the pathwise gradient misses 2 of 2.6.
+  const Expectation jump = of(
+      [&](Tape& t, In x) {
+        const Var y = x[0] + uniform(t);
+        const Tensor up = greater(y, t.constant(Tensor::zeros({1}, DType::f64)));
+        return sum(relu(y) + where(up, constant(t, 2.0), constant(t, 0.0)));
+      },
+      {list({0.1})}, few(20000));
+  CHECK(jump.biased());
+  CHECK(std::abs(jump.bias - 2.0) <= jump.bias_error);
+  CHECK(jump.bias_error < 0.5);
+}
+
+TEST_CASE("a kink that all samples have is not averaged over, 1e-4 away") {
+  const Expectation e =
+      of([](Tape& t,
+            In x) { return sum(relu(x[0] - 1e-4) * t.constant(t.rng().uniform({1}, DType::f64))); },
+         {list({0.0})});
+  CHECK(!e.exact);
+  CHECK(e.true_norm < 1e-9);
+  CHECK(!e.biased());
+
+  SUBCASE("nor one that no operation reports") {
+    const Expectation hidden = of(
+        [](Tape& t, In x) {
+          const Var u = t.constant(t.rng().uniform({1}, DType::f64, 0.5, 1.5));
+          return x[0].value().at(0) > 1e-4 ? sum(x[0] * u) : sum(1e-4 * u);
+        },
+        {list({0.0})});
+    CHECK(hidden.true_norm < 1e-6);
+    CHECK(!hidden.biased());
+  }
+}
+
+// --- dropout ----------------------------------------------------------------------------------
+
+TEST_CASE("dropout: enumerated within the limit, integrated above it") {
+  // L = (sum of dropout(x))^2: E[L] = (sum x)^2 + p / (1 - p) sum x^2
+  constexpr double kP = 0.25;
+  const Program program = [](Tape&, In x) { return square(sum(dropout(x[0], kP))); };
+  const Tensor x = list({0.5, -1.0, 2.0});
+  std::vector<double> truth;
+  for (int i = 0; i < 3; ++i) truth.push_back(2.0 * 1.5 + 2.0 * kP / (1.0 - kP) * x.at(i));
+  const double loss = 1.5 * 1.5 + kP / (1.0 - kP) * (0.25 + 1.0 + 4.0);
+
+  const Expectation exact = of(program, {x});
+  CHECK(exact.outcomes == 8);
+  CHECK(exact.loss == doctest::Approx(loss).epsilon(1e-13));
+  check_exact_and_unbiased(exact, truth, 1e-8);
+
+  ExpectationOptions options = few(4000);
+  options.max_outcomes = 7;
+  const Expectation sampled = of(program, {x}, options);
+  CHECK(!sampled.exact);
+  CHECK(sampled.noise);
+  CHECK(sampled.outcomes == 4000);
+  CHECK(std::abs(sampled.loss - loss) < 2.0 * sampled.loss_confidence);
+  CHECK(!sampled.biased());
+  check_reference(sampled, truth, 0.05);
+}
+
+TEST_CASE("dropout and a draw: both enumerated; with noise beside them, neither is lost") {
+  const auto drawn = [](Tape& t, Var x) {
+    const Var p = softmax(x);
+    const Tensor i = t.decisions().categorical("draw", p.value(), t.rng()).reshape({1, 1});
+    const Var cost = sum(take_columns(dropout(x, 0.5), i));
+    const Var log_p = sum(log(take_columns(p, i)));
+    return cost + stop_gradient(cost) * (log_p - stop_gradient(log_p));
+  };
+  const Tensor x = row({0.3, -0.5});
+  const Expectation exact = of([&](Tape& t, In in) { return drawn(t, in[0]); }, {x});
+  CHECK(exact.exact);
+  CHECK(exact.outcomes == 8);
+  CHECK(!exact.biased());
+  CHECK(exact.bias < 1e-9);
+  // The first input's gradient of E = sum p_i x_i
+  const double p = sigmoid_of(0.8);
+  const double truth = p + p * (1.0 - p) * (0.3 + 0.5);
+  CHECK(exact.true_gradient[0].at(0) == doctest::Approx(truth).epsilon(1e-9));
+
+  const Expectation both = of(
+      [&](Tape& t, In in) {
+        return drawn(t, in[0]) + sum(in[0] * t.constant(t.rng().normal({1, 2}, DType::f64)));
+      },
+      {x}, few(1000));
+  CHECK(!both.exact);
+  CHECK(!both.biased());
+  CHECK(both.loss == doctest::Approx(exact.loss).epsilon(0.5));
+  CHECK(std::abs(both.true_gradient[0].at(0) - truth) <
+        4.0 * std::sqrt(both.variance[0].at(0) / 1000.0));
+}
+
+// --- the reference ----------------------------------------------------------------------------
+
+TEST_CASE("a draw from a softmax at temperature 1e-4") {
+  // E[L] = sum p_i c_i, p = softmax(x / 1e-4): the score function is unbiased.
+  const Expectation e = of(
+      [](Tape& t, In x) {
+        const Var p = softmax(x[0] / 1e-4);
+        const Tensor i = t.decisions().categorical("draw", p.value(), t.rng()).reshape({1, 1});
+        const Var cost = take_columns(t.constant(row({1.0, -2.0, 0.5})), i);
+        const Var log_p = log(take_columns(p, i));
+        return sum(cost + stop_gradient(cost) * (log_p - stop_gradient(log_p)));
+      },
+      {row({1e-4, 0.0, 0.5e-4})});
+  CHECK(e.true_norm > 1000.0);
+  CHECK(e.exact);
+  CHECK(!e.biased());
+  CHECK(e.bias < 1e-5 * e.true_norm);
+  CHECK(e.bias_error < 1e-4 * e.true_norm);
+}
+
+TEST_CASE("a kink 1e-4 away") {
+  const Program program = [](Tape&, In x) { return sum(relu(x[0] - 1e-4)); };
+  check_exact_and_unbiased(of(program, {list({0.0})}), {0.0}, 1e-9);
+  check_exact_and_unbiased(of(program, {list({2e-4})}), {1.0}, 1e-6);
+  // At the kink there is no reference, and nothing is claimed.
+  const Expectation at = of(program, {list({1e-4})});
+  CHECK(!at.biased());
+  CHECK(std::isnan(at.bias));
+  CHECK(std::isinf(at.bias_error));
+  CHECK(at.text().find("bias: unknown") != std::string::npos);
+
+  SUBCASE("a selection that changes 1e-4 away") {
+    const Expectation top = of([](Tape&, In x) { return sum(3.0 * top_k(x[0], 1).values); },
+                               {row({0.1, 0.0999, -3.0})});
+    CHECK(top.exact);
+    CHECK(!top.biased());
+    CHECK(top.true_gradient[0].at(0) == doctest::Approx(3.0));
+  }
+  SUBCASE("a comparison that jumps 1e-4 away") {
+    const Expectation step = of(
+        [](Tape& t, In x) {
+          const Tensor up = greater(x[0], t.constant(list({1e-4})));
+          return sum(where(up, 5.0 * x[0], x[0]));
+        },
+        {list({0.0})});
+    check_exact_and_unbiased(step, {1.0}, 1e-6);
+  }
+  SUBCASE("a jump that no operation reports, 1e-3 away") {
+    const Expectation hidden =
+        of([](Tape& t,
+              In x) { return sum(x[0]) + constant(t, x[0].value().at(0) > 1e-3 ? 5.0 : 0.0); },
+           {list({0.0})});
+    check_exact_and_unbiased(hidden, {1.0}, 1e-6);
+  }
+}
+
+TEST_CASE("an input that is a probability itself: steps stay inside") {
+  const Program program = [](Tape& t, In x) {
+    const Var p = concat({x[0], 1.0 - x[0]}, 1);
+    const Tensor i = t.decisions().categorical("draw", p.value(), t.rng()).reshape({1, 1});
+    const Var cost = take_columns(t.constant(row({2.0, -1.0})), i);
+    const Var log_p = log(take_columns(p, i));
+    return sum(cost + stop_gradient(cost) * (log_p - stop_gradient(log_p)));
+  };
+  for (const double p : {0.01, 0.99, 1e-4, 0.5}) {
+    CAPTURE(p);
+    const Expectation e = of(program, {row({p})});
+    CHECK(e.outcomes == 2);
+    check_exact_and_unbiased(e, {3.0}, 1e-6);
+  }
+  SUBCASE("of a coin") {
+    const Expectation coin = of(
+        [](Tape& t, In x) {
+          return sum(
+              t.constant(t.decisions().bernoulli("z", x[0].value(), t.rng()).to(DType::f64)));
+        },
+        {list({0.01, 0.5})});
+    check_reference(coin, {1.0, 1.0}, 1e-6);
+    CHECK(coin.bias == doctest::Approx(std::sqrt(2.0)));
+  }
+  SUBCASE("of a number compared with it") {
+    const Expectation u =
+        of([](Tape& t, In x) { return sum(threshold(t, x[0])); }, {list({0.01})}, few(20000));
+    check_reference(u, {1.0}, 1.0);
+    CHECK(u.biased());
+  }
+  SUBCASE("what the program refuses at the inputs themselves is passed on") {
+    CHECK_THROWS_AS(of(program, {row({1.5})}), Error);
+  }
+}
+
+TEST_CASE("too many outcomes: paths are weighted, not flipped") {
+  // 8 draws of two: E[L] = (sum of sigmoid(x_i) - 5)^2 + sum p (1 - p)
+  const Tensor x = Rng{3, 0, 0}.uniform({8}, DType::f64, -1.0, 1.0);
+  const Program score = [](Tape& t, In in) {
+    const Var q = sigmoid(in[0]);
+    const Var z = t.constant(t.decisions().bernoulli("z", q.value(), t.rng()).to(DType::f64));
+    const Var cost = square(sum(z) - 3.0);
+    const Var log_p = sum(z * log(q) + (1.0 - z) * log(1.0 - q));
+    return cost + stop_gradient(cost) * (log_p - stop_gradient(log_p));
+  };
+  ExpectationOptions options = few(2000);
+  options.max_outcomes = 100;
+  const Expectation e = of(score, {x}, options);
+  CHECK(!e.exact);
+  CHECK(!e.noise);
+  CHECK(e.text().find("too many outcomes to enumerate") != std::string::npos);
+  double mean = -3.0;
+  for (int i = 0; i < 8; ++i) mean += sigmoid_of(x.at(i));
+  std::vector<double> truth;
+  for (int i = 0; i < 8; ++i) {
+    const double p = sigmoid_of(x.at(i));
+    truth.push_back((2.0 * mean + 1.0 - 2.0 * p) * p * (1.0 - p));
+  }
+  // Paired with the same paths, the score function has no error left.
+  check_reference(e, truth, 1e-4);
+  CHECK(!e.biased());
+  CHECK(e.largest_z < 4.0);
+
+  const Expectation all = of(score, {x});
+  CHECK(all.exact);
+  CHECK(all.outcomes == 256);
+  check_reference(all, truth, 1e-7);
+  CHECK(!all.biased());
+}
+
+TEST_CASE("scales: logarithm near 0, a large input, a large constant") {
+  check_exact_and_unbiased(of([](Tape&, In x) { return sum(log(x[0])); }, {list({1e-3})}), {1e3},
+                           1e-2);
+  check_exact_and_unbiased(
+      of([](Tape&, In x) { return sum(tanh(x[0] - 1e4)); }, {list({1e4 + 0.3})}),
+      {1.0 - std::tanh(0.3) * std::tanh(0.3)}, 1e-4);
+  // The rounding of a loss of 1e9 hides a gradient of 1e-3: no bias is claimed.
+  const Expectation large =
+      of([](Tape&, In x) { return sum(stop_gradient(x[0]) * 1e-3 + 1e9); }, {list({0.5})});
+  CHECK(large.bias_error > 1e-6);
+}
+
+TEST_CASE("options that ask for nothing are Errors") {
+  const Program program = [](Tape&, In x) { return sum(x[0]); };
+  for (const auto& [samples, outcomes] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {0, 10}, {-1, 10}, {1, 10}, {10, 0}, {10, -5}}) {
+    ExpectationOptions options = few(samples);
+    options.max_outcomes = outcomes;
+    CHECK_THROWS_AS(of(program, {list({1.0})}, options), Error);
+  }
+  CHECK_THROWS_WITH_AS(
+      of(program, {list({1.0})}, few(0)),
+      "[expectation] 0 samples and at most 100000 outcomes. Give at least 2 and 1.", Error);
+  const Program fixed = [](Tape& t, In) { return constant(t, 2.0); };
+  CHECK_THROWS_WITH_AS(of(fixed, {Tensor::of<std::int32_t>({1}, {1})}),
+                       "[expectation] no input has floating elements: there is no gradient to "
+                       "compare. Give one, or set bias to false.",
+                       Error);
+  ExpectationOptions none = few();
+  none.bias = false;
+  CHECK(of(fixed, {}, none).loss == 2.0);
+}
+
+TEST_CASE("what is not finite is not known") {
+  const Expectation e = of([](Tape&, In x) { return sum(log(x[0])); }, {list({-1.0})});
+  CHECK(!e.biased());
+  CHECK(std::isnan(e.bias));
+  CHECK(e.text().find("bias: unknown") != std::string::npos);
+}
