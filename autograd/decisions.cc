@@ -106,7 +106,7 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       }
       if (taken < 0) no_outcome(row);
       require_sum_of_one(row, sum);
-      drawn.data<std::int32_t>()[row] = taken;
+      drawn.write<std::int32_t>()[row] = taken;
     }
     return drawn;
   });
@@ -130,7 +130,7 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
       choices_.push_back(std::move(choice));
     }
     const Choice& choice = choices_[next_choice_++];
-    drawn.data<std::int32_t>()[row] = choice.outcomes[choice.taken].first;
+    drawn.write<std::int32_t>()[row] = choice.outcomes[choice.taken].first;
   }
   return drawn;
 }

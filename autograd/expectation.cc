@@ -106,8 +106,8 @@ void moments(const std::vector<Run>& runs, std::span<const Tensor> inputs, Expec
         const double d = run.gradients[i].at(e) - m;
         v += run.probability * d * d;
       }
-      mean.data<double>()[e] = m;
-      variance.data<double>()[e] = v;
+      mean.write<double>()[e] = m;
+      variance.write<double>()[e] = v;
       result.total_variance += v;
     }
     result.gradient.push_back(mean);
@@ -164,7 +164,7 @@ void differences(const Sampler& sampler, std::span<const Tensor> inputs, Expecta
       } else {
         sampled_derivative(sample_at(0.1), sample_at(-0.1), 0.2, derivative, variance);
       }
-      gradient.data<double>()[e] = derivative;
+      gradient.write<double>()[e] = derivative;
       const double bias = result.gradient[i].at(e) - derivative;
       squares += bias * bias;
       true_squares += derivative * derivative;

@@ -75,7 +75,7 @@ class Setting {
   Tensor tokens(std::int64_t place = 0, double shift = 0.0) const {
     if (shift == 0.0) return x_;
     const Tensor x = x_.clone();
-    x.data<double>()[place] += shift;
+    x.write<double>()[place] += shift;
     return x;
   }
 

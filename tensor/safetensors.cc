@@ -279,7 +279,7 @@ void check_layout(const std::string& file, std::vector<const Entry*> entries,
   }
 }
 
-void read_i64(const InputFile& input, std::uint64_t offset, const Entry& entry, const Tensor& out) {
+void read_i64(const InputFile& input, std::uint64_t offset, const Entry& entry, Tensor& out) {
   const std::span<std::int32_t> values = out.values<std::int32_t>();
   std::vector<std::int64_t> piece(std::min<std::size_t>(values.size(), 1 << 16));
   for (std::size_t first = 0; first < values.size(); first += piece.size()) {
@@ -364,12 +364,12 @@ TensorFile read_safetensors(const std::filesystem::path& path) {
 
   TensorFile result{.tensors = {}, .metadata = std::move(reader.metadata), .path = path};
   for (const Entry* entry : entries) {
-    const Tensor tensor = Tensor::empty(*entry->shape, entry->stored->dtype);
+    Tensor tensor = Tensor::empty(*entry->shape, entry->stored->dtype);
     const std::uint64_t offset = data_begin + entry->offsets[0];
     if (entry->stored->name == "I64") {
       read_i64(input, offset, *entry, tensor);
     } else {
-      input.read(offset, {tensor.raw(), tensor.bytes()});
+      input.read(offset, {tensor.write_raw(), tensor.bytes()});
     }
     result.tensors.emplace(entry->name, tensor);
   }
