@@ -20,7 +20,7 @@ bool node_passes(Tape& tape, std::size_t index, const Mutation* mutation, Rng& r
   const std::uint64_t cell = cell_of(node.inputs);
   const Tensor cotangent = rng.uniform(node.output.shape(), DType::f64, -1.0, 1.5);
   for (std::int64_t k = 0; k < cotangent.numel(); ++k) {
-    if (!std::isfinite(node.output.at(k))) cotangent.data<double>()[k] = 0.0;
+    if (!std::isfinite(node.output.at(k))) cotangent.write<double>()[k] = 0.0;
   }
   const std::vector<Tensor> gradients = tape.local_backward(index, cotangent, mutation);
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {

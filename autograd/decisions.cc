@@ -133,7 +133,7 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       }
       if (taken < 0) no_outcome(row);
       require_sum_of_one(row, sum);
-      drawn.data<std::int32_t>()[row] = taken;
+      drawn.write<std::int32_t>()[row] = taken;
     }
     return drawn;
   });
@@ -154,7 +154,7 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
   const Shape& shape = probabilities.shape();
   const auto drawn = [&](const auto& draw) {
     const Tensor ones = Tensor::empty(shape, DType::i32);
-    for (std::int64_t i = 0; i < ones.numel(); ++i) ones.data<std::int32_t>()[i] = draw(i, at(i));
+    for (std::int64_t i = 0; i < ones.numel(); ++i) ones.write<std::int32_t>()[i] = draw(i, at(i));
     return ones;
   };
   if (mode_ == Mode::enumerate && given(kind) == nullptr) {
@@ -187,7 +187,7 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
     }
     if (outcomes.empty()) no_outcome(row);
     require_sum_of_one(row, sum);
-    drawn.data<std::int32_t>()[row] = choose(std::move(outcomes));
+    drawn.write<std::int32_t>()[row] = choose(std::move(outcomes));
   }
   return drawn;
 }

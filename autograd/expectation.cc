@@ -45,8 +45,8 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
         const double d = run.gradients[i].at(e) - m;
         v += run.weight * d * d;
       }
-      mean.data<double>()[e] = m;
-      variance.data<double>()[e] = v;
+      mean.write<double>()[e] = m;
+      variance.write<double>()[e] = v;
       result.total_variance += v;
     }
     result.gradient.push_back(mean);
@@ -253,8 +253,8 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
       for (const ExpectationRun& run : runs) size += run.weight * std::abs(run.gradients[i].at(e));
       reference.truncation += 16.0 * std::numeric_limits<double>::epsilon() * size;
       const double bias = result.gradient[i].at(e) - reference.value;
-      gradient.data<double>()[e] = reference.value;
-      error.data<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
+      gradient.write<double>()[e] = reference.value;
+      error.write<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
       squares += bias * bias;
       error_squares += error.at(e) * error.at(e);
       true_squares += reference.value * reference.value;

@@ -101,7 +101,7 @@ class Probe {
     for (std::int64_t d = 0; d < out.y.size(1); ++d) {
       const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64);
       for (std::int64_t t = 0; t < out.y.size(0); ++t) {
-        cotangent.data<double>()[t * out.y.size(1) + d] = 1.0;
+        cotangent.write<double>()[t * out.y.size(1) + d] = 1.0;
       }
       BackwardOptions options;
       options.cotangent = cotangent;

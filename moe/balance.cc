@@ -25,8 +25,8 @@ Var switch_auxiliary(Var scores, const Tensor& choice) {
   const auto [counts, choices] = count(choice, experts);
   const Tensor fractions = Tensor::zeros({experts}, DType::f64);
   for (std::size_t e = 0; e < counts.size() && choices > 0; ++e) {
-    fractions.data<double>()[e] = static_cast<double>(counts[e]) *
-                                  (static_cast<double>(experts) / static_cast<double>(choices));
+    fractions.write<double>()[e] = static_cast<double>(counts[e]) *
+                                   (static_cast<double>(experts) / static_cast<double>(choices));
   }
   return sum(mean(scores, 0) * scores.tape().constant(fractions.to(scores.dtype())));
 }
@@ -53,7 +53,7 @@ Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
   for (std::size_t e = 0; e < counts.size(); ++e) {
     const std::int64_t missing = choices - counts[e] * experts;
     const double sign = missing > 0 ? 1.0 : missing < 0 ? -1.0 : 0.0;
-    next.data<double>()[e] += rate * sign;
+    next.write<double>()[e] += rate * sign;
   }
   return next.to(bias.dtype());
 }

@@ -62,7 +62,7 @@ Var kept_weights(Var weights, const Tensor& selected) {
   const Tensor kept = Tensor::empty(selected.shape(), DType::i32);
   bool all = true;
   for (std::int64_t i = 0; i < selected.numel(); ++i) {
-    kept.data<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
+    kept.write<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
     all = all && kept.data<std::int32_t>()[i] == 1;
   }
   if (all) return weights;

@@ -111,7 +111,7 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
   const LayerSize& s = c.config.size;
   const Tensor identity = Tensor::zeros({s.experts, s.experts}, DType::f64);
   for (std::int64_t e = 0; e < s.experts; ++e) {
-    identity.data<double>()[e * s.experts + e] = 1.0;
+    identity.write<double>()[e * s.experts + e] = 1.0;
   }
   const Program program = [&](Tape& tape, std::span<const Var> in) {
     Weights weights;

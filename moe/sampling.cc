@@ -35,7 +35,7 @@ Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replace
       const std::int32_t expert = drawn.data<std::int32_t>()[t];
       selected.data<std::int32_t>()[t * k + draw] = expert;
       if (!replacement) {
-        left.data<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
+        left.write<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
       }
     }
   }
@@ -68,7 +68,8 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
   const std::int64_t k = selected.size(1);
   const Tensor held = tape.decisions().decide("weights", logits.dtype(), {tokens, k}, [&] {
     const Tensor o = logits.value().to(DType::f64);
-    const Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    const std::span<double> weights = w.values<double>();
     const auto experts = static_cast<std::size_t>(o.size(1));
     const auto active = static_cast<std::size_t>(k);
     cpu::parallel_for(tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
@@ -76,7 +77,7 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
         const auto row = static_cast<std::size_t>(t);
         value(t, o.values<double>().subspan(row * experts, experts),
               selected.values<std::int32_t>().subspan(row * active, active),
-              w.values<double>().subspan(row * active, active));
+              weights.subspan(row * active, active));
       }
     });
     return w.to(logits.dtype());

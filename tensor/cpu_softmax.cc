@@ -27,7 +27,7 @@ void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
     using T = decltype(zero);
     constexpr T kLowest = -std::numeric_limits<T>::infinity();
     const T* const in = x.data<T>();
-    T* const out = y.data<T>();
+    T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
       Pack<T> sum = filled(T(0));
@@ -51,7 +51,7 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
     using T = decltype(zero);
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     const auto long_row = [=](const cpu::Along<T>& line) {
       const T* const y_row = line.row(y_data);
       const T* const g = line.row(dy_data);
@@ -85,7 +85,7 @@ void CpuKernels::log_softmax(const Tensor& x, AxisView view, const Tensor& y) {
   with_floating(y.dtype(), "log_softmax", [&](auto zero) {
     using T = decltype(zero);
     const T* const in = x.data<T>();
-    T* const out = y.data<T>();
+    T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
       const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, in, top));
@@ -104,7 +104,7 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
     using T = decltype(zero);
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       Pack<T> sum = filled(T(0));
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
@@ -127,7 +127,7 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
     const T* const x_data = x.data<T>();
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       // Where every element is -infinity none of them has a share.
       const Pack<T> lse =
@@ -177,8 +177,8 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
   with_floating(logits.dtype(), "cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     const T* const x = logits.data<T>();
-    T* const loss_data = loss.data<T>();
-    T* const lse_data = lse.data<T>();
+    T* const loss_data = loss.write<T>();
+    T* const lse_data = lse.write<T>();
     for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, x);
       const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, x, top));
@@ -202,7 +202,7 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
     using T = decltype(zero);
     const T* const x = logits.data<T>();
     const T* const lse_data = lse.data<T>();
-    T* const dx = dlogits.data<T>();
+    T* const dx = dlogits.write<T>();
     const T factor = static_cast<T>(scale) * *dy.data<T>();
     for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
       const Pack<T> log_sum = lines.of_lines(lse_data);

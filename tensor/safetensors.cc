@@ -288,7 +288,7 @@ void check_layout(const std::string& file, std::vector<const Entry*> entries,
 template <class From, class To, class Convert>
 void read_converted(const InputFile& input, std::uint64_t offset, const Tensor& out,
                     Convert convert) {
-  const std::span<To> values = out.values<To>();
+  const std::span<To> values(out.write<To>(), static_cast<std::size_t>(out.numel()));
   std::vector<From> piece(std::min<std::size_t>(values.size(), 1 << 16));
   for (std::size_t first = 0; first < values.size(); first += piece.size()) {
     const auto part = std::span(piece).first(std::min(piece.size(), values.size() - first));
@@ -315,7 +315,7 @@ void read_elements(const InputFile& input, std::uint64_t offset, const Entry& en
     read_converted<std::uint16_t, float>(
         input, offset, out, [](std::uint16_t half, std::size_t) { return from_f16(half); });
   } else {
-    input.read(offset, {out.raw(), out.bytes()});
+    input.read(offset, {out.write_raw(), out.bytes()});
   }
 }
 

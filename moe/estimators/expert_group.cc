@@ -52,7 +52,7 @@ Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t expert
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int32_t* const id = ids.data<std::int32_t>() + t * g;
     const auto count = static_cast<double>(g - std::count(id, id + g, -1));
-    share.data<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
+    share.write<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
   }
   Kernels& k = kernels(ids.device());
   const Tensor on = selected_flags(selected, experts);
@@ -247,7 +247,7 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
   std::vector<std::int32_t> read;
   std::vector<double> share;
   for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
-    const std::int64_t place = rest.plan.order.data<std::int32_t>()[s];
+    const std::int64_t place = rest.plan.order.data<const std::int32_t>()[s];
     const std::int64_t t = place / rest.plan.choices;
     const std::int32_t j = ids.data<std::int32_t>()[place];
     for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {

@@ -150,8 +150,8 @@ class ReinforceEstimator : public Estimator {
         for (std::size_t i = 0; i < n; ++i) {
           baseline += w.others[s * n + i] * loss.at(t + static_cast<std::int64_t>(i));
         }
-        weight.data<double>()[at] = w.first[s] / tokens;
-        score.data<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
+        weight.write<double>()[at] = w.first[s] / tokens;
+        score.write<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
       }
     }
     Tape& tape = losses.tape();

@@ -80,7 +80,7 @@ Tensor conditional_noise(const Tensor& logits, const Tensor& selected, Rng& rng)
   cpu::parallel_for(logits.size(0), kTokensPerNoise, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const double* const o = logits.data<double>() + t * experts;
-      double* const g = noise.data<double>() + t * experts;
+      double* const g = noise.write<double>() + t * experts;
       const double largest =
           std::accumulate(o, o + experts, o[0], [](double a, double b) { return std::fmax(a, b); });
       double sum = 0.0;

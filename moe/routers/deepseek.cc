@@ -60,7 +60,7 @@ Tensor limited(const Tensor& affinity, std::int64_t groups, std::int64_t kept) {
   const Tensor score = Tensor::zeros({tokens, groups}, DType::f64);
   for (std::int64_t g = 0; g < tokens * groups; ++g) {
     for (std::int64_t j = 0; j < two; ++j) {
-      score.data<double>()[g] +=
+      score.write<double>()[g] +=
           affinity.data<double>()[g * each + largest.data<std::int32_t>()[g * two + j]];
     }
   }
@@ -113,7 +113,7 @@ class DeepseekV3Router : public Router {
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, shape, [&] {
       const Tensor affinity = r.scores.value().to(DType::f64).clone();
       for (std::int64_t i = 0; i < affinity.numel(); ++i) {
-        affinity.data<double>()[i] += bias.at(i % size.experts);
+        affinity.write<double>()[i] += bias.at(i % size.experts);
       }
       Tensor selected = Tensor::empty(shape, DType::i32);
       kernels(Device::cpu)
@@ -141,7 +141,7 @@ class DeepseekV3Router : public Router {
     for (std::int64_t i = 0; i < tokens * k; ++i) {
       const std::int32_t e = r.selected.data<std::int32_t>()[i];
       if (e < 0) continue;
-      f.data<double>()[i / (k * length) * experts + e] +=
+      f.write<double>()[i / (k * length) * experts + e] +=
           static_cast<double>(experts) / static_cast<double>(k * length);
     }
     const Var shares = softmax(-softplus(-r.logits));  // s_i / sum_j s_j

@@ -44,7 +44,7 @@ class GshardRouter : public Router {
     const std::int64_t tokens = in.x.size(0);
     const Tensor first = Tensor::empty({tokens}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      first.data<std::int32_t>()[t] = r.selected.data<std::int32_t>()[2 * t];
+      first.write<std::int32_t>()[t] = r.selected.data<const std::int32_t>()[2 * t];
     }
     r.add_loss("balance", settings_.balance, switch_auxiliary(r.scores, first));
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
@@ -63,13 +63,13 @@ class GshardRouter : public Router {
     const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64);
     for (std::int64_t t = 0; t < tokens; ++t) {
       const double keep = std::fmin(1.0, w.at(2 * t + 1) / settings_.threshold);
-      probabilities.data<double>()[2 * t] = 1.0 - keep;
-      probabilities.data<double>()[2 * t + 1] = keep;
+      probabilities.write<double>()[2 * t] = 1.0 - keep;
+      probabilities.write<double>()[2 * t + 1] = keep;
     }
     const Tensor kept = tape.decisions().categorical("second", probabilities, tape.rng());
     const Tensor selected = r.selected.clone();
     for (std::int64_t t = 0; t < tokens; ++t) {
-      if (kept.data<std::int32_t>()[t] == 0) selected.data<std::int32_t>()[2 * t + 1] = -1;
+      if (kept.data<std::int32_t>()[t] == 0) selected.write<std::int32_t>()[2 * t + 1] = -1;
     }
     r.selected = selected;
   }

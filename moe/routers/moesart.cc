@@ -69,7 +69,7 @@ class MoesartRouter : public Router {
     const Tensor j = tape.decisions().categorical("unadjusted", even, tape.rng());
     const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      is_j.data<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
+      is_j.write<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
     }
     const Var log_g = take_columns(log_softmax(r.logits), r.selected);
     const double others = -std::log(static_cast<double>(k) - 1.0);

@@ -72,16 +72,16 @@ class NoisyTopKRouter : public Router {
     for (std::int64_t t = 0; t < rows; ++t) {
       const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
       for (std::int64_t j = 0; j < k; ++j) {
-        if (chosen[j] >= 0) is_in.data<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
+        if (chosen[j] >= 0) is_in.write<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
       }
-      last.data<std::int32_t>()[t] = chosen[k - 1];
+      last.write<std::int32_t>()[t] = chosen[k - 1];
     }
     const Tensor next = h.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
       Tensor largest = Tensor::empty({rows, k + 1}, DType::i32);
       kernels(h.value().device()).top_k(h.value(), k + 1, largest);
       Tensor first_out = Tensor::empty({rows, 1}, DType::i32);
       for (std::int64_t t = 0; t < rows; ++t) {
-        const std::int32_t* e = largest.data<std::int32_t>() + t * (k + 1);
+        const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);
         while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;
         first_out.data<std::int32_t>()[t] = *e;
       }
@@ -98,7 +98,7 @@ class NoisyTopKRouter : public Router {
     const std::int64_t experts = r.scores.size(1);
     const Tensor counts = Tensor::zeros({experts}, DType::f64);
     for (const std::int32_t e : r.selected.values<std::int32_t>()) {
-      if (e >= 0) counts.data<double>()[e] += 1.0;
+      if (e >= 0) counts.write<double>()[e] += 1.0;
     }
     return r.scores.tape().constant(counts.to(r.scores.dtype()));
   }

@@ -107,7 +107,7 @@ std::vector<NoiseNode> priority_noise(const std::vector<double>& logits, std::in
         const bool selected = ((set >> i) & 1U) != 0;
         const double place = selected ? 1.0 : threshold ? -1.0 : 0.0;
         threshold = threshold || !selected;
-        noise.data<double>()[i] = kappa + place - logits[i];
+        noise.write<double>()[i] = kappa + place - logits[i];
       }
       nodes.push_back({probability, {{"noise", noise}}});
     }

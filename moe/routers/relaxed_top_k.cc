@@ -30,7 +30,7 @@ constexpr double kTiny = 1.17549435e-38;
 Var sum_of_others(Var p) {
   const std::int64_t n = p.size(1);
   const Tensor others = Tensor::full({n, n}, 1.0, DType::f64);
-  for (std::int64_t i = 0; i < n; ++i) others.data<double>()[i * n + i] = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) others.write<double>()[i * n + i] = 0.0;
   return matmul(p, p.tape().constant(others.to(p.dtype())));
 }
 

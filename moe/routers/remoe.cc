@@ -53,9 +53,9 @@ class ReMoERouter : public Router {
     const auto active = static_cast<double>(size.active);
     const Tensor share = Tensor::zeros({size.experts}, DType::f64);
     double open = 0.0;
-    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
+    for (const std::int32_t e : r.selected.values<const std::int32_t>()) {
       if (e < 0) continue;
-      share.data<double>()[e] += static_cast<double>(size.experts) / (active * tokens * tokens);
+      share.write<double>()[e] += static_cast<double>(size.experts) / (active * tokens * tokens);
       open += 1.0;
     }
     const Var lambda = in.weights.at("router.lambda");

@@ -61,8 +61,8 @@ class SoftMoERouter : public Router {
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t expert = row / slots_ % size.experts;
       r.selected.data<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
-      scores.data<double>()[row * size.experts + expert] = 1.0;
-      logits.data<double>()[row * size.experts + expert] = 0.0;
+      scores.write<double>()[row * size.experts + expert] = 1.0;
+      logits.write<double>()[row * size.experts + expert] = 0.0;
     }
     Tape& tape = r.mix.tape();
     r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype));

@@ -171,7 +171,7 @@ class SparsemixerRouter : public Router {
     const auto outcomes = static_cast<std::int64_t>(row.size());
     const Tensor probabilities = Tensor::empty({z.size(0), outcomes}, DType::f64);
     for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
-      probabilities.data<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
+      probabilities.write<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
     }
     const Tensor half = tape.decisions().categorical("half", probabilities, tape.rng());
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {

@@ -29,7 +29,7 @@ constexpr double kLargestTemperature = 1e4;
 Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& rng) {
   const std::int64_t count = std::min(rows, columns);
   const std::int64_t n = std::max(rows, columns);
-  const Tensor basis = rng.normal({count, n}, DType::f64);
+  Tensor basis = rng.normal({count, n}, DType::f64);
   double* v = basis.data<double>();
   const auto product = [&](std::int64_t a, std::int64_t b) {
     double sum = 0.0;

@@ -50,7 +50,7 @@ TEST_CASE("recorded decisions are replayed, as often as asked") {
 TEST_CASE("what was recorded is a copy") {
   Decisions d = Decisions::recorder();
   const Tensor value = d.decide("a", DType::f64, {}, [] { return number(1.0); });
-  value.data<double>()[0] = 5.0;
+  value.write<double>()[0] = 5.0;
   d.replay();
   CHECK(ask(d, "a", 0.0) == 1.0);
 }
@@ -186,7 +186,7 @@ TEST_CASE("a categorical draw") {
     constexpr int kDraws = 20000;
     const double p[] = {0.1, 0.0, 0.6, 0.3};
     const Tensor rows = Tensor::empty({kDraws, 4}, DType::f64);
-    for (int i = 0; i < 4 * kDraws; ++i) rows.data<double>()[i] = p[i % 4];
+    for (int i = 0; i < 4 * kDraws; ++i) rows.write<double>()[i] = p[i % 4];
     Rng rng{3, 0, 0};
     Decisions d;
     const Tensor drawn = d.categorical("draw", rows, rng);

@@ -28,8 +28,8 @@ Tensor choosing(const std::vector<std::pair<int, int>>& wanted, std::int64_t exp
   const Tensor o = Tensor::zeros({tokens, experts}, DType::f64);
   for (std::int64_t t = 0; t < tokens; ++t) {
     const auto [first, second] = wanted[static_cast<std::size_t>(t)];
-    o.data<double>()[t * experts + first] = 1.0;
-    if (second >= 0) o.data<double>()[t * experts + second] = 0.5;
+    o.write<double>()[t * experts + first] = 1.0;
+    if (second >= 0) o.write<double>()[t * experts + second] = 0.5;
   }
   return o;
 }
@@ -173,7 +173,7 @@ TEST_CASE("switch: the jitter multiplies the router's input, in training only") 
   const Tensor jittered = o.clone();
   for (std::int64_t i = 0; i < o.numel(); ++i) {
     CHECK(std::abs(u.at(i) - 1.0) <= 0.2);
-    jittered.data<double>()[i] *= u.at(i);
+    jittered.write<double>()[i] *= u.at(i);
   }
   for (std::int64_t t = 0; t < 6; ++t) {
     const std::vector<double> g = softmax_row(jittered, t);
@@ -315,7 +315,7 @@ TEST_CASE("v-moe: capacity, and batch priority") {
 TEST_CASE("expert-choice: each expert takes its C largest scores; a zero score is still taken") {
   constexpr std::int64_t kTokens = 6, kExperts = 3;
   const Tensor o = random_logits(kTokens, kExperts);
-  for (std::int64_t t = 0; t < kTokens; ++t) o.data<double>()[t * kExperts + 2] = -2e3;
+  for (std::int64_t t = 0; t < kTokens; ++t) o.write<double>()[t * kExperts + 2] = -2e3;
   Tape tape;
   const Var x = tape.variable(o);
   const Weights weights = identity_weights(tape, kExperts);

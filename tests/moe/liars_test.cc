@@ -118,7 +118,7 @@ TEST_CASE("traits of routers") {
     if (!in.training) return;
     Tape& tape = in.x.tape();
     const Tensor noise = tape.decisions().decide("noise", DType::f64, r.logits.shape(), [&] {
-      const Tensor normal = tape.rng().normal(r.logits.shape(), DType::f64);
+      Tensor normal = tape.rng().normal(r.logits.shape(), DType::f64);
       for (double& v : normal.values<double>()) v = std::round(v * 128.0) / 128.0;  // for f32
       return normal;
     });

@@ -35,7 +35,7 @@ struct Run {
     if (noise.defined()) decisions.give("noise", noise);
     Tape tape({.rng = Rng{31, 0, 0}, .decisions = &decisions});
     const Tensor eye = Tensor::zeros({experts, experts}, DType::f64);
-    for (std::int64_t e = 0; e < experts; ++e) eye.data<double>()[e * experts + e] = 1.0;
+    for (std::int64_t e = 0; e < experts; ++e) eye.write<double>()[e * experts + e] = 1.0;
     Weights weights;
     weights.set("router.weight", tape.constant(eye.to(dtype)));
     const Var x = tape.variable(o.to(dtype));
@@ -158,7 +158,7 @@ TEST_CASE("gumbel-top-k-st: 1/k on the sample, with the gradient of the relaxed 
         const auto e = static_cast<std::int64_t>(best[static_cast<std::size_t>(j)]);
         CHECK(r.selected.at(t * kActive + j) == static_cast<double>(e));
         CHECK(r.weights.value().at(t * kActive + j) == 1.0 / kActive);
-        spread.data<double>()[t * kExperts + e] = a.at(t * kActive + j);
+        spread.write<double>()[t * kExperts + e] = a.at(t * kActive + j);
       }
     }
     straight = tape.backward(sum(r.weights * tape.constant(a)))[x];

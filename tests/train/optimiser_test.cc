@@ -1,6 +1,7 @@
 #include "train/optimiser.h"
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -111,6 +112,38 @@ TEST_CASE("optimiser: what is not trained stays, and its state is empty") {
   REQUIRE(optimiser.state().size() == 2);
   CHECK(optimiser.state()[0].first == "momentum.w");
   CHECK(optimiser.state()[1].second.numel() == 0);
+}
+
+// loss = w^3: 12 at w = 2. Backward after a step would read the new w.
+TEST_CASE("optimiser: a step before a second backward pass is noticed") {
+  for (const bool adam : {false, true}) {
+    Parameters p;
+    const Parameter& w = p.add("w", Tensor::of<double>({1}, {2.0}));
+    std::unique_ptr<Optimiser> optimiser;
+    if (adam) {
+      optimiser = std::make_unique<AdamWOptimiser>(p, AdamWOptimiser::Config{});
+    } else {
+      optimiser = std::make_unique<SgdOptimiser>(p, SgdOptimiser::Config{.momentum = 0.0});
+    }
+    Tape t;
+    const auto record = [&] { return sum(t.parameter(w) * t.parameter(w) * t.parameter(w)); };
+    const Var loss = record();
+    const Gradients g = t.backward(loss, {.retain = true});
+    CHECK(g[w].at(0) == 12.0);
+    CHECK(t.backward(loss, {.retain = true})[w].at(0) == 12.0);
+    const std::uint32_t then = w.value.version();
+    optimiser->step(p, g, 0.01, 1.0);
+    CHECK(error_of([&] { t.backward(loss, {.retain = true}); }) ==
+          fmt::format("[backward] node 2 ('mul') needs its input 1 (the parameter 'w'), f64 "
+                      "[1], at version {}; it was written since and is at version {}. Run backward "
+                      "before the tensor changes, or record the program again.",
+                      then, then + 1));
+    // A finished step, and the next one.
+    t.clear();
+    const double now = w.value.at(0);
+    CHECK(now < 2.0);
+    CHECK(t.backward(record())[w].at(0) == doctest::Approx(3.0 * now * now));
+  }
 }
 
 TEST_CASE("optimiser: parameters of another model") {
