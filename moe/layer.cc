@@ -195,13 +195,15 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
 
 void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
   const LayerSize& s = config_.size;
+  const auto before = static_cast<std::ptrdiff_t>(parameters.size());
   router_->declare(s, prefix, parameters, rng);
   estimator_->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
     const auto matrix = [&](const char* name, std::int64_t in, std::int64_t out) {
       const double bound = std::sqrt(1.0 / static_cast<double>(in));
-      parameters.add(start + name, rng.uniform({count, in, out}, DType::f64, -bound, bound));
+      parameters.add(start + name, rng.uniform({count, in, out}, DType::f64, -bound, bound))
+          .decays = true;
     };
     const auto bias = [&](const char* name, std::int64_t out) {
       if (config_.biases) parameters.add(start + name, Tensor::zeros({count, out}, DType::f64));
@@ -266,6 +268,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
     const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
+  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) p->router = true;
   const auto add = [&](Var loss) {
     out.auxiliary = out.auxiliary.defined() ? out.auxiliary + loss : loss;
   };

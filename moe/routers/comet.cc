@@ -33,12 +33,14 @@ class CometRouter : public Router {
     const std::string start = std::string(prefix) + "router.";
     if (const std::int64_t splits = size.active * (size.experts - 1); splits > 0) {
       const double bound = gamma_ / 100.0;
-      parameters.add(start + "split", rng.uniform({size.model, splits}, DType::f64, -bound, bound));
+      parameters.add(start + "split", rng.uniform({size.model, splits}, DType::f64, -bound, bound))
+          .decays = true;
       parameters.add(start + "split_bias", rng.uniform({splits}, DType::f64, -bound, bound));
     }
     const std::int64_t leaves = size.active * size.experts;
     const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
-    parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation));
+    parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation))
+        .decays = true;
     parameters.add(start + "leaf_bias", Tensor::zeros({leaves}, DType::f64));
   }
 

@@ -36,7 +36,8 @@ class DSelectKRouter : public Router {
                Rng& rng) const override {
     const std::string start = std::string(prefix) + "router.";
     const auto add = [&](const char* name, const Shape& shape, double bound) {
-      parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound));
+      parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound)).decays =
+          shape.rank() == 2;
     };
     if (const std::int64_t codes = size.active * bits(size); codes > 0) {
       add("code", {size.model, codes}, gamma_ / 100.0);

@@ -30,8 +30,8 @@ class NoisyTopKRouter : public Router {
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                Rng&) const override {
     const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64);
-    parameters.add(std::string(prefix) + "router.weight", zero);
-    parameters.add(std::string(prefix) + "router.noise", zero.clone());
+    parameters.add(std::string(prefix) + "router.weight", zero).decays = true;
+    parameters.add(std::string(prefix) + "router.noise", zero.clone()).decays = true;
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {

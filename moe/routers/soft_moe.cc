@@ -32,8 +32,10 @@ class SoftMoERouter : public Router {
                Rng& rng) const override {
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
-    parameters.add(start + "router.slots",
-                   rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation));
+    parameters
+        .add(start + "router.slots",
+             rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation))
+        .decays = true;
     parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64));
   }
 

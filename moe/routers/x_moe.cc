@@ -69,9 +69,10 @@ class XMoeRouter : public Router {
         dimensions_ > 0 ? dimensions_ : std::max<std::int64_t>(2, size.experts / 2);
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
-    parameters.add(start + "router.project",
-                   rng.normal({size.model, d}, DType::f64, 0.0, deviation));
-    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng));
+    parameters
+        .add(start + "router.project", rng.normal({size.model, d}, DType::f64, 0.0, deviation))
+        .decays = true;
+    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng)).decays = true;
     parameters.add(start + "router.log_temperature", Tensor::scalar(std::log(kTemperature)));
   }
 
