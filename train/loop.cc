@@ -410,6 +410,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
   Json object = {{"task", config.task},
                  {"router", config.router},
                  {"estimator", config.estimator},
+                 {"auxiliary_losses", Layer(config.layer()).losses()},
                  {"interrupted", r.signal != 0},
                  {"steps", r.steps},
                  {"seed", r.seed},

@@ -39,8 +39,9 @@ class GshardRouter : public Router {
     r.scores = softmax(r.logits);
     r.selected = top_k_indices(r.logits, 2, "selected");
     const Var both = take_columns(r.scores, r.selected);
-    r.normaliser = sum(both, 1, true) + 1e-9;
-    r.weights = both / r.normaliser;
+    const Var normaliser = sum(both, 1, true) + 1e-9;
+    r.log_normaliser = log(normaliser);
+    r.weights = both / normaliser;
     const std::int64_t tokens = in.x.size(0);
     const Tensor first = Tensor::empty({tokens}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
@@ -50,6 +51,7 @@ class GshardRouter : public Router {
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
+    r.choice = r.selected;
     r.selected = drop_over_capacity(r.selected, size.experts, capacity);
     r.weights = kept_weights(r.weights, r.selected);
     return r;
@@ -93,7 +95,8 @@ RouterEntry gshard_router() {
           .traits = {.samples = true,
                      .causal = false,
                      .in_order = true,
-                     .auxiliary = "fractions of first choices times mean scores (balance)"},
+                     .auxiliary = "fractions of first choices times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"second-threshold",
                        OptionSpec::Kind::number,
                        "0.5",

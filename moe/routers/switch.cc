@@ -41,12 +41,12 @@ class SwitchRouter : public Router {
       jittered = jittered + change;
     }
     r.scores = softmax(jittered);
-    const Tensor first = top_k_indices(jittered, 1, "selected");
-    r.auxiliary = settings_.balance * switch_auxiliary(r.scores, first);
+    r.choice = top_k_indices(jittered, 1, "selected");
+    r.auxiliary = settings_.balance * switch_auxiliary(r.scores, r.choice);
     const double factor = in.training ? settings_.capacity : settings_.eval_capacity;
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(factor, in.x.size(0), size.experts));
-    r.selected = drop_over_capacity(first, size.experts, capacity);
+    r.selected = drop_over_capacity(r.choice, size.experts, capacity);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
@@ -81,7 +81,8 @@ RouterEntry switch_router() {
           .claim = Claim::exact_on_cell,
           .traits = {.continuous = true,
                      .in_order = true,
-                     .auxiliary = "fractions times mean scores (balance)"},
+                     .auxiliary = "fractions times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"jitter",
                        OptionSpec::Kind::number,
                        "0.01",
