@@ -24,6 +24,10 @@ struct Parameter {
   std::string name;
   Tensor value;
   bool trained = true;
+  // What optimisers and training go by.
+  bool decays = false;  // weight decay applies: to matrices, not to biases and norms
+  bool router = false;  // of a router
+  double rate = 1.0;    // factor of the learning rate
 };
 
 // A value on a tape: {tape, place}. Trivially copyable; valid until the tape is cleared or rewound

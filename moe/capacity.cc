@@ -45,6 +45,7 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
 
 void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
                    std::int64_t experts, std::int64_t capacity, const Tensor& queue) {
+  routing.choice = chosen;
   if (in.dropless && !in.training) {
     routing.selected = chosen;
     return;

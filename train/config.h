@@ -26,8 +26,7 @@ struct TrainConfig {
   std::int64_t hidden = 128;
   std::string activation = "relu";
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
-  double aux = -1.0;  // below 0: kAux, and 0 where the router has a balance loss of its own
-  static constexpr double kAux = 0.01;
+  double aux = -1.0;  // below 0: default_aux of the router (moe/layer.h)
 
   std::int64_t epochs = 3;
   std::int64_t batch = 128;
@@ -83,7 +82,11 @@ void apply_settings(TrainConfig& config, const Settings& settings);
 // The settings of a JSON object. It is not trusted: errors name the file and the place.
 Settings read_settings(std::string_view json, std::string_view file);
 Settings load_settings(const std::filesystem::path& file);
-// All values, as indented JSON. With results_only, without those that change no result.
+// All values, as indented JSON, with the aux that -1 stands for. With results_only, without those
+// that change no result.
 std::string to_json(const TrainConfig& config, bool results_only = false);
+// The configuration of a stored run. Where an earlier version stored an aux of -1, it meant 0.01
+// for a router without a balance loss of its own.
+TrainConfig stored_run(const Settings& settings);
 
 }  // namespace moegrad

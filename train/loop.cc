@@ -34,15 +34,13 @@ double seconds_since(Clock::time_point start) {
 
 std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters& parameters) {
   if (c.optimiser == "sgd") {
-    return std::make_unique<SgdOptimiser>(parameters,
-                                          SgdOptimiser::Config{.momentum = c.momentum,
-                                                               .nesterov = c.nesterov,
-                                                               .weight_decay = c.weight_decay,
-                                                               .router_rate = c.router_lr});
+    return std::make_unique<SgdOptimiser>(
+        parameters,
+        SgdOptimiser::Config{
+            .momentum = c.momentum, .nesterov = c.nesterov, .weight_decay = c.weight_decay});
   }
-  return std::make_unique<AdamWOptimiser>(
-      parameters,
-      AdamWOptimiser::Config{.weight_decay = c.weight_decay, .router_rate = c.router_lr});
+  return std::make_unique<AdamWOptimiser>(parameters,
+                                          AdamWOptimiser::Config{.weight_decay = c.weight_decay});
 }
 
 // Each row n times, one behind the other.
@@ -150,6 +148,9 @@ class TrainingRun {
 
   void make_parameters() {
     parameters_ = model_.initial(static_cast<std::uint64_t>(config_.seed), config_.type());
+    for (Parameter& p : parameters_) {
+      if (p.router) p.rate *= config_.router_lr;
+    }
     optimiser_ = make_optimiser(config_, parameters_);
   }
 
@@ -451,6 +452,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
   Json object = {{"task", config.task},
                  {"router", config.router},
                  {"estimator", config.estimator},
+                 {"auxiliary_losses", Layer(config.layer()).losses()},
                  {"interrupted", r.signal != 0},
                  {"steps", r.steps},
                  {"seed", r.seed},

@@ -55,8 +55,7 @@ TrainConfig RunFolder::resumed(const Settings& settings) const {
   if (!path_exists(config())) {
     fail("train", "there is no run in '{}' to resume. Start one without --resume.", path_.string());
   }
-  TrainConfig base;
-  apply_settings(base, load_settings(config()));
+  const TrainConfig base = stored_run(load_settings(config()));
   TrainConfig wanted = base;
   apply_settings(wanted, settings);
   for (const TrainField& field : train_fields()) {

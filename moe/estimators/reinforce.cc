@@ -82,7 +82,8 @@ class ReinforceEstimator : public Estimator {
   void declare(const LayerSize& size, std::string_view prefix,
                Parameters& parameters) const override {
     if (baseline_ != "learned") return;
-    parameters.add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64));
+    parameters.add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64))
+        .decays = true;
     parameters.add(std::string(prefix) + kBias, Tensor::zeros({1}, DType::f64));
   }
 

@@ -39,8 +39,9 @@ class GshardRouter : public Router {
     r.scores = softmax(r.logits);
     r.selected = top_k_indices(r.logits, 2, "selected");
     const Var both = take_columns(r.scores, r.selected);
-    r.normaliser = sum(both, 1, true) + 1e-9;
-    r.weights = both / r.normaliser;
+    const Var normaliser = sum(both, 1, true) + 1e-9;
+    r.log_normaliser = log(normaliser);
+    r.weights = both / normaliser;
     const std::int64_t tokens = in.x.size(0);
     const Tensor first = Tensor::empty({tokens}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
@@ -93,7 +94,8 @@ RouterEntry gshard_router() {
           .traits = {.samples = true,
                      .causal = false,
                      .in_order = true,
-                     .auxiliary = "fractions of first choices times mean scores (balance)"},
+                     .auxiliary = "fractions of first choices times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"second-threshold",
                        OptionSpec::Kind::number,
                        "0.5",

@@ -19,6 +19,7 @@
 #include <cmath>
 #include <limits>
 
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "moe/set_probability.h"
@@ -39,7 +40,7 @@ class PriorityRouter : public Router {
       return r;
     }
     Tape& tape = r.logits.tape();
-    const Tensor logits = r.logits.value().to(DType::f64);
+    const Tensor logits = less_largest(r.logits.value().to(DType::f64));
     const Tensor noise = tape.decisions().decide("noise", DType::f64, logits.shape(), [&] {
       return tape.rng().gumbel(logits.shape(), DType::f64);
     });

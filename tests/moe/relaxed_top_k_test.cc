@@ -236,3 +236,22 @@ TEST_CASE("far apart logits, ties and k = E stay finite, in f32 too") {
     }
   }
 }
+
+// 30 apart at t = 0.1: 1 - p of every round is e^-300 and less. No expert is taken twice.
+TEST_CASE("rounds of far apart logits take the experts one by one, in f32 too") {
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    for (const std::int64_t active : {2, 4, 5}) {
+      Run run;
+      run.o = Tensor::of<double>({1, kExperts}, {30, 0, -30, -60, -90});
+      run.noise = Tensor::zeros({1, kExperts}, DType::f64);
+      run.active = active;
+      run.dtype = dtype;
+      run([&](Tape&, Var, const Routing& r) {
+        for (std::int64_t e = 0; e < kExperts; ++e) {
+          const double expected = e < active ? 1.0 / static_cast<double>(active) : 0.0;
+          CHECK(r.weights.value().at(e) == doctest::Approx(expected).epsilon(1e-6));
+        }
+      });
+    }
+  }
+}
