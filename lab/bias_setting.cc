@@ -27,14 +27,14 @@ Rng warm_up_rng(const Rng& draw, std::uint64_t pass) {
 Tensor diagonal(std::int64_t rows, std::int64_t columns) {
   const Tensor w = Tensor::zeros({rows, columns}, DType::f64);
   for (std::int64_t i = 0; i < std::min(rows, columns); ++i)
-    w.data<double>()[i * columns + i] = 1.0;
+    w.write<double>()[i * columns + i] = 1.0;
   return w;
 }
 
 Tensor ids_of(std::int64_t tokens) {
   const Tensor ids = Tensor::empty({tokens}, DType::i32);
   for (std::int64_t t = 0; t < tokens; ++t)
-    ids.data<std::int32_t>()[t] = static_cast<std::int32_t>(t);
+    ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
   return ids;
 }
 

@@ -24,13 +24,13 @@ inline Var unit_rows(Var x) {
       for (std::int64_t i = 0; i < x.size(1); ++i) {
         largest = std::fmax(largest, std::abs(v.at(row * x.size(1) + i)));
       }
-      if (largest > 0.0) out.data<double>()[row] = 1.0 / std::fmax(largest, least);
+      if (largest > 0.0) out.write<double>()[row] = 1.0 / std::fmax(largest, least);
     }
     return out.to(x.dtype());
   });
   const Tensor is_zero = Tensor::zeros(column, DType::f64);
   for (std::int64_t row = 0; row < x.size(0); ++row) {
-    if (inverse.at(row) == 0.0) is_zero.data<double>()[row] = 1.0;
+    if (inverse.at(row) == 0.0) is_zero.write<double>()[row] = 1.0;
   }
   const Var scaled = x * tape.constant(inverse);
   return scaled / sqrt(sum(square(scaled), 1, true) + tape.constant(is_zero.to(x.dtype())));
