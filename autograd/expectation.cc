@@ -87,7 +87,7 @@ Reference derivative_at_0(const std::function<std::optional<double>(double)>& f,
     const Derivative d = ridders(at, 2.0 * step * std::fmax(1.0, std::abs(x)), {size});
     if (!d.inside) continue;
     // The moved input is rounded too.
-    double error = d.error[0] + d.rounding[0];
+    double error = 4.0 * d.error[0] + d.rounding[0];
     if (size > 0.0) error += d.rounding[0] * std::abs(x * d.value[0]) / size;
     const double apart = std::abs(d.value[0] - finer.value);
     if (apart > error + finer.truncation) error += apart;
