@@ -29,6 +29,7 @@ struct LayerArguments {
   std::int64_t sequence = 1;
   bool train = false;
   bool evaluate = false;
+  bool dropless = false;
   bool causal = false;
   bool force = false;
   std::uint64_t seed = 1;
@@ -147,6 +148,16 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* s
   return out;
 }
 
+// n copies of each row of x [N, D], one behind the other.
+Var copies_of(Var x, std::int64_t n) {
+  if (n == 1) return x;
+  Tensor rows = Tensor::empty({n * x.size(0)}, DType::i32);
+  for (std::int64_t i = 0; i < rows.numel(); ++i) {
+    rows.data<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
+  }
+  return gather_rows(x, rows);
+}
+
 TensorFile read_layer_file(const std::string& path) {
   TensorFile file = read_safetensors(path);
   for (const char* name : {"x", "dy", "experts.w1", "experts.w2"}) file.at(name);
@@ -185,6 +196,7 @@ void check_parameters(const std::string& path, const TensorFile& file, const Par
 
 int run(const LayerArguments& a) {
   if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
+  if (a.dropless && !a.evaluate) fail("layer", "--dropless is for inference. Add --eval.");
   require_distinct("layer", {a.in}, {a.out, a.json.file});
   const TensorFile in = read_layer_file(a.in);
   const Tensor x = in.at("x");
@@ -243,18 +255,30 @@ int run(const LayerArguments& a) {
       weights.set(p.name, tape.constant(there != nullptr ? *there : p.value.to(x.dtype())));
     }
   }
-  LayerInput input{tokens, weights, !a.evaluate};
-  input.sequence = a.sequence;
+  // Estimators that need the losses of several draws run copies of each token.
+  const std::int64_t copies = a.evaluate ? 1 : layer.estimator().samples();
+  const Var dy = copies_of(tape.constant(in.at("dy")), copies);
+  LayerInput input{copies_of(tokens, copies), weights, !a.evaluate};
+  input.sequence = a.sequence * copies;
+  input.dropless = a.dropless;
   if (const Tensor* ids = in.find("ids")) input.ids = *ids;
   if (const Tensor* attention = in.find("attention")) input.attention = *attention;
   const LayerOutput out = layer.forward(input);
   if (selected != nullptr && !taken_or_dropped(*selected, out.routing.selected)) {
     fail("layer", "{}: router {} selects experts by itself. Leave 'selected' out.", a.in, a.router);
   }
-  Var loss = sum(out.y * tape.constant(in.at("dy")));
+  const Var losses = sum(out.y * dy, 1);  // of each row
+  Var loss = sum(losses) / static_cast<double>(copies);
+  // What is differentiated: the loss, or the estimator's objective, which is of a mean over tokens.
+  Var objective = loss;
+  if (!a.evaluate && layer.estimator().needs_losses()) {
+    objective =
+        static_cast<double>(sizes["N"]) * layer.estimator().objective(losses, out.routing, input);
+  }
   TensorFile result;
   if (out.auxiliary.defined()) {
     loss = loss + out.auxiliary;
+    objective = objective + out.auxiliary;
     result.tensors["auxiliary"] = out.auxiliary.value();
   }
   // Everything is computed before the first result is written, and values are read before the
@@ -266,7 +290,7 @@ int run(const LayerArguments& a) {
   for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
   const double loss_value = loss.value().item();
   const std::vector<double> load = out.expert_load();
-  const Gradients gradients = tape.backward(loss);
+  const Gradients gradients = tape.backward(objective);
   result.tensors["grad.x"] = gradients[tokens];
   for (const auto& [name, v] : weights) {
     const Parameter* p = declared.find(name);
@@ -302,7 +326,10 @@ void add_layer(CLI::App& app, Global& global) {
       ->type_name("FILE")
       ->required();
   command
-      .add_option("--out", a->out, "gets y, scores, selected, weights, grad.* and new.* (state)")
+      .add_option(
+          "--out", a->out,
+          "gets y, scores, selected, weights, grad.* and new.* (state); with samples=n rows "
+          "n t to n t + n - 1 are the copies of token t")
       ->type_name("FILE")
       ->required();
   command.add_option("--router", a->router, "[top-k]")->type_name("NAME");
@@ -325,6 +352,8 @@ void add_layer(CLI::App& app, Global& global) {
       ->type_name("NAME");
   command.add_flag("--train", a->train, "as in training (default)");
   command.add_flag("--eval", a->evaluate, "as at inference");
+  command.add_flag("--dropless", a->dropless,
+                   "with --eval: no choice is dropped, whatever the router's capacity");
   command.add_flag("--causal", a->causal, "refuse what lets a token see later ones");
   command.add_flag("--force", a->force, "let through combinations that are refused");
   add_number<std::uint64_t>(command, "--seed", a->seed, 0, kHighest<std::uint64_t>,

@@ -5,6 +5,7 @@
 
 #include "app/commands.h"
 #include "app/table.h"
+#include "moe/layer.h"
 #include "moe/registry.h"
 #include "train/dataset.h"
 
@@ -24,6 +25,11 @@ json options_json(const std::vector<OptionSpec>& specs) {
 // null: any number up to E.
 json most_json(const RouterEntry& e) {
   return e.most_active == RouterEntry().most_active ? json() : json(e.most_active);
+}
+
+// The layer's aux by default; null: refused, it would be a constant.
+json aux_json(const RouterEntry& e) {
+  return e.traits.constant_aux[0] == '\0' ? json(default_aux(e)) : json();
 }
 
 json everything() {
@@ -53,6 +59,7 @@ json everything() {
                               {"causal", t.causal},
                               {"state", t.state},
                               {"auxiliary", t.auxiliary},
+                              {"aux", aux_json(e)},
                               {"options", options_json(e.options)}});
   }
   for (const EstimatorEntry& e : estimators()) {
@@ -92,7 +99,11 @@ std::string traits_text(const json& entry) {
     const std::string text = entry[key];
     if (!text.empty()) out += fmt::format("; {}: {}", key, text);
   }
-  return out;
+  if (!entry.contains("aux")) return out;
+  if (entry["aux"].is_null()) return out + "; aux is refused, it would be a constant";
+  const double aux = entry["aux"];
+  return out +
+         (aux == 0.0 ? "; aux is off by default" : fmt::format("; aux is {} by default", aux));
 }
 
 void print(const json& all) {

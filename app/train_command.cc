@@ -18,7 +18,8 @@ namespace {
 constexpr std::string_view kExample =
     "moegrad train vision --router top-k --estimator expert-group --epochs 3 --seed 1\n"
     "  moegrad train synthetic --experts 4 --option shared=1 --out runs/shared\n"
-    "  moegrad train --resume --out runs/shared";
+    "  moegrad train --resume --out runs/shared\n"
+    "  moegrad train --resume --out runs/shared --epochs 6";
 
 struct TrainArguments {
   Settings settings;
@@ -153,7 +154,9 @@ void add_train(CLI::App& app, Global& global) {
   add_number(command, "--threads", arguments->threads, 0, 1024,
              "threads; 0: all. Results do not depend on it")
       ->type_name("");
-  command.add_flag("--resume", arguments->resume, "go on with the run in DIR");
+  command.add_flag("--resume", arguments->resume,
+                   "go on with the run in DIR; with more --epochs than it has, also when finished: "
+                   "from the next step on with the learning rate of a run of so many epochs");
   command.add_flag("--force", arguments->force, "start over in a DIR that holds a run");
   add_json(command, arguments->json);
   command.callback([arguments, &global] { global.exit_code = run(*arguments); });

@@ -121,12 +121,33 @@ const Tensor& Backward::output() const {
   if (needs != Needs::output && needs != Needs::inputs_and_output) {
     undeclared("output");
   }
+  require_unchanged(node.value, node.version, "output", -1);
   return node.value;
 }
 const Tensor& Backward::saved(int i) const {
   const Tape::Node& node = tape_.nodes_[node_];
   if (i < 0 || i >= static_cast<int>(node.saved)) undeclared("saved tensor");
-  return tape_.saved_[node.first_saved + static_cast<std::size_t>(i)];
+  const std::size_t place = node.first_saved + static_cast<std::size_t>(i);
+  require_unchanged(tape_.saved_[place], tape_.versions_[place], "saved tensor", i);
+  return tape_.saved_[place];
+}
+
+void Backward::changed(const Tensor& t, std::uint32_t version, std::string_view what, int i) const {
+  std::string tensor(what);
+  if (i >= 0) tensor += fmt::format(" {}", i);
+  if (what == "input") {
+    const auto& leaves = tape_.parameters_;
+    const auto leaf =
+        std::ranges::find(leaves, static_cast<std::int32_t>(source(i)), &ParameterLeaf::index);
+    tensor += leaf != leaves.end()
+                  ? fmt::format(" (the parameter '{}')", leaf->parameter->name)
+                  : fmt::format(" (node {}, '{}')", source(i), tape_.nodes_[source(i)].label());
+  }
+  fail("backward",
+       "node {} ('{}') needs its {}, {} {}, at version {}; it was written since and is at version "
+       "{}. Run backward before the tensor changes, or record the program again.",
+       node_, tape_.nodes_[node_].label(), tensor, name_of(t.dtype()), t.shape(), version,
+       t.version());
 }
 
 Tensor Backward::sum_so_far(int i) const {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tensor/error.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
 
@@ -21,10 +22,22 @@ namespace moegrad {
 //              differences of it are what a straight-through or sparse gradient claims to be
 //   enumerate  runs the program once for each outcome of its discrete draws, with its probability
 //
-// A replayed program that asks for another decision than was recorded gets an Error saying which.
+// What is handed out is a copy: a program may write it. A replayed program that asks for another
+// decision than was recorded gets a ReplayMismatch saying which.
+class ReplayMismatch : public Error {
+ public:
+  using Error::Error;
+};
+
 class Decisions {
  public:
   enum class Mode { live, record, replay, enumerate };
+  // Which decisions a replay holds; the others are computed anew, with the same random numbers.
+  enum class Hold {
+    all,
+    discrete,  // those of integers: selections and draws, not stopped gradients
+    nothing,
+  };
 
   Decisions() = default;
   static Decisions recorder() { return Decisions(Mode::record); }
@@ -43,15 +56,25 @@ class Decisions {
 
   // The decision `kind` of this type and shape: compute() when live, recording or enumerating, what
   // was kept when replaying. A Gaussian or Gumbel draw is such a decision too. compute() asks for
-  // no decision itself: a replay would not reach it.
+  // no decision itself: a replay would not reach it. It is run in a replay as well, so that it
+  // takes the same random numbers, and so that two decisions of one kind that have changed places
+  // are noticed.
   template <class Compute>
   Tensor decide(std::string_view kind, DType dtype, const Shape& shape, Compute&& compute) {
     if (mode_ == Mode::live && given_.empty()) return compute();
-    if (mode_ == Mode::replay) return replayed(kind, dtype, shape);
+    if (mode_ == Mode::replay) {
+      const Record& record = next(kind, dtype, shape);
+      if (record.given) return record.value.clone();
+      if (!holds(dtype)) return compute();
+      require_in_place(record, attempt(compute));
+      return record.value.clone();
+    }
     const Tensor* forced = given(kind);
-    Tensor value = forced != nullptr ? *forced : compute();
+    Tensor value = forced != nullptr ? forced->clone() : compute();
     require_same(kind, dtype, shape, value, forced != nullptr ? "was given" : "was computed");
-    if (mode_ == Mode::record) records_.push_back({std::string(kind), value.clone()});
+    if (mode_ == Mode::record) {
+      records_.push_back({std::string(kind), value.clone(), forced != nullptr});
+    }
     if (mode_ == Mode::enumerate) note(value);
     return value;
   }
@@ -72,8 +95,9 @@ class Decisions {
   bool has(std::string_view kind) const { return given(kind) != nullptr; }
 
   // After recording, or after a replay: the next run replays from the first decision.
-  void replay();
-  // After a replayed run: an Error when the program asked for fewer decisions than were recorded.
+  void replay(Hold hold = Hold::all);
+  // After a replayed run: a ReplayMismatch when the program asked for fewer decisions than were
+  // recorded.
   void finish_replay() const;
   std::size_t recorded() const { return records_.size(); }
   // The recorded decisions of a kind, in order.
@@ -102,6 +126,7 @@ class Decisions {
   struct Record {
     std::string kind;
     Tensor value;
+    bool given = false;
   };
   // One draw of an enumerated run, and the place of the outcome that is taken.
   struct Choice {
@@ -112,7 +137,20 @@ class Decisions {
   explicit Decisions(Mode mode) : mode_(mode) {}
   Decisions(Mode mode, std::int64_t most) : mode_(mode), most_(most) {}
   const Tensor* given(std::string_view kind) const;
-  Tensor replayed(std::string_view kind, DType dtype, const Shape& shape);
+  const Record& next(std::string_view kind, DType dtype, const Shape& shape);
+  bool holds(DType dtype) const {
+    return hold_ == Hold::all || (hold_ == Hold::discrete && !is_floating(dtype));
+  }
+  // What compute() gives at the replayed point; undefined where it cannot work there.
+  template <class Compute>
+  static Tensor attempt(Compute&& compute) {
+    try {
+      return compute();
+    } catch (const Error&) {
+      return {};
+    }
+  }
+  void require_in_place(const Record& record, const Tensor& now) const;
   static void require_same(std::string_view kind, DType dtype, const Shape& shape,
                            const Tensor& value, std::string_view origin);
   Tensor enumerated(const Tensor& probabilities);
@@ -121,6 +159,7 @@ class Decisions {
   void note(const Tensor& value);
 
   Mode mode_ = Mode::live;
+  Hold hold_ = Hold::all;
   std::vector<Record> records_;
   std::size_t next_record_ = 0;
   std::vector<Record> given_;

@@ -5,14 +5,16 @@
 #include <map>
 #include <optional>
 
+#include "autograd/differences.h"
+#include "autograd/directions.h"
 #include "autograd/expectation_runs.h"
 #include "autograd/mean_derivative.h"
-#include "autograd/ridders.h"
 
 namespace moegrad {
 namespace {
 
 constexpr double kNegligible = 1e-15;  // an outcome of less probability may come and go
+constexpr double kErrorFactor = 4.0;   // of the differences' own estimate, as in gradcheck
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
@@ -44,8 +46,8 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
         const double d = run.gradients[i].at(e) - m;
         v += run.weight * d * d;
       }
-      mean.data<double>()[e] = m;
-      variance.data<double>()[e] = v;
+      mean.write<double>()[e] = m;
+      variance.write<double>()[e] = v;
       result.total_variance += v;
     }
     result.gradient.push_back(mean);
@@ -73,28 +75,17 @@ auto within_domain(const F& f) -> decltype(f()) {
   }
 }
 
-// The derivative at 0 of a function that gives nothing outside of its cell. Coarse and fine steps
-// must agree: what looks smooth from afar may not be.
+// The derivative at 0 of a function that gives nothing outside of its cell, in an input of value x.
 Reference derivative_at_0(const std::function<std::optional<double>(double)>& f, double x,
                           double size) {
-  const auto at = [&](double h) -> std::optional<std::vector<double>> {
-    const auto value = f(h);
-    return value ? std::optional(std::vector<double>{*value}) : std::nullopt;
+  const Curve curve = [&](double h) -> std::optional<Sample> {
+    const std::optional<double> value = f(h);
+    if (!value) return std::nullopt;
+    return Sample{(x + h) - x, {*value}, {std::fmax(size, std::abs(*value))}};
   };
-  Reference best;
-  Reference finer;
-  for (const double step : {1e-6, 1e-4, 1e-2}) {
-    const Derivative d = ridders(at, 2.0 * step * std::fmax(1.0, std::abs(x)), {size});
-    if (!d.inside) continue;
-    // The moved input is rounded too.
-    double error = 4.0 * d.error[0] + d.rounding[0];
-    if (size > 0.0) error += d.rounding[0] * std::abs(x * d.value[0]) / size;
-    const double apart = std::abs(d.value[0] - finer.value);
-    if (apart > error + finer.truncation) error += apart;
-    finer = {d.value[0], error, 0.0};
-    if (!(error >= best.truncation)) best = finer;
-  }
-  return best;
+  const Derivative d = derivative_of(curve, 1, steps_at(x));
+  if (!d.found) return {};
+  return {d.value[0], kErrorFactor * d.error[0] + d.rounding[0], 0.0};
 }
 
 class Differences {
@@ -265,8 +256,8 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
       for (const ExpectationRun& run : runs) size += run.weight * std::abs(run.gradients[i].at(e));
       reference.truncation += 16.0 * std::numeric_limits<double>::epsilon() * size;
       const double bias = result.gradient[i].at(e) - reference.value;
-      gradient.data<double>()[e] = reference.value;
-      error.data<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
+      gradient.write<double>()[e] = reference.value;
+      error.write<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
       squares += bias * bias;
       error_squares += error.at(e) * error.at(e);
       true_squares += reference.value * reference.value;

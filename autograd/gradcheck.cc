@@ -4,84 +4,46 @@
 #include <cmath>
 #include <optional>
 
-#include "autograd/ridders.h"
-#include "tensor/kernels.h"
+#include "autograd/comparison.h"
+#include "autograd/culprit.h"
+#include "autograd/differences.h"
+#include "autograd/directions.h"
 
 namespace moegrad {
 namespace {
 
-double dot(const Tensor& a, const Tensor& b) {
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.at(i) * b.at(i);
-  return sum;
-}
+constexpr double kFactorOfClass = 1e6;  // outputs of one class are no further apart
+constexpr int kMostClasses = 8;
 
-double dot_of_sizes(const Tensor& a, const Tensor& b) {
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < a.numel(); ++i) sum += std::abs(a.at(i) * b.at(i));
-  return sum;
-}
-
-// x + h u, as new storage.
-Tensor moved(const Tensor& x, double h, const Tensor& direction) {
-  Tensor out = x.clone();
-  kernels(Device::cpu).accumulate(h, direction, out);
-  return out;
-}
-
-double typical_step(const Tensor& x) {
+double largest_of(const Tensor& x) {
   double largest = 0.0;
   for (std::int64_t i = 0; i < x.numel(); ++i) largest = std::fmax(largest, std::abs(x.at(i)));
-  return 0.02 * std::fmax(1.0, largest);
+  return largest;
 }
 
-// Keeps the worst of the comparisons of one input.
-class Comparison {
- public:
-  Comparison(const GradcheckOptions& options, InputReport& report)
-      : options_(options), report_(report) {}
+// The same search by other steps.
+Steps others_than(const Steps& steps) {
+  return {.first = 0.37 * steps.first, .factor = 1.45, .smallest = steps.smallest};
+}
 
-  void compare(std::int64_t place, double analytic, double numeric, double error, double rounding) {
-    const double size = std::fmax(std::abs(analytic), std::abs(numeric));
-    const double difference = std::abs(analytic - numeric);
-    const double relative = options_.relative * size;
-    // Written so that NaN fails.
-    const bool close = difference <= relative + options_.error_factor * error + rounding;
-    const bool certain = options_.error_factor * error <= relative + rounding;
-    Verdict verdict = Verdict::fail;
-    if (close) verdict = certain ? Verdict::pass : Verdict::inconclusive;
-    if (close && difference <= relative && size > 0.0) certified_ = true;
-    if (!close || rounding < relative) all_excused_ = false;
-    const double relative_error =
-        difference == 0.0 ? 0.0 : difference / std::fmax(size, rounding / options_.relative);
-    const bool worst = report_.worst < 0 || verdict > report_.verdict ||
-                       (verdict == report_.verdict && !(relative_error <= report_.relative_error));
-    if (!worst) return;
-    report_.worst = place;
-    report_.analytic = analytic;
-    report_.numeric = numeric;
-    report_.error_estimate = error;
-    report_.relative_error = relative_error;
-    report_.verdict = worse(report_.verdict, verdict);
-    if (verdict == Verdict::fail) report_.reason = "analytic and numeric differ";
-    if (verdict == Verdict::inconclusive) report_.reason = "the error estimate is too large";
+// For each output the number of its class of size, 0 for the largest; -1 for an infinite one.
+std::vector<int> classes_of(const Tensor& y) {
+  double largest = 0.0;
+  for (std::int64_t i = 0; i < y.numel(); ++i) {
+    if (std::isfinite(y.at(i))) largest = std::fmax(largest, std::abs(y.at(i)));
   }
-
-  // A gradient that is all rounding was excused everywhere and certified nowhere.
-  void finish() {
-    if (report_.verdict == Verdict::pass && report_.worst >= 0 && !certified_ && all_excused_ &&
-        (report_.analytic != 0.0)) {
-      report_.verdict = Verdict::inconclusive;
-      report_.reason = "the gradient is smaller than the rounding of the differences";
-    }
+  std::vector<int> classes;
+  for (std::int64_t i = 0; i < y.numel(); ++i) {
+    const double size = std::abs(y.at(i));
+    const double as = size > 0.0 ? size : std::fmin(1.0, largest);
+    const int number =
+        as > 0.0 ? static_cast<int>(std::fmin(std::log(largest / as) / std::log(kFactorOfClass),
+                                              kMostClasses - 1))
+                 : 0;
+    classes.push_back(std::isfinite(size) ? number : -1);
   }
-
- private:
-  const GradcheckOptions& options_;
-  InputReport& report_;
-  bool certified_ = false;
-  bool all_excused_ = true;
-};
+  return classes;
+}
 
 class Checker {
  public:
@@ -92,36 +54,48 @@ class Checker {
         tape_(tape_options()) {}
 
   GradcheckReport run() {
-    GradcheckReport report;
-    report.inputs.resize(inputs_.size());
+    report_.inputs.resize(inputs_.size());
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      report_.inputs[i].name =
+          i < options_.names.size() ? options_.names[i] : fmt::format("input {}", i);
+    }
     const Var y = run_on(tape_, inputs_);
     output_ = y.value();
     if (output_.dtype() != DType::f64) {
       fail("gradcheck", "the program gives {}. Run it on f64 inputs.", name_of(output_.dtype()));
     }
-    report.wall = tape_.cell().distance();
+    report_.wall = tape_.cell().distance();
     signature_ = tape_.cell().signature();
-    Rng rng{options_.seed, 0x636f74616e67ULL, 0};
-    for (int c = 0; c < options_.cotangents; ++c) {
-      cotangents_.push_back(rng.uniform(output_.shape(), DType::f64, -1.0, 1.5));
-      scales_.push_back(dot_of_sizes(cotangents_.back(), output_));
-      const BackwardOptions backward{cotangents_.back(), true, {}, options_.mutation};
-      const Gradients gradients = tape_.backward(y, backward);
-      analytic_.emplace_back();
-      for (const Var& leaf : leaves_) {
-        analytic_.back().push_back(leaf.needs_gradient() ? gradients[leaf] : Tensor());
+    for (std::int64_t i = 0; i < output_.numel(); ++i) {
+      if (std::isnan(output_.at(i))) {
+        return all_inputs(Verdict::fail, fmt::format("output {} is NaN", i));
       }
     }
-    decisions_.replay();
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      if (inputs_[i].dtype() != DType::f64) continue;
-      check_input(i, rng, report.inputs[i]);
-      report.verdict = worse(report.verdict, report.inputs[i].verdict);
-      const double error = report.inputs[i].relative_error;
-      if (!(error <= report.max_error)) report.max_error = error;
+    Rng rng{options_.seed, 0x636f74616e67ULL, 0};
+    make_cotangents(rng);
+    if (cotangents_.empty()) {
+      fail("gradcheck",
+           "the output has shape {}, and {} of its elements are infinite: nothing is "
+           "left to compare. Choose another point.",
+           output_.shape(), report_.left_out);
     }
-    if (report.verdict == Verdict::fail) report.culprit = find_culprit(rng);
-    return report;
+    backward(y);
+    if (!runs_alike()) {
+      return all_inputs(Verdict::inconclusive,
+                        "run again at the same point, the program gave another output; does it "
+                        "depend on hidden state?");
+    }
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      if (inputs_[i].dtype() != DType::f64 || inputs_[i].numel() == 0) continue;
+      check_input(i, rng, report_.inputs[i]);
+      report_.verdict = worse(report_.verdict, report_.inputs[i].verdict);
+      const double error = report_.inputs[i].relative_error;
+      if (!(error <= report_.max_error)) report_.max_error = error;
+    }
+    if (report_.verdict == Verdict::fail) {
+      report_.culprit = find_culprit(tape_, options_.mutation, rng);
+    }
+    return report_;
   }
 
  private:
@@ -141,97 +115,144 @@ class Checker {
     return program_(tape, leaves_);
   }
 
-  // The program at inputs with one of them replaced, decisions replayed: <cotangent, y> for each.
-  std::optional<std::vector<double>> replayed(std::size_t which, const Tensor& value) {
-    std::vector<Tensor> inputs = inputs_;
-    inputs[which] = value;
-    decisions_.replay();
+  GradcheckReport all_inputs(Verdict verdict, const std::string& reason) {
+    report_.verdict = verdict;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      if (inputs_[i].dtype() != DType::f64) continue;
+      report_.inputs[i].verdict = verdict;
+      report_.inputs[i].reason = reason;
+    }
+    return report_;
+  }
+
+  // Of each cotangent, a part for each class of outputs; zero at outputs of other classes.
+  void make_cotangents(Rng& rng) {
+    const std::vector<int> classes = classes_of(output_);
+    for (const int c : classes) report_.left_out += c < 0 ? 1 : 0;
+    for (int c = 0; c < options_.cotangents; ++c) {
+      const Tensor whole = rng.uniform(output_.shape(), DType::f64, -1.0, 1.5);
+      for (int number = 0; number < kMostClasses; ++number) {
+        if (std::find(classes.begin(), classes.end(), number) == classes.end()) continue;
+        cotangents_.push_back(Tensor::zeros(output_.shape(), DType::f64));
+        class_of_cotangent_.push_back(number);
+        for (std::size_t i = 0; i < classes.size(); ++i) {
+          if (classes[i] != number) continue;
+          cotangents_.back().data<double>()[i] = whole.at(static_cast<std::int64_t>(i));
+        }
+      }
+    }
+  }
+
+  void backward(Var y) {
+    for (const Tensor& cotangent : cotangents_) {
+      analytic_.emplace_back();
+      if (!y.needs_gradient()) {
+        for (const Tensor& input : inputs_) {
+          analytic_.back().push_back(Tensor::zeros(input.shape(), DType::f64));
+        }
+        continue;
+      }
+      const Gradients gradients = tape_.backward(y, {cotangent, true, {}, options_.mutation});
+      for (const Var& leaf : leaves_) {
+        analytic_.back().push_back(leaf.needs_gradient() ? gradients[leaf] : Tensor());
+      }
+    }
+  }
+
+  // The program once more, decisions replayed; `signature` of its cell.
+  Tensor replay(const std::vector<Tensor>& inputs, std::uint64_t& signature) {
+    decisions_.replay(options_.hold);
     Tape::Options options = tape_options();
     options.gradients = false;
     Tape tape(options);
     const Tensor y = run_on(tape, inputs).value();
     decisions_.finish_replay();
-    if (tape.cell().signature() != signature_) return std::nullopt;
-    std::vector<double> products;
-    products.reserve(cotangents_.size());
-    for (const Tensor& c : cotangents_) products.push_back(dot(c, y));
-    return products;
+    signature = tape.cell().signature();
+    return y;
+  }
+
+  bool runs_alike() {
+    std::uint64_t signature = 0;
+    try {
+      return replay(inputs_, signature).same_bits(output_) && signature == signature_;
+    } catch (const ReplayMismatch&) {
+      return false;
+    }
+  }
+
+  // <cotangent, y> for each, with one of the inputs replaced.
+  std::optional<Sample> sample(std::size_t which, const Tensor& value, double h) {
+    std::vector<Tensor> inputs = inputs_;
+    inputs[which] = value;
+    Tensor y;
+    std::uint64_t signature = 0;
+    try {
+      y = replay(inputs, signature);
+    } catch (const ReplayMismatch&) {
+      outside_ = "every step asks for other decisions";
+      return std::nullopt;
+    } catch (const Error& e) {
+      outside_ = fmt::format("every step ends in an error: {}", e.what());
+      return std::nullopt;
+    }
+    if (signature != signature_) {
+      outside_ = "every step crosses a wall of the cell";
+      return std::nullopt;
+    }
+    Sample result{h, {}, {}};
+    for (const Tensor& c : cotangents_) {
+      result.value.push_back(dot(c, y));
+      result.size.push_back(dot_of_sizes(c, y));
+    }
+    bool same = y.shape() == output_.shape();
+    for (std::int64_t i = 0; same && i < y.numel(); ++i) {
+      same = std::isfinite(output_.at(i)) ? std::isfinite(y.at(i)) : y.at(i) == output_.at(i);
+    }
+    for (const double size : result.size) same = same && std::isfinite(size);
+    if (!same) {
+      outside_ = "at every step other outputs are finite than at the point itself";
+      return std::nullopt;
+    }
+    return result;
   }
 
   void check_input(std::size_t i, Rng& rng, InputReport& report) {
-    Comparison comparison(options_, report);
     const Tensor& x = inputs_[i];
-    if (x.numel() == 0) return;
     const bool elementwise = x.numel() <= options_.elementwise_limit;
     const std::int64_t places = elementwise ? x.numel() : options_.directions;
+    Comparison comparison(options_, class_of_cotangent_, report);
     for (std::int64_t place = 0; place < places; ++place) {
       Tensor direction;
       if (elementwise) {
         direction = Tensor::zeros(x.shape(), DType::f64);
         direction.data<double>()[place] = 1.0;
       } else {
-        direction = rng.normal(x.shape(), DType::f64);
+        direction = random_direction(x, rng);
       }
-      const Derivative numeric = ridders(
-          [&](double h) { return replayed(i, moved(x, h, direction)); }, typical_step(x), scales_);
-      if (!numeric.inside) {
-        report.verdict = worse(report.verdict, Verdict::inconclusive);
-        report.worst = place;
-        report.reason = "every step crosses a wall of the cell";
+      const Curve curve = [&](double h) {
+        const Tensor to = moved(x, h, direction);
+        return sample(i, to, elementwise ? to.at(place) - x.at(place) : h);
+      };
+      const Steps steps = elementwise ? steps_at(x.at(place)) : Steps{};
+      const Derivative numeric = derivative_of(curve, cotangents_.size(), steps);
+      if (!numeric.found) {
+        comparison.outside(place, outside_);
         continue;
       }
+      std::optional<Derivative> by_other_steps;
+      const auto again = [&] {
+        if (!by_other_steps) {
+          by_other_steps = derivative_of(curve, cotangents_.size(), others_than(steps));
+        }
+        return *by_other_steps;
+      };
       for (std::size_t c = 0; c < cotangents_.size(); ++c) {
-        comparison.compare(place, dot(analytic_[c][i], direction), numeric.value[c],
-                           numeric.error[c], numeric.rounding[c]);
+        comparison.add({place, c, dot(analytic_[c][i], direction), numeric.value[c],
+                        numeric.error[c], numeric.rounding[c], largest_of(analytic_[c][i])},
+                       again);
       }
     }
     comparison.finish();
-  }
-
-  // <c, forward(x + h u)> of one node against <u, backward(c)>, within the node's own cell.
-  bool node_passes(std::size_t index, Rng& rng) {
-    const Tape::NodeView node = tape_.node(index);
-    const auto cell_of = [&](std::span<const Tensor> inputs) {
-      Cell cell;
-      if (node.operation->cell != nullptr) node.operation->cell(inputs, node.attributes, cell);
-      return cell.signature();
-    };
-    const std::uint64_t cell = cell_of(node.inputs);
-    const Tensor cotangent = rng.uniform(node.output.shape(), DType::f64, -1.0, 1.5);
-    const std::vector<Tensor> gradients = tape_.local_backward(index, cotangent, options_.mutation);
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-      if (!gradients[i].defined() || node.inputs[i].numel() == 0) continue;
-      const Tensor direction = rng.normal(node.inputs[i].shape(), DType::f64);
-      const Derivative numeric = ridders(
-          [&](double h) -> std::optional<std::vector<double>> {
-            std::vector<Tensor> inputs = node.inputs;
-            for (std::size_t k = 0; k < inputs.size(); ++k) {
-              if (node.sources[k] == node.sources[i]) inputs[k] = moved(inputs[k], h, direction);
-            }
-            if (cell_of(inputs) != cell) return std::nullopt;
-            std::vector<const Tensor*> places;
-            for (const Tensor& input : inputs) places.push_back(&input);
-            Forward forward(places, nullptr);
-            const Tensor y = node.operation->forward(forward, node.attributes);
-            return std::vector<double>{dot(cotangent, y)};
-          },
-          typical_step(node.inputs[i]) * 1e-2, {dot_of_sizes(cotangent, node.output)});
-      if (!numeric.inside) continue;
-      const double analytic = dot(gradients[i], direction);
-      const double size = std::fmax(std::abs(analytic), std::abs(numeric.value[0]));
-      const double allowed = 1e-5 * size + 10.0 * numeric.error[0] + numeric.rounding[0];
-      if (!(std::abs(analytic - numeric.value[0]) <= allowed)) return false;
-    }
-    return true;
-  }
-
-  std::string find_culprit(Rng& rng) {
-    for (std::size_t i = 0; i < tape_.size(); ++i) {
-      const Tape::NodeView node = tape_.node(i);
-      if (node.operation == nullptr || !node.needs_gradient) continue;
-      if (!node_passes(i, rng)) return fmt::format("node {} ({})", i, node.operation->name);
-    }
-    return "no single node (the program as a whole; does it depend on hidden state?)";
   }
 
   const Program& program_;
@@ -240,10 +261,12 @@ class Checker {
   Decisions decisions_ = Decisions::recorder();
   Tape tape_;
   std::vector<Var> leaves_;
+  GradcheckReport report_;
   Tensor output_;
   std::uint64_t signature_ = 0;
+  std::string outside_;  // why the last step without a value had none
   std::vector<Tensor> cotangents_;
-  std::vector<double> scales_;
+  std::vector<int> class_of_cotangent_;
   std::vector<std::vector<Tensor>> analytic_;  // by cotangent, by input
 };
 
@@ -264,15 +287,21 @@ std::string GradcheckReport::text() const {
   std::string text =
       fmt::format("gradcheck: {}, largest relative error {:.3g}\n", name_of(verdict), max_error);
   if (std::isfinite(wall)) text += fmt::format("  distance to the nearest kink {:.3g}\n", wall);
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const InputReport& r = inputs[i];
-    text += fmt::format("  input {}: {}", i, name_of(r.verdict));
+  for (const InputReport& r : inputs) {
+    text += fmt::format("  {}: {}", r.name, name_of(r.verdict));
     if (r.worst >= 0) {
       text += fmt::format(", worst at {}: analytic {:.12g}, numeric {:.12g} +- {:.1e}", r.worst,
                           r.analytic, r.numeric, r.error_estimate);
     }
     if (!r.reason.empty()) text += " (" + r.reason + ")";
+    if (r.dead) text += " (dead: gradient and differences are zero everywhere)";
+    if (r.excused > 0) {
+      text += fmt::format("; {} of {} numbers are hidden by rounding", r.excused, r.compared);
+    }
     text += "\n";
+  }
+  if (left_out > 0) {
+    text += fmt::format("  left out: outputs that are infinite at every point ({})\n", left_out);
   }
   if (!culprit.empty()) text += "  first node whose own check fails: " + culprit + "\n";
   return text;
@@ -280,10 +309,22 @@ std::string GradcheckReport::text() const {
 
 GradcheckReport gradcheck(const Program& program, std::span<const Tensor> inputs,
                           const GradcheckOptions& options) {
+  bool floating = false;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].dtype() == DType::f32) {
       fail("gradcheck", "input {} is f32. Differences need f64: convert it with to().", i);
     }
+    floating = floating || (inputs[i].dtype() == DType::f64 && inputs[i].numel() > 0);
+  }
+  if (!floating) {
+    fail("gradcheck",
+         "none of the {} inputs is floating and has elements: nothing to compare. Give "
+         "one of f64.",
+         inputs.size());
+  }
+  if (options.cotangents < 1 || options.directions < 1) {
+    fail("gradcheck", "{} cotangents and {} directions. Use at least one of each.",
+         options.cotangents, options.directions);
   }
   return Checker(program, inputs, options).run();
 }

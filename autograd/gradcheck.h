@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/decisions.h"
 #include "autograd/tape.h"
 
 namespace moegrad {
@@ -23,14 +24,19 @@ struct GradcheckOptions {
   int directions = 5;
   // Random cotangents; asymmetric, never all ones.
   int cotangents = 3;
+  // Which decisions the differences hold: all for a surrogate or an estimate given its draws. What
+  // claims to be the exact derivative is checked with less held: then stop_gradient hides nothing.
+  Decisions::Hold hold = Decisions::Hold::all;
   std::uint64_t seed = 1;
   // Random numbers of the program's draws and noise.
   Rng rng = {};
   const Mutation* mutation = nullptr;
+  std::vector<std::string> names = {};  // of the inputs, for the report; "input 0", ... else
 };
 
 // What was found for one input, at its worst element (or direction).
 struct InputReport {
+  std::string name;
   Verdict verdict = Verdict::pass;
   std::int64_t worst = -1;  // element, or number of the direction
   double analytic = 0.0;
@@ -39,6 +45,11 @@ struct InputReport {
   // |a - n| / max(|a|, |n|, what rounding lets be told apart)
   double relative_error = 0.0;
   std::string reason;  // of a verdict other than pass
+  // Pairs of an analytic and a numeric number, and those of them that the rounding of the
+  // differences hides: they neither pass nor fail.
+  std::int64_t compared = 0;
+  std::int64_t excused = 0;
+  bool dead = false;  // gradient and differences are zero everywhere: nothing can be learned here
 };
 
 struct GradcheckReport {
@@ -46,14 +57,17 @@ struct GradcheckReport {
   std::vector<InputReport> inputs;  // integer inputs are not moved and always pass
   double max_error = 0.0;           // the largest relative error of all inputs
   double wall = std::numeric_limits<double>::infinity();  // distance to the nearest kink
-  std::string culprit;  // on failure: the first node whose own local check fails
+  std::string culprit;        // on failure: the first node whose own local check fails
+  std::int64_t left_out = 0;  // outputs that are the same infinity at all points
   std::string text() const;
 };
 
 // Checks the gradients of any program on the tape against finite differences of the same program
-// with all its decisions frozen: so the straight-through, the sparse and the sampled ones too. The
+// with its decisions frozen: so the straight-through, the sparse and the sampled ones too. The
 // program must depend on its inputs, the tape and its decisions only. Inputs are f64 (checked) or
-// i32 (passed through).
+// i32 (passed through). Outputs whose sizes lie further apart than 1e6 are compared by themselves.
+// Errors: an input of f32; nothing to compare (no floating input or no output with elements, no
+// cotangents, no directions).
 //
 //   GradcheckReport r = gradcheck([](Tape&, std::span<const Var> x) { return tanh(x[0]); }, {x});
 GradcheckReport gradcheck(const Program& program, std::span<const Tensor> inputs,

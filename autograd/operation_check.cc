@@ -5,6 +5,7 @@
 #include <exception>
 #include <utility>
 
+#include "autograd/expectation.h"
 #include "tensor/kernels.h"
 #include "tensor/storage.h"
 
@@ -22,23 +23,62 @@ class CaseChecker {
   CaseChecker(const OperationCase& c, const Mutation* mutation, CheckRow& row)
       : case_(c), mutation_(mutation), row_(row), inputs_(make_inputs(c, DType::f64)) {}
 
-  void run() {
+  void run(Claim claim) {
     GradcheckOptions options;
     options.mutation = mutation_;
-    const GradcheckReport report = gradcheck(case_.program, inputs_, options);
-    row_.error(report.max_error);
-    row_.note(report.verdict, case_.label + ": " + report.text());
+    options.hold = held_for(claim);
+    check(case_.program, options, "");
     if (caught()) return;
     structure();
     if (caught()) return;
     same_input_twice(options);
     if (caught()) return;
     compare_with_f32();
-    if (caught() || !case_.written_out) return;
-    compare_with_written_out(options);
+    if (caught()) return;
+    if (claim == Claim::unbiased) check_unbiased();
+    if (case_.written_out) compare_with_written_out(options);
   }
 
  private:
+  // A case of size 0 has no numbers to compare.
+  void check(const Program& program, const GradcheckOptions& options, const char* what) {
+    if (!has_numbers()) return;
+    const GradcheckReport report = gradcheck(program, inputs_, options);
+    row_.error(report.max_error);
+    row_.note(report.verdict, case_.label + what + ": " + report.text());
+  }
+  bool has_numbers() const {
+    Tape tape({.gradients = false});
+    std::vector<Var> leaves;
+    bool any = false;
+    for (const Tensor& input : inputs_) {
+      leaves.push_back(tape.constant(input));
+      any = any || input.numel() > 0;
+    }
+    return any && case_.program(tape, leaves).value().numel() > 0;
+  }
+
+  // The mean over all outcomes of the draws, for a loss linear in the output and one that is not.
+  void check_unbiased() {
+    for (const bool linear : {true, false}) {
+      const Program loss = [&](Tape& tape, std::span<const Var> x) {
+        const Var y = case_.program(tape, x);
+        const Var weighted = apply<Product>({y, tape.constant(random_like(y.value(), 3))});
+        return linear ? weighted : apply<Product>({weighted, weighted});
+      };
+      const Expectation e = expectation(loss, inputs_);
+      if (!e.exact) {
+        row_.note(Verdict::fail,
+                  case_.label + ": claimed unbiased, and its draws cannot be enumerated");
+        return;
+      }
+      row_.note(e.bias <= 1e-6 * std::fmax(1.0, e.true_norm),
+                fmt::format("{}: over {} outcomes the mean gradient is {:.3e} from that of the "
+                            "expected loss, claimed to be unbiased",
+                            case_.label, e.outcomes, e.bias));
+    }
+  }
+
   Pass pass(const Program& program, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
     Tape tape;
     std::vector<Var> leaves;
@@ -206,12 +246,32 @@ class CaseChecker {
           all[j] = all[i];
           return case_.program(tape, all);
         };
-        const GradcheckReport report = gradcheck(tied, inputs_, options);
-        row_.note(report.verdict, case_.label + ", the same input twice: " + report.text());
+        check(tied, options, ", the same input twice");
         return;
       }
     }
   }
+
+  // <a, b> of two tensors of one shape.
+  struct Product {
+    static constexpr std::string_view name = "product", summary = "sum of a b";
+    static constexpr Claim claim = Claim::exact;
+    static constexpr Needs needs = Needs::inputs;
+    using Attributes = NoAttributes;
+    static Tensor forward(Forward& in, const NoAttributes&) {
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < in[0].numel(); ++i) sum += in[0].at(i) * in[1].at(i);
+      return Tensor::full({}, sum, in[0].dtype());
+    }
+    static void backward(Backward& b, const NoAttributes&) {
+      for (const int i : {0, 1}) {
+        Tensor d = Tensor::zeros(b.input_shape(i), b.dy().dtype());
+        kernels(d.device()).accumulate(b.dy().item(), b.input(1 - i), d);
+        b.add(i, d);
+      }
+    }
+    static std::vector<OperationCase> cases() { return {}; }
+  };
 
   void compare_with_f32() {
     std::vector<Tensor> rounded;  // f64 inputs that f32 holds exactly
@@ -238,9 +298,7 @@ class CaseChecker {
   }
 
   void compare_with_written_out(const GradcheckOptions& options) {
-    const GradcheckReport report = gradcheck(case_.written_out, inputs_, options);
-    row_.error(report.max_error);
-    row_.note(report.verdict, case_.label + ", written out: " + report.text());
+    check(case_.written_out, options, ", written out");
     const Pass fused = pass(case_.program, inputs_, {});
     const Mutation* mutation = std::exchange(mutation_, nullptr);
     const Pass plain = pass(case_.written_out, inputs_, {});
@@ -274,12 +332,27 @@ std::string oracle_of(Claim claim) {
       return "differences of the forward pass";
     case Claim::exact_on_cell:
       return "differences within the cell";
+    case Claim::unbiased:
+      return "enumerated mean = the exact one; differences, draws replayed";
     default:
       return "differences with decisions replayed";
   }
 }
 
 }  // namespace
+
+// What the differences hold. A derivative that claims to be exact is not helped by what
+// stop_gradient hides, and on a cell only by selections.
+Decisions::Hold held_for(Claim claim) {
+  switch (claim) {
+    case Claim::exact:
+      return Decisions::Hold::nothing;
+    case Claim::exact_on_cell:
+      return Decisions::Hold::discrete;
+    default:
+      return Decisions::Hold::all;
+  }
+}
 
 void CheckRow::note(Verdict result, const std::string& why) {
   if (result == Verdict::pass) return;
@@ -302,6 +375,13 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) 
   row.kind = "operation";
   row.claim = name_of(entry.claim);
   row.oracle = oracle_of(entry.claim);
+  if (entry.claim == Claim::biased_order || entry.claim == Claim::documented) {
+    row.note(Verdict::fail, fmt::format("an operation cannot claim to be {}: nothing here could "
+                                        "show it. Claim exact, exact on the cell, surrogate or "
+                                        "unbiased.",
+                                        name_of(entry.claim)));
+    return row;
+  }
   const Poison poison;
   bool empty = false;
   bool single = false;
@@ -312,7 +392,7 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) 
       single = single || input.shape.numel() == 1;
     }
     try {
-      CaseChecker(c, mutation, row).run();
+      CaseChecker(c, mutation, row).run(entry.claim);
     } catch (const std::exception& e) {
       row.note(Verdict::fail, c.label + ": " + e.what());
     }

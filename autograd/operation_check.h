@@ -49,8 +49,13 @@ concept Documented = requires {
   { F::cases() } -> std::same_as<std::vector<OperationCase>>;
 };
 
+// What differences hold to judge a claim: nothing for exact, selections for exact on the cell.
+Decisions::Hold held_for(Claim claim);
+
 template <Documented Op>
 OperationEntry entry_of() {
+  static_assert(Op::claim != Claim::biased_order && Op::claim != Claim::documented,
+                "nothing could show this claim of an operation");
   OperationEntry entry{Op::name, Op::summary, "textbook", Op::claim, &Op::cases, nullptr, {}};
   if constexpr (requires { Op::source; }) entry.source = Op::source;
   if constexpr (requires { Op::never_empty; }) entry.never_empty = Op::never_empty;

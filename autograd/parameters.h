@@ -8,7 +8,8 @@
 
 namespace moegrad {
 
-// The parameters of a model, in the order they were added; they never move. Names are unique.
+// The parameters of a model, in the order they were added; they never move. Names are unique. What
+// is not a default of Parameter is set on what `add` returns: add("w", value).decays = true.
 class Parameters {
  public:
   Parameter& add(std::string name, Tensor value, bool trained = true) {

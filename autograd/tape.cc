@@ -39,7 +39,7 @@ std::string_view name_of(Claim claim) {
 void Var::undefined() {
   fail("tape", "a Var without a value is used. Make one with tape.constant() or variable().");
 }
-Tensor Var::value() const {
+const Tensor Var::value() const {  // NOLINT(readability-const-return-type)
   const Tape::Node& node = tape().at(*this);
   if (!node.value.defined()) tape_->released("value", static_cast<std::size_t>(index_));
   return node.value;
@@ -100,25 +100,31 @@ Var Tape::record(const Operation& operation, std::span<const Var> inputs, const 
                  std::size_t attribute_bytes) {
   Node& node = nodes_.emplace_back(operation, epoch_);
   const std::size_t first_saved = saved_.size();
+  const std::size_t first_input = inputs_.size();
   try {
     run(node, inputs, attributes);
   } catch (...) {
     nodes_.pop_back();
     saved_.resize(first_saved);
+    inputs_.resize(first_input);
     throw;
   }
   if (node.needs_gradient) {
+    node.version = node.value.version();
     node.first_saved = static_cast<std::uint32_t>(first_saved);
     node.saved = static_cast<std::uint32_t>(saved_.size() - first_saved);
-    node.first_input = static_cast<std::uint32_t>(input_indices_.size());
+    for (std::uint32_t s = 0; s < node.saved; ++s) {
+      versions_.push_back(saved_[first_saved + s].version());
+    }
+    node.first_input = static_cast<std::uint32_t>(first_input);
     node.inputs = static_cast<std::uint32_t>(inputs.size());
-    for (const Var& v : inputs) input_indices_.push_back(v.index());
     node.attributes = static_cast<std::uint32_t>(attributes_.size());
     const std::size_t unit = sizeof(attributes_[0]);
     attributes_.resize(attributes_.size() + (attribute_bytes + unit - 1) / unit);
     std::memcpy(attributes_.data() + node.attributes, attributes, attribute_bytes);
-  } else if (saved_.size() > first_saved) {
+  } else {
     saved_.resize(first_saved);
+    inputs_.resize(first_input);
   }
   return last();
 }
@@ -134,6 +140,7 @@ void Tape::run(Node& node, std::span<const Var> inputs, const void* attributes) 
     if (!source.value.defined()) released(operation.name, static_cast<std::size_t>(v.index_));
     node.needs_gradient = node.needs_gradient || source.needs_gradient;
     gathered_.push_back(&source.value);
+    inputs_.push_back({v.index_, source.value.version()});
   }
   Forward forward(gathered_, node.needs_gradient ? &saved_ : nullptr);
   node.value = operation.forward(forward, attributes);
@@ -152,8 +159,9 @@ void Tape::rewind(const Mark& mark) {
          mark.nodes, nodes_.size());
   }
   nodes_.erase(nodes_.begin() + static_cast<std::ptrdiff_t>(mark.nodes), nodes_.end());
-  input_indices_.resize(mark.inputs);
+  inputs_.resize(mark.inputs);
   saved_.resize(mark.saved);
+  versions_.resize(mark.saved);
   attributes_.resize(mark.attributes);
   std::erase_if(parameters_, [&](const ParameterLeaf& leaf) {
     return static_cast<std::size_t>(leaf.index) >= mark.nodes;

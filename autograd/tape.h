@@ -24,6 +24,10 @@ struct Parameter {
   std::string name;
   Tensor value;
   bool trained = true;
+  // What optimisers and training go by.
+  bool decays = false;  // weight decay applies: to matrices, not to biases and norms
+  bool router = false;  // of a router
+  double rate = 1.0;    // factor of the learning rate
 };
 
 // A value on a tape: {tape, place}. Trivially copyable; valid until the tape is cleared or rewound
@@ -38,8 +42,9 @@ class Var {
     return *tape_;
   }
   std::int32_t index() const { return index_; }
-  // The value; an Error after a backward pass has released it (BackwardOptions::retain keeps it).
-  Tensor value() const;
+  // The value, to read; an Error after a backward pass has released it (BackwardOptions::retain
+  // keeps it).
+  const Tensor value() const;  // NOLINT(readability-const-return-type): its elements are not written
   Shape shape() const;  // a copy: the tape may grow while it is used
   std::int64_t size(int axis) const { return shape()[axis < 0 ? axis + shape().rank() : axis]; }
   int rank() const { return shape().rank(); }
@@ -121,7 +126,8 @@ class Backward {
   inline bool wants(int i) const;
   inline int inputs() const;
   inline const Shape& input_shape(int i) const;
-  // Inputs and output of the forward pass, as far as the operation declares that it needs them.
+  // Inputs and output of the forward pass, as far as the operation declares that it needs them. An
+  // Error where one was written since (Tensor::version).
   inline const Tensor& input(int i) const;
   const Tensor& output() const;
   const Tensor& saved(int i) const;
@@ -149,6 +155,12 @@ class Backward {
 
   // The place on the tape of input i.
   inline std::size_t source(int i) const;
+  // Refuses a tensor that was written after this operation was recorded.
+  void require_unchanged(const Tensor& t, std::uint32_t version, const char* what, int i) const {
+    if (t.version() != version) changed(t, version, what, i);
+  }
+  [[noreturn]] void changed(const Tensor& t, std::uint32_t version, std::string_view what,
+                            int i) const;
   [[noreturn]] void undeclared(std::string_view what) const;
 };
 
@@ -192,9 +204,7 @@ class Tape {
   // Reverse pass from `loss` (one element, or a cotangent of its shape is given).
   Gradients backward(Var loss, const BackwardOptions& options = {});
 
-  Mark mark() const {
-    return {nodes_.size(), input_indices_.size(), saved_.size(), attributes_.size()};
-  }
+  Mark mark() const { return {nodes_.size(), inputs_.size(), saved_.size(), attributes_.size()}; }
   // Forgets everything recorded since the mark; Vars of it become invalid.
   void rewind(const Mark& mark);
   void clear() { rewind({}); }
@@ -240,6 +250,7 @@ class Tape {
     bool needs_gradient = false;
     bool released = false;  // a backward pass went through it and did not retain
     std::uint32_t epoch;
+    std::uint32_t version = 0;  // of the value, when it was recorded
     std::uint32_t first_input = 0, inputs = 0;
     std::uint32_t first_saved = 0, saved = 0;
     std::uint32_t attributes = 0;
@@ -250,13 +261,20 @@ class Tape {
     DType dtype() const { return value.dtype(); }
   };
 
+  // A node that an operation read, and the version of its value then.
+  struct Input {
+    std::int32_t index;
+    std::uint32_t version;
+  };
+
   Var leaf(const Operation& kind, const Tensor& value, bool needs_gradient);
   void run(Node& node, std::span<const Var> inputs, const void* attributes);
   Var last() { return {this, static_cast<std::int32_t>(nodes_.size() - 1), epoch_}; }
   const Node& at(const Var& v) const;
-  std::int32_t input_index(const Node& node, int i) const {
-    return input_indices_[node.first_input + static_cast<std::size_t>(i)];
+  const Input& input(const Node& node, int i) const {
+    return inputs_[node.first_input + static_cast<std::size_t>(i)];
   }
+  std::int32_t input_index(const Node& node, int i) const { return input(node, i).index; }
   static void require_finite(std::string_view label, std::size_t index, const Tensor& value);
   [[noreturn]] void released(std::string_view operation, std::size_t index) const;
   void release(Node& node, bool value);
@@ -268,9 +286,10 @@ class Tape {
   Decisions own_;
   Rng rng_;
   std::vector<Node> nodes_;
-  std::vector<std::int32_t> input_indices_;  // of all nodes, one after the other
-  std::vector<Tensor> saved_;                // likewise
-  std::vector<std::uint64_t> attributes_;    // likewise
+  std::vector<Input> inputs_;              // of all nodes, one after the other
+  std::vector<Tensor> saved_;              // likewise
+  std::vector<std::uint32_t> versions_;    // of saved_, when they were recorded
+  std::vector<std::uint64_t> attributes_;  // likewise
   std::vector<ParameterLeaf> parameters_;
   std::vector<const Tensor*> gathered_;  // the inputs of the operation being recorded
   std::vector<Tensor> adjoints_;         // by node, while a reverse pass runs; else all undefined
@@ -298,6 +317,7 @@ inline const Tensor& Backward::input(int i) const {
     undeclared("inputs");
   }
   if (!from.value.defined()) tape_.released("backward", source(i));
+  require_unchanged(from.value, tape_.input(node, i).version, "input", i);
   return from.value;
 }
 

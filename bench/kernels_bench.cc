@@ -50,7 +50,7 @@ void add_functions() {
   const Tensor y = fresh({kSize});
   const auto pair = [&](const std::string& name, int function, float (*standard)(float)) {
     add(name + "/std", kBytes, [=] {
-      for (std::int64_t i = 0; i < kSize; ++i) y.data<float>()[i] = standard(x.data<float>()[i]);
+      for (std::int64_t i = 0; i < kSize; ++i) y.write<float>()[i] = standard(x.data<float>()[i]);
     });
     add(name + "/fast", kBytes, [=] { on_cpu().unary(function, {}, x, y); });
   };
@@ -151,7 +151,7 @@ void add_embedding(std::int64_t vocabulary, std::int64_t tokens, std::int64_t wi
   const Tensor index = Tensor::empty({tokens}, DType::i32);
   const Rng rng{.seed = 2};
   for (std::int64_t i = 0; i < tokens; ++i) {
-    index.data<std::int32_t>()[i] = static_cast<std::int32_t>(
+    index.write<std::int32_t>()[i] = static_cast<std::int32_t>(
         rng.bits(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(vocabulary));
   }
   const auto row = [&](const std::string& name, std::int64_t bytes,

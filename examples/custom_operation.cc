@@ -32,7 +32,7 @@ struct SoftCap {
 
   // dx = dy (1 - (y / cap)^2)
   static void backward(Backward& b, const Attributes& a) {
-    const Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype());
+    Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype());
     with_floating(dx.dtype(), name, [&](auto zero) {
       using T = decltype(zero);
       for (std::int64_t i = 0; i < dx.numel(); ++i) {

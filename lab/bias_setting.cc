@@ -136,7 +136,7 @@ void BiasSetting::find_logits() {
 }
 
 bool BiasSetting::is_input(const Parameter& p) const {
-  return !by_logits_ && p.trained && p.name.starts_with("router.");
+  return !by_logits_ && p.trained && p.router;
 }
 
 Weights BiasSetting::weights(Tape& tape, std::span<const Var> in) const {

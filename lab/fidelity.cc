@@ -101,7 +101,7 @@ class Probe {
     for (std::int64_t d = 0; d < out.y.size(1); ++d) {
       const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64);
       for (std::int64_t t = 0; t < out.y.size(0); ++t) {
-        cotangent.data<double>()[t * out.y.size(1) + d] = 1.0;
+        cotangent.write<double>()[t * out.y.size(1) + d] = 1.0;
       }
       BackwardOptions options;
       options.cotangent = cotangent;
@@ -160,23 +160,17 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
   return size > 0.0 ? std::sqrt(away / size) : kUndefined;
 }
 
-TrainConfig config_of(const Checkpoint& checkpoint) {
-  TrainConfig config;
-  apply_settings(config, checkpoint.settings);
-  return config;
-}
-
 }  // namespace
 
 TrainConfig stored_config(const std::filesystem::path& checkpoint) {
-  return config_of(read_checkpoint(checkpoint));
+  return stored_run(read_checkpoint(checkpoint).settings);
 }
 
 StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
                        std::int64_t classes) {
   const Checkpoint checkpoint = read_checkpoint(path);
   StoredModel model;
-  model.config = config_of(checkpoint);
+  model.config = stored_run(checkpoint.settings);
   model.step = checkpoint.state.step;
   const Classifier classifier(inputs, classes, model.config.layer());
   require_sizes(checkpoint.file, classifier.mixture().config(), model.config.type());

@@ -1,45 +1,78 @@
 #include "moe/balance.h"
 
+#include <cmath>
+
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
-// How many choices fell on each expert, and how many there are.
-std::pair<PoolVector<std::int64_t>, std::int64_t> count(const Tensor& selected,
-                                                        std::int64_t experts) {
-  PoolVector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
-  std::int64_t choices = 0;
-  for (const std::int32_t e : selected.values<std::int32_t>()) {
-    if (e < 0) continue;
-    ++counts[static_cast<std::size_t>(e)];
-    ++choices;
+// Of the sum of a token's shares: rounding in f32 over thousands of experts stays below.
+constexpr double kNearOne = 1e-3;
+
+void require_shares(const Tensor& shares) {
+  const std::int64_t tokens = shares.size(0);
+  const Tensor sums = Tensor::empty({tokens}, shares.dtype());
+  kernels(shares.device()).reduce(Reduction::sum, shares, {tokens, shares.size(1), 1}, sums);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (std::abs(sums.at(t) - 1.0) > kNearOne) {
+      fail("balance",
+           "the scores of token {} sum to {}, not 1. A router with other scores gives their "
+           "logarithm as Routing::log_scores.",
+           t, sums.at(t));
+    }
   }
-  return {std::move(counts), choices};
 }
 
 }  // namespace
 
-Var switch_auxiliary(Var scores, const Tensor& choice) {
-  const std::int64_t experts = scores.size(1);
-  const auto [counts, choices] = count(choice, experts);
-  const Tensor fractions = Tensor::zeros({experts}, DType::f64);
-  for (std::size_t e = 0; e < counts.size() && choices > 0; ++e) {
-    fractions.data<double>()[e] = static_cast<double>(counts[e]) *
-                                  (static_cast<double>(experts) / static_cast<double>(choices));
+Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t groups) {
+  Tensor counts = Tensor::zeros({groups, experts}, DType::f64);
+  const std::int64_t each = selected.numel() / groups;
+  const std::int32_t* const ids = selected.data<std::int32_t>();
+  for (std::int64_t i = 0; i < groups * each; ++i) {
+    if (ids[i] >= 0) counts.write<double>()[i / each * experts + ids[i]] += 1.0;
   }
-  return sum(mean(scores, 0) * scores.tape().constant(fractions.to(scores.dtype())));
+  return counts;
+}
+
+Var sum_over_tokens(Var x) { return sum(x, 0); }
+Var mean_over_tokens(Var x) { return mean(x, 0); }
+
+Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups) {
+  require_shares(shares.value());
+  const std::int64_t tokens = shares.size(0);
+  const std::int64_t experts = shares.size(1);
+  const Tensor f = expert_counts(choice, experts, groups);
+  for (std::int64_t g = 0; g < groups; ++g) {
+    double* const row = f.write<double>() + g * experts;
+    double choices = 0.0;
+    for (std::int64_t e = 0; e < experts; ++e) choices += row[e];
+    for (std::int64_t e = 0; e < experts && choices > 0.0; ++e) {
+      row[e] *= static_cast<double>(experts) / choices;
+    }
+  }
+  Tape& tape = shares.tape();
+  if (groups == 1) {
+    return sum(mean_over_tokens(shares) * tape.constant(f.reshape({experts}).to(shares.dtype())));
+  }
+  const Var p = mean(reshape(shares, {groups, tokens / groups, experts}), 1);
+  return mean(sum(p * tape.constant(f.to(shares.dtype())), 1));
 }
 
 Var switch_auxiliary(const Routing& routing) {
+  const Var shares = routing.log_scores.defined() ? softmax(routing.log_scores) : routing.scores;
   if (routing.merge.defined()) {
-    const Var shares = mean(stop_gradient(routing.merge), 0);
-    return static_cast<double>(routing.scores.size(1)) * sum(mean(routing.scores, 0) * shares);
+    const Var merged = mean(routing.merge, 0);
+    return static_cast<double>(shares.size(1)) * sum(mean_over_tokens(shares) * merged);
   }
-  return switch_auxiliary(routing.scores, routing.selected);
+  return switch_auxiliary(shares, routing.choice.defined() ? routing.choice : routing.selected);
 }
 
-Var z_loss(const Routing& routing) { return mean(square(logsumexp(routing.logits, 1))); }
+Var z_loss(const Routing& routing) {
+  return mean_over_tokens(square(logsumexp(routing.logits, 1)));
+}
 
 Var squared_variation(Var x, double epsilon) {
   const Var m = mean(x);
@@ -48,12 +81,14 @@ Var squared_variation(Var x, double epsilon) {
 
 Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
   const std::int64_t experts = bias.numel();
-  const auto [counts, choices] = count(selected, experts);
+  const Tensor counts = expert_counts(selected, experts);
+  double choices = 0.0;
+  for (const double count : counts.values<double>()) choices += count;
   const Tensor next = bias.to(DType::f64).clone();
-  for (std::size_t e = 0; e < counts.size(); ++e) {
-    const std::int64_t missing = choices - counts[e] * experts;
-    const double sign = missing > 0 ? 1.0 : missing < 0 ? -1.0 : 0.0;
-    next.data<double>()[e] += rate * sign;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const double missing = choices - counts.data<double>()[e] * static_cast<double>(experts);
+    const double sign = missing > 0.0 ? 1.0 : missing < 0.0 ? -1.0 : 0.0;
+    next.write<double>()[e] += rate * sign;
   }
   return next.to(bias.dtype());
 }

@@ -4,12 +4,25 @@
 
 namespace moegrad {
 
+// Counts of choices, and sums and means over tokens. Every balance loss and every balancing bias is
+// made of these three: what a token counts for is decided here and nowhere else.
+
+// How many choices of selected i32 [N, k] fell on each expert, f64 [groups, E]: of all tokens, or
+// of each group of N/groups consecutive ones. A choice of -1 is none.
+Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t groups = 1);
+// Of x [N, ...]: [...].
+Var sum_over_tokens(Var x);
+Var mean_over_tokens(Var x);
+
 // Switch Transformer's auxiliary loss (arXiv:2101.03961, eq. 4): E sum_i f_i P_i, f_i the fraction
-// of all choices that fell on expert i (no gradient), P_i the mean of the scores p_i. 1 at balance.
-// Of merged experts f_i is the mean share of expert i in the merges, without gradient.
+// of the choices i32 [N, k] that fell on expert i (no gradient), P_i the mean of the shares [N, E],
+// which sum to 1 for each token (else an Error). 1 at balance. With groups (sequences) the mean of
+// the groups' losses.
+Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups = 1);
+// The same of a routing: its choice before a capacity dropped any of it, and its scores, normalised
+// where they do not sum to 1. Of merged experts f_i is the mean share of expert i in the merges,
+// with its gradient.
 Var switch_auxiliary(const Routing& routing);
-// The same for a choice i32 [N, k] other than the routing's: that before dropping, or the first.
-Var switch_auxiliary(Var scores, const Tensor& choice);
 
 // Router z-loss (ST-MoE, arXiv:2202.08906, eq. 5): mean over tokens of (logsumexp of the logits)^2.
 Var z_loss(const Routing& routing);

@@ -43,11 +43,27 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
   return kept;
 }
 
+void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
+                   std::int64_t experts, std::int64_t capacity, const Tensor& queue) {
+  routing.choice = chosen;
+  if (in.dropless && !in.training) {
+    routing.selected = chosen;
+    return;
+  }
+  const auto choices = [](const Tensor& ids) {
+    const auto values = ids.values<std::int32_t>();
+    return std::count_if(values.begin(), values.end(), [](std::int32_t e) { return e >= 0; });
+  };
+  const Tensor kept = drop_over_capacity(chosen, experts, capacity, queue);
+  routing.dropped = choices(chosen) - choices(kept);
+  routing.selected = kept;
+}
+
 Var kept_weights(Var weights, const Tensor& selected) {
   const Tensor kept = Tensor::empty(selected.shape(), DType::i32);
   bool all = true;
   for (std::int64_t i = 0; i < selected.numel(); ++i) {
-    kept.data<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
+    kept.write<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
     all = all && kept.data<std::int32_t>()[i] == 1;
   }
   if (all) return weights;

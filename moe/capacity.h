@@ -13,6 +13,13 @@ namespace moegrad {
 Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int64_t capacity,
                           const Tensor& queue = {});
 
+// The choices [N, k] that a router with a capacity makes: routing.selected is `chosen` without what
+// finds its expert full, which routing.dropped counts; routing.choice is `chosen`, for balance
+// losses. Where the layer is to drop nothing at inference (LayerInput::dropless) it is all of
+// `chosen`.
+void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
+                   std::int64_t experts, std::int64_t capacity, const Tensor& queue = {});
+
 // weights [N, k] where a choice was kept and 0, without gradient, where it is -1.
 Var kept_weights(Var weights, const Tensor& selected);
 

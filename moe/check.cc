@@ -51,9 +51,11 @@ Program program_of(const LayerFixture& fixture, bool auxiliary) {
   };
 }
 
-void check_replayed(const LayerFixture& fixture, const std::string& label, CheckRow& row,
-                    const Mutation* mutation) {
+void check_replayed(const LayerFixture& fixture, const std::string& label, Claim claim,
+                    CheckRow& row, const Mutation* mutation) {
   GradcheckOptions options;
+  options.hold = held_for(claim);
+  options.names = fixture.names;
   options.mutation = mutation;
   options.rng = Rng{17, 0, 0};
   const GradcheckReport y = gradcheck(program_of(fixture, false), fixture.values, options);
@@ -168,6 +170,12 @@ void check_against_dense(const LayerConfig& config, const std::string& label, Ch
   }
 }
 
+// A claim that nothing here could show.
+void refuse_claim(Claim claim, const char* of, CheckRow& row) {
+  row.note(Verdict::fail,
+           fmt::format("{} cannot claim to be {}: no oracle is known.", of, name_of(claim)));
+}
+
 // A mutant is dead at its first failure.
 bool settled(const CheckRow& row, const Mutation* mutation) {
   return mutation != nullptr && row.verdict == Verdict::fail;
@@ -211,6 +219,7 @@ CheckRow checked(const Entry& entry, const char* kind, Body body) {
 
 CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
   return checked(entry, "router", [&](CheckRow& row) {
+    if (entry.claim == Claim::biased_order) refuse_claim(entry.claim, "a router", row);
     std::vector<OptionMap> all = variants(entry.options);
     all.push_back({{"aux", "0.3"}, {"z-loss", "0.2"}, {"shared", "1"}});
     for (const OptionMap& options : all) {
@@ -218,11 +227,12 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
         const LayerConfig config = config_of(entry, "sparse", options);
         const LayerFixture fixture = random_fixture(config, 5, training);
         ++row.cases;
-        check_replayed(fixture, fixture.label + text(options), row, mutation);
+        check_replayed(fixture, fixture.label + text(options), entry.claim, row, mutation);
         if (settled(row, mutation)) return;
       }
     }
     check_edges(config_of(entry, "sparse", {}), row, mutation);
+    if (mutation == nullptr) check_traits(entry, config_of(entry, "sparse", {}), row);
     if (entry.claim == Claim::documented) check_recorded(entry, row);
     if (entry.claim == Claim::unbiased) check_unbiased(entry, row);
   });
@@ -230,6 +240,7 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
 
 CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) {
   return checked(entry, "estimator", [&](CheckRow& row) {
+    if (entry.claim == Claim::documented) refuse_claim(entry.claim, "an estimator", row);
     std::vector<std::pair<std::string, OptionMap>> routers_to_try;
     for (const std::string& router : entry.routers) {
       routers_to_try.emplace_back(router, OptionMap{});
@@ -247,7 +258,7 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         for (const bool training : {true, false}) {
           const LayerFixture fixture = random_fixture(config, 7, training);
           ++row.cases;
-          check_replayed(fixture, label, row, mutation);
+          check_replayed(fixture, label, entry.claim, row, mutation);
           check_forms(fixture, label, row, mutation);
           if (!changes_forward) check_against_sparse(fixture, label, row);
           if (settled(row, mutation)) return;

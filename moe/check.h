@@ -36,8 +36,9 @@ LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool
                             std::uint64_t seed = 1);
 
 // The edge suite of a mixture: an empty expert; all tokens on one expert; one token; k = E; k = 1;
-// an odd number of choices; ties; zero gates; logits of +-1e4. The logits of a token are the first
-// E columns of x, which the experts do not read: their gradient is that of x there.
+// an odd number of choices; ties; a token of zeros; zero gates; logits of +-1e4. The logits of a
+// token are the first E columns of x, which the experts do not read: their gradient is that of x
+// there.
 std::vector<LayerFixture> edge_fixtures(const LayerConfig& config);
 
 // One forward and backward pass of a fixture.
@@ -65,6 +66,10 @@ std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fix
 
 // Runs the edge suite of a layer and notes what is wrong in the row.
 void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation = nullptr);
+
+// What a router's traits say, held against what it does: each that the edge suite does not need to
+// know to run. A field of Routing that is not set is named.
+void check_traits(const RouterEntry& entry, const LayerConfig& config, CheckRow& row);
 
 // The mean over all outcomes of an estimator's router gradient against the exact one: equal
 // (Claim::unbiased), or equal for losses up to its degree and wrong one above (biased_order).

@@ -116,7 +116,7 @@ class EdgeCheck {
     if (estimator_entry(f_.config.estimator).traits.dense) return;
     if (!(f_.training ? router_.sparse_training : router_.sparse_inference)) return;
     std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
-    for (const std::int32_t e : base_.selected.values<std::int32_t>()) {
+    for (const std::int32_t e : base_.selected.values<const std::int32_t>()) {
       if (e >= 0) used[static_cast<std::size_t>(e)] = true;
     }
     for (std::size_t i = 0; i < f_.names.size(); ++i) {
@@ -217,7 +217,7 @@ class EdgeCheck {
     PassOptions options = options_;
     options.given.clear();
     for (const auto& [kind, value] : given_) {
-      const Tensor changed = kind == "selected" ? value.clone() : permuted_by_expert(value, order);
+      Tensor changed = kind == "selected" ? value.clone() : permuted_by_expert(value, order);
       if (kind == "selected") {
         for (std::int32_t& e : changed.values<std::int32_t>()) {
           if (e >= 0) e = place[static_cast<std::size_t>(e)];

@@ -60,12 +60,12 @@ void add_router(LayerFixture& f, std::int64_t blind, std::uint64_t seed, Make ma
     const Tensor value = p.value.clone();
     const Tensor move = Rng{seed, stream, 0}.uniform(value.shape(), DType::f64, 0.0, 1.0);
     for (std::int64_t i = 0; i < value.numel(); ++i) {
-      value.data<double>()[i] += p.trained ? 0.6 * move.at(i) - 0.3 : 0.1 * move.at(i);
+      value.write<double>()[i] += p.trained ? 0.6 * move.at(i) - 0.3 : 0.1 * move.at(i);
     }
     if (p.trained) {
       if (parameters.find("router.weight") != nullptr && value.rank() == 2 &&
           value.size(0) == f.config.size.model) {
-        std::fill_n(value.data<double>(), blind * value.size(1), 0.0);
+        std::fill_n(value.write<double>(), blind * value.size(1), 0.0);
       }
       f.names.push_back(p.name);
       f.values.push_back(value);
@@ -90,11 +90,12 @@ struct Edge {
   std::int64_t tokens, experts, active;
   bool permutable;
   void (*shape_logits)(const Tensor& logits);  // [N, E], random when it is called
+  bool zero_row = false;                       // the first token is zero, its logits too
 };
 
 void set_column(const Tensor& logits, std::int64_t column, double value) {
   for (std::int64_t t = 0; t < logits.size(0); ++t) {
-    logits.data<double>()[t * logits.size(1) + column] = value;
+    logits.write<double>()[t * logits.size(1) + column] = value;
   }
 }
 
@@ -106,17 +107,18 @@ constexpr Edge kEdges[] = {
     {"k = 1", 5, 4, 1, true, [](const Tensor&) {}},
     {"an odd number of choices", 7, 5, 3, true, [](const Tensor&) {}},
     {"ties", 4, 4, 2, false,
-     [](const Tensor& o) { std::fill_n(o.data<double>(), o.numel(), 0.25); }},
+     [](const Tensor& o) { std::fill_n(o.write<double>(), o.numel(), 0.25); }},
+    {"a token of zeros", 4, 4, 2, false, [](const Tensor&) {}, true},
     {"zero gates", 4, 4, 2, false,
      [](const Tensor& o) {
-       std::fill_n(o.data<double>(), o.numel(), -1e4);
-       for (std::int64_t t = 0; t < 4; ++t) o.data<double>()[t * 4 + t] = 1e4;
+       std::fill_n(o.write<double>(), o.numel(), -1e4);
+       for (std::int64_t t = 0; t < 4; ++t) o.write<double>()[t * 4 + t] = 1e4;
      }},
     {"logits of +-1e4", 5, 4, 2, false,  // scores underflow to equal zeros: ties
 
      [](const Tensor& o) {
        // Multiples of 1/128: exact in f32 too.
-       for (double& v : o.values<double>()) {
+       for (double& v : std::span(o.write<double>(), static_cast<std::size_t>(o.numel()))) {
          v = (v > 0.0 ? 1e4 : -1e4) + std::round(v * 128.0) / 128.0;
        }
      }},
@@ -166,11 +168,12 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
       const Tensor weight = Tensor::zeros({experts + 3, experts}, DType::f64);
       for (std::int64_t t = 0; t < edge.tokens; ++t) {
         for (std::int64_t e = 0; e < experts + 3; ++e) {
-          x.data<double>()[t * (experts + 3) + e] =
+          x.write<double>()[t * (experts + 3) + e] =
               e < experts ? logits.at(t * experts + e) : features.at(t * 3 + e - experts);
         }
       }
-      for (std::int64_t e = 0; e < experts; ++e) weight.data<double>()[e * experts + e] = 1.0;
+      if (edge.zero_row) std::fill_n(x.write<double>(), x.size(1), 0.0);
+      for (std::int64_t e = 0; e < experts; ++e) weight.write<double>()[e * experts + e] = 1.0;
       f.names = {"x"};
       f.values = {x};
       add_router(f, experts, 5, [&](const std::string& name, const Shape&) {

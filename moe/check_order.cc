@@ -9,8 +9,8 @@
 
 #include <cmath>
 
+#include "autograd/differences.h"
 #include "autograd/expectation.h"
-#include "autograd/ridders.h"
 #include "moe/check.h"
 #include "moe/moments.h"
 #include "moe/registry.h"
@@ -92,12 +92,12 @@ std::vector<double> exact_gradient(const OrderCase& c, const EstimatorEntry& ent
   };
   std::vector<double> gradient;
   for (std::size_t q = 0; q < c.logits.size(); ++q) {
-    const auto moved = [&](double h) -> std::optional<std::vector<double>> {
+    const auto moved = [&](double h) -> std::optional<double> {
       std::vector<double> logits = c.logits;
       logits[q] += h;
-      return std::vector<double>{expected_loss(logits)};
+      return expected_loss(logits);
     };
-    gradient.push_back(ridders(moved, 0.1, {1.0}).value[0]);
+    gradient.push_back(derivative_of(moved, {.first = 0.1}).value[0]);
   }
   return gradient;
 }
@@ -111,7 +111,7 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
   const LayerSize& s = c.config.size;
   const Tensor identity = Tensor::zeros({s.experts, s.experts}, DType::f64);
   for (std::int64_t e = 0; e < s.experts; ++e) {
-    identity.data<double>()[e * s.experts + e] = 1.0;
+    identity.write<double>()[e * s.experts + e] = 1.0;
   }
   const Program program = [&](Tape& tape, std::span<const Var> in) {
     Weights weights;
@@ -133,9 +133,13 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
   ExpectationOptions options;
   options.bias = false;
   const auto experts = static_cast<std::int64_t>(c.logits.size());
-  return expectation(program, {Tensor::of<double>({1, experts}, c.logits)}, options)
-      .gradient[0]
-      .to_vector();
+  const Expectation e = expectation(program, {Tensor::of<double>({1, experts}, c.logits)}, options);
+  if (!e.exact) {
+    fail("check",
+         "estimator {} draws numbers that cannot be enumerated: its claim cannot be shown.",
+         c.config.estimator);
+  }
+  return e.gradient[0].to_vector();
 }
 
 }  // namespace

@@ -53,6 +53,12 @@ class Estimator {
   }
   // True where a token's output depends on other tokens of the batch, in training or at inference.
   virtual bool leaks() const { return false; }
+  // True where the router gets the gradient of its combine weights alone, and nothing of experts
+  // that a token did not select; `renormalised`: where the weights are.
+  virtual bool weights_alone(bool renormalised) const {
+    static_cast<void>(renormalised);
+    return false;
+  }
   virtual Combined combine(const EstimatorInput& in) const = 0;
 
   // For estimators that need the losses of the samples drawn: how many copies of each token run,

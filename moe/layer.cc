@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <limits>
+#include <mutex>
+#include <set>
 #include <span>
 
 #include "moe/balance.h"
 #include "moe/dispatch.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/parse.h"
 
 namespace moegrad {
 namespace {
@@ -56,6 +60,9 @@ class ByParts : public Estimator {
     experts_->declare(size, prefix, parameters);
   }
   bool leaks() const override { return router_->leaks() || experts_->leaks(); }
+  bool weights_alone(bool renormalised) const override {
+    return router_->weights_alone(renormalised);
+  }
 
   Combined combine(const EstimatorInput& in) const override {
     if (!in.training()) return router_->combine(in);
@@ -68,7 +75,8 @@ class ByParts : public Estimator {
     routing.weights = held(routing.weights);
     routing.scores = held(routing.scores);
     routing.logits = held(routing.logits);
-    routing.normaliser = held(routing.normaliser);
+    routing.log_scores = held(routing.log_scores);
+    routing.log_normaliser = held(routing.log_normaliser);
     const Combined b = experts_->combine({in.x, routing, in.plan, in.experts, in.layer});
     out.y = out.y + (b.y - stop_gradient(b.y));
     out.updates.insert(out.updates.end(), b.updates.begin(), b.updates.end());
@@ -106,6 +114,61 @@ void require_causal(const LayerConfig& config, const RouterEntry& router,
   }
 }
 
+// What every router sets.
+void require_routing(const std::string& router, const Routing& r) {
+  const auto require = [&](bool defined, const char* field) {
+    if (defined) return;
+    fail("layer", "router {} leaves Routing::{} undefined. Set it in route().", router, field);
+  };
+  require(r.selected.defined(), "selected");
+  require(r.weights.defined(), "weights");
+  require(r.scores.defined(), "scores");
+  require(r.logits.defined(), "logits");
+}
+
+void require_no_constant(const RouterEntry& router, const Options& own) {
+  const RouterTraits& traits = router.traits;
+  const auto refuse = [&](const char* name, bool constant) {
+    if (!constant || own.number(name) == 0.0) return;
+    fail(
+        "layer",
+        "{} is {}, and router {} {}: the loss would be a constant. Leave it out, or choose another "
+        "router.",
+        name, own.number(name), router.name, traits.constant_aux);
+  };
+  refuse("aux", traits.constant_aux[0] != '\0');
+  refuse("z-loss", traits.constant_logits);
+}
+
+// The coefficients that are not 0 of the router's losses and the layer's.
+std::string loss_text(const RouterEntry& router, const Options& router_options,
+                      const Options& own) {
+  std::string text;
+  const auto add = [&](const Options& options, const std::string& name) {
+    if (options.number(name) == 0.0) return;
+    text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name, options.number(name));
+  };
+  for (const std::string& name : router.traits.losses) add(router_options, name);
+  add(own, "aux");
+  add(own, "z-loss");
+  return text.empty() ? "none" : text;
+}
+
+// Once for each router, however many layers are made.
+void say_constant_weights(const LayerConfig& config) {
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  const std::scoped_lock lock(mutex);
+  if (!said.insert(config.router).second) return;
+  const std::string text = fmt::format(
+      "moegrad: [{}] with k = {} and these options the weights are constants, and estimator {} "
+      "gives "
+      "the router no gradient of the task.\n",
+      config.router, config.size.active,
+      config.router_gradient.empty() ? config.estimator : config.router_gradient);
+  std::fputs(text.c_str(), stderr);
+}
+
 // Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
 void require_selection(const LayerConfig& config, const Routing& routing) {
   if (!routing.rows.defined() && !routing.merge.defined()) return;
@@ -123,10 +186,17 @@ void require_selection(const LayerConfig& config, const Routing& routing) {
 
 const std::vector<OptionSpec>& layer_options() {
   static const std::vector<OptionSpec> specs = {
-      {"aux", OptionSpec::Kind::number, "0", "coefficient of the switch auxiliary loss", 0.0, 1e6},
+      {"aux", OptionSpec::Kind::number, "0",
+       "coefficient of the balance loss E sum_i f_i P_i of all choices", 0.0, 1e6},
       {"z-loss", OptionSpec::Kind::number, "0", "coefficient of the router z-loss", 0.0, 1e6},
       {"shared", OptionSpec::Kind::integer, "0", "shared experts, always on with weight 1", 0, 64}};
   return specs;
+}
+
+double default_aux(const RouterEntry& router) {
+  const auto own = router.layer_options.find("aux");
+  if (own == router.layer_options.end()) return 0.0;
+  return parse_number<double>(own->second).value_or(0.0);
 }
 
 Layer::Layer(const LayerConfig& config) : config_(config) {
@@ -186,22 +256,36 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
   if (parts.size() == 2) {
     estimator_ = std::make_unique<ByParts>(std::move(estimator_), parts[1]->make(part_options[1]));
   }
-  if (!config_.force) estimator_->check(s, router);
+  if (!config_.force) {
+    estimator_->check(s, router);
+    require_no_constant(router, own);
+  }
   require_causal(config_, router, *estimator_);
   auxiliary_ = own.number("aux");
   z_loss_ = own.number("z-loss");
   shared_ = own.integer("shared");
+  losses_ = loss_text(router, router_options, own);
+  if (!router_learns()) say_constant_weights(config_);
+}
+
+bool Layer::router_learns() const {
+  const ConstantWeights constant = router_->constant_weights(config_.size);
+  return constant == ConstantWeights::no ||
+         !estimator_->weights_alone(constant == ConstantWeights::renormalised);
 }
 
 void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
   const LayerSize& s = config_.size;
+  const auto before = static_cast<std::ptrdiff_t>(parameters.size());
   router_->declare(s, prefix, parameters, rng);
+  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) p->router = true;
   estimator_->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
     const auto matrix = [&](const char* name, std::int64_t in, std::int64_t out) {
       const double bound = std::sqrt(1.0 / static_cast<double>(in));
-      parameters.add(start + name, rng.uniform({count, in, out}, DType::f64, -bound, bound));
+      parameters.add(start + name, rng.uniform({count, in, out}, DType::f64, -bound, bound))
+          .decays = true;
     };
     const auto bias = [&](const char* name, std::int64_t out) {
       if (config_.biases) parameters.add(start + name, Tensor::zeros({count, out}, DType::f64));
@@ -247,6 +331,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   out.x = x;
   out.routing = router_->route(s, in);
   const Routing& r = out.routing;
+  require_routing(config_.router, r);
   require_selection(config_, r);
   Experts routed = experts(in.weights, "experts");
   routed.form = estimator_->form;
@@ -266,13 +351,24 @@ LayerOutput Layer::forward(const LayerInput& in) const {
     const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
-  const auto add = [&](Var loss) {
-    out.auxiliary = out.auxiliary.defined() ? out.auxiliary + loss : loss;
+  out.auxiliary = r.auxiliary;
+  out.losses = r.losses;
+  const auto add = [&](const char* name, double coefficient, Var loss) {
+    out.losses.push_back({name, loss});
+    const Var scaled = coefficient * loss;
+    out.auxiliary = out.auxiliary.defined() ? out.auxiliary + scaled : scaled;
   };
-  if (out.routing.auxiliary.defined()) add(out.routing.auxiliary);
-  if (auxiliary_ > 0.0) add(auxiliary_ * switch_auxiliary(out.routing));
-  if (z_loss_ > 0.0) add(z_loss_ * z_loss(out.routing));
+  if (auxiliary_ > 0.0) add("aux", auxiliary_, switch_auxiliary(r));
+  if (z_loss_ > 0.0) add("z-loss", z_loss_, z_loss(r));
   return out;
+}
+
+double LayerOutput::dropped_share() const {
+  if (routing.dropped == 0) return 0.0;
+  double kept = 0.0;
+  for (const double load : expert_load()) kept += load;
+  const auto dropped = static_cast<double>(routing.dropped);
+  return dropped / (dropped + kept);
 }
 
 std::vector<double> LayerOutput::expert_load() const {

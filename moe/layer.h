@@ -31,17 +31,23 @@ struct LayerConfig {
 
 // Options that every layer has: aux (switch auxiliary), z-loss, shared (experts always on).
 const std::vector<OptionSpec>& layer_options();
+// What aux is unless it is given: that of the router's paper (RouterEntry::layer_options), or 0
+// where the paper has no such loss or the router has a balance loss of its own.
+double default_aux(const RouterEntry& router);
 
 struct LayerOutput {
   Var x;  // [N, D], as given
   Var y;  // [N, Dout]
   Routing routing;
   Plan plan;
-  Var auxiliary;    // scalar: what the balance losses add; undefined where none is asked for
-  Updates updates;  // of the layer's state, for the next step
+  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+  PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
+  Updates updates;                   // of the layer's state, for the next step
 
   // The slots of each expert; of merged experts, their weights.
   std::vector<double> expert_load() const;
+  // The part of all choices that a capacity dropped; 0 where there is no choice.
+  double dropped_share() const;
 };
 
 // One mixture layer: router, plan, experts, estimator. Holds no numbers: they come as Weights.
@@ -49,8 +55,16 @@ struct LayerOutput {
 //   optional experts.b1, experts.b2, experts.b3; for shared experts shared.* likewise
 class Layer {
  public:
-  // Errors: unknown router, estimator or option; k outside 1 .. E; sizes below 1.
+  // Errors: unknown router, estimator or option; k outside 1 .. E; sizes below 1; aux or z-loss
+  // where it would be a constant. Says once for each router where it does not learn
+  // (router_learns).
   explicit Layer(const LayerConfig& config);
+
+  // False where the task gives the router no gradient: its weights are constants, and the estimator
+  // passes the gradient of the weights alone.
+  bool router_learns() const;
+  // The losses that are added, "balance=0.01, aux=0.01"; "none".
+  const std::string& losses() const { return losses_; }
 
   // Adds all parameters under prefix + name, f64 values drawn from rng: experts uniform within
   // +- sqrt(1 / fan-in) (He et al. for relu within a constant), biases zero.
@@ -78,6 +92,7 @@ class Layer {
   double auxiliary_ = 0.0;
   double z_loss_ = 0.0;
   std::int64_t shared_ = 0;
+  std::string losses_;
 };
 
 }  // namespace moegrad

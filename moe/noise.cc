@@ -14,10 +14,24 @@ Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviatio
       .to(dtype);
 }
 
-Var less_largest(Var x) {
-  const Tensor largest = Tensor::empty({x.size(0), 1}, x.dtype());
-  kernels(x.value().device()).reduce(Reduction::max, x.value(), {x.size(0), x.size(1), 1}, largest);
-  return x - x.tape().constant(largest);
+namespace {
+
+Tensor largest_of_rows(const Tensor& x) {
+  Tensor largest = Tensor::empty({x.size(0), 1}, x.dtype());
+  kernels(x.device()).reduce(Reduction::max, x, {x.size(0), x.size(1), 1}, largest);
+  return largest;
+}
+
+}  // namespace
+
+Var less_largest(Var x) { return x - x.tape().constant(largest_of_rows(x.value())); }
+
+Tensor less_largest(const Tensor& x) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype());
+  kernels(x.device())
+      .binary(BinaryFunctors::index_of<functor::Sub>(), x.size(0), x.size(1), x, {x.size(1), 1},
+              largest_of_rows(x), {1, 0}, out);
+  return out;
 }
 
 Var normal_cdf(Var z) { return affine(erf(z * std::sqrt(0.5)), 0.5, 0.5); }

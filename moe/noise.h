@@ -12,6 +12,7 @@ Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviatio
 // row does not change (softmax, top-k): noise added to large logits is rounded, added to this it is
 // not.
 Var less_largest(Var x);
+Tensor less_largest(const Tensor& x);
 
 // The distribution function of the standard normal: (1 + erf(z / sqrt 2)) / 2.
 Var normal_cdf(Var z);

@@ -40,7 +40,11 @@ struct RouterTraits {
   bool sparse_training = true;
   bool sparse_inference = true;
   const char* state = "";      // what checkpoints keep of it
-  const char* auxiliary = "";  // losses of its own
+  const char* auxiliary = "";  // losses of its own, and the options that are their coefficients
+  std::vector<std::string> losses = {};
+  // Why the layer's aux would be a constant, and is refused: "gives every expert the same load".
+  const char* constant_aux = "";
+  bool constant_logits = false;  // the z-loss too
 };
 
 // One node of a quadrature over a router's continuous noise: decisions and their probability.

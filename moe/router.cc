@@ -10,9 +10,17 @@ void Router::declare(const LayerSize& size, std::string_view prefix, Parameters&
                      Rng& rng) const {
   const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
   const std::string start(prefix);
-  parameters.add(start + "router.weight",
-                 rng.normal({size.model, size.experts}, DType::f64, 0.0, deviation));
+  parameters
+      .add(start + "router.weight",
+           rng.normal({size.model, size.experts}, DType::f64, 0.0, deviation))
+      .decays = true;
   parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64));
+}
+
+void Routing::add_loss(const char* name, double coefficient, Var value) {
+  losses.push_back({name, value});
+  const Var scaled = coefficient * value;
+  auxiliary = auxiliary.defined() ? auxiliary + scaled : scaled;
 }
 
 Var router_logits(Var x, const Weights& weights) {

@@ -54,10 +54,18 @@ struct LayerInput {
   // [N/L, L, L] floating: the scores of the attention before this layer, averaged over its heads,
   // before its causal mask; undefined where there is none.
   Tensor attention = {};
+  // At inference no choice is dropped for want of room, whatever the capacity of the router.
+  bool dropless = false;
 };
 
 // New values of a layer's state, by name without the layer's prefix.
 using Updates = std::vector<std::pair<std::string, Tensor>>;
+
+// A loss that is added to that of the task, before it is multiplied by its coefficient.
+struct AuxiliaryLoss {
+  const char* name;  // in the log of a training
+  Var value;         // a scalar
+};
 
 // What a router decided for N tokens.
 struct Routing {
@@ -65,10 +73,20 @@ struct Routing {
   Var weights;      // [N, k]: their combine weights w, differentiable
   Var scores;       // [N, E]: the full scores p
   Var logits;       // [N, E]: what the scores are made of
-  // [N, 1]: where the weights are p renormalised over the selected, the sum that divides them.
-  Var normaliser = {};
+  // [N, E]: log p, where the p of a token do not sum to 1 over the experts, or the selected p may
+  // all be tiny; else undefined. Shares that sum to 1 and ratios of scores are made of it.
+  Var log_scores = {};
+  // [N, 1]: where the weights are p renormalised over the selected, the log of what divides them.
+  Var log_normaliser = {};
+  // The choice that balance losses count, i32 [N, k]: before a capacity dropped any of it, or that
+  // of the k largest where all experts run; undefined: `selected`.
+  Tensor choice = {};
   // A scalar added to the loss; undefined where the router has none of its own.
   Var auxiliary = {};
+  PoolVector<AuxiliaryLoss> losses = {};  // what it is made of
+  // auxiliary += coefficient * value
+  void add_loss(const char* name, double coefficient, Var value);
+  std::int64_t dropped = 0;  // choices that found their expert full, and are -1 in selected
 
   // The rest is for routers that exchange more than the choice; undefined where they do not.
   Tensor scale = {};         // [N, k]: a factor s within the weights that no gradient should see
@@ -83,6 +101,9 @@ struct Routing {
   Updates updates = {};  // of the router's state, for the next step
 };
 
+// renormalised: one score divided by itself; constant: not made of scores at all.
+enum class ConstantWeights { no, renormalised, constant };
+
 // A router: from tokens to experts and combine weights. One file each in moe/routers/, with the
 // formula and the paper on top, and one word in moe/registry.cc.
 class Router {
@@ -92,6 +113,12 @@ class Router {
   virtual std::int64_t choices(const LayerSize& size) const { return size.active; }
   // Refuses sizes it cannot work with.
   virtual void check(const LayerSize& size) const { static_cast<void>(size); }
+  // Whether the combine weights in training are the same numbers whatever its parameters are, and
+  // give it no gradient.
+  virtual ConstantWeights constant_weights(const LayerSize& size) const {
+    static_cast<void>(size);
+    return ConstantWeights::no;
+  }
   // Adds its parameters, initialised, and its state (not trained). By default "router.weight"
   // [D, E], normal with deviation D^-1/2 / 10 (small logits: no early favourites), and
   // "router.bias" [E], zero.

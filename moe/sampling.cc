@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "moe/noise.h"
 #include "ops/ops.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/kernels.h"
@@ -12,9 +13,9 @@ namespace {
 constexpr std::int64_t kTokensPerPiece = 32;  // whose weights are worked out together
 
 Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
-  const Tensor noisy = rng.gumbel(logits.shape(), logits.dtype());
-  Kernels& kernel = kernels(logits.device());
-  kernel.accumulate(1.0, logits, noisy);
+  const Tensor noisy = rng.gumbel(logits.shape(), logits.dtype()).to(DType::f64);
+  Kernels& kernel = kernels(Device::cpu);
+  kernel.accumulate(1.0, less_largest(logits.to(DType::f64)), noisy);
   Tensor selected = Tensor::empty({logits.size(0), k}, DType::i32);
   kernel.top_k(noisy, k, selected);
   return selected;
@@ -35,7 +36,7 @@ Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replace
       const std::int32_t expert = drawn.data<std::int32_t>()[t];
       selected.data<std::int32_t>()[t * k + draw] = expert;
       if (!replacement) {
-        left.data<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
+        left.write<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
       }
     }
   }
@@ -67,8 +68,9 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);
   const Tensor held = tape.decisions().decide("weights", logits.dtype(), {tokens, k}, [&] {
-    const Tensor o = logits.value().to(DType::f64);
-    const Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    const Tensor o = less_largest(logits.value().to(DType::f64));
+    Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    const std::span<double> weights = w.values<double>();
     const auto experts = static_cast<std::size_t>(o.size(1));
     const auto active = static_cast<std::size_t>(k);
     cpu::parallel_for(tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
@@ -76,7 +78,7 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
         const auto row = static_cast<std::size_t>(t);
         value(t, o.values<double>().subspan(row * experts, experts),
               selected.values<std::int32_t>().subspan(row * active, active),
-              w.values<double>().subspan(row * active, active));
+              weights.subspan(row * active, active));
       }
     });
     return w.to(logits.dtype());
@@ -88,7 +90,6 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
 void select_renormalised(Routing& routing, std::int64_t k) {
   routing.selected = top_k_indices(routing.logits, k, "selected");
   routing.weights = softmax(take_columns(routing.logits, routing.selected));
-  routing.normaliser = sum(take_columns(routing.scores, routing.selected), 1, true);
 }
 
 }  // namespace moegrad

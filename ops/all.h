@@ -30,7 +30,7 @@ using StructuredOps = TypeList<
     // products
     Matmul, CausalAttention,
     // along an axis
-    Sum, Mean, Max, LogSumExp, Softmax, LogSoftmax, LayerNorm, RmsNorm,
+    Sum, Mean, Max, LogSumExp, Norm, CumulativeSum, Softmax, LogSoftmax, LayerNorm, RmsNorm,
     // shapes and places
     Reshape, Transpose, Concat, Slice, GatherRows, ScatterAddRows, TakeColumns, PutColumns,
     // selection and chance
@@ -42,7 +42,8 @@ using AllOps = Joined<Mapped<Unary, UnaryFunctors>::type, Mapped<Binary, BinaryF
                       StructuredOps>::type;
 
 // Functions composed of the above that have a name, a claim and cases of their own.
-using ComposedFunctions = TypeList<TopKValues, StopGradient, Embedding, Mse, BceWithLogits>;
+using ComposedFunctions =
+    TypeList<TopKValues, StopGradient, Embedding, EmbeddingPadded, Mse, BceWithLogits>;
 
 // One entry for each of both lists: what is checked, timed and documented.
 std::vector<OperationEntry> all_operations();

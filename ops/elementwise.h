@@ -2,6 +2,7 @@
 
 #include "autograd/operation_check.h"
 #include "autograd/tape.h"
+#include "ops/broadcast.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -23,10 +24,13 @@ Var silu(Var x);
 Var softplus(Var x);
 Var erf(Var x);
 Var clamp(Var x, double low, double high);
+Var abs(Var x);
+Var sign(Var x);
+Var pow(Var x, double exponent);
+Var sin(Var x);
+Var cos(Var x);
 
-// --- functions of two values. Shapes are equal, or one operand is broadcast over the other: a row
-// [C] (or [1, C]) over [..., C], a column [..., 1] over [..., C], a scalar over anything; a column
-// [R, 1] with a row [1, C] gives [R, C]. Anything else is an Error.
+// --- functions of two values, whose shapes meet as in NumPy (ops/broadcast.h)
 
 Var operator+(Var a, Var b);
 Var operator-(Var a, Var b);
@@ -42,21 +46,14 @@ Var operator/(Var a, double b);
 Var squared_difference(Var a, Var b);
 // softplus(logit) - logit * target
 Var binary_cross_entropy(Var logit, Var target);
+// base^exponent. The derivative in the exponent is NaN for a negative base.
+Var pow(Var base, Var exponent);
+Var pow(double base, Var exponent);
+// The smaller and the larger of two values.
+Var minimum(Var a, Var b);
+Var maximum(Var a, Var b);
 
 // --- their declarations
-
-// How two operands meet: the result as rows x cols, and each operand's place in it.
-struct BroadcastPlan {
-  Shape shape;
-  std::int64_t rows = 1;
-  std::int64_t cols = 1;
-  Layout a, b;
-};
-// Throws `[operation] ...` where the shapes do not meet.
-BroadcastPlan broadcast(std::string_view operation, const Shape& a, const Shape& b);
-// Sums d [rows, cols] over the places that an operand of this layout was read from.
-Tensor sum_to(Tensor&& d, const Shape& shape, const Layout& layout, std::int64_t rows,
-              std::int64_t cols);
 
 template <class F>
 struct Unary {
@@ -88,16 +85,12 @@ struct Unary {
   }
   {
     for (std::int64_t i = 0; i < in[0].numel(); ++i) {
-      const double wall = F::wall(in[0].at(i), p);
-      cell.distance(std::abs(wall));
-      cell.signature(static_cast<std::uint64_t>(wall > 0.0) |
-                     (F::df(in[0].at(i), 0.0, p) > 0.0 ? 2U : 0U));
+      cell.distance(F::wall(in[0].at(i), p));
+      cell.signature(static_cast<std::uint64_t>(F::side(in[0].at(i), p)));
     }
   }
   static std::vector<OperationCase> cases() {
-    const Scalars p = std::is_same_v<F, functor::Clamp>    ? Scalars{-0.7, 0.9}
-                      : std::is_same_v<F, functor::Affine> ? Scalars{1.7, -0.4}
-                                                           : Scalars{};
+    const Scalars p = std::is_same_v<F, functor::Clamp> ? Scalars{-0.7, 0.9} : Scalars{1.7, -0.4};
     const Program program = [p](Tape&, std::span<const Var> x) {
       return apply<Unary<F>>({x[0]}, p);
     };
@@ -113,7 +106,8 @@ template <class F>
 struct Binary {
   static constexpr std::string_view name = F::name;
   static constexpr std::string_view summary = F::summary;
-  static constexpr Claim claim = Claim::exact;
+  static constexpr Claim claim = requires { F::wall(1.0, 1.0); }
+  ? Claim::exact_on_cell : Claim::exact;
   static constexpr Needs needs = F::kNeeds;
   static constexpr int index = BinaryFunctors::index_of<F>();
   using Attributes = NoAttributes;
@@ -125,14 +119,13 @@ struct Binary {
       fail(name, "operands are {} and {}. Convert one of them.", name_of(in[0].dtype()),
            name_of(in[1].dtype()));
     }
-    kernels(y.device()).binary(index, p.rows, p.cols, in[0], p.a, in[1], p.b, y);
+    with_placed(p, in[0], in[1], [&](const Tensor& a, const Tensor& b) {
+      kernels(y.device()).binary(index, p.rows, p.cols, a, p.a, b, p.b, y);
+    });
     return y;
   }
   static void backward(Backward& b, const NoAttributes&) {
     const BroadcastPlan p = broadcast(name, b.input_shape(0), b.input_shape(1));
-    const Tensor none;
-    const Tensor& a_value = needs == Needs::inputs ? b.input(0) : none;
-    const Tensor& b_value = needs == Needs::inputs ? b.input(1) : none;
     Tensor d[2];
     if constexpr (std::is_same_v<F, functor::Add>) {
       d[0] = d[1] = b.dy();
@@ -142,12 +135,33 @@ struct Binary {
         d[0] = Tensor::empty(p.shape, b.dy().dtype(), b.dy().device());
       }
       d[last] = b.place_of_dy();
-      kernels(b.dy().device())
-          .binary_backward(index, p.rows, p.cols, a_value, p.a, b_value, p.b, b.dy(), d[0], d[1]);
+      const auto run = [&](const Tensor& x, const Tensor& y) {
+        kernels(b.dy().device())
+            .binary_backward(index, p.rows, p.cols, x, p.a, y, p.b, b.dy(), d[0], d[1]);
+      };
+      if constexpr (needs == Needs::inputs) {
+        with_placed(p, b.input(0), b.input(1), run);
+      } else {
+        run(Tensor(), Tensor());
+      }
     }
     for (int i = 0; i < 2; ++i) {
-      if (!b.wants(i)) continue;
-      b.add(i, sum_to(std::move(d[i]), b.input_shape(i), i == 0 ? p.a : p.b, p.rows, p.cols));
+      if (b.wants(i)) b.add(i, sum_to(std::move(d[i]), b.input_shape(i)));
+    }
+  }
+  static void cell(std::span<const Tensor> in, const NoAttributes&, Cell& cell) requires requires {
+    F::wall(1.0, 1.0);
+  }
+  {
+    // Of a value and itself there is no kink.
+    if (in[0].raw() == in[1].raw() && in[0].shape() == in[1].shape()) return;
+    const BroadcastPlan p = broadcast(name, in[0].shape(), in[1].shape());
+    const Tensor a = spread_over(in[0], p.shape);
+    const Tensor b = spread_over(in[1], p.shape);
+    for (std::int64_t i = 0; i < a.numel(); ++i) {
+      const double wall = F::wall(a.at(i), b.at(i));
+      cell.distance(std::abs(wall));
+      cell.signature(static_cast<std::uint64_t>(wall > 0.0));
     }
   }
   static std::vector<OperationCase> cases() {
@@ -155,10 +169,25 @@ struct Binary {
       return apply<Binary<F>>({x[0], x[1]});
     };
     std::vector<OperationCase> cases;
-    const std::pair<Shape, Shape> pairs[] = {
-        {{4, 3}, {4, 3}}, {{4, 3}, {3}},    {{4, 3}, {4, 1}}, {{4, 3}, {}},      {{3}, {4, 3}},
-        {{4, 1}, {4, 3}}, {{}, {4, 3}},     {{4, 1}, {1, 3}}, {{2, 3, 4}, {4}},  {{0, 3}, {3}},
-        {{}, {}},         {{0, 3}, {0, 3}}, {{5, 0}, {5, 1}}, {{9, 23}, {9, 23}}};
+    const std::pair<Shape, Shape> pairs[] = {{{4, 3}, {4, 3}},
+                                             {{4, 3}, {3}},
+                                             {{4, 3}, {4, 1}},
+                                             {{4, 3}, {}},
+                                             {{3}, {4, 3}},
+                                             {{4, 1}, {4, 3}},
+                                             {{}, {4, 3}},
+                                             {{4, 1}, {1, 3}},
+                                             {{2, 3, 4}, {4}},
+                                             {{0, 3}, {3}},
+                                             {{}, {}},
+                                             {{0, 3}, {0, 3}},
+                                             {{5, 0}, {5, 1}},
+                                             {{9, 23}, {9, 23}},
+                                             {{2, 3, 4}, {3, 4}},
+                                             {{2, 1, 4}, {2, 3, 4}},
+                                             {{2, 1, 2}, {3, 1}},
+                                             {{1, 3, 1}, {2, 1, 2}},
+                                             {{3}, {1, 1}}};
     for (const auto& [a, b] : pairs) {
       cases.push_back({a.str() + " with " + b.str(),
                        {{a, F::kLowA, F::kHighA}, {b, F::kLowB, F::kHighB}},

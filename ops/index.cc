@@ -1,6 +1,8 @@
 #include "ops/index.h"
 
 #include "ops/checks.h"
+#include "ops/elementwise.h"
+#include "ops/select.h"
 #include "ops/shape.h"
 
 namespace moegrad {
@@ -170,6 +172,21 @@ std::vector<OperationCase> Embedding::cases() {
   return cases;
 }
 
+std::vector<OperationCase> EmbeddingPadded::cases() {
+  std::vector<OperationCase> cases;
+  const auto add = [&](const Shape& table, const Tensor& ids, std::int32_t padding) {
+    cases.push_back({fmt::format("{} by {} without {}", table, ids.shape(), padding),
+                     {{table}},
+                     [=](Tape&, std::span<const Var> x) { return embedding(x[0], ids, padding); }});
+  };
+  add({5, 3}, indices({2, 3}, {4, 0, 1, 1, 4, 2}), 1);
+  add({5, 3}, indices({3}, {2, 2, 2}), 2);
+  add({5, 3}, indices({2}, {2, 3}), 0);
+  add({1, 1}, indices({1}, {0}), 0);
+  add({2, 0}, indices({2}, {1, 0}), 0);
+  return cases;
+}
+
 Var gather_rows(Var x, const Tensor& index) {
   if (x.rank() < 1) fail(GatherRows::name, "x is a scalar. It needs rows; reshape it first.");
   require_indices(GatherRows::name, index, -1, x.size(0));
@@ -183,12 +200,29 @@ Var scatter_add_rows(Var x, const Tensor& index, std::int64_t rows) {
   return apply<ScatterAddRows>({x, x.tape().constant(index)}, {rows});
 }
 
-Var embedding(Var table, const Tensor& ids) {
+Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_id) {
   require_rank(Embedding::name, "the table", table.shape(), 2);
   require_indices(Embedding::name, ids, 0, table.size(0));
   Shape shape = ids.shape();
   shape.push_back(table.size(1));
-  return reshape(gather_rows(table, ids.reshape({ids.numel()})), shape);
+  const Tensor index = ids.reshape({ids.numel()});
+  if (!padding_id) return reshape(gather_rows(table, index), shape);
+  const Tensor padding = Tensor::scalar(*padding_id).reshape({1});
+  require_indices(Embedding::name, padding, 0, table.size(0));
+  if (ids.device() != Device::cpu) {
+    fail(Embedding::name,
+         "with padding the ids are read here, and are on a device. Give them on the host.");
+  }
+  // Each place reads one of the two, and zeros of the other.
+  const Tensor others = index.clone();
+  const Tensor padded = Tensor::full(index.shape(), -1, DType::i32);
+  for (std::int64_t i = 0; i < index.numel(); ++i) {
+    if (index.data<std::int32_t>()[i] != *padding_id) continue;
+    others.data<std::int32_t>()[i] = -1;
+    padded.data<std::int32_t>()[i] = 0;
+  }
+  const Var row = stop_gradient(gather_rows(table, padding));
+  return reshape(gather_rows(table, others) + gather_rows(row, padded), shape);
 }
 
 Var take_columns(Var x, const Tensor& index) {

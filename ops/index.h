@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "autograd/operation_check.h"
 #include "autograd/tape.h"
 
@@ -12,8 +14,10 @@ namespace moegrad {
 Var gather_rows(Var x, const Tensor& index);
 // [rows, ...]: the sum of the x[r] with index[r] = v at v, for x [R, ...] and index [R]
 Var scatter_add_rows(Var x, const Tensor& index, std::int64_t rows);
-// [ids..., D] = table[ids] for table [V, D] and ids of any shape, each from 0 to V-1
-Var embedding(Var table, const Tensor& ids);
+// [ids..., D] = table[ids] for table [V, D] and ids of any shape, each from 0 to V-1. The row
+// padding_id is read like any other and gets no gradient, as in PyTorch: it stays what it was
+// before training (zeros, where the user set it so).
+Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_id = std::nullopt);
 // [N, k] = x[n, index[n, j]] for x [N, E] and index [N, k]
 Var take_columns(Var x, const Tensor& index);
 // [N, columns]: x [N, k] added to zero at index [N, k]
@@ -72,6 +76,14 @@ struct Embedding {
   static constexpr std::string_view name = "embedding";
   static constexpr std::string_view summary = "rows of a table by ids of any shape";
   static constexpr Claim claim = Claim::exact;
+  static std::vector<OperationCase> cases();
+};
+
+// The rows other than the padding, and the padding with its gradient stopped.
+struct EmbeddingPadded {
+  static constexpr std::string_view name = "embedding_padded";
+  static constexpr std::string_view summary = "embedding whose padding row gets no gradient";
+  static constexpr Claim claim = Claim::surrogate;
   static std::vector<OperationCase> cases();
 };
 

@@ -16,7 +16,7 @@ void require_same_shape(std::string_view operation, Var a, Var b) {
 
 }  // namespace
 
-Tensor CrossEntropy::forward(Forward& in, const Attributes&) {
+Tensor CrossEntropy::forward(Forward& in, const Attributes& p) {
   const Tensor& logits = in[0];
   const std::int64_t rows = logits.size(0);
   const Tensor each = Tensor::empty({rows}, logits.dtype(), logits.device());
@@ -27,27 +27,27 @@ Tensor CrossEntropy::forward(Forward& in, const Attributes&) {
   const Tensor total = Tensor::empty({}, logits.dtype(), logits.device());
   k.reduce(Reduction::sum, each, {1, rows, 1}, total);
   Tensor loss = Tensor::empty({}, logits.dtype(), logits.device());
-  k.expand(total, 1.0 / static_cast<double>(rows), {1, 1, 1}, loss);
+  k.expand(total, p.scale, {1, 1, 1}, loss);
   return loss;
 }
 
-void CrossEntropy::backward(Backward& b, const Attributes&) {
-  const Shape& shape = b.input_shape(0);
-  Tensor dlogits = Tensor::empty(shape, b.dy().dtype(), b.dy().device());
+void CrossEntropy::backward(Backward& b, const Attributes& p) {
+  Tensor dlogits = Tensor::empty(b.input_shape(0), b.dy().dtype(), b.dy().device());
   kernels(dlogits.device())
-      .cross_entropy_backward(b.input(0), b.input(1), b.saved(0), b.dy(),
-                              1.0 / static_cast<double>(shape[0]), dlogits);
+      .cross_entropy_backward(b.input(0), b.input(1), b.saved(0), b.dy(), p.scale, dlogits);
   b.add(0, std::move(dlogits));
 }
 
 std::vector<OperationCase> CrossEntropy::cases() {
   std::vector<OperationCase> cases;
   const auto add = [&](const Shape& shape, std::initializer_list<std::int32_t> labels, double low,
-                       double high) {
+                       double high, std::optional<std::int32_t> ignore_index = std::nullopt) {
     const Tensor l = Tensor::of<std::int32_t>({shape[0]}, labels);
-    cases.push_back({fmt::format("{} in {} to {}", shape, low, high),
-                     {{shape, low, high}},
-                     [=](Tape&, std::span<const Var> x) { return cross_entropy(x[0], l); }});
+    cases.push_back(
+        {fmt::format("{} in {} to {}{}", shape, low, high,
+                     ignore_index ? fmt::format(" without {}", *ignore_index) : ""),
+         {{shape, low, high}},
+         [=](Tape&, std::span<const Var> x) { return cross_entropy(x[0], l, ignore_index); }});
   };
   add({4, 3}, {2, 0, 2, 1}, -2, 2);
   add({3, 4}, {3, 3, 0}, 100, 104);  // e^x alone would overflow in f32
@@ -55,6 +55,9 @@ std::vector<OperationCase> CrossEntropy::cases() {
   add({2, 1}, {0, 0}, -2, 2);
   add({1, 1}, {0}, -2, 2);
   add({5, 47}, {46, 0, 17, 17, 3}, -2, 2);
+  add({4, 3}, {-100, 0, 2, -100}, -2, 2, -100);
+  add({2, 40}, {0, 39}, -2, 2, 0);
+  add({2, 3}, {-1, -1}, -2, 2, -1);
   return cases;
 }
 
@@ -101,7 +104,7 @@ std::vector<OperationCase> BceWithLogits::cases() {
   return cases;
 }
 
-Var cross_entropy(Var logits, const Tensor& labels) {
+Var cross_entropy(Var logits, const Tensor& labels, std::optional<std::int32_t> ignore_index) {
   constexpr std::string_view name = CrossEntropy::name;
   require_rank(name, "logits", logits.shape(), 2);
   const std::int64_t rows = logits.size(0);
@@ -113,16 +116,26 @@ Var cross_entropy(Var logits, const Tensor& labels) {
          logits.shape(), rows);
   }
   if (rows == 0) fail(name, "logits {} have no rows. Leave empty batches out.", logits.shape());
-  if (labels.device() == Device::cpu) {
-    const auto values = labels.values<std::int32_t>();
-    for (std::size_t row = 0; row < values.size(); ++row) {
-      if (values[row] < 0 || values[row] >= classes) {
-        fail(name, "row {} has label {}, outside 0 to {}. Check the labels.", row, values[row],
-             classes - 1);
-      }
+  if (labels.device() != Device::cpu) {
+    if (ignore_index) fail(name, "labels to be ignored are on a device. Give them on the host.");
+    const double scale = 1.0 / static_cast<double>(rows);
+    return apply<CrossEntropy>({logits, logits.tape().constant(labels)}, {scale});
+  }
+  Tensor used = labels;  // -1 for those ignored
+  if (ignore_index) used = labels.clone();
+  std::int64_t ignored = 0;
+  const auto values = used.values<std::int32_t>();
+  for (std::size_t row = 0; row < values.size(); ++row) {
+    if (ignore_index && values[row] == *ignore_index) {
+      values[row] = -1;
+      ++ignored;
+    } else if (values[row] < 0 || values[row] >= classes) {
+      fail(name, "row {} has label {}, outside 0 to {}. Check the labels.", row, values[row],
+           classes - 1);
     }
   }
-  return apply<CrossEntropy>({logits, logits.tape().constant(labels)});
+  const double scale = ignored == rows ? 0.0 : 1.0 / static_cast<double>(rows - ignored);
+  return apply<CrossEntropy>({logits, logits.tape().constant(used)}, {scale});
 }
 
 Var mse(Var a, Var b) {

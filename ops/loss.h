@@ -1,12 +1,18 @@
 #pragma once
 
+#include <optional>
+
 #include "autograd/operation_check.h"
 #include "autograd/tape.h"
 
 namespace moegrad {
 
-// The mean over rows of logsumexp(logits) - logits[label], for logits [N, C] and i32 labels [N].
-Var cross_entropy(Var logits, const Tensor& labels);
+// The mean over rows of logsumexp(logits) - logits[label], for logits [N, C] and i32 labels [N]. A
+// row whose label is ignore_index (any number, also that of a class) counts nowhere: the mean is
+// over the others, and its gradient is exactly 0. Where all are ignored the loss is 0 (PyTorch:
+// NaN).
+Var cross_entropy(Var logits, const Tensor& labels,
+                  std::optional<std::int32_t> ignore_index = std::nullopt);
 // mean (a - b)^2, of equal shapes
 Var mse(Var a, Var b);
 // mean softplus(logit) - logit target, of equal shapes: binary cross-entropy
@@ -18,7 +24,9 @@ struct CrossEntropy {
   static constexpr Claim claim = Claim::exact;
   static constexpr Needs needs = Needs::inputs;
   static constexpr std::string_view never_empty = "the mean over no rows is undefined";
-  using Attributes = NoAttributes;
+  struct Attributes {
+    double scale = 1.0;  // 1 / the number of rows that count, or 0
+  };
   static Tensor forward(Forward& in, const Attributes&);
   static void backward(Backward& b, const Attributes&);
   static std::vector<OperationCase> cases();

@@ -43,15 +43,18 @@ void Dropout::backward(Backward& b, const Attributes& a) {
 }
 std::vector<OperationCase> Dropout::cases() {
   std::vector<OperationCase> cases;
-  for (const Shape& shape : {Shape{4, 5}, Shape{1}, Shape{0, 3}, Shape{15, 20}}) {
-    cases.push_back(
-        {shape.str(), {{shape}}, [](Tape&, std::span<const Var> x) { return dropout(x[0], 0.3); }});
-  }
+  const auto add = [&](const Shape& shape, double p) {
+    cases.push_back({fmt::format("{} p {}", shape, p),
+                     {{shape}},
+                     [p](Tape&, std::span<const Var> x) { return dropout(x[0], p); }});
+  };
+  for (const Shape& shape : {Shape{4, 5}, Shape{1}, Shape{0, 3}, Shape{15, 20}}) add(shape, 0.3);
+  add({4, 5}, 1.0);
   return cases;
 }
 
 Var dropout(Var x, double p) {
-  if (!(p >= 0.0 && p < 1.0)) fail(Dropout::name, "p is {}. Use 0 <= p < 1.", p);
+  if (!(p >= 0.0 && p <= 1.0)) fail(Dropout::name, "p is {}. Use 0 <= p <= 1.", p);
   if (p == 0.0) return x;
   Tape& tape = x.tape();
   Decisions& decisions = tape.decisions();

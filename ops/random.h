@@ -5,9 +5,10 @@
 
 namespace moegrad {
 
-// Each element is 0 with probability p, else x / (1 - p). The random numbers come from tape.rng();
-// the state of that generator is the decision "dropout". No mask is kept. When enumerating, each
-// element is a Bernoulli draw, where the 2^n outcomes of n elements are within the limit.
+// Each element is 0 with probability p, else x / (1 - p); p = 1 gives zeros. The random numbers
+// come from tape.rng(); the state of that generator is the decision "dropout". No mask is kept.
+// When enumerating, each element is a Bernoulli draw, where the 2^n outcomes of n elements are
+// within the limit.
 Var dropout(Var x, double p);
 
 struct Dropout {

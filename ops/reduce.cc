@@ -155,6 +155,64 @@ std::vector<OperationCase> LogSumExp::cases() {
   return cases;
 }
 
+Tensor Norm::forward(Forward& in, const Attributes& p) {
+  Tensor y = result_of(name, in[0], p);
+  kernels(y.device()).norm(in[0], view_of(in[0].shape(), p), y);
+  return y;
+}
+void Norm::backward(Backward& b, const Attributes& p) {
+  Tensor dx = Tensor::empty(b.input_shape(0), b.dy().dtype(), b.dy().device());
+  kernels(dx.device())
+      .norm_backward(b.input(0), b.output(), b.dy(), view_of(b.input_shape(0), p), dx);
+  b.add(0, std::move(dx));
+}
+// A line's kink is where all of it is 0; a line of one element also changes its sign there.
+void Norm::cell(std::span<const Tensor> in, const Attributes& p, Cell& cell) {
+  const AxisView view = view_of(in[0].shape(), p);
+  const Tensor y = Tensor::empty({view.outer, view.inner}, in[0].dtype(), in[0].device());
+  kernels(y.device()).norm(in[0], view, y);
+  for (std::int64_t line = 0; line < y.numel(); ++line) {
+    cell.distance(y.at(line));
+    const bool positive = view.n == 1 && in[0].at(line) > 0.0;
+    cell.signature(static_cast<std::uint64_t>(y.at(line) > 0.0) | (positive ? 2U : 0U));
+  }
+}
+std::vector<OperationCase> Norm::cases() {
+  std::vector<OperationCase> cases;
+  add_whole_cases(cases, &norm);
+  add_axis_cases(cases, &norm);
+  return cases;
+}
+
+Tensor CumulativeSum::forward(Forward& in, const Attributes& p) {
+  require_floating(name, in[0]);
+  Tensor y = Tensor::empty(in[0].shape(), in[0].dtype(), in[0].device());
+  kernels(y.device()).cumulative_sum(in[0], around(in[0].shape(), p.axis), false, y);
+  return y;
+}
+void CumulativeSum::backward(Backward& b, const Attributes& p) {
+  Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), b.dy().device());
+  kernels(dx.device()).cumulative_sum(b.dy(), around(b.dy().shape(), p.axis), true, dx);
+  b.add(0, std::move(dx));
+}
+std::vector<OperationCase> CumulativeSum::cases() {
+  std::vector<OperationCase> cases;
+  const auto add = [&](const Shape& shape, int axis) {
+    cases.push_back({fmt::format("{} axis {}", shape, axis),
+                     {{shape}},
+                     [=](Tape&, std::span<const Var> x) { return cumulative_sum(x[0], axis); }});
+  };
+  add({4, 3}, 0);
+  add({4, 3}, -1);
+  add({2, 3, 4}, 1);
+  add({1}, 0);
+  add({0, 3}, 0);
+  add({3, 0, 2}, 2);
+  add({3, 1}, 1);
+  add({5, 67}, 1);
+  return cases;
+}
+
 Var sum(Var x) { return apply<Sum>({x}); }
 Var mean(Var x) { return apply<Mean>({x}); }
 Var sum(Var x, int axis, bool keep_axis) {
@@ -168,6 +226,13 @@ Var max(Var x, int axis, bool keep_axis) {
 }
 Var logsumexp(Var x, int axis, bool keep_axis) {
   return apply<LogSumExp>({x}, along(LogSumExp::name, x, axis, keep_axis));
+}
+Var norm(Var x) { return apply<Norm>({x}); }
+Var norm(Var x, int axis, bool keep_axis) {
+  return apply<Norm>({x}, along(Norm::name, x, axis, keep_axis));
+}
+Var cumulative_sum(Var x, int axis) {
+  return apply<CumulativeSum>({x}, {checked_axis(CumulativeSum::name, x.shape(), axis)});
 }
 
 }  // namespace moegrad

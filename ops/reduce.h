@@ -16,6 +16,12 @@ Var max(Var x, int axis, bool keep_axis = false);
 // log sum e^x, without overflow
 Var logsumexp(Var x, int axis, bool keep_axis = false);
 
+// sqrt(sum x^2) over all elements or along one axis; the gradient of a norm of 0 is 0.
+Var norm(Var x);
+Var norm(Var x, int axis, bool keep_axis = false);
+// y_j = the sum of the x_i with i <= j, along an axis
+Var cumulative_sum(Var x, int axis);
+
 struct ReduceAttributes {
   static constexpr int kAll = -1;
   int axis = kAll;  // from the front, or all
@@ -62,6 +68,31 @@ struct LogSumExp {
   static constexpr Claim claim = Claim::exact;
   static constexpr Needs needs = Needs::inputs_and_output;
   using Attributes = ReduceAttributes;
+  static Tensor forward(Forward& in, const Attributes& p);
+  static void backward(Backward& b, const Attributes& p);
+  static std::vector<OperationCase> cases();
+};
+
+struct Norm {
+  static constexpr std::string_view name = "norm";
+  static constexpr std::string_view summary = "sqrt(sum x^2) over an axis or all elements";
+  static constexpr Claim claim = Claim::exact_on_cell;
+  static constexpr Needs needs = Needs::inputs_and_output;
+  using Attributes = ReduceAttributes;
+  static Tensor forward(Forward& in, const Attributes& p);
+  static void backward(Backward& b, const Attributes& p);
+  static void cell(std::span<const Tensor> in, const Attributes& p, Cell& cell);
+  static std::vector<OperationCase> cases();
+};
+
+struct CumulativeSum {
+  static constexpr std::string_view name = "cumulative_sum";
+  static constexpr std::string_view summary = "sum of the elements up to each along an axis";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr Needs needs = Needs::nothing;
+  struct Attributes {
+    int axis = 0;
+  };
   static Tensor forward(Forward& in, const Attributes& p);
   static void backward(Backward& b, const Attributes& p);
   static std::vector<OperationCase> cases();

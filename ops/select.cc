@@ -1,5 +1,6 @@
 #include "ops/select.h"
 
+#include "ops/broadcast.h"
 #include "ops/checks.h"
 #include "ops/elementwise.h"
 #include "ops/index.h"
@@ -23,14 +24,14 @@ void report_margin(const Tensor& x, std::int64_t k, Cell& cell) {
   }
 }
 
-// How an operand lies over the condition.
-Layout layout_over(const Shape& condition, const Shape& operand) {
-  const BroadcastPlan plan = broadcast(Where::name, condition, operand);
-  if (!(plan.shape == condition)) {
+// How the operands lie over the condition.
+BroadcastPlan over_condition(const Shape& condition, const Shape& a, const Shape& b) {
+  for (const Shape& operand : {a, b}) {
+    if (broadcast(Where::name, condition, operand).shape == condition) continue;
     fail(Where::name, "an operand has shape {} and the condition {}. The condition must span it.",
          operand, condition);
   }
-  return plan.b;
+  return laid_over(condition, a, b);
 }
 
 }  // namespace
@@ -99,31 +100,30 @@ Tensor Where::forward(Forward& in, const Attributes&) {
   const Shape& shape = in[2].shape();
   require_floating(name, in[0]);
   require_same_dtype(name, in[0], in[1]);
-  const AxisView view = as_rows(shape);
+  const BroadcastPlan p = over_condition(shape, in[0].shape(), in[1].shape());
   Tensor y = Tensor::empty(shape, in[0].dtype(), in[0].device());
-  kernels(y.device())
-      .where(in[2], view.outer, view.n, in[0], layout_over(shape, in[0].shape()), in[1],
-             layout_over(shape, in[1].shape()), y);
+  with_placed(p, in[0], in[1], [&](const Tensor& a, const Tensor& b) {
+    kernels(y.device()).where(in[2], p.rows, p.cols, a, p.a, b, p.b, y);
+  });
   return y;
 }
 
 // da = condition ? dy : 0 and db = condition ? 0 : dy, summed over what was broadcast.
 void Where::backward(Backward& b, const Attributes&) {
   const Tensor& dy = b.dy();
-  const AxisView view = as_rows(dy.shape());
   const Tensor zero = Tensor::zeros({}, dy.dtype(), dy.device());
-  const Layout whole{view.n, 1};
+  const std::int64_t n = dy.numel();
+  const Layout whole{n, 1};
   Kernels& k = kernels(dy.device());
   for (int operand = 0; operand < 2; ++operand) {
     if (!b.wants(operand)) continue;
     Tensor d = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
     if (operand == 0) {
-      k.where(b.input(2), view.outer, view.n, dy, whole, zero, {}, d);
+      k.where(b.input(2), 1, n, dy, whole, zero, {}, d);
     } else {
-      k.where(b.input(2), view.outer, view.n, zero, {}, dy, whole, d);
+      k.where(b.input(2), 1, n, zero, {}, dy, whole, d);
     }
-    const Shape& shape = b.input_shape(operand);
-    b.add(operand, sum_to(std::move(d), shape, layout_over(dy.shape(), shape), view.outer, view.n));
+    b.add(operand, sum_to(std::move(d), b.input_shape(operand)));
   }
 }
 
@@ -142,6 +142,7 @@ std::vector<OperationCase> Where::cases() {
   add({4, 3}, {3}, {4, 1});
   add({4, 3}, {}, {4, 3});
   add({2, 3, 2}, {2, 3, 2}, {2});
+  add({2, 3, 2}, {3, 1}, {2, 1, 2});
   add({4}, {}, {});
   add({}, {}, {});
   add({0, 3}, {0, 3}, {3});

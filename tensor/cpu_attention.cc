@@ -172,10 +172,10 @@ void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor
     const T* const q_data = q.data<T>();
     const T* const k_data = k.data<T>();
     const T* const v_data = v.data<T>();
-    T* const out_data = out.data<T>();
-    T* const lse_data = lse.data<T>();
+    T* const out_data = out.write<T>();
+    T* const lse_data = lse.write<T>();
     const Tensor workspace = Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>);
-    T* const space = workspace.data<T>();
+    T* const space = workspace.write<T>();
     // The last tiles of a sequence have the most keys: they come first.
     cpu::parallel_pieces(all.batch * all.tiles(), [=](std::int64_t piece, int worker) {
       T* const s = space + worker * kAttentionSpace;
@@ -194,11 +194,11 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = 2 * kScoreTile * kScoreTile;
     const Tensor deltas = Tensor::empty(lse.shape(), dtype_of<T>);
-    T* const delta = deltas.data<T>();
+    T* const delta = deltas.write<T>();
     const T* const o = out.data<T>();
     const AttentionGradients<T> g{q.data<T>(),    k.data<T>(),   v.data<T>(),
                                   dout.data<T>(), lse.data<T>(), delta,
-                                  dq.data<T>(),   dk.data<T>(),  dv.data<T>()};
+                                  dq.write<T>(),  dk.write<T>(), dv.write<T>()};
     // delta = the sum of dout out of each row
     const std::int64_t width = all.width;
     cpu::parallel_for(all.batch * all.length, cpu::items_per_grain(width),
@@ -210,7 +210,7 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
                         }
                       });
     const Tensor workspace = Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>);
-    T* const space = workspace.data<T>();
+    T* const space = workspace.write<T>();
     for (T* const d : {g.dq, g.dk, g.dv}) std::fill(d, d + dq.numel(), T(0));
     const std::int64_t tiles = all.tiles();
     if (all.batch >= kManySequences) {

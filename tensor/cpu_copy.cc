@@ -31,8 +31,12 @@ void with_bits(DType dtype, F&& f) {
 }
 
 template <class T>
-T* elements(const Tensor& t) {
-  return reinterpret_cast<T*>(t.raw());
+const T* elements(const Tensor& t) {
+  return reinterpret_cast<const T*>(t.raw());
+}
+template <class T>
+T* elements_to_write(const Tensor& t) {
+  return reinterpret_cast<T*>(t.write_raw());
 }
 
 // The nearest value towards zero that the target holds; NaN becomes 0 as an integer.
@@ -67,7 +71,7 @@ bool all_finite_in(const T* x, std::int64_t n) {
 void CpuKernels::fill(double value, const Tensor& out) {
   with_any(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    T* const y = out.data<T>();
+    T* const y = out.write<T>();
     const T v = converted<T>(value);
     parallel_for(out.numel(), 4 * kGrain,
                  [=](std::int64_t begin, std::int64_t end) { std::fill(y + begin, y + end, v); });
@@ -76,7 +80,7 @@ void CpuKernels::fill(double value, const Tensor& out) {
 
 void CpuKernels::copy(const Tensor& x, const Tensor& out) {
   const std::byte* const from = x.raw();
-  std::byte* const to = out.raw();
+  std::byte* const to = out.write_raw();
   parallel_for(static_cast<std::int64_t>(out.bytes()), 16 * kGrain,
                [=](std::int64_t begin, std::int64_t end) {
                  std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
@@ -89,7 +93,7 @@ void CpuKernels::convert(const Tensor& x, const Tensor& out) {
       using From = decltype(from_zero);
       using To = decltype(to_zero);
       const From* const from = x.data<From>();
-      To* const to = out.data<To>();
+      To* const to = out.write<To>();
       parallel_for(out.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) to[i] = converted<To>(from[i]);
       });
@@ -101,7 +105,7 @@ void CpuKernels::accumulate(double alpha, const Tensor& x, const Tensor& y) {
   with_floating(y.dtype(), "accumulate", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = y.data<T>();
+    T* const to = y.write<T>();
     const T factor = static_cast<T>(alpha);
     parallel_for(y.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) to[i] += factor * from[i];
@@ -116,7 +120,7 @@ void CpuKernels::copy_block(const Tensor& src, std::int64_t src_offset, std::int
   with_bits(src.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = elements<T>(src) + src_offset;
-    T* const to = elements<T>(dst) + dst_offset;
+    T* const to = elements_to_write<T>(dst) + dst_offset;
     parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         std::memcpy(to + r * dst_row, from + r * src_row,
@@ -132,7 +136,7 @@ void CpuKernels::swap_axes(const Tensor& x, std::int64_t a, std::int64_t n, std:
   with_bits(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = elements<T>(x);
-    T* const to = elements<T>(out);
+    T* const to = elements_to_write<T>(out);
     // One row of the result is all of [n, c] at one place of [a, m, b].
     parallel_for(a * m * b, cpu::items_per_grain(n * c), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {

@@ -239,7 +239,7 @@ void CpuKernels::unary(int function, Scalars p, const Tensor& x, const Tensor& y
     static constexpr auto kLoops = unary_loops<T>(UnaryFunctors{});
     const auto loop = loop_at(kLoops, function, "unary");
     const T* const from = x.data<T>();
-    T* const to = y.data<T>();
+    T* const to = y.write<T>();
     parallel_for(y.numel(), unary_grain(function), [=](std::int64_t begin, std::int64_t end) {
       loop(p, from + begin, to + begin, end - begin);
     });
@@ -255,7 +255,7 @@ void CpuKernels::unary_backward(int function, Scalars p, const Tensor& x, const 
     const T* const x_data = cpu::data_or_null<T>(x);
     const T* const y_data = cpu::data_or_null<T>(y);
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     parallel_for(dx.numel(), unary_grain(function), [=](std::int64_t begin, std::int64_t end) {
       loop(p, x_data == nullptr ? nullptr : x_data + begin,
            y_data == nullptr ? nullptr : y_data + begin, dy_data + begin, dx_data + begin,
@@ -274,7 +274,7 @@ void CpuKernels::binary(int function, std::int64_t rows, std::int64_t cols, cons
     Operand<T> left{a.data<T>(), layout_a};
     Operand<T> right{b.data<T>(), layout_b};
     const Walk walk = walk_over(rows, cols, left, right);
-    loop(walk, left, right, y.data<T>());
+    loop(walk, left, right, y.write<T>());
   });
 }
 
@@ -289,8 +289,8 @@ void CpuKernels::binary_backward(int function, std::int64_t rows, std::int64_t c
     Operand<T> left = operand_of<T>(a, layout_a);
     Operand<T> right = operand_of<T>(b, layout_b);
     const Walk walk = walk_over(rows, cols, left, right);
-    loop(walk, left, right, dy.data<T>(), da.defined() ? da.data<T>() : nullptr,
-         db.defined() ? db.data<T>() : nullptr);
+    loop(walk, left, right, dy.data<T>(), da.defined() ? da.write<T>() : nullptr,
+         db.defined() ? db.write<T>() : nullptr);
   });
 }
 
@@ -303,7 +303,7 @@ void CpuKernels::where(const Tensor& condition, std::int64_t rows, std::int64_t 
     Operand<T> left{a.data<T>(), layout_a};
     Operand<T> right{b.data<T>(), layout_b};
     const Walk walk = walk_over(rows, cols, left, right);
-    binary_walk(walk, left, right, y.data<T>(),
+    binary_walk(walk, left, right, y.write<T>(),
                 [chosen](T a_i, T b_i, std::int64_t i) { return chosen[i] != 0 ? a_i : b_i; });
   });
 }
@@ -313,7 +313,7 @@ void CpuKernels::greater(const Tensor& a, const Tensor& b, const Tensor& out) {
     using T = decltype(zero);
     const T* const left = a.data<T>();
     const T* const right = b.data<T>();
-    std::int32_t* const to = out.data<std::int32_t>();
+    std::int32_t* const to = out.write<std::int32_t>();
     parallel_for(out.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) to[i] = left[i] > right[i] ? 1 : 0;
     });

@@ -13,14 +13,14 @@ namespace {
 template <class F, class T>
 void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const Tensor& offsets,
              const Tensor& saved_a, const Tensor& saved_c, const Tensor& h) {
-  const Network<T> w(tensors);
+  const Network<const T> w(tensors);
   const std::int64_t model = w.w1.rows;
   const std::int64_t hidden = w.w1.cols;
   const std::int64_t output = w.w2.cols;
   const T* const tokens = x.data<T>();
-  T* const a_rows = saved_a.defined() ? saved_a.data<T>() : nullptr;
-  T* const c_rows = saved_c.defined() ? saved_c.data<T>() : nullptr;
-  T* const h_rows = h.data<T>();
+  T* const a_rows = saved_a.defined() ? saved_a.write<T>() : nullptr;
+  T* const c_rows = saved_c.defined() ? saved_c.write<T>() : nullptr;
+  T* const h_rows = h.write<T>();
   const std::int64_t most = tile_rows(model * hidden);
   const GroupTiles tiles(offsets, most);
   const Workspace<T> workspace(most, 3 * hidden + kPad);

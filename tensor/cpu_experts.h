@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
@@ -20,7 +21,7 @@ inline std::int64_t tile_rows(std::int64_t elements) {
 // besides its own.
 inline constexpr std::int64_t kPanelRows = 8;
 
-// Row-major [rows, cols] for each expert; null where there is none.
+// Row-major [rows, cols] for each expert; null where there is none. T is const where it is read.
 template <class T>
 struct Stack {
   T* data = nullptr;
@@ -34,7 +35,13 @@ struct Stack {
 template <class T>
 Stack<T> stack(const Tensor& t) {
   if (!t.defined()) return {};
-  return {t.data<T>(), t.rank() == 3 ? t.size(1) : 1, t.shape().back()};
+  Stack<T> s{nullptr, t.rank() == 3 ? t.size(1) : 1, t.shape().back()};
+  if constexpr (std::is_const_v<T>) {
+    s.data = t.data<T>();
+  } else {
+    s.data = t.write<T>();
+  }
+  return s;
 }
 
 template <class T>
@@ -72,9 +79,9 @@ class Workspace {
         count_(rows * cols),
         memory_(Tensor::empty({workers(), count_}, dtype_of<T>)),
         tokens_(Tensor::empty({workers(), 2 * rows}, DType::i32)) {}
-  T* of(int worker) const { return memory_.data<T>() + worker * count_; }
+  T* of(int worker) const { return memory_.write<T>() + worker * count_; }
   std::int32_t* tokens(int worker) const {
-    return tokens_.data<std::int32_t>() + 2 * worker * rows_;
+    return tokens_.write<std::int32_t>() + 2 * worker * rows_;
   }
   std::int32_t* more_tokens(int worker) const { return tokens(worker) + rows_; }
 
@@ -93,12 +100,13 @@ void add_row(const T* row, std::int64_t rows, std::int64_t cols, T* to) {
 
 // to [rows, w.cols] = x [rows, w.rows] w_e
 template <class T>
-void times(Matrix<T> x, std::int64_t rows, Stack<T> w, std::int64_t e, T* to) {
+void times(Matrix<T> x, std::int64_t rows, Stack<const T> w, std::int64_t e, T* to) {
   product(rows, w.cols, w.rows, x, Matrix<T>{w.at(e), w.cols}, T(0), to, w.cols);
 }
 // the same, plus the bias b_e where there is one
 template <class T>
-void linear(Matrix<T> x, std::int64_t rows, Stack<T> w, Stack<T> b, std::int64_t e, T* to) {
+void linear(Matrix<T> x, std::int64_t rows, Stack<const T> w, Stack<const T> b, std::int64_t e,
+            T* to) {
   times(x, rows, w, e, to);
   if (b) add_row(b.at(e), rows, w.cols, to);
 }

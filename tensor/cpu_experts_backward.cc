@@ -35,8 +35,8 @@ T dot(const T* a, const T* b, std::int64_t n) {
 
 // to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to; rows of `to` are `stride` apart
 template <class T>
-void times_transposed(Matrix<T> x, std::int64_t rows, Stack<T> w, std::int64_t e, T beta, T* to,
-                      std::int64_t stride) {
+void times_transposed(Matrix<T> x, std::int64_t rows, Stack<const T> w, std::int64_t e, T beta,
+                      T* to, std::int64_t stride) {
   product(rows, w.rows, w.cols, x, Matrix<T>{w.at(e), w.cols, true}, beta, to, stride);
 }
 // sum [m, n] = left [rows, m]^T right [rows, n] + beta sum
@@ -134,8 +134,8 @@ class ExpertsBackward {
         c_(data_or_null<T>(c)),
         dy_(dy.data<T>()),
         weights_(data_or_null<T>(weights)),
-        dslots_(dslots.defined() ? dslots.data<T>() : nullptr),
-        dweights_(dweights.defined() ? dweights.data<T>() : nullptr),
+        dslots_(dslots.defined() ? dslots.write<T>() : nullptr),
+        dweights_(dweights.defined() ? dweights.write<T>() : nullptr),
         parts_(parts_of(offsets)),
         tile_rows_(tile_rows(model_ * hidden_)),
         workspace_(tile_rows_, 3 * (hidden_ + kPad) + (kept_.choices < slots.k ? 2 * hidden_ : 0)) {
@@ -170,7 +170,7 @@ class ExpertsBackward {
 
   Sums<T> sums_of(const Part& part) const {
     Sums<T> sums;
-    T* next = part.partial < 0 ? nullptr : partial_.data<T>() + part.partial * count_of_sums();
+    T* next = part.partial < 0 ? nullptr : partial_.write<T>() + part.partial * count_of_sums();
     const auto place = [&](T*& at, const Stack<T>& s) {
       if (!s) return;
       at = next == nullptr ? s.at(part.expert) : next;
@@ -303,7 +303,8 @@ class ExpertsBackward {
     std::int64_t choices;
   };
 
-  Network<T> w_, dw_;
+  Network<const T> w_;
+  Network<T> dw_;
   Slots slots_;
   Kept kept_;
   std::int64_t model_, hidden_, output_;

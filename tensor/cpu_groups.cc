@@ -60,8 +60,8 @@ void CpuKernels::group_means(const Tensor& h, const GroupSets& sets, const Tenso
     using T = decltype(zero);
     const GroupView<T> view(sets);
     const T* const rows = h.data<T>();
-    T* const to = means.data<T>();
-    T* const scale = inverse.data<T>();
+    T* const to = means.write<T>();
+    T* const scale = inverse.write<T>();
 
     // The sums of weights, by (i, j), and one over them.
     cpu::parallel_for(experts, 1, [=](std::int64_t j, std::int64_t) {
@@ -79,7 +79,7 @@ void CpuKernels::group_means(const Tensor& h, const GroupSets& sets, const Tenso
     // One owner for a block of columns of an expert, its sums side by side.
     const std::int64_t blocks = (cols + kGroupColumns - 1) / kGroupColumns;
     const Tensor workspace = Tensor::empty({cpu::workers(), experts, kGroupColumns}, means.dtype());
-    T* const sums_of = workspace.data<T>();
+    T* const sums_of = workspace.write<T>();
     cpu::parallel_pieces(experts * blocks, [=](std::int64_t piece, int worker) {
       const std::int64_t j = piece / blocks;
       const std::int64_t first = piece % blocks * kGroupColumns;
@@ -114,7 +114,7 @@ void CpuKernels::group_means_backward(const Tensor& dmeans, const Tensor& invers
     const GroupView<T> view(sets);
     const T* const from = dmeans.data<T>();
     const T* const scale = inverse.data<T>();
-    T* const to = dh.data<T>();
+    T* const to = dh.write<T>();
     const std::int64_t cost = cols * (view.groups + 1);
     cpu::parallel_for(slots, cpu::items_per_grain(cost), [=](std::int64_t begin, std::int64_t end) {
       std::int64_t j = 0;

@@ -129,10 +129,10 @@ void CpuKernels::conv2d(const Tensor& x, const Tensor& weight, Window window, co
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     const T* const w = weight.data<T>();
-    T* const y_data = y.data<T>();
+    T* const y_data = y.write<T>();
     const Tensor workspace = unfolded_blocks<T>(s);
     const std::int64_t space = workspace.size(1);
-    T* const unfolded = workspace.data<T>();
+    T* const unfolded = workspace.write<T>();
     cpu::parallel_pieces(s.images, [=](std::int64_t image, int worker) {
       T* const mine = unfolded + worker * space;
       for_blocks(s, [=](RowBlock block) {
@@ -152,10 +152,10 @@ void CpuKernels::conv2d_backward_input(const Tensor& weight, const Tensor& dy, W
     using T = decltype(zero);
     const T* const w = weight.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     const Tensor workspace = unfolded_blocks<T>(s);
     const std::int64_t space = workspace.size(1);
-    T* const unfolded = workspace.data<T>();
+    T* const unfolded = workspace.write<T>();
     cpu::parallel_pieces(s.images, [=](std::int64_t image, int worker) {
       T* const mine = unfolded + worker * space;
       T* const to = dx_data + image * s.image();
@@ -178,7 +178,7 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dw = dweight.data<T>();
+    T* const dw = dweight.write<T>();
     // One sum for each chunk of images, then the sum of the chunks: at most kChunks of them.
     constexpr std::int64_t kChunks = 16;
     const std::int64_t size = std::max<std::int64_t>(4, (s.images + kChunks - 1) / kChunks);
@@ -187,8 +187,8 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     const Tensor workspace = unfolded_blocks<T>(s);
     const std::int64_t space = workspace.size(1);
     const Tensor sums = Tensor::empty({chunks, weights}, dtype_of<T>);
-    T* const unfolded = workspace.data<T>();
-    T* const partial = sums.data<T>();
+    T* const unfolded = workspace.write<T>();
+    T* const partial = sums.write<T>();
     cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {
       T* const mine = unfolded + worker * space;
       T* const sum = partial + chunk * weights;
@@ -213,11 +213,11 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
 
 void CpuKernels::max_pool2d(const Tensor& x, Window window, const Tensor& y, const Tensor& index) {
   const Sizes s = sizes_of(x, y, window);
-  std::int32_t* const place = index.data<std::int32_t>();
+  std::int32_t* const place = index.write<std::int32_t>();
   with_floating(y.dtype(), "max_pool2d", [&](auto zero) {
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
-    T* const y_data = y.data<T>();
+    T* const y_data = y.write<T>();
     const std::int64_t plane = s.height * s.width;
     const auto pool = [=](std::int64_t p, std::int64_t oy, std::int64_t ox) {
       const T* const in = x_data + p * plane;
@@ -261,7 +261,7 @@ void CpuKernels::max_pool2d_backward(const Tensor& dy, const Tensor& index, cons
   with_floating(dx.dtype(), "max_pool2d_backward", [&](auto zero) {
     using T = decltype(zero);
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     cpu::parallel_for(planes, cpu::items_per_grain(plane),
                       [=](std::int64_t begin, std::int64_t end) {
                         std::fill(dx_data + begin * plane, dx_data + end * plane, T(0));

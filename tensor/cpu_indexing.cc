@@ -119,7 +119,7 @@ void CpuKernels::gather_rows(const Tensor& x, const Tensor& index, const Tensor&
   with_floating(out.dtype(), "gather_rows", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     if (cols == 0) return;
     cpu::parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
@@ -143,7 +143,7 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
   with_floating(out.dtype(), "scatter_add_rows", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     if ((rows + targets) * cols <= cpu::kGrain) {
       std::fill(to, to + targets * cols, T(0));
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -159,7 +159,7 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
     }
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
     const Tensor sorted = Tensor::empty({rows}, DType::i32);
-    std::int32_t* const order = sorted.data<std::int32_t>();
+    std::int32_t* const order = sorted.write<std::int32_t>();
     auto next = starts;
     for (std::int64_t r = 0; r < rows; ++r) {
       if (target[r] < 0) continue;
@@ -185,7 +185,7 @@ void CpuKernels::take_columns(const Tensor& x, const Tensor& index, const Tensor
   with_floating(out.dtype(), "take_columns", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(rows, cpu::items_per_grain(k), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         for (std::int64_t j = r * k; j < (r + 1) * k; ++j) {
@@ -205,7 +205,7 @@ void CpuKernels::put_columns(const Tensor& x, const Tensor& index, const Tensor&
   with_floating(out.dtype(), "put_columns", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       std::fill(to + begin * cols, to + end * cols, T(0));
       for (std::int64_t r = begin; r < end; ++r) {
@@ -222,7 +222,7 @@ void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
   const std::int64_t n = x.size(1);
   if (k < 0 || k > n) fail("top_k", "k is {} for rows of {} elements. Use 0 to {}.", k, n, n);
   if (k == 0) return;
-  std::int32_t* const best = index.data<std::int32_t>();
+  std::int32_t* const best = index.write<std::int32_t>();
   with_floating(x.dtype(), "top_k", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
@@ -245,7 +245,7 @@ void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
       return;
     }
     const Tensor workspace = Tensor::empty({cpu::workers(), n}, DType::i32);
-    std::int32_t* const places = workspace.data<std::int32_t>();
+    std::int32_t* const places = workspace.write<std::int32_t>();
     cpu::parallel_pieces((rows + grain - 1) / grain, [=](std::int64_t piece, int worker) {
       for (std::int64_t r = piece * grain; r < std::min(rows, (piece + 1) * grain); ++r) {
         top_k_by_selection(from + r * n, n, k, places + worker * n, best + r * k);

@@ -47,6 +47,10 @@ class CpuKernels final : public Kernels {
                             const Tensor& dx) override;
   void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
                           const Tensor& dx) override;
+  void norm(const Tensor& x, AxisView view, const Tensor& out) override;
+  void norm_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
+                     const Tensor& dx) override;
+  void cumulative_sum(const Tensor& x, AxisView view, bool from_end, const Tensor& out) override;
   void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon,
                   const Tensor& y, const Tensor& mean, const Tensor& rstd) override;
   void layer_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& mean,

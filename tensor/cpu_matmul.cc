@@ -55,7 +55,7 @@ void product_tile(std::int64_t row, std::int64_t rows, std::int64_t col, std::in
 template <class T>
 void clear_rest(const Tensor& offsets, std::int64_t cols, const Tensor& out) {
   const std::int64_t used = offsets.data<std::int32_t>()[offsets.numel() - 1];
-  T* const y = out.data<T>();
+  T* const y = out.write<T>();
   std::fill(y + used * cols, y + out.numel(), T(0));
 }
 
@@ -78,7 +78,7 @@ void CpuKernels::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool
     using T = decltype(zero);
     const T* const a_data = a.data<T>();
     const T* const b_data = b.data<T>();
-    T* const out_data = out.data<T>();
+    T* const out_data = out.write<T>();
     const std::int64_t stride_a = transpose_a ? m : k;
     const std::int64_t stride_b = transpose_b ? k : n;
     const Tiling tile = tiling(batch, m, n, k, transpose_a);
@@ -110,7 +110,7 @@ void CpuKernels::grouped_matmul(const Tensor& x, const Tensor& w, bool transpose
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     const T* const w_data = w.data<T>();
-    T* const y_data = y.data<T>();
+    T* const y_data = y.write<T>();
     clear_rest<T>(offsets, m, y);
     GroupTiles(offsets).for_each(k * m / 64, [=](const Tile& t) {
       cpu::product(t.rows(), m, k, Matrix<T>{x_data + t.first * k, k, false},
@@ -131,7 +131,7 @@ void CpuKernels::grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& 
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dw_data = dw.data<T>();
+    T* const dw_data = dw.write<T>();
     const std::int64_t rows = bounds[groups] - bounds[0];
     const Tiling tile = tiling(groups, k, m, rows / groups + 1, true);
     const std::int64_t row_tiles = tiles_of(k, tile.rows);
@@ -161,7 +161,7 @@ void CpuKernels::grouped_bias(const Tensor& x, const Tensor& bias, const Tensor&
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     const T* const bias_data = bias.data<T>();
-    T* const y_data = y.data<T>();
+    T* const y_data = y.write<T>();
     clear_rest<T>(offsets, m, y);
     GroupTiles(offsets).for_each(m, [=](const Tile& t) {
       const T* const shift = bias_data + t.group * m;
@@ -177,10 +177,10 @@ void CpuKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tenso
   with_floating(out.dtype(), "grouped_sum", [&](auto zero) {
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
-    T* const out_data = out.data<T>();
+    T* const out_data = out.write<T>();
     const GroupTiles tiles(offsets);
     const Tensor workspace = Tensor::empty({tiles.count(), m}, dtype_of<T>);
-    T* const partial = workspace.data<T>();
+    T* const partial = workspace.write<T>();
     tiles.for_each(m, [=](const Tile& t) {
       T* const sums = partial + t.index * m;
       std::fill(sums, sums + m, T(0));

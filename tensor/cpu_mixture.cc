@@ -17,14 +17,14 @@ void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor
   const std::int64_t choices = selected.numel();
   const std::int32_t* const expert = selected.data<std::int32_t>();
   cpu::require_indices("plan", expert, choices, -1, experts);
-  std::int32_t* const bounds = offsets.data<std::int32_t>();
-  std::int32_t* const by_slot = order.data<std::int32_t>();
-  std::int32_t* const slot_of = inverse.data<std::int32_t>();
+  std::int32_t* const bounds = offsets.write<std::int32_t>();
+  std::int32_t* const by_slot = order.write<std::int32_t>();
+  std::int32_t* const slot_of = inverse.write<std::int32_t>();
 
   // First pass: how often each chunk of choices uses each expert.
   const std::int64_t chunks = (choices + kPlanChunk - 1) / kPlanChunk;
   const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32);
-  std::int32_t* const next = counts.data<std::int32_t>();
+  std::int32_t* const next = counts.write<std::int32_t>();
   cpu::parallel_for(choices, kPlanChunk, [=](std::int64_t begin, std::int64_t end) {
     std::int32_t* const mine = next + begin / kPlanChunk * experts;
     for (std::int64_t i = begin; i < end; ++i) {
@@ -69,7 +69,7 @@ void CpuKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const T
     using T = decltype(zero);
     const T* const from = x.data<T>();
     const T* const weight = cpu::data_or_null<T>(weights);
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(slots, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t s = begin; s < end; ++s) {
         const T* const row = from + choice[s] / k * cols;
@@ -129,7 +129,7 @@ void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const T
     using T = decltype(zero);
     const T* const from = h.data<T>();
     const T* const weight = cpu::data_or_null<T>(weights);
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(tokens, cpu::items_per_grain(cols * (k + 1)),
                       [=](std::int64_t begin, std::int64_t end) {
                         for (std::int64_t t = begin; t < end; ++t) {
@@ -151,7 +151,7 @@ void CpuKernels::slot_products(const Tensor& dy, const Tensor& h, const Tensor& 
     using T = decltype(zero);
     const T* const dy_data = dy.data<T>();
     const T* const h_data = h.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(
         inverse.numel(), cpu::items_per_grain(2 * cols), [=](std::int64_t begin, std::int64_t end) {
           for (std::int64_t choice = begin; choice < end; ++choice) {

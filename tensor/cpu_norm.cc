@@ -19,7 +19,7 @@ template <class T, class F>
 void sum_over_rows(std::int64_t rows, std::int64_t width, T* out, F&& f) {
   const std::int64_t chunks = (rows + kNormRows - 1) / kNormRows;
   const Tensor workspace = Tensor::empty({chunks, width}, dtype_of<T>);
-  T* const partial = workspace.data<T>();
+  T* const partial = workspace.write<T>();
   cpu::parallel_pieces(chunks, [&](std::int64_t chunk, int) {
     T* const sums = partial + chunk * width;
     std::fill(sums, sums + width, T(0));
@@ -48,9 +48,9 @@ void CpuKernels::layer_norm(const Tensor& x, const Tensor& scale, const Tensor& 
     const T* const x_data = x.data<T>();
     const T* const scale_data = scale.data<T>();
     const T* const shift_data = shift.data<T>();
-    T* const y_data = y.data<T>();
-    T* const mean_data = mean.data<T>();
-    T* const rstd_data = rstd.data<T>();
+    T* const y_data = y.write<T>();
+    T* const mean_data = mean.write<T>();
+    T* const rstd_data = rstd.write<T>();
     cpu::parallel_for(
         mean.numel(), cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
           for (std::int64_t r = begin; r < end; ++r) {
@@ -82,9 +82,9 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
     const T* const mean_data = mean.data<T>();
     const T* const rstd_data = rstd.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     const Tensor both = Tensor::empty({2 * cols}, dtype_of<T>);
-    T* const both_data = both.data<T>();
+    T* const both_data = both.write<T>();
     // With h = (x - mean) rstd and g = dy scale: dx = rstd (g - mean(g) - h mean(g h)).
     sum_over_rows(mean.numel(), 2 * cols, both_data,
                   [=](std::int64_t begin, std::int64_t end, T* __restrict sums) {
@@ -111,8 +111,8 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
                       }
                     }
                   });
-    std::copy(both_data, both_data + cols, dscale.data<T>());
-    std::copy(both_data + cols, both_data + 2 * cols, dshift.data<T>());
+    std::copy(both_data, both_data + cols, dscale.write<T>());
+    std::copy(both_data + cols, both_data + 2 * cols, dshift.write<T>());
   });
 }
 
@@ -123,8 +123,8 @@ void CpuKernels::rms_norm(const Tensor& x, const Tensor& scale, double epsilon, 
     const std::int64_t cols = scale.numel();
     const T* const x_data = x.data<T>();
     const T* const scale_data = scale.data<T>();
-    T* const y_data = y.data<T>();
-    T* const rstd_data = rstd.data<T>();
+    T* const y_data = y.write<T>();
+    T* const rstd_data = rstd.write<T>();
     cpu::parallel_for(
         rstd.numel(), cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
           for (std::int64_t r = begin; r < end; ++r) {
@@ -149,9 +149,9 @@ void CpuKernels::rms_norm_backward(const Tensor& x, const Tensor& scale, const T
     const T* const scale_data = scale.data<T>();
     const T* const rstd_data = rstd.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     // With h = x rstd and g = dy scale: dx = rstd (g - h mean(g h)).
-    sum_over_rows(rstd.numel(), cols, dscale.data<T>(),
+    sum_over_rows(rstd.numel(), cols, dscale.write<T>(),
                   [=](std::int64_t begin, std::int64_t end, T* __restrict sums) {
                     for (std::int64_t r = begin; r < end; ++r) {
                       const T* const in = x_data + r * cols;

@@ -12,9 +12,9 @@ void CpuKernels::adamw(const AdamWStep& o, double grad_scale, const Tensor& g, c
   with_floating(p.dtype(), "adamw", [&](auto zero) {
     using T = decltype(zero);
     const T* const gradient = g.data<T>();
-    T* const first = m.data<T>();
-    T* const second = v.data<T>();
-    T* const parameter = p.data<T>();
+    T* const first = m.write<T>();
+    T* const second = v.write<T>();
+    T* const parameter = p.write<T>();
     const auto steps = static_cast<double>(o.step);
     const auto scale = static_cast<T>(grad_scale);
     const auto beta1 = static_cast<T>(o.beta1);
@@ -45,8 +45,8 @@ void CpuKernels::sgd(const SgdStep& o, double grad_scale, const Tensor& g, const
   with_floating(p.dtype(), "sgd", [&](auto zero) {
     using T = decltype(zero);
     const T* const gradient = g.data<T>();
-    T* const velocity = u.data<T>();
-    T* const parameter = p.data<T>();
+    T* const velocity = u.write<T>();
+    T* const parameter = p.write<T>();
     const auto scale = static_cast<T>(grad_scale);
     const auto rate = static_cast<T>(o.learning_rate);
     const auto momentum = static_cast<T>(o.momentum);

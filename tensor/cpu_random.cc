@@ -38,7 +38,7 @@ template <class F>
 void generate(const Rng& rng, const Tensor& out, const char* operation, F f) {
   with_floating(out.dtype(), operation, [&](auto zero) {
     using T = decltype(zero);
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(out.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
       for_each_uniform(rng, begin, end,
                        [&](std::int64_t i, double u) { to[i] = static_cast<T>(f(u)); });
@@ -62,7 +62,7 @@ void CpuKernels::random_normal(const Rng& rng, double mean, double deviation, co
   // Box-Muller, one value of the pair.
   with_floating(out.dtype(), "random_normal", [&](auto zero) {
     using T = decltype(zero);
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     cpu::parallel_for(out.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
       double radius = 0.0;
       for_each_uniform(rng, 2 * begin, 2 * end, [&](std::int64_t i, double u) {
@@ -85,7 +85,7 @@ void CpuKernels::dropout(const Rng& rng, double p, const Tensor& x, const Tensor
   with_floating(y.dtype(), "dropout", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = y.data<T>();
+    T* const to = y.write<T>();
     const T kept = static_cast<T>(1.0 - p);
     cpu::parallel_for(y.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
       for_each_uniform(rng, begin, end,

@@ -38,7 +38,7 @@ void sum_long_rows(std::int64_t outer, std::int64_t n, T* out, F term) {
     return;
   }
   const Tensor workspace = Tensor::empty({outer, chunks}, dtype_of<T>);
-  T* const partial = workspace.data<T>();
+  T* const partial = workspace.write<T>();
   parallel_for(outer * chunks, cpu::items_per_grain(kSumChunk),
                [=](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t i = begin; i < end; ++i) {
@@ -75,7 +75,7 @@ void sum_columns(const T* x, AxisView view, T* out, F f) {
   const std::int64_t blocks = pieces_of(inner, kColumnBlock);
   Tensor workspace;
   if (chunks > 1) workspace = Tensor::empty({outer, chunks, inner}, dtype_of<T>);
-  T* const partial = chunks > 1 ? workspace.data<T>() : out;
+  T* const partial = chunks > 1 ? workspace.write<T>() : out;
   const std::int64_t cost = std::min(n, kRowChunk) * std::min(inner, kColumnBlock);
   parallel_for(outer * chunks * blocks, cpu::items_per_grain(cost),
                [=, n = n, inner = inner](std::int64_t begin, std::int64_t end) {
@@ -143,7 +143,7 @@ void CpuKernels::reduce(Reduction reduction, const Tensor& x, AxisView view, con
   with_floating(out.dtype(), "reduce", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     switch (reduction) {
       case Reduction::sum:
         sum_axis(from, view, to, [](T v) { return v; });
@@ -176,7 +176,7 @@ void CpuKernels::squared_error(const Tensor& a, const Tensor& b, const Tensor& o
     using T = decltype(zero);
     const T* const x = a.data<T>();
     const T* const y = b.data<T>();
-    sum_long_rows(1, a.numel(), out.data<T>(),
+    sum_long_rows(1, a.numel(), out.write<T>(),
                   [=](std::int64_t i) { return (x[i] - y[i]) * (x[i] - y[i]); });
   });
 }
@@ -187,7 +187,7 @@ void CpuKernels::squared_error_backward(const Tensor& a, const Tensor& b, const 
     using T = decltype(zero);
     const T* const x = a.data<T>();
     const T* const y = b.data<T>();
-    T* const to = da.data<T>();
+    T* const to = da.write<T>();
     const T factor = static_cast<T>(2.0 * scale) * *dy.data<T>();
     parallel_for(a.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) to[i] = factor * (x[i] - y[i]);
@@ -200,7 +200,7 @@ void CpuKernels::argmax(const Tensor& x, AxisView view, const Tensor& index) {
   with_floating(x.dtype(), "argmax", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    std::int32_t* const to = index.data<std::int32_t>();
+    std::int32_t* const to = index.write<std::int32_t>();
     for_lines(view, [=](std::int64_t line, std::int64_t first) {
       std::int64_t best = 0;
       T top = from[first];
@@ -220,7 +220,7 @@ void CpuKernels::expand(const Tensor& x, double scale, AxisView view, const Tens
   with_floating(out.dtype(), "expand", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     const auto factor = static_cast<T>(scale);
     parallel_for(out.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
       // Runs that read one element (inner = 1) or consecutive ones.
@@ -246,7 +246,7 @@ void CpuKernels::place(const Tensor& x, const Tensor& index, AxisView view, cons
   with_floating(out.dtype(), "place", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     parallel_for(view.outer, cpu::items_per_grain(view.n * view.inner),
                  [=](std::int64_t begin, std::int64_t end) {
                    const std::int64_t block = view.n * view.inner;

@@ -27,7 +27,7 @@ void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
     using T = decltype(zero);
     constexpr T kLowest = -std::numeric_limits<T>::infinity();
     const T* const in = x.data<T>();
-    T* const out = y.data<T>();
+    T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
       Pack<T> sum = filled(T(0));
@@ -51,7 +51,7 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
     using T = decltype(zero);
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     const auto long_row = [=](const cpu::Along<T>& line) {
       const T* const y_row = line.row(y_data);
       const T* const g = line.row(dy_data);
@@ -85,7 +85,7 @@ void CpuKernels::log_softmax(const Tensor& x, AxisView view, const Tensor& y) {
   with_floating(y.dtype(), "log_softmax", [&](auto zero) {
     using T = decltype(zero);
     const T* const in = x.data<T>();
-    T* const out = y.data<T>();
+    T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
       const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, in, top));
@@ -104,7 +104,7 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
     using T = decltype(zero);
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       Pack<T> sum = filled(T(0));
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
@@ -127,7 +127,7 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
     const T* const x_data = x.data<T>();
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       // Where every element is -infinity none of them has a share.
       const Pack<T> lse =
@@ -143,17 +143,42 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
   });
 }
 
+namespace {
+
+// Labels to look up: of a row without one (-1), 0.
+Tensor labels_within(const Tensor& labels) {
+  const auto values = labels.values<std::int32_t>();
+  if (std::none_of(values.begin(), values.end(), [](std::int32_t l) { return l < 0; })) {
+    return labels;
+  }
+  const Tensor within = labels.clone();
+  for (std::int32_t& label : within.values<std::int32_t>()) label = std::max(label, 0);
+  return within;
+}
+
+// Zeros in the rows of x [rows, cols] that have no label.
+template <class T>
+void clear_rows_without_label(const Tensor& labels, T* x, std::int64_t cols) {
+  const auto values = labels.values<std::int32_t>();
+  for (std::size_t row = 0; row < values.size(); ++row) {
+    if (values[row] < 0) std::fill_n(x + static_cast<std::int64_t>(row) * cols, cols, T(0));
+  }
+}
+
+}  // namespace
+
 void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                                const Tensor& lse) {
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
-  const std::int32_t* const label = labels.data<std::int32_t>();
-  cpu::require_indices("cross_entropy", label, rows, 0, classes);
+  cpu::require_indices("cross_entropy", labels.data<std::int32_t>(), rows, -1, classes);
+  const Tensor within = labels_within(labels);
+  const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(logits.dtype(), "cross_entropy", [&](auto zero) {
     using T = decltype(zero);
     const T* const x = logits.data<T>();
-    T* const loss_data = loss.data<T>();
-    T* const lse_data = lse.data<T>();
+    T* const loss_data = loss.write<T>();
+    T* const lse_data = lse.write<T>();
     for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, x);
       const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, x, top));
@@ -161,6 +186,7 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
       lines.store_lines(loss_data, map([](T l, T v, T t) { return l - (v - t); }, log_sum,
                                        lines.at(x, label), top));
     });
+    if (!within.shares_storage(labels)) clear_rows_without_label(labels, loss_data, 1);
   });
 }
 
@@ -169,13 +195,14 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
                                         const Tensor& dlogits) {
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
-  const std::int32_t* const label = labels.data<std::int32_t>();
-  cpu::require_indices("cross_entropy_backward", label, rows, 0, classes);
+  cpu::require_indices("cross_entropy_backward", labels.data<std::int32_t>(), rows, -1, classes);
+  const Tensor within = labels_within(labels);
+  const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(dlogits.dtype(), "cross_entropy_backward", [&](auto zero) {
     using T = decltype(zero);
     const T* const x = logits.data<T>();
     const T* const lse_data = lse.data<T>();
-    T* const dx = dlogits.data<T>();
+    T* const dx = dlogits.write<T>();
     const T factor = static_cast<T>(scale) * *dy.data<T>();
     for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
       const Pack<T> log_sum = lines.of_lines(lse_data);
@@ -188,6 +215,7 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
                      map([factor](T v, T l) { return factor * (cpu::exp(v - l) - T(1)); },
                          lines.at(x, label), log_sum));
     });
+    if (!within.shares_storage(labels)) clear_rows_without_label(labels, dx, classes);
   });
 }
 

@@ -36,8 +36,8 @@ class GroupTiles {
     }
     tiles_ = Tensor::empty({count, 3}, DType::i32);
     starts_ = Tensor::empty({groups_ + 1}, DType::i32);
-    std::int32_t* tile = tiles_.data<std::int32_t>();
-    std::int32_t* const starts = starts_.data<std::int32_t>();
+    std::int32_t* tile = tiles_.write<std::int32_t>();
+    std::int32_t* const starts = starts_.write<std::int32_t>();
     std::int32_t index = 0;
     for (std::int64_t e = 0; e < groups_; ++e) {
       starts[e] = index;

@@ -14,8 +14,10 @@
 //   kNeeds                 what df reads: the input x, the output y, or nothing
 //   f(x, p), df(x, y, p)   value and derivative; p holds the numbers of a call
 //   kLow, kHigh            the range that the checks draw x from
-//   wall(x, p)             only where f has a kink: x's signed distance to the nearest one
-// A functor of two arguments has f(a, b), da(a, b, y), db(a, b, y), and the ranges of both.
+//   wall(x, p)             only where f has kinks: x's distance to the nearest one, and
+//   side(x, p)             how many of them lie below x
+// A functor of two arguments has f(a, b), da(a, b, y), db(a, b, y), the ranges of both, and where f
+// has a kink wall(a, b), its signed distance.
 // A new functor goes into the list at the end; nothing else has to change.
 
 #ifdef __CUDACC__
@@ -196,7 +198,11 @@ struct Relu {
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars) {
-    return x;
+    return std::abs(x);
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars) {
+    return x > T(0);
   }
 };
 
@@ -286,9 +292,92 @@ struct Clamp {
   }
   template <class T>
   MOEGRAD_HD static T wall(T x, Scalars p) {
-    const T low = x - T(p.a);
-    const T high = x - T(p.b);
-    return std::abs(low) < std::abs(high) ? low : high;
+    const T low = std::abs(x - T(p.a));
+    const T high = std::abs(x - T(p.b));
+    return low < high ? low : high;
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars p) {
+    return (x > T(p.a)) + (x > T(p.b));
+  }
+};
+
+struct Abs {
+  MOEGRAD_UNARY_FUNCTOR("abs", "|x|; derivative 0 at 0", inputs, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::abs(x);
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return static_cast<T>(x > T(0)) - static_cast<T>(x < T(0));
+  }
+  template <class T>
+  MOEGRAD_HD static T wall(T x, Scalars) {
+    return std::abs(x);
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars) {
+    return x > T(0);
+  }
+};
+
+struct Sign {
+  MOEGRAD_UNARY_FUNCTOR("sign", "-1, 0 or 1 by the sign of x; derivative 0", nothing, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return x > T(0) ? T(1) : x < T(0) ? T(-1) : x;
+  }  // NaN stays NaN
+  template <class T>
+  MOEGRAD_HD static T df(T, T, Scalars) {
+    return T(0);
+  }
+  template <class T>
+  MOEGRAD_HD static T wall(T x, Scalars) {
+    return std::abs(x);
+  }
+  template <class T>
+  MOEGRAD_HD static int side(T x, Scalars) {
+    return x > T(0);
+  }
+};
+
+struct Power {
+  MOEGRAD_UNARY_FUNCTOR("power", "x^a for a number a", inputs, 0.2, 3)
+  static constexpr int kCost = 100;
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars p) {
+    return std::pow(x, T(p.a));
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars p) {
+    return p.a == 0.0 ? T(0) : T(p.a) * std::pow(x, T(p.a - 1.0));
+  }
+};
+
+struct Sin {
+  MOEGRAD_UNARY_FUNCTOR("sin", "sine", inputs, -4, 4)
+  static constexpr int kCost = 60;
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::sin(x);
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return std::cos(x);
+  }
+};
+
+struct Cos {
+  MOEGRAD_UNARY_FUNCTOR("cos", "cosine", inputs, -4, 4)
+  static constexpr int kCost = 60;
+  template <class T>
+  MOEGRAD_HD static T f(T x, Scalars) {
+    return std::cos(x);
+  }
+  template <class T>
+  MOEGRAD_HD static T df(T x, T, Scalars) {
+    return -std::sin(x);
   }
 };
 
@@ -399,6 +488,67 @@ struct BinaryCrossEntropy {
   }
 };
 
+// a^b. Where a = 0 and b >= 0 the derivative in b is 0, its limit from above but for b = 0; where
+// b = 0 the derivative in a is 0 (0^0 = 1).
+struct Pow {
+  MOEGRAD_BINARY_FUNCTOR("pow", "a^b", inputs, 0.2, 3, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) {
+    return std::pow(a, b);
+  }
+  template <class T>
+  MOEGRAD_HD static T da(T a, T b, T) {
+    return b == T(0) ? T(0) : b * std::pow(a, b - T(1));
+  }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T b, T) {
+    return a == T(0) && b >= T(0) ? T(0) : std::pow(a, b) * std::log(a);
+  }
+};
+
+// Of equal operands each has half of the gradient; a NaN is the result.
+struct Minimum {
+  MOEGRAD_BINARY_FUNCTOR("minimum", "the smaller of a and b; of equals half the gradient to each",
+                         inputs, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) {
+    return (a > b) || (b != b) ? b : a;
+  }
+  template <class T>
+  MOEGRAD_HD static T da(T a, T b, T) {
+    return a > b ? T(0) : a == b ? T(0.5) : T(1);
+  }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T b, T) {
+    return a < b ? T(0) : a == b ? T(0.5) : T(1);
+  }
+  template <class T>
+  MOEGRAD_HD static T wall(T a, T b) {
+    return a - b;
+  }
+};
+
+struct Maximum {
+  MOEGRAD_BINARY_FUNCTOR("maximum", "the larger of a and b; of equals half the gradient to each",
+                         inputs, -2, 2, -2, 2)
+  template <class T>
+  MOEGRAD_HD static T f(T a, T b) {
+    return (a < b) || (b != b) ? b : a;
+  }
+  template <class T>
+  MOEGRAD_HD static T da(T a, T b, T) {
+    return a < b ? T(0) : a == b ? T(0.5) : T(1);
+  }
+  template <class T>
+  MOEGRAD_HD static T db(T a, T b, T) {
+    return a > b ? T(0) : a == b ? T(0.5) : T(1);
+  }
+  template <class T>
+  MOEGRAD_HD static T wall(T a, T b) {
+    return a - b;
+  }
+};
+
 #undef MOEGRAD_BINARY_FUNCTOR
 
 }  // namespace functor
@@ -418,9 +568,11 @@ struct TypeList {
 using UnaryFunctors =
     TypeList<functor::Neg, functor::Affine, functor::Exp, functor::Log, functor::Sqrt,
              functor::Square, functor::Tanh, functor::Sigmoid, functor::Relu, functor::GeluTanh,
-             functor::GeluErf, functor::Silu, functor::Softplus, functor::Erf, functor::Clamp>;
+             functor::GeluErf, functor::Silu, functor::Softplus, functor::Erf, functor::Clamp,
+             functor::Abs, functor::Sign, functor::Power, functor::Sin, functor::Cos>;
 
-using BinaryFunctors = TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div,
-                                functor::SquaredDifference, functor::BinaryCrossEntropy>;
+using BinaryFunctors =
+    TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div, functor::SquaredDifference,
+             functor::BinaryCrossEntropy, functor::Pow, functor::Minimum, functor::Maximum>;
 
 }  // namespace moegrad

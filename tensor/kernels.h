@@ -98,7 +98,7 @@ class Kernels {
   virtual void random_uniform(const Rng& rng, double low, double high, const Tensor& out) = 0;
   virtual void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) = 0;
   virtual void random_gumbel(const Rng& rng, const Tensor& out) = 0;
-  // y_i = x_i / (1 - p) where uniform number i is >= p, else 0.
+  // y_i = x_i / (1 - p) where uniform number i is >= p, else 0: everywhere for p = 1.
   virtual void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) = 0;
 
   // --- element-wise; `function` is the place in UnaryFunctors or BinaryFunctors
@@ -145,6 +145,14 @@ class Kernels {
   // -infinity
   virtual void logsumexp_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
                                   const Tensor& dx) = 0;
+
+  // out [outer, inner] = sqrt(sum x^2), which is right wherever the result is in range
+  virtual void norm(const Tensor& x, AxisView view, const Tensor& out) = 0;
+  // dx [outer, n, inner] = x / y dy for y = norm(x) [outer, inner]; 0 where y is 0
+  virtual void norm_backward(const Tensor& x, const Tensor& y, const Tensor& dy, AxisView view,
+                             const Tensor& dx) = 0;
+  // out_j = the sum of the x_i with i <= j, or with from_end those with i >= j
+  virtual void cumulative_sum(const Tensor& x, AxisView view, bool from_end, const Tensor& out) = 0;
 
   // --- normalisation of rows x [R, C]; statistics [R], scale and shift [C]
   // y = (x - mean) rstd scale + shift, rstd = 1/sqrt(variance + epsilon), population variance
@@ -200,7 +208,8 @@ class Kernels {
   // equal values the lowest place wins; NaN counts as the largest
   virtual void top_k(const Tensor& x, std::int64_t k, const Tensor& index) = 0;
 
-  // --- losses: rows of logits [N, C], labels i32 [N]
+  // --- losses: rows of logits [N, C], labels i32 [N]; a row with the label -1 has the loss 0 and
+  // no gradient
   // loss [N] = lse - logits[label], lse [N] = logsumexp of the row
   virtual void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                              const Tensor& lse) = 0;

@@ -14,6 +14,7 @@
 
 #include "tensor/edit_distance.h"
 #include "tensor/files.h"
+#include "tensor/half.h"
 
 namespace moegrad {
 namespace {
@@ -30,10 +31,13 @@ struct Stored {
   DType dtype;
   std::uint64_t size;  // of an element in the file
 };
-constexpr std::array<Stored, 4> kStored = {{{"F32", DType::f32, 4},
+// What a tensor is written as comes first.
+constexpr std::array<Stored, 6> kStored = {{{"F32", DType::f32, 4},
                                             {"F64", DType::f64, 8},
                                             {"I32", DType::i32, 4},
-                                            {"I64", DType::i32, 8}}};
+                                            {"I64", DType::i32, 8},
+                                            {"BF16", DType::f32, 2},
+                                            {"F16", DType::f32, 2}}};
 
 struct Entry {
   std::string name;
@@ -87,7 +91,8 @@ class HeaderReader : public nlohmann::json_sax<json> {
       const auto* stored = std::find_if(kStored.begin(), kStored.end(),
                                         [&](const Stored& s) { return s.name == text; });
       if (stored == kStored.end()) {
-        stop("tensor '{}' has dtype {}. Convert it to F32, F64, I32 or I64.", name_, text);
+        stop("tensor '{}' has dtype {}. Convert it to F32, F64, BF16, F16, I32 or I64.", name_,
+             text);
       }
       entry_->stored = stored;
     } else {
@@ -279,19 +284,38 @@ void check_layout(const std::string& file, std::vector<const Entry*> entries,
   }
 }
 
-void read_i64(const InputFile& input, std::uint64_t offset, const Entry& entry, const Tensor& out) {
-  const std::span<std::int32_t> values = out.values<std::int32_t>();
-  std::vector<std::int64_t> piece(std::min<std::size_t>(values.size(), 1 << 16));
+// Reads elements that are stored as another type: out[i] = convert(stored element i, i).
+template <class From, class To, class Convert>
+void read_converted(const InputFile& input, std::uint64_t offset, const Tensor& out,
+                    Convert convert) {
+  const std::span<To> values(out.write<To>(), static_cast<std::size_t>(out.numel()));
+  std::vector<From> piece(std::min<std::size_t>(values.size(), 1 << 16));
   for (std::size_t first = 0; first < values.size(); first += piece.size()) {
     const auto part = std::span(piece).first(std::min(piece.size(), values.size() - first));
-    input.read(offset + first * sizeof(std::int64_t), std::as_writable_bytes(part));
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      values[first + i] = static_cast<std::int32_t>(part[i]);
-      if (values[first + i] != part[i]) {
+    input.read(offset + first * sizeof(From), std::as_writable_bytes(part));
+    for (std::size_t i = 0; i < part.size(); ++i) values[first + i] = convert(part[i], first + i);
+  }
+}
+
+void read_elements(const InputFile& input, std::uint64_t offset, const Entry& entry,
+                   const Tensor& out) {
+  if (entry.stored->name == "I64") {
+    const auto narrowed = [&](std::int64_t value, std::size_t place) {
+      if (static_cast<std::int32_t>(value) != value) {
         fail("safetensors", "{}: element {} of the I64 tensor '{}' is {}. It must fit into i32.",
-             input.path().string(), first + i, entry.name, part[i]);
+             input.path().string(), place, entry.name, value);
       }
-    }
+      return static_cast<std::int32_t>(value);
+    };
+    read_converted<std::int64_t, std::int32_t>(input, offset, out, narrowed);
+  } else if (entry.stored->name == "BF16") {
+    read_converted<std::uint16_t, float>(
+        input, offset, out, [](std::uint16_t half, std::size_t) { return from_bf16(half); });
+  } else if (entry.stored->name == "F16") {
+    read_converted<std::uint16_t, float>(
+        input, offset, out, [](std::uint16_t half, std::size_t) { return from_f16(half); });
+  } else {
+    input.read(offset, {out.write_raw(), out.bytes()});
   }
 }
 
@@ -365,12 +389,7 @@ TensorFile read_safetensors(const std::filesystem::path& path) {
   TensorFile result{.tensors = {}, .metadata = std::move(reader.metadata), .path = path};
   for (const Entry* entry : entries) {
     const Tensor tensor = Tensor::empty(*entry->shape, entry->stored->dtype);
-    const std::uint64_t offset = data_begin + entry->offsets[0];
-    if (entry->stored->name == "I64") {
-      read_i64(input, offset, *entry, tensor);
-    } else {
-      input.read(offset, {tensor.raw(), tensor.bytes()});
-    }
+    read_elements(input, data_begin + entry->offsets[0], *entry, tensor);
     result.tensors.emplace(entry->name, tensor);
   }
   return result;

@@ -90,6 +90,7 @@ class CpuPool {
     block->bytes = bytes;
     block->guarded = guarded;
     block->references.store(1, std::memory_order_relaxed);
+    block->version.store(0, std::memory_order_relaxed);
     if (guarded) std::memset(block->data() + bytes, kGuard, kGuardBytes);
     return block;
   }

@@ -82,6 +82,14 @@ class Storage {
 
   std::byte* data() const { return block_ == nullptr ? nullptr : block_->data(); }
   std::size_t bytes() const { return block_ == nullptr ? 0 : block_->bytes; }
+  // How often somebody was about to write, since the block was handed out.
+  std::uint32_t version() const {
+    return block_ == nullptr ? 0 : block_->version.load(std::memory_order_relaxed);
+  }
+  // Two threads that write at once may count as one: it is the change that matters.
+  void count_write() const {
+    if (block_ != nullptr) block_->version.store(version() + 1, std::memory_order_relaxed);
+  }
   // True when this handle is the only one.
   bool unique() const {
     return block_ != nullptr && block_->references.load(std::memory_order_acquire) == 1;
@@ -95,6 +103,7 @@ class Storage {
     std::size_t capacity;  // of the size class
     Block* next_free;
     std::atomic<int> references;
+    std::atomic<std::uint32_t> version;
     int size_class;
     bool guarded;  // has guard bytes behind `bytes`
 

@@ -23,14 +23,14 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   t.dtype_ = dtype;
   t.device_ = device;
   t.storage_ = Storage::allocate(t.bytes(), device);
-  if (device == Device::cpu && pool::checked()) poison(t.raw(), t.bytes());
+  if (device == Device::cpu && pool::checked()) poison(t.write_raw(), t.bytes());
   return t;
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
   if (device == Device::cpu) {
-    std::memset(t.raw(), 0, t.bytes());
+    std::memset(t.write_raw(), 0, t.bytes());
   } else {
     kernels(device).fill(0.0, t);
   }
@@ -50,7 +50,7 @@ Tensor Tensor::of(const Shape& shape, std::span<const T> values) {
          values.size(), shape, shape.numel());
   }
   Tensor t = empty(shape, dtype_of<T>);
-  if (!values.empty()) std::memcpy(t.raw(), values.data(), t.bytes());
+  if (!values.empty()) std::memcpy(t.write_raw(), values.data(), t.bytes());
   return t;
 }
 template Tensor Tensor::of<float>(const Shape&, std::span<const float>);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tensor/dtype.h"
@@ -52,17 +54,43 @@ class Tensor {
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
 
-  // The elements, on the host. T must be the type of dtype().
+  // The elements, on the host. T must be the type of dtype(). A const handle gives them for
+  // reading. From one that is not const, and by write(), they can be changed, which counts
+  // version() up; data<const T>() only reads.
   template <class T>
-  T* data() const {
-    require(dtype_of<T>);
-    return reinterpret_cast<T*>(storage_.data() + offset_);
+  const T* data() const {
+    require(dtype_of<std::remove_const_t<T>>);
+    return reinterpret_cast<const T*>(raw());
   }
-  std::byte* raw() const { return storage_.data() + offset_; }
   template <class T>
-  std::span<T> values() const {
+  T* data() {
+    if constexpr (std::is_const_v<T>) {
+      return std::as_const(*this).template data<T>();
+    } else {
+      return write<T>();
+    }
+  }
+  template <class T>
+  T* write() const {
+    require(dtype_of<T>);
+    return reinterpret_cast<T*>(write_raw());
+  }
+  const std::byte* raw() const { return storage_.data() + offset_; }
+  std::byte* write_raw() const {
+    storage_.count_write();
+    return storage_.data() + offset_;
+  }
+  template <class T>
+  std::span<const T> values() const {
     return {data<T>(), static_cast<std::size_t>(numel_)};
   }
+  template <class T>
+  std::span<T> values() {
+    return {data<T>(), static_cast<std::size_t>(numel_)};
+  }
+  // How often elements of this storage were asked for to be changed, by any handle or view of it. A
+  // tape notes it where backward will want the elements, and compares.
+  std::uint32_t version() const { return storage_.version(); }
   // One element as a double, whatever the dtype; for tests and reports.
   double at(std::int64_t index) const;
   // The only element of a tensor of one element.

@@ -57,11 +57,14 @@ std::uint64_t metadata_word(const TensorFile& file, std::string_view key) {
 }
 
 // Names the first setting that differs.
+// A run may have been extended since: then the checkpoint has fewer epochs.
 void require_same_config(const Checkpoint& checkpoint, const std::string& here_text) {
-  const nlohmann::json there = nlohmann::json::parse(metadata(checkpoint.file, "config"));
+  nlohmann::json there = nlohmann::json::parse(metadata(checkpoint.file, "config"));
+  if (there.contains("aux")) there["aux"] = stored_run(checkpoint.settings).aux;
   const nlohmann::json here = nlohmann::json::parse(here_text);
   for (const auto& [key, value] : here.items()) {
     const auto found = there.find(key);
+    if (key == "epochs" && found != there.end() && *found < value) continue;
     if (found == there.end() || *found != value) {
       fail("checkpoint", "{}: '{}' is {} there and {} here. Train with what it was made with.",
            checkpoint.file.path.string(), key, found == there.end() ? "missing" : found->dump(),

@@ -144,9 +144,12 @@ std::vector<TrainField> make_fields() {
       integer("hidden", &C::hidden, -kWhole, 1048576, "hidden width H of an expert"),
       choice("activation", &C::activation, {"relu", "gelu", "silu", "swiglu"},
              "activation of the experts"),
-      number("aux", &C::aux, -1, 1e6,
-             "coefficient of the balance loss; -1: 0.01, or 0 where the router has its own"),
-      integer("epochs", &C::epochs, 1, 1e6, "passes over the training data"),
+      number(
+          "aux", &C::aux, -1, 1e6,
+          "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
+          "for most (moegrad list)"),
+      integer("epochs", &C::epochs, 1, 1e6,
+              "passes over the training data; with --resume more of them extend a run"),
       integer("batch", &C::batch, 1, 1e9, "examples in a step"),
       integer("seed", &C::seed, 0, kWhole, "seed of every random number"),
       choice("dtype", &C::dtype, {"f32", "f64"}, "floating type"),
@@ -160,6 +163,9 @@ std::vector<TrainField> make_fields() {
       integer("warmup", &C::warmup, 0, 1e9,
               "steps of linear warm-up, at most a tenth of all steps"),
       number("clip", &C::clip, 0, 1e9, "largest norm of the gradient; 0: no clipping"),
+      result_free({{"dropless", Kind::flag, "",
+                    "evaluate without dropping choices, whatever the router's capacity"},
+                   &C::dropless}),
       result_free(text("data", &C::data, "folder of the data sets")),
       result_free(integer("log_every", &C::log_every, 1, 1e9, "steps between lines of metrics")),
       result_free(integer("checkpoint_every", &C::checkpoint_every, 0, 1e9,
@@ -186,9 +192,7 @@ LayerConfig TrainConfig::layer() const {
   layer.expert_gradient = expert_gradient;
   layer.activation = activation_of(activation);
   layer.options = options;
-  const bool balanced = entry.traits.auxiliary[0] != '\0' || entry.layer_options.contains("aux");
   if (aux >= 0.0) layer.options["aux"] = fmt::format("{}", aux);
-  if (aux < 0.0 && !balanced) layer.options["aux"] = fmt::format("{}", kAux);
   return layer;
 }
 
@@ -284,6 +288,17 @@ Settings read_settings(std::string_view json, std::string_view file) {
   return settings;
 }
 
+TrainConfig stored_run(const Settings& settings) {
+  TrainConfig config;
+  apply_settings(config, settings);
+  if (config.aux >= 0.0) return config;
+  const RouterEntry& router = router_entry(config.router);
+  const bool balanced = router.traits.auxiliary[0] != '\0';
+  const bool constant = router.traits.constant_aux[0] != '\0';
+  config.aux = balanced || constant ? default_aux(router) : 0.01;
+  return config;
+}
+
 Settings load_settings(const std::filesystem::path& file) {
   const InputFile input(file);
   if (input.size() > kMaxBytes) {
@@ -300,6 +315,7 @@ std::string to_json(const TrainConfig& config, bool results_only) {
     std::visit([&](auto member) { object[field.spec.name] = config.*member; }, field.member);
     if (field.free_text) require_text(field.spec.name, field_text(config, field));
   }
+  if (config.aux < 0.0) object["aux"] = default_aux(router_entry(config.router));
   for (const auto& [name, value] : config.options) {
     require_text(kOptions, name);
     require_text(std::string(kOptionPrefix) + name, value);

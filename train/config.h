@@ -26,8 +26,7 @@ struct TrainConfig {
   std::int64_t hidden = 128;
   std::string activation = "relu";
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
-  double aux = -1.0;  // below 0: kAux, and 0 where the router has a balance loss of its own
-  static constexpr double kAux = 0.01;
+  double aux = -1.0;  // below 0: default_aux of the router (moe/layer.h)
 
   std::int64_t epochs = 3;
   std::int64_t batch = 128;
@@ -44,7 +43,8 @@ struct TrainConfig {
   std::int64_t warmup = 100;
   double clip = 1.0;
 
-  // These change no result.
+  // These change no parameter.
+  bool dropless = false;  // evaluations drop no choice, whatever the capacity of the router
   std::string data = "data";
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
@@ -62,7 +62,7 @@ struct TrainField {
   OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
   Member member;
   bool free_text = false;    // the spec's kind does not apply
-  bool result_free = false;  // changes no result: may differ when a run is resumed
+  bool result_free = false;  // changes no parameter: may differ when a run is resumed
 };
 const std::vector<TrainField>& train_fields();
 std::string flag_of(const TrainField& field);
@@ -82,7 +82,11 @@ void apply_settings(TrainConfig& config, const Settings& settings);
 // The settings of a JSON object. It is not trusted: errors name the file and the place.
 Settings read_settings(std::string_view json, std::string_view file);
 Settings load_settings(const std::filesystem::path& file);
-// All values, as indented JSON. With results_only, without those that change no result.
+// All values, as indented JSON, with the aux that -1 stands for. With results_only, without those
+// that change no result.
 std::string to_json(const TrainConfig& config, bool results_only = false);
+// The configuration of a stored run. Where an earlier version stored an aux of -1, it meant 0.01
+// for a router without a balance loss of its own.
+TrainConfig stored_run(const Settings& settings);
 
 }  // namespace moegrad

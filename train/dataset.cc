@@ -226,7 +226,7 @@ Batch Batches::get(std::int64_t i) const {
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t source =
         order_.defined() ? order_.data<std::int32_t>()[first + r] : first + r;
-    std::memcpy(batch.x.raw() + static_cast<std::size_t>(r) * row_bytes,
+    std::memcpy(batch.x.write_raw() + static_cast<std::size_t>(r) * row_bytes,
                 dataset_.x.raw() + static_cast<std::size_t>(source) * row_bytes, row_bytes);
     batch.ids.data<std::int32_t>()[r] = static_cast<std::int32_t>(source);
     batch.labels.data<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];

@@ -34,15 +34,13 @@ double seconds_since(Clock::time_point start) {
 
 std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters& parameters) {
   if (c.optimiser == "sgd") {
-    return std::make_unique<SgdOptimiser>(parameters,
-                                          SgdOptimiser::Config{.momentum = c.momentum,
-                                                               .nesterov = c.nesterov,
-                                                               .weight_decay = c.weight_decay,
-                                                               .router_rate = c.router_lr});
+    return std::make_unique<SgdOptimiser>(
+        parameters,
+        SgdOptimiser::Config{
+            .momentum = c.momentum, .nesterov = c.nesterov, .weight_decay = c.weight_decay});
   }
-  return std::make_unique<AdamWOptimiser>(
-      parameters,
-      AdamWOptimiser::Config{.weight_decay = c.weight_decay, .router_rate = c.router_lr});
+  return std::make_unique<AdamWOptimiser>(parameters,
+                                          AdamWOptimiser::Config{.weight_decay = c.weight_decay});
 }
 
 // Each row n times, one behind the other.
@@ -69,11 +67,35 @@ const Task& checked(const Task& task) {
   return task;
 }
 
+// Parts of a whole, of numbers that are 0 or more; zeros where all are.
+std::vector<double> shares(std::vector<double> numbers) {
+  double sum = 0.0;
+  for (const double n : numbers) sum += n;
+  for (double& n : numbers) n = sum == 0.0 ? 0.0 : n / sum;
+  return numbers;
+}
+
+// Of the mixture, for a line of metrics.
+struct MixtureReport {
+  std::vector<double> expert_load;
+  double dropped = 0.0;
+  Json losses = Json::object();
+};
+MixtureReport report_of(const LayerOutput& mixture) {
+  MixtureReport report{.expert_load = shares(mixture.expert_load()),
+                       .dropped = mixture.dropped_share()};
+  for (const AuxiliaryLoss& loss : mixture.losses) {
+    report.losses[loss.name] = loss.value.value().item();
+  }
+  return report;
+}
+
 struct StepReport {
   double loss = 0.0;
   double auxiliary = 0.0;
   double gradient_norm = 0.0;
   double learning_rate = 0.0;
+  std::optional<MixtureReport> mixture = {};  // of a step that is logged
 };
 
 class TrainingRun {
@@ -112,7 +134,7 @@ class TrainingRun {
       epoch(metrics);
       if (signal_ != 0) return result({});
     }
-    if (!evaluated_) evaluation_ = evaluate(model_, parameters_, task_.test);
+    if (!evaluated_) evaluation_ = evaluate(model_, parameters_, task_.test, config_.dropless);
     const TrainResult finished = result(evaluation_);
     lock_->require_held();
     write_file_atomic(folder_.result(), to_json(finished, config_) + "\n");
@@ -126,11 +148,17 @@ class TrainingRun {
 
   void make_parameters() {
     parameters_ = model_.initial(static_cast<std::uint64_t>(config_.seed), config_.type());
+    for (Parameter& p : parameters_) {
+      if (p.router) p.rate *= config_.router_lr;
+    }
     optimiser_ = make_optimiser(config_, parameters_);
   }
 
   void resume() {
-    if (to_json(folder_.resumed({}), true) != to_json(config_, true)) {
+    TrainConfig there = folder_.resumed({});
+    const std::int64_t epochs = there.epochs;
+    there.epochs = std::max(epochs, config_.epochs);
+    if (to_json(there, true) != to_json(config_, true)) {
       fail("train", "the run in '{}' has another configuration. Resume with RunFolder::resumed.",
            folder_.path().string());
     }
@@ -150,7 +178,15 @@ class TrainingRun {
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }
-    if (state_.epoch < config_.epochs) remove_file(folder_.result());
+    if (config_.epochs > epochs) {
+      folder_.extend(config_.epochs);
+      message(fmt::format(
+          "extended from {} to {} epochs: from step {} on the learning rate is that of a run of {} "
+          "steps ({}, warm-up of {})",
+          epochs, config_.epochs, state_.step + 1, total_, config_.schedule, schedule_.warmup));
+    } else if (state_.epoch < config_.epochs) {
+      remove_file(folder_.result());
+    }
   }
 
   // The rest of the current epoch, or a part of it when the run is to stop.
@@ -176,15 +212,12 @@ class TrainingRun {
       }
       if (signal_ != 0) return;
     }
-    evaluation_ = evaluate(model_, parameters_, task_.test);
+    evaluation_ = evaluate(model_, parameters_, task_.test, config_.dropless);
     evaluated_ = true;
-    Json line = {{"kind", "evaluation"},
-                 {"step", state_.step},
-                 {"epoch", state_.epoch},
-                 {"test_accuracy", evaluation_.accuracy},
-                 {"test_loss", evaluation_.loss},
-                 {"expert_load", evaluation_.expert_load},
-                 {"seconds", seconds_}};
+    Json line = {{"kind", "evaluation"},           {"step", state_.step},
+                 {"epoch", state_.epoch},          {"test_accuracy", evaluation_.accuracy},
+                 {"test_loss", evaluation_.loss},  {"expert_load", evaluation_.expert_load},
+                 {"dropped", evaluation_.dropped}, {"seconds", seconds_}};
     metrics.line(line.dump());
     message(fmt::format("epoch {}/{}: test accuracy {:.4f}, test loss {:.4f}", state_.epoch,
                         config_.epochs, evaluation_.accuracy, evaluation_.loss));
@@ -205,7 +238,7 @@ class TrainingRun {
     Var total;
     double loss = 0.0;
     double auxiliary = 0.0;
-    Updates updates;  // of the mixture's state
+    LayerOutput mixture;
   };
   Losses losses(Tape& tape, const Batch& batch) const {
     const Estimator& estimator = model_.mixture().estimator();
@@ -216,7 +249,7 @@ class TrainingRun {
     Losses losses;
     losses.total = cross_entropy(out.logits, labels);
     losses.loss = losses.total.value().item();
-    losses.updates = out.mixture.updates;
+    losses.mixture = out.mixture;
     if (estimator.needs_losses()) {
       const Var each =
           logsumexp(out.logits, 1) -
@@ -235,15 +268,20 @@ class TrainingRun {
     tape_.rng() = state_.rng;
     const Losses l = losses(tape_, batch);
     if (!std::isfinite(l.total.value().item())) fail_loss(batch, l.total.value().item());
+    // Values are read before the backward pass, which releases them.
+    const bool logged = (state_.step + 1) % config_.log_every == 0;
+    std::optional<MixtureReport> mixture;
+    if (logged) mixture = report_of(l.mixture);
     const Gradients gradients = tape_.backward(l.total);
     StepReport report{.loss = l.loss,
                       .auxiliary = l.auxiliary,
                       .gradient_norm = global_norm(parameters_, gradients),
-                      .learning_rate = schedule_.at(state_.step)};
+                      .learning_rate = schedule_.at(state_.step),
+                      .mixture = std::move(mixture)};
     if (!std::isfinite(report.gradient_norm)) fail_gradient(gradients, report);
     optimiser_->step(parameters_, gradients, report.learning_rate,
                      clip_scale(report.gradient_norm, config_.clip));
-    for (const auto& [name, value] : l.updates) {
+    for (const auto& [name, value] : l.mixture.updates) {
       Parameter* state = parameters_.find("mixture." + name);
       if (state == nullptr)
         fail("train", "the layer updates '{}', which it has not declared.", name);
@@ -319,12 +357,15 @@ class TrainingRun {
            .examples_per_second = rate,
            .seconds_left = per_step * static_cast<double>(total_ - state_.step)});
     }
-    if (state_.step % config_.log_every != 0) return;
+    if (!report.mixture) return;
     Json line = {{"kind", "step"},
                  {"step", state_.step},
                  {"epoch", epoch_of_step},
                  {"loss", report.loss},
                  {"auxiliary", report.auxiliary},
+                 {"losses", report.mixture->losses},
+                 {"expert_load", report.mixture->expert_load},
+                 {"dropped", report.mixture->dropped},
                  {"learning_rate", report.learning_rate},
                  {"gradient_norm", report.gradient_norm},
                  {"examples_per_second", rate},
@@ -373,18 +414,20 @@ class TrainingRun {
 
 }  // namespace
 
-Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data) {
+Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data,
+                    bool dropless) {
   const Batches batches(data, kEvaluationBatch);
   std::vector<double> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
   std::int64_t right = 0;
-  double choices = 0.0;
+  double kept = 0.0;
+  double dropped = 0.0;
   double loss = 0.0;
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = batches.get(i);
     const std::int64_t rows = batch.x.size(0);
     Tape tape(Tape::Options{.gradients = false});
     const Classifier::Output out =
-        model.forward(tape.constant(batch.x), parameters, false, batch.ids);
+        model.forward(tape.constant(batch.x), parameters, false, batch.ids, dropless);
     loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
     const Tensor guess = Tensor::empty({rows}, DType::i32);
     kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
@@ -394,21 +437,22 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
     const std::vector<double> load = out.mixture.expert_load();
     for (std::size_t e = 0; e < loads.size(); ++e) {
       loads[e] += load[e];
-      choices += load[e];
+      kept += load[e];
     }
+    dropped += static_cast<double>(out.mixture.routing.dropped);
   }
   const auto n = static_cast<double>(data.x.size(0));
-  Evaluation evaluation{.accuracy = static_cast<double>(right) / n, .loss = loss / n};
-  for (const double load : loads) {
-    evaluation.expert_load.push_back(choices == 0.0 ? 0.0 : load / choices);
-  }
-  return evaluation;
+  return {.accuracy = static_cast<double>(right) / n,
+          .loss = loss / n,
+          .expert_load = shares(std::move(loads)),
+          .dropped = dropped == 0.0 ? 0.0 : dropped / (dropped + kept)};
 }
 
 std::string to_json(const TrainResult& r, const TrainConfig& config) {
   Json object = {{"task", config.task},
                  {"router", config.router},
                  {"estimator", config.estimator},
+                 {"auxiliary_losses", Layer(config.layer()).losses()},
                  {"interrupted", r.signal != 0},
                  {"steps", r.steps},
                  {"seed", r.seed},
@@ -419,6 +463,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
     object["test_accuracy"] = r.test.accuracy;
     object["test_loss"] = r.test.loss;
     object["expert_load"] = r.test.expert_load;
+    object["dropped"] = r.test.dropped;
   }
   return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
 }

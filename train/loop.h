@@ -16,9 +16,12 @@ namespace moegrad {
 // How to run, as opposed to what: none of this changes a result.
 struct RunOptions {
   std::filesystem::path out;  // the folder of the run
-  bool resume = false;        // go on from its newest checkpoint; config is then RunFolder::resumed
-  bool force = false;         // start over in a folder that holds a run
-  int threads = 0;            // 0: as threads() says
+  // Go on from its newest checkpoint; config is then RunFolder::resumed. Where it has more epochs
+  // than the run, the run is extended: from the next step on the learning rate is that of a run of
+  // so many epochs (warm-up and schedule). What was trained before keeps the rates that it had.
+  bool resume = false;
+  bool force = false;  // start over in a folder that holds a run
+  int threads = 0;     // 0: as threads() says
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;
@@ -31,8 +34,9 @@ struct RunOptions {
 struct Evaluation {
   double accuracy = 0.0;
   double loss = 0.0;
-  // The part of all choices that fell on each expert; sums to 1.
+  // The part of the choices that fell on each expert; sums to 1.
   std::vector<double> expert_load = {};
+  double dropped = 0.0;  // the part of all choices that found their expert full
 };
 
 struct TrainResult {
@@ -46,8 +50,9 @@ struct TrainResult {
 };
 std::string to_json(const TrainResult& result, const TrainConfig& config);
 
-// Accuracy, loss and loads over a data set, in inference.
-Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data);
+// Accuracy, loss and loads over a data set, in inference; `dropless`: LayerInput::dropless.
+Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data,
+                    bool dropless = false);
 
 // Trains and writes config.json, metrics.jsonl, checkpoints/ and, when finished, result.json. The
 // parameters are a function of the config alone: not of threads, nor of being stopped and resumed.

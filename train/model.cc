@@ -37,7 +37,7 @@ Parameters Classifier::initial(std::uint64_t seed, DType dtype) const {
 }
 
 Classifier::Output Classifier::forward(Var x, const Parameters& parameters, bool training,
-                                       const Tensor& ids) const {
+                                       const Tensor& ids, bool dropless) const {
   Tape& tape = x.tape();
   Output out;
   const Var h =
@@ -45,6 +45,7 @@ Classifier::Output Classifier::forward(Var x, const Parameters& parameters, bool
   const Weights weights = bind(tape, parameters, "mixture.");
   LayerInput in{h, weights, training};
   in.ids = ids;
+  in.dropless = dropless;
   out.mixture = mixture_.forward(in);
   const Var sum = norm2_(h + out.mixture.y, bind(tape, parameters, "norm2."));
   out.logits = head_(sum, bind(tape, parameters, "head."));

@@ -22,8 +22,9 @@ class Classifier {
     Var logits;  // [B, classes]
     LayerOutput mixture;
   };
-  // `ids`: i32 [B], for routers that read them.
-  Output forward(Var x, const Parameters& parameters, bool training, const Tensor& ids = {}) const;
+  // `ids`: i32 [B], for routers that read them. `dropless`: LayerInput::dropless.
+  Output forward(Var x, const Parameters& parameters, bool training, const Tensor& ids = {},
+                 bool dropless = false) const;
 
   const Layer& mixture() const { return mixture_; }
 

@@ -20,7 +20,8 @@ Weights bind(Tape& tape, const Parameters& parameters, std::string_view prefix) 
 void Linear::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
   const double bound = std::sqrt(1.0 / static_cast<double>(inputs));
   const std::string start(prefix);
-  parameters.add(start + "weight", rng.uniform({inputs, outputs}, DType::f64, -bound, bound));
+  parameters.add(start + "weight", rng.uniform({inputs, outputs}, DType::f64, -bound, bound))
+      .decays = true;
   parameters.add(start + "bias", Tensor::zeros({outputs}, DType::f64));
 }
 

@@ -6,9 +6,8 @@
 
 namespace moegrad {
 
-Optimiser::Optimiser(const Parameters& parameters, double router_rate,
-                     const std::vector<std::string>& slots)
-    : router_rate_(router_rate), slots_(slots.size()) {
+Optimiser::Optimiser(const Parameters& parameters, const std::vector<std::string>& slots)
+    : slots_(slots.size()) {
   for (const Parameter& p : parameters) {
     known_.push_back(&p);
     for (const std::string& slot : slots) {
@@ -33,34 +32,26 @@ void Optimiser::step(Parameters& parameters, const Gradients& gradients, double 
       fail("optimiser", "'{}' is no parameter that it was made for. Make another one.", p.name);
     }
     if (p.trained) {
-      const bool router = p.name.find("router.") != std::string::npos;
-      update(p, gradients[p], router ? learning_rate * router_rate_ : learning_rate, gradient_scale,
-             &state_[i * slots_]);
+      update(p, gradients[p], learning_rate * p.rate, gradient_scale, &state_[i * slots_]);
     }
     ++i;
   }
 }
 
-bool Optimiser::decays(const Parameter& p) {
-  const std::size_t dot = p.name.rfind('.');
-  return p.name[dot == std::string::npos ? 0 : dot + 1] == 'w';
-}
-
 SgdOptimiser::SgdOptimiser(const Parameters& parameters, const Config& config)
-    : Optimiser(parameters, config.router_rate, {"momentum"}), config_(config) {}
+    : Optimiser(parameters, {"momentum"}), config_(config) {}
 
 void SgdOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
                           double gradient_scale, const std::pair<std::string, Tensor>* slots) {
   const SgdStep step{.learning_rate = learning_rate,
                      .momentum = config_.momentum,
-                     .weight_decay = decays(p) ? config_.weight_decay : 0.0,
+                     .weight_decay = p.decays ? config_.weight_decay : 0.0,
                      .nesterov = config_.nesterov};
   kernels(p.value.device()).sgd(step, gradient_scale, gradient, slots[0].second, p.value);
 }
 
 AdamWOptimiser::AdamWOptimiser(const Parameters& parameters, const Config& config)
-    : Optimiser(parameters, config.router_rate, {"first_moment", "second_moment"}),
-      config_(config) {}
+    : Optimiser(parameters, {"first_moment", "second_moment"}), config_(config) {}
 
 void AdamWOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
                             double gradient_scale, const std::pair<std::string, Tensor>* slots) {
@@ -68,7 +59,7 @@ void AdamWOptimiser::update(const Parameter& p, const Tensor& gradient, double l
                        .beta1 = config_.beta1,
                        .beta2 = config_.beta2,
                        .epsilon = config_.epsilon,
-                       .weight_decay = decays(p) ? config_.weight_decay : 0.0,
+                       .weight_decay = p.decays ? config_.weight_decay : 0.0,
                        .step = steps_};
   kernels(p.value.device())
       .adamw(step, gradient_scale, gradient, slots[0].second, slots[1].second, p.value);

@@ -15,9 +15,8 @@ class Optimiser {
  public:
   virtual ~Optimiser() = default;
 
-  // One step; gradients are multiplied by gradient_scale first. Parameters whose names contain
-  // "router." learn at learning_rate * router_rate. Weight decay applies to matrices ("weight",
-  // "w1", "w2", "w3"), not to biases and norms.
+  // One step; gradients are multiplied by gradient_scale first. A parameter learns at
+  // learning_rate * Parameter::rate, with weight decay where Parameter::decays.
   void step(Parameters& parameters, const Gradients& gradients, double learning_rate,
             double gradient_scale);
 
@@ -29,18 +28,15 @@ class Optimiser {
 
  protected:
   // `slots` tensors for each parameter: "momentum", ...
-  Optimiser(const Parameters& parameters, double router_rate,
-            const std::vector<std::string>& slots);
+  Optimiser(const Parameters& parameters, const std::vector<std::string>& slots);
   // Tensors of the slots of one parameter, in order.
   virtual void update(const Parameter& p, const Tensor& gradient, double learning_rate,
                       double gradient_scale, const std::pair<std::string, Tensor>* slots) = 0;
-  static bool decays(const Parameter& p);
 
   std::int64_t steps_ = 0;
 
  private:
   std::vector<const Parameter*> known_;
-  double router_rate_;
   std::size_t slots_;
   std::vector<std::pair<std::string, Tensor>> state_;  // parameter by parameter
 };
@@ -52,7 +48,6 @@ class SgdOptimiser : public Optimiser {
     double momentum = 0.9;
     bool nesterov = false;
     double weight_decay = 0.0;
-    double router_rate = 1.0;
   };
   SgdOptimiser(const Parameters& parameters, const Config& config);
 
@@ -70,7 +65,6 @@ class AdamWOptimiser : public Optimiser {
     double beta2 = 0.999;
     double epsilon = 1e-8;
     double weight_decay = 0.01;
-    double router_rate = 1.0;
   };
   AdamWOptimiser(const Parameters& parameters, const Config& config);
 

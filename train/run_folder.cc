@@ -9,6 +9,11 @@
 namespace moegrad {
 
 namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kEarlierResult = "result-step-";
+
+}  // namespace
 
 bool RunFolder::holds_run() const {
   return path_exists(result()) || path_exists(config()) || path_exists(metrics()) ||
@@ -36,6 +41,7 @@ void RunFolder::start(const TrainConfig& config_of_run, bool force) const {
   prepare();
   write_file_atomic(config(), to_json(config_of_run) + "\n", [&] {
     for (const fs::path& file : {result(), metrics()}) remove_file(file);
+    for (const fs::path& file : earlier_results()) remove_file(file);
     old.remove_all();
   });
 }
@@ -49,14 +55,14 @@ TrainConfig RunFolder::resumed(const Settings& settings) const {
   if (!path_exists(config())) {
     fail("train", "there is no run in '{}' to resume. Start one without --resume.", path_.string());
   }
-  TrainConfig base;
-  apply_settings(base, load_settings(config()));
+  const TrainConfig base = stored_run(load_settings(config()));
   TrainConfig wanted = base;
   apply_settings(wanted, settings);
   for (const TrainField& field : train_fields()) {
     const std::string there = field_text(base, field);
     const std::string here = field_text(wanted, field);
     if (field.result_free || there == here) continue;
+    if (field.spec.name == "epochs" && wanted.epochs > base.epochs) continue;
     fail("train",
          "{} {} contradicts the run in '{}', which has {}. Leave it out, or start another run with "
          "--out.",
@@ -72,6 +78,30 @@ TrainConfig RunFolder::resumed(const Settings& settings) const {
          found == base.options.end() ? "no such option" : found->second);
   }
   return wanted;
+}
+
+std::vector<fs::path> RunFolder::earlier_results() const {
+  std::vector<fs::path> all;
+  for (const fs::path& file : files_in(path_)) {
+    if (file.filename().string().starts_with(kEarlierResult)) all.push_back(file);
+  }
+  return all;
+}
+
+void RunFolder::extend(std::int64_t epochs) const {
+  if (path_exists(result())) {
+    const std::string text = read_file(result());
+    const nlohmann::json object = nlohmann::json::parse(text, nullptr, false);
+    if (!object.is_object() || !object.contains("steps") || !object["steps"].is_number_unsigned()) {
+      fail("train", "'{}' is not the result of a run. Move it away.", result().string());
+    }
+    const auto steps = object["steps"].get<std::uint64_t>();
+    write_file_atomic(path_ / fmt::format("{}{:08}.json", kEarlierResult, steps), text);
+    remove_file(result());
+  }
+  TrainConfig config_of_run = resumed({});
+  config_of_run.epochs = epochs;
+  write_file_atomic(config(), to_json(config_of_run) + "\n");
 }
 
 double MetricsLog::keep(const fs::path& file, std::int64_t step) {

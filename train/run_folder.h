@@ -4,13 +4,15 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tensor/files.h"
 #include "train/config.h"
 
 namespace moegrad {
 
-// The folder of one run: config.json, metrics.jsonl, result.json, checkpoints/.
+// The folder of one run: config.json, metrics.jsonl, result.json, checkpoints/; of one that was
+// extended after it had finished also its earlier results, result-step-00001234.json.
 class RunFolder {
  public:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
@@ -31,11 +33,18 @@ class RunFolder {
   // is written and nothing else is in the way.
   void start(const TrainConfig& config, bool force) const;
 
-  // The configuration of the run in the folder, with `settings` that agree with it; an Error where
-  // there is no run, or where a setting that changes results contradicts it.
+  // The configuration of the run in the folder, with `settings` that agree with it, or ask for more
+  // epochs; an Error where there is no run, or where a setting that changes parameters contradicts
+  // it.
   TrainConfig resumed(const Settings& settings) const;
 
+  // Makes it a run of so many epochs. A kill at any moment leaves a run of the old or the new
+  // number, and its result: where it had finished, under the name of its last step.
+  void extend(std::int64_t epochs) const;
+
  private:
+  std::vector<std::filesystem::path> earlier_results() const;
+
   std::filesystem::path path_;
 };
 

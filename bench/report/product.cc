@@ -25,7 +25,7 @@ void Product::run() const {
   const ThreadScope threads(static_cast<int>(pieces));
   cpu::parallel_pieces(pieces, [&](std::int64_t piece, int) {
     const Matrices& m = of_thread_[static_cast<std::size_t>(piece)];
-    onednn_product(kSize, kSize, kSize, m.a.data<float>(), m.b.data<float>(), m.c.data<float>());
+    onednn_product(kSize, kSize, kSize, m.a.data<float>(), m.b.data<float>(), m.c.write<float>());
   });
 }
 

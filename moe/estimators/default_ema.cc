@@ -79,7 +79,7 @@ class DefaultEmaEstimator : public Estimator {
     for (std::int64_t e = 0; e < plan.experts; ++e) {
       if (total.at(e) <= 0.0) continue;
       const double share = (1.0 - beta_) / total.at(e);
-      double* const mean = means.data<double>() + e * width;
+      double* const mean = means.write<double>() + e * width;
       for (std::int64_t d = 0; d < width; ++d) {
         mean[d] = beta_ * mean[d] + share * sum.at(e * width + d);
       }
@@ -104,7 +104,7 @@ class DefaultEmaEstimator : public Estimator {
     Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32);
     for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
       experts.data<std::int32_t>()[s] =
-          ids.data<std::int32_t>()[rest.plan.order.data<std::int32_t>()[s]];
+          ids.data<std::int32_t>()[rest.plan.order.data<const std::int32_t>()[s]];
     }
     rest.values = gather_rows(means, experts);
     if (!forward_) return written_surrogate(h, r.weights, plan, rest);

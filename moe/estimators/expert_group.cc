@@ -52,7 +52,7 @@ Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t expert
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int32_t* const id = ids.data<std::int32_t>() + t * g;
     const auto count = static_cast<double>(g - std::count(id, id + g, -1));
-    share.data<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
+    share.write<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
   }
   Kernels& k = kernels(ids.device());
   const Tensor on = selected_flags(selected, experts);
@@ -61,7 +61,10 @@ Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t expert
   return off;
 }
 
-Groups make_groups(Var scores, const Tensor& selected, const Plan& plan, const GroupOptions& o) {
+// `order`: what ranks the experts of a token where the scores round to equal numbers; undefined:
+// the scores do.
+Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, const Plan& plan,
+                   const GroupOptions& o) {
   const std::int64_t experts = plan.experts;
   if (o.groups > experts) {
     fail("expert-group", "groups is {} with {} experts. Use groups <= experts.", o.groups, experts);
@@ -77,7 +80,7 @@ Groups make_groups(Var scores, const Tensor& selected, const Plan& plan, const G
   Groups groups;
   groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, o.groups}, [&] {
     Tensor ids = Tensor::empty({tokens, o.groups}, DType::i32);
-    k.top_k(p, o.groups, ids);
+    k.top_k(order.defined() ? order : p, o.groups, ids);
     if (o.minimum_score > 0.0) {
       const Tensor score = p_of(ids).to(DType::f64);
       for (std::int64_t i = 0; i < ids.numel(); ++i) {
@@ -247,7 +250,7 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
   std::vector<std::int32_t> read;
   std::vector<double> share;
   for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
-    const std::int64_t place = rest.plan.order.data<std::int32_t>()[s];
+    const std::int64_t place = rest.plan.order.data<const std::int32_t>()[s];
     const std::int64_t t = place / rest.plan.choices;
     const std::int32_t j = ids.data<std::int32_t>()[place];
     for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {
@@ -264,9 +267,9 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
   return written_sparse(h, weights, plan) + combine(values, rest.scores, rest.plan);
 }
 
-Var combine_groups(Var h, Var weights, Var scores, const Tensor& selected, const Plan& plan,
-                   const GroupOptions& o, bool fused) {
-  const Groups groups = make_groups(scores, selected, plan, o);
+Var combine_groups(Var h, Var weights, Var scores, const Tensor& order, const Tensor& selected,
+                   const Plan& plan, const GroupOptions& o, bool fused) {
+  const Groups groups = make_groups(scores, order, selected, plan, o);
   if (fused) return fused_groups(h, weights, scores, plan, groups, o);
   return written_groups(h, weights, scores, selected, plan, groups, o);
 }
@@ -285,7 +288,7 @@ std::vector<OperationCase> CombineGroups::cases() {
       const Plan plan = s.plan();
       const auto program = [s, plan, o = o](bool may_fuse) {
         return [s, plan, o, may_fuse](Tape& tape, std::span<const Var> x) {
-          return combine_groups(x[0], x[1], x[2], s.tensor(), plan, o,
+          return combine_groups(x[0], x[1], x[2], {}, s.tensor(), plan, o,
                                 may_fuse && tape.decisions().live());
         };
       };
@@ -315,6 +318,10 @@ class ExpertGroupEstimator : public Estimator {
     }
   }
   bool leaks() const override { return options_.forward; }
+  // One group, of the token's own expert: nobody in it ran another.
+  bool weights_alone(bool renormalised) const override {
+    return renormalised && options_.groups == 1;
+  }
 
   Combined combine(const EstimatorInput& in) const override {
     const Var h = in.experts(in.x, in.plan);
@@ -324,7 +331,8 @@ class ExpertGroupEstimator : public Estimator {
       return use_fused ? moegrad::combine(h, r.weights, in.plan)
                        : written_sparse(h, r.weights, in.plan);
     }
-    return combine_groups(h, r.weights, r.scores, r.selected, in.plan, options_, use_fused);
+    const Tensor order = r.log_scores.defined() ? r.log_scores.value() : Tensor();
+    return combine_groups(h, r.weights, r.scores, order, r.selected, in.plan, options_, use_fused);
   }
 
  private:

@@ -82,7 +82,8 @@ class ReinforceEstimator : public Estimator {
   void declare(const LayerSize& size, std::string_view prefix,
                Parameters& parameters) const override {
     if (baseline_ != "learned") return;
-    parameters.add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64));
+    parameters.add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64))
+        .decays = true;
     parameters.add(std::string(prefix) + kBias, Tensor::zeros({1}, DType::f64));
   }
 
@@ -150,8 +151,8 @@ class ReinforceEstimator : public Estimator {
         for (std::size_t i = 0; i < n; ++i) {
           baseline += w.others[s * n + i] * loss.at(t + static_cast<std::int64_t>(i));
         }
-        weight.data<double>()[at] = w.first[s] / tokens;
-        score.data<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
+        weight.write<double>()[at] = w.first[s] / tokens;
+        score.write<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
       }
     }
     Tape& tape = losses.tape();

@@ -11,6 +11,8 @@ namespace {
 
 class SparseEstimator : public Estimator {
  public:
+  bool weights_alone(bool) const override { return true; }
+
   Combined combine(const EstimatorInput& in) const override {
     return fused(in.x.tape())
                ? in.experts.mixture(in.x, in.routing.weights, in.plan)

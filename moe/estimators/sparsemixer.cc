@@ -29,6 +29,8 @@ class SparsemixerEstimator : public Estimator {
     fail(name_, "k is {}. It is defined for k <= {}.", size.active, most_);
   }
 
+  bool weights_alone(bool) const override { return true; }
+
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);

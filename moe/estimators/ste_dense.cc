@@ -28,6 +28,10 @@ class SteDenseEstimator : public Estimator {
         weighted_(options.choice("cotangent") == "weighted"),
         renormalised_(options.choice("renormalised")) {}
 
+  bool weights_alone(bool renormalised) const override {
+    return renormalised && renormalised_ == "conventional";
+  }
+
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
@@ -35,7 +39,7 @@ class SteDenseEstimator : public Estimator {
     const auto [on, off] = coefficients(r, ids);
     const Var weights = scaled_gradient(r.weights, on);
     if (ids.size(1) == 0) return in.experts.mixture(in.x, weights, in.plan);  // k = E
-    const Var p = scaled_gradient(take_columns(r.scores, ids), off);
+    const Var p = scaled_gradient(scores_off(r, ids), off);
     const Plan rest = make_plan(ids, in.plan.experts);
     if (experts_) {
       const Var y = in.experts.dense_backward_mixture(in.x, weights, in.plan, p, rest);
@@ -47,11 +51,24 @@ class SteDenseEstimator : public Estimator {
   }
 
  private:
-  bool gated(const Routing& r) const { return r.normaliser.defined() && renormalised_ == "gated"; }
+  bool gated(const Routing& r) const {
+    return r.log_normaliser.defined() && renormalised_ == "gated";
+  }
 
   // y, with <g, y> less for the gradient of each of the p.
   static Var minus_mean(Var y, Var p) {
     return straight_through(y, y - sum(p, 1, true) * stop_gradient(y));
+  }
+
+  // The scores p of the unselected experts; of renormalised weights with the gradient of p/S, S
+  // held constant, by its log where p may underflow.
+  static Var scores_off(const Routing& r, const Tensor& ids) {
+    const Var p = take_columns(r.scores, ids);
+    if (!r.log_normaliser.defined()) return p;
+    const Var log_sum = stop_gradient(r.log_normaliser);
+    return straight_through(p, r.log_scores.defined()
+                                   ? exp(take_columns(r.log_scores, ids) - log_sum)
+                                   : p / exp(log_sum));
   }
 
   // What the gradients of weights and scores are multiplied by; undefined: 1. Detached: numbers of
@@ -67,14 +84,8 @@ class SteDenseEstimator : public Estimator {
       k.take_columns(p, r.selected, on);
       k.accumulate(1.0, Tensor::full(on.shape(), 1.0, p.dtype()), on);
     }
-    if (r.normaliser.defined()) {
-      const Tensor sum = stop_gradient(r.normaliser).value();
-      Kernels& k = kernels(sum.device());
-      if (!off.defined()) off = Tensor::full(ids.shape(), 1.0, sum.dtype());
-      const Layout each{ids.size(1), 1};
-      k.binary(BinaryFunctors::index_of<functor::Div>(), ids.size(0), ids.size(1), off.clone(),
-               each, sum, {1, 0}, off);
-      if (renormalised_ == "conventional") k.fill(0.0, off);
+    if (r.log_normaliser.defined() && renormalised_ == "conventional") {
+      off = Tensor::zeros(ids.shape(), r.scores.dtype());
     }
     return {on, off};
   }

@@ -80,18 +80,18 @@ Tensor conditional_noise(const Tensor& logits, const Tensor& selected, Rng& rng)
   cpu::parallel_for(logits.size(0), kTokensPerNoise, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const double* const o = logits.data<double>() + t * experts;
-      double* const g = noise.data<double>() + t * experts;
+      double* const g = noise.write<double>() + t * experts;
       const double largest =
           std::accumulate(o, o + experts, o[0], [](double a, double b) { return std::fmax(a, b); });
       double sum = 0.0;
       for (std::int64_t e = 0; e < experts; ++e) sum += std::exp(o[e] - largest);
-      const double top = tops.data<double>()[t] + largest + std::log(sum);
+      const double top = tops.data<double>()[t] + std::log(sum);  // less the largest, as all here
       for (std::int64_t e = 0; e < experts; ++e) {
-        const double u = o[e] + g[e];
+        const double u = (o[e] - largest) + g[e];
         // -log(e^-top + e^-u)
         const double low = std::fmin(top, u);
         const double v = low - std::log1p(std::exp(low - std::fmax(top, u)));
-        g[e] = (e == selected.data<std::int32_t>()[t * k] ? top : v) - o[e];
+        g[e] = (e == selected.data<std::int32_t>()[t * k] ? top : v) - (o[e] - largest);
       }
     }
   });

@@ -14,6 +14,7 @@
 // Routing::noise is G, Routing::log_probability log p_D (differentiable). Where the draw is
 // enumerated, or was given without its noise, D is a draw from p and there is no G.
 
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "ops/ops.h"
@@ -25,6 +26,10 @@ namespace {
 class CategoricalRouter : public Router {
  public:
   explicit CategoricalRouter(std::int64_t copies) : copies_(copies) {}
+
+  ConstantWeights constant_weights(const LayerSize&) const override {
+    return ConstantWeights::constant;
+  }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     if (size.active != 1) {
@@ -76,7 +81,7 @@ class CategoricalRouter : public Router {
     });
     r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1}, [&] {
       const Tensor noisy = noise.clone();
-      kernels(Device::cpu).accumulate(1.0, logits.to(DType::f64), noisy);
+      kernels(Device::cpu).accumulate(1.0, less_largest(logits.to(DType::f64)), noisy);
       Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32);
       kernels(Device::cpu).top_k(noisy, 1, largest);
       return largest;

@@ -9,9 +9,13 @@
 //
 // Training and inference are the same. At first all weights are positive; once every split has left
 // the band of width gamma, at most k experts are used: weights that are exactly 0 are not run.
-// P below 1e-30 counts as 0, so that 1/P is finite in f32 too. A, a uniform within gamma/100; C
-// and d as the router of top-k. The logits are logsumexp_j u_ji and the scores their softmax, which
-// are the weights: beyond the gates that are open there is nothing for a dense estimator to add.
+// P below the least normal number of its type counts as 0: 1/P is finite. A, a uniform within
+// gamma/100; C and d as the router of top-k. The logits are logsumexp_j u_ji and the scores their
+// softmax, which are the weights: beyond the gates that are open there is nothing for a dense
+// estimator to add. Balance losses count the k largest weights of a token.
+
+#include <algorithm>
+#include <limits>
 
 #include "moe/registry.h"
 #include "moe/routers/gates.h"
@@ -19,7 +23,11 @@
 namespace moegrad {
 namespace {
 
-constexpr double kLeastProbability = 1e-30;
+// The least P whose inverse is a number of its type.
+double least_probability(DType dtype) {
+  return dtype == DType::f32 ? std::numeric_limits<float>::min()
+                             : std::numeric_limits<double>::min();
+}
 constexpr double kNever = -1e30;  // exp of it is 0, and differences with it are finite
 
 class CometRouter : public Router {
@@ -33,12 +41,14 @@ class CometRouter : public Router {
     const std::string start = std::string(prefix) + "router.";
     if (const std::int64_t splits = size.active * (size.experts - 1); splits > 0) {
       const double bound = gamma_ / 100.0;
-      parameters.add(start + "split", rng.uniform({size.model, splits}, DType::f64, -bound, bound));
+      parameters.add(start + "split", rng.uniform({size.model, splits}, DType::f64, -bound, bound))
+          .decays = true;
       parameters.add(start + "split_bias", rng.uniform({splits}, DType::f64, -bound, bound));
     }
     const std::int64_t leaves = size.active * size.experts;
     const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
-    parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation));
+    parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation))
+        .decays = true;
     parameters.add(start + "leaf_bias", Tensor::zeros({leaves}, DType::f64));
   }
 
@@ -48,9 +58,10 @@ class CometRouter : public Router {
     const Var p = paths(size, in);
     const Tensor reached = tape.decisions().decide("reached", DType::i32, p.shape(), [&] {
       const Tensor value = p.value();
+      const double least = least_probability(value.dtype());
       Tensor out = Tensor::empty(value.shape(), DType::i32);
       for (std::int64_t i = 0; i < value.numel(); ++i) {
-        out.data<std::int32_t>()[i] = value.at(i) >= kLeastProbability ? 1 : 0;
+        out.data<std::int32_t>()[i] = value.at(i) >= least ? 1 : 0;
       }
       return out;
     });
@@ -62,8 +73,9 @@ class CometRouter : public Router {
     r.logits = logsumexp(reshape(u, {tokens, size.active, size.experts}), 1);
     r.scores = softmax(r.logits);
     r.selected = open_gates(r.scores);
+    r.choice = largest_open(r.scores, size.active);
     r.weights = take_columns(r.scores, r.selected);
-    if (entropy_ > 0.0) r.auxiliary = entropy_ * entropy_per_token(p, tokens);
+    if (entropy_ > 0.0) r.add_loss("entropy", entropy_, entropy_per_token(p, tokens));
     return r;
   }
 
@@ -115,7 +127,8 @@ RouterEntry comet_router() {
                  .linear = false,
                  .picks_largest = false,
                  .sparse_training = false,
-                 .auxiliary = "entropy of the trees (entropy)"},
+                 .auxiliary = "entropy of the trees (entropy)",
+                 .losses = {"entropy"}},
       .options = {{"gamma",
                    OptionSpec::Kind::number,
                    "1",

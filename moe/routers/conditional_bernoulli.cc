@@ -73,8 +73,8 @@ Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t open = left[static_cast<std::size_t>(t)];
       const double q = walk_of(o, t, k)[static_cast<std::size_t>(i * (k + 1) + open)];
-      probabilities.data<double>()[2 * t] = 1.0 - q;
-      probabilities.data<double>()[2 * t + 1] = q;
+      probabilities.write<double>()[2 * t] = 1.0 - q;
+      probabilities.write<double>()[2 * t + 1] = q;
     }
     const Tensor taken = tape.decisions().categorical("draw", probabilities, tape.rng());
     for (std::int64_t t = 0; t < tokens; ++t) {

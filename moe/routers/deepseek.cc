@@ -14,18 +14,18 @@
 //   state       b = "router.balance" [E], 0 at first; after each step in training
 //               b_i += bias-rate sign(mean count - count_i) (loss-free balancing,
 //               arXiv:2408.15664); bias-rate 0 leaves it as it is
-//   auxiliary   balance times the mean over sequences of E/(k L) sum_i count_i P_i, for the L
-//               tokens of one, P_i the mean of s_i / sum_j s_j; a batch without sequences is one
+//   auxiliary   balance times the mean over sequences of E/(k L) sum_i count_i P_i (eq. 17 to 20),
+//               for the L tokens of one, count_i how many have i in TopK(s), without b and groups,
+//               P_i the mean of s_i / sum_j s_j; a batch without sequences is one
 //
 // Training and inference select alike. No capacity: no token is dropped.
 
-#include <algorithm>
-#include <limits>
+#include <cmath>
 
 #include "moe/balance.h"
 #include "moe/registry.h"
+#include "moe/score_order.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -46,35 +46,6 @@ struct DeepseekV3Settings {
   std::int64_t groups, kept;
   double scale, rate, balance;
 };
-
-// affinity [N, E] with -infinity outside of the groups that each token keeps.
-Tensor limited(const Tensor& affinity, std::int64_t groups, std::int64_t kept) {
-  if (kept == groups) return affinity;
-  const std::int64_t tokens = affinity.size(0);
-  const std::int64_t experts = affinity.size(1);
-  const std::int64_t each = experts / groups;
-  const std::int64_t two = std::min<std::int64_t>(2, each);
-  Kernels& k = kernels(Device::cpu);
-  const Tensor largest = Tensor::empty({tokens * groups, two}, DType::i32);
-  k.top_k(affinity.reshape({tokens * groups, each}), two, largest);
-  const Tensor score = Tensor::zeros({tokens, groups}, DType::f64);
-  for (std::int64_t g = 0; g < tokens * groups; ++g) {
-    for (std::int64_t j = 0; j < two; ++j) {
-      score.data<double>()[g] +=
-          affinity.data<double>()[g * each + largest.data<std::int32_t>()[g * two + j]];
-    }
-  }
-  const Tensor best = Tensor::empty({tokens, kept}, DType::i32);
-  k.top_k(score, kept, best);
-  Tensor out = Tensor::full(affinity.shape(), -std::numeric_limits<double>::infinity(), DType::f64);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    for (std::int64_t j = 0; j < kept; ++j) {
-      const std::int64_t from = t * experts + best.data<std::int32_t>()[t * kept + j] * each;
-      std::copy_n(affinity.data<double>() + from, each, out.data<double>() + from);
-    }
-  }
-  return out;
-}
 
 class DeepseekV3Router : public Router {
  public:
@@ -103,28 +74,31 @@ class DeepseekV3Router : public Router {
                    Tensor::zeros({size.experts}, DType::f64), false);
   }
 
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
+  }
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     r.scores = sigmoid(r.logits);
+    r.log_scores = -softplus(-r.logits);
     const std::int64_t tokens = in.x.size(0);
+    const std::int64_t k = size.active;
     const Tensor bias = in.weights.at("router.balance").value();
-    const Shape shape = {tokens, size.active};
-    r.selected = in.x.tape().decisions().decide("selected", DType::i32, shape, [&] {
-      const Tensor affinity = r.scores.value().to(DType::f64).clone();
-      for (std::int64_t i = 0; i < affinity.numel(); ++i) {
-        affinity.data<double>()[i] += bias.at(i % size.experts);
-      }
-      Tensor selected = Tensor::empty(shape, DType::i32);
-      kernels(Device::cpu)
-          .top_k(limited(affinity, settings_.groups, settings_.kept), size.active, selected);
-      return selected;
+    r.selected = in.x.tape().decisions().decide("selected", DType::i32, {tokens, k}, [&] {
+      return top_biased(Score::sigmoid, r.logits.value(), bias, k, settings_.groups,
+                        settings_.kept);
     });
-    const Var log_scores = -softplus(-take_columns(r.logits, r.selected));
-    r.weights = settings_.scale * softmax(log_scores);
-    // w = s / normaliser
-    r.normaliser = (sum(take_columns(r.scores, r.selected), 1, true) + 1e-20) / settings_.scale;
-    if (settings_.balance > 0.0) r.auxiliary = settings_.balance * balance(r, in.sequence);
+    const Var chosen = take_columns(r.log_scores, r.selected);
+    r.weights = settings_.scale * softmax(chosen);
+    r.log_normaliser = logsumexp(chosen, 1, true) - std::log(settings_.scale);
+    if (settings_.balance > 0.0) {
+      const std::int64_t sequences = in.sequence > 1 ? tokens / in.sequence : 1;
+      r.add_loss("balance", settings_.balance,
+                 switch_auxiliary(softmax(r.log_scores), top_k_indices(r.logits, k, "largest"),
+                                  sequences));
+    }
     if (in.training && settings_.rate > 0.0) {
       r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, settings_.rate));
     }
@@ -132,23 +106,6 @@ class DeepseekV3Router : public Router {
   }
 
  private:
-  static Var balance(const Routing& r, std::int64_t sequence) {
-    const std::int64_t tokens = r.selected.size(0);
-    const std::int64_t k = r.selected.size(1);
-    const std::int64_t experts = r.logits.size(1);
-    const std::int64_t length = sequence > 1 ? sequence : tokens;
-    const Tensor f = Tensor::zeros({tokens / length, experts}, DType::f64);
-    for (std::int64_t i = 0; i < tokens * k; ++i) {
-      const std::int32_t e = r.selected.data<std::int32_t>()[i];
-      if (e < 0) continue;
-      f.data<double>()[i / (k * length) * experts + e] +=
-          static_cast<double>(experts) / static_cast<double>(k * length);
-    }
-    const Var shares = softmax(-softplus(-r.logits));  // s_i / sum_j s_j
-    const Var p = mean(reshape(shares, {tokens / length, length, experts}), 1);
-    return mean(sum(p * r.logits.tape().constant(f.to(p.dtype())), 1));
-  }
-
   DeepseekV3Settings settings_;
 };
 
@@ -178,13 +135,15 @@ RouterEntry deepseek_v3_router() {
               "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
               "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
               "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
-              "loss: balance E/(k L) sum_i count_i P_i of each sequence, P the mean of s/sum s\n"
+              "loss: balance E/(k L) sum_i count_i P_i of each sequence, count those of TopK(s)\n"
+              "alone, P the mean of s/sum s\n"
               "after each step in training b_i += bias-rate sign(mean count - count_i)",
           .claim = Claim::exact_on_cell,
           .traits = {.softmax = false,
                      .picks_largest = false,
                      .state = "router.balance",
-                     .auxiliary = "counts times mean shares in a sequence (balance)"},
+                     .auxiliary = "counts times mean shares in a sequence (balance)",
+                     .losses = {"balance"}},
           .options = {{"balance",
                        OptionSpec::Kind::number,
                        "0.0001",

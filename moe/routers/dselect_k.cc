@@ -14,8 +14,8 @@
 // Where selectors point at codes without an expert the weights sum to less than 1, and y may be 0.
 // A, a uniform within gamma/100, C, c within 0.05. The scores are the weights, the logits log(w +
 // 1e-6) + logsumexp_s(x C + c), whose softmax they are: beyond the gates that are open there is
-// nothing for a dense estimator to add. The constant 1e-6 of zeta keeps the loss finite; the
-// published code divides by the bare sum.
+// nothing for a dense estimator to add. Balance losses count the k largest weights of a token. The
+// constant 1e-6 of zeta keeps the loss finite; the published code divides by the bare sum.
 
 #include <bit>
 
@@ -36,7 +36,8 @@ class DSelectKRouter : public Router {
                Rng& rng) const override {
     const std::string start = std::string(prefix) + "router.";
     const auto add = [&](const char* name, const Shape& shape, double bound) {
-      parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound));
+      parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound)).decays =
+          shape.rank() == 2;
     };
     if (const std::int64_t codes = size.active * bits(size); codes > 0) {
       add("code", {size.model, codes}, gamma_ / 100.0);
@@ -57,9 +58,11 @@ class DSelectKRouter : public Router {
     Routing routing;
     routing.scores = w;
     routing.logits = log(w + 1e-6) + logsumexp(a, 1, true);
+    routing.log_scores = routing.logits;
     routing.selected = open_gates(w);
+    routing.choice = largest_open(w, k);
     routing.weights = take_columns(w, routing.selected);
-    routing.auxiliary = penalties(size, r, tokens);
+    add_penalties(routing, size, r, tokens);
     return routing;
   }
 
@@ -84,17 +87,14 @@ class DSelectKRouter : public Router {
     return r.size(1) == size.experts ? r : slice(r, 1, 0, size.experts);
   }
 
-  // Undefined where there is none.
-  Var penalties(const LayerSize& size, Var r, std::int64_t tokens) const {
-    Var loss;
-    if (entropy_ > 0.0) loss = entropy_ * entropy_per_token(r, tokens);
+  void add_penalties(Routing& routing, const LayerSize& size, Var r, std::int64_t tokens) const {
+    if (entropy_ > 0.0) routing.add_loss("entropy", entropy_, entropy_per_token(r, tokens));
     const bool unreachable = !std::has_single_bit(static_cast<std::uint64_t>(size.experts));
     if (zeta_ > 0.0 && unreachable) {
       const Var one = r.tape().constant(Tensor::full({}, 1.0, r.dtype()));
-      const Var zeta = zeta_ / static_cast<double>(tokens) * sum(one / (sum(r, 1) + 1e-6));
-      loss = loss.defined() ? loss + zeta : zeta;
+      const Var each = reshape(one / (sum(r, 1) + 1e-6), {tokens, size.active});
+      routing.add_loss("zeta", zeta_, mean_over_tokens(sum(each, 1)));
     }
-    return loss;
   }
 
   double gamma_;
@@ -120,7 +120,8 @@ RouterEntry dselect_k_router() {
                      .linear = false,
                      .picks_largest = false,
                      .sparse_training = false,
-                     .auxiliary = "entropy of the selectors (entropy), reachability (zeta)"},
+                     .auxiliary = "entropy of the selectors (entropy), reachability (zeta)",
+                     .losses = {"entropy", "zeta"}},
           .options = {{"gamma",
                        OptionSpec::Kind::number,
                        "1",

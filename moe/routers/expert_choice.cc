@@ -13,14 +13,17 @@
 
 #include "moe/capacity.h"
 #include "moe/registry.h"
+#include "moe/score_order.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
-// selected [N, E]: e at [t, e] where expert e takes token t, else -1.
-Tensor taken(const Tensor& scores, std::int64_t capacity) {
+// selected [N, E]: e at [t, e] where expert e takes token t, else -1. In the order of the log odds,
+// which is that of g: tokens whose g is 1, or 0, in floating point differ in it.
+Tensor taken(const Tensor& logits, std::int64_t capacity) {
+  const Tensor scores = log_odds(logits);
   const std::int64_t tokens = scores.size(0);
   const std::int64_t experts = scores.size(1);
   const Tensor by_expert = Tensor::empty({experts, tokens}, scores.dtype());
@@ -53,7 +56,7 @@ class ExpertChoiceRouter : public Router {
     const std::int64_t capacity = std::min(
         tokens, capacity_down(capacity_ * static_cast<double>(size.active), tokens, size.experts));
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, r.scores.shape(),
-                                                [&] { return taken(r.scores.value(), capacity); });
+                                                [&] { return taken(r.logits.value(), capacity); });
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
@@ -72,7 +75,9 @@ RouterEntry expert_choice_router() {
               "g = softmax(x W + b); expert e takes the C = floor(capacity k N/E) tokens of the\n"
               "largest g_te, w_te = g_te; the same in training and at inference; not causal",
           .claim = Claim::exact_on_cell,
-          .traits = {.causal = false, .picks_largest = false},
+          .traits = {.causal = false,
+                     .picks_largest = false,
+                     .constant_aux = "gives every expert the same load"},
           .options = {{"capacity",
                        OptionSpec::Kind::number,
                        "1",

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/balance.h"
 #include "moe/router.h"
 #include "ops/ops.h"
 
@@ -21,6 +22,18 @@ inline Tensor open_gates(Var weights) {
   });
 }
 
+// The k largest weights of a token that are above 0, else -1: what balance losses count while more
+// gates are open.
+inline Tensor largest_open(Var weights, std::int64_t k) {
+  const Tensor choice = top_k_indices(weights, k, "choice").clone();
+  const Tensor w = weights.value();
+  for (std::int64_t i = 0; i < choice.numel(); ++i) {
+    std::int32_t& id = choice.data<std::int32_t>()[i];
+    if (!(w.at(i / k * w.size(1) + id) > 0.0)) id = -1;
+  }
+  return choice;
+}
+
 // The smooth step (Hazimeh et al., arXiv:2106.03760, eq. 4): 0 below -gamma/2, 1 above gamma/2,
 // else -2 z^3/gamma^3 + 3 z/(2 gamma) + 1/2 = v^2 (3 - 2 v) with v = z/gamma + 1/2, which is
 // exactly 0 and 1 at the ends and never outside. 1 - S(z) = S(-z).
@@ -29,9 +42,10 @@ inline Var smooth_step(Var z, double gamma) {
   return square(v) * affine(v, -2.0, 3.0);
 }
 
-// Over rows [R, C] of N tokens: (1/N) sum of -r log(r + 1e-6).
+// Over rows [R, C] of N tokens, R/N of each: the mean over tokens of the sum of -r log(r + 1e-6).
 inline Var entropy_per_token(Var rows, std::int64_t tokens) {
-  return -sum(rows * log(rows + 1e-6)) / static_cast<double>(tokens);
+  const std::int64_t each = rows.size(0) / tokens * rows.size(1);
+  return -mean_over_tokens(sum(reshape(rows * log(rows + 1e-6), {tokens, each}), 1));
 }
 
 }  // namespace moegrad

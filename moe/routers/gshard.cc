@@ -39,18 +39,19 @@ class GshardRouter : public Router {
     r.scores = softmax(r.logits);
     r.selected = top_k_indices(r.logits, 2, "selected");
     const Var both = take_columns(r.scores, r.selected);
-    r.normaliser = sum(both, 1, true) + 1e-9;
-    r.weights = both / r.normaliser;
+    const Var normaliser = sum(both, 1, true) + 1e-9;
+    r.log_normaliser = log(normaliser);
+    r.weights = both / normaliser;
     const std::int64_t tokens = in.x.size(0);
     const Tensor first = Tensor::empty({tokens}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      first.data<std::int32_t>()[t] = r.selected.data<std::int32_t>()[2 * t];
+      first.write<std::int32_t>()[t] = r.selected.data<const std::int32_t>()[2 * t];
     }
-    r.auxiliary = settings_.balance * switch_auxiliary(r.scores, first);
+    r.add_loss("balance", settings_.balance, switch_auxiliary(r.scores, first));
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
-    r.selected = drop_over_capacity(r.selected, size.experts, capacity);
+    select_within(r, in, r.selected, size.experts, capacity);
     r.weights = kept_weights(r.weights, r.selected);
     return r;
   }
@@ -63,13 +64,13 @@ class GshardRouter : public Router {
     const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64);
     for (std::int64_t t = 0; t < tokens; ++t) {
       const double keep = std::fmin(1.0, w.at(2 * t + 1) / settings_.threshold);
-      probabilities.data<double>()[2 * t] = 1.0 - keep;
-      probabilities.data<double>()[2 * t + 1] = keep;
+      probabilities.write<double>()[2 * t] = 1.0 - keep;
+      probabilities.write<double>()[2 * t + 1] = keep;
     }
     const Tensor kept = tape.decisions().categorical("second", probabilities, tape.rng());
     const Tensor selected = r.selected.clone();
     for (std::int64_t t = 0; t < tokens; ++t) {
-      if (kept.data<std::int32_t>()[t] == 0) selected.data<std::int32_t>()[2 * t + 1] = -1;
+      if (kept.data<std::int32_t>()[t] == 0) selected.write<std::int32_t>()[2 * t + 1] = -1;
     }
     r.selected = selected;
   }
@@ -93,7 +94,8 @@ RouterEntry gshard_router() {
           .traits = {.samples = true,
                      .causal = false,
                      .in_order = true,
-                     .auxiliary = "fractions of first choices times mean scores (balance)"},
+                     .auxiliary = "fractions of first choices times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"second-threshold",
                        OptionSpec::Kind::number,
                        "0.5",

@@ -9,6 +9,7 @@
 
 #include "moe/balance.h"
 #include "moe/registry.h"
+#include "moe/score_order.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -25,20 +26,29 @@ class LossFreeRouter : public Router {
                    Tensor::zeros({size.experts}, DType::f64), false);
   }
 
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return renormalise_ && size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
+  }
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
-    const Var bias = in.weights.at("router.balance");
-    r.selected = top_k_indices(r.scores + bias, size.active, "selected");
+    const Tensor bias = in.weights.at("router.balance").value();
+    const Shape shape = {in.x.size(0), size.active};
+    r.selected = in.x.tape().decisions().decide("selected", DType::i32, shape, [&] {
+      return top_biased(Score::softmax, r.logits.value(), bias, size.active);
+    });
     if (renormalise_) {
+      // The bias may select experts whose scores are all tiny.
+      r.log_scores = log_softmax(r.logits);
       r.weights = softmax(take_columns(r.logits, r.selected));
-      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+      r.log_normaliser = logsumexp(take_columns(r.log_scores, r.selected), 1, true);
     } else {
       r.weights = take_columns(r.scores, r.selected);
     }
     if (in.training) {
-      r.updates.emplace_back("router.balance", balanced_bias(bias.value(), r.selected, rate_));
+      r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, rate_));
     }
     return r;
   }

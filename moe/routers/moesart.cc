@@ -14,6 +14,8 @@
 
 #include <cmath>
 
+#include "moe/balance.h"
+#include "moe/plan.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "ops/ops.h"
@@ -31,6 +33,10 @@ class MoesartRouter : public Router {
         temperature_(temperature),
         lasso_(lasso) {}
 
+  ConstantWeights constant_weights(const LayerSize&) const override {
+    return weighting_ == Weighting::zero ? ConstantWeights::constant : ConstantWeights::no;
+  }
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
@@ -45,9 +51,8 @@ class MoesartRouter : public Router {
       r.weights = uniform(r, k);
     }
     if (lasso_ > 0.0) {
-      const Tensor kept = top_k_indices(r.scores, k, "lasso");
-      const Var inside = sum(take_columns(r.scores, kept), 1);
-      r.auxiliary = lasso_ * (1.0 - mean(inside));  // the scores of a token sum to 1
+      const Tensor outside = unselected(top_k_indices(r.logits, k, "lasso"), size.experts);
+      r.add_loss("lasso", lasso_, mean_over_tokens(sum(take_columns(r.scores, outside), 1)));
     }
     return r;
   }
@@ -69,7 +74,7 @@ class MoesartRouter : public Router {
     const Tensor j = tape.decisions().categorical("unadjusted", even, tape.rng());
     const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      is_j.data<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
+      is_j.write<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
     }
     const Var log_g = take_columns(log_softmax(r.logits), r.selected);
     const double others = -std::log(static_cast<double>(k) - 1.0);
@@ -109,7 +114,7 @@ RouterEntry moesart_router() {
               "that is w_j = g_j/(1+g_j), w_i = 1/((k-1)(1+g_j))\n"
               "inference: S = TopK(o), w = 1/k",
           .claim = Claim::documented,
-          .traits = {.samples = true, .auxiliary = "trimmed lasso (lasso)"},
+          .traits = {.samples = true, .auxiliary = "trimmed lasso (lasso)", .losses = {"lasso"}},
           .options = {{"weighting",
                        OptionSpec::Kind::choice,
                        "small-random",

@@ -30,8 +30,12 @@ class NoisyTopKRouter : public Router {
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                Rng&) const override {
     const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64);
-    parameters.add(std::string(prefix) + "router.weight", zero);
-    parameters.add(std::string(prefix) + "router.noise", zero.clone());
+    parameters.add(std::string(prefix) + "router.weight", zero).decays = true;
+    parameters.add(std::string(prefix) + "router.noise", zero.clone()).decays = true;
+  }
+
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -50,12 +54,12 @@ class NoisyTopKRouter : public Router {
     r.scores = softmax(h);
     r.selected = top_k_indices(h, size.active, "selected");
     r.weights = softmax(take_columns(h, r.selected));
-    r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
-    const Var importance = sum(put_columns(r.weights, r.selected, size.experts), 0);
+    r.log_normaliser = log(sum(take_columns(r.scores, r.selected), 1, true));
+    const Var importance = sum_over_tokens(put_columns(r.weights, r.selected, size.experts));
     const bool smooth = in.training && size.active < size.experts;
     const Var load = smooth ? expected_tokens(r, h, noise, deviation) : tokens(r);
-    r.auxiliary = importance_ * squared_variation(importance, kEpsilon) +
-                  load_ * squared_variation(load, kEpsilon);
+    r.add_loss("importance", importance_, squared_variation(importance, kEpsilon));
+    r.add_loss("load", load_, squared_variation(load, kEpsilon));
     return r;
   }
 
@@ -72,16 +76,16 @@ class NoisyTopKRouter : public Router {
     for (std::int64_t t = 0; t < rows; ++t) {
       const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
       for (std::int64_t j = 0; j < k; ++j) {
-        if (chosen[j] >= 0) is_in.data<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
+        if (chosen[j] >= 0) is_in.write<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
       }
-      last.data<std::int32_t>()[t] = chosen[k - 1];
+      last.write<std::int32_t>()[t] = chosen[k - 1];
     }
     const Tensor next = h.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
       Tensor largest = Tensor::empty({rows, k + 1}, DType::i32);
       kernels(h.value().device()).top_k(h.value(), k + 1, largest);
       Tensor first_out = Tensor::empty({rows, 1}, DType::i32);
       for (std::int64_t t = 0; t < rows; ++t) {
-        const std::int32_t* e = largest.data<std::int32_t>() + t * (k + 1);
+        const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);
         while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;
         first_out.data<std::int32_t>()[t] = *e;
       }
@@ -91,15 +95,12 @@ class NoisyTopKRouter : public Router {
       return where(is_in, take_columns(v, next), take_columns(v, last));
     };
     const Var margin = (r.logits - at_threshold(r.logits)) - at_threshold(noise);
-    return sum(normal_cdf(margin / deviation), 0);
+    return sum_over_tokens(normal_cdf(margin / deviation));
   }
 
   static Var tokens(const Routing& r) {
     const std::int64_t experts = r.scores.size(1);
-    const Tensor counts = Tensor::zeros({experts}, DType::f64);
-    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
-      if (e >= 0) counts.data<double>()[e] += 1.0;
-    }
+    const Tensor counts = expert_counts(r.selected, experts).reshape({experts});
     return r.scores.tape().constant(counts.to(r.scores.dtype()));
   }
 
@@ -120,7 +121,9 @@ RouterEntry noisy_top_k_router() {
               "losses: importance CV^2(sum_t w_t) + load CV^2(sum_t Phi((o_t - thr_t)/sd_t)),\n"
               "thr the (k+1)-th largest H for i in S, else the k-th",
           .claim = Claim::exact_on_cell,
-          .traits = {.continuous = true, .auxiliary = "importance and load (importance, load)"},
+          .traits = {.continuous = true,
+                     .auxiliary = "importance and load (importance, load)",
+                     .losses = {"importance", "load"}},
           .options = {{"importance",
                        OptionSpec::Kind::number,
                        "0.01",

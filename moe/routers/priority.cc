@@ -19,6 +19,7 @@
 #include <cmath>
 #include <limits>
 
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "moe/set_probability.h"
@@ -39,7 +40,7 @@ class PriorityRouter : public Router {
       return r;
     }
     Tape& tape = r.logits.tape();
-    const Tensor logits = r.logits.value().to(DType::f64);
+    const Tensor logits = less_largest(r.logits.value().to(DType::f64));
     const Tensor noise = tape.decisions().decide("noise", DType::f64, logits.shape(), [&] {
       return tape.rng().gumbel(logits.shape(), DType::f64);
     });
@@ -107,7 +108,7 @@ std::vector<NoiseNode> priority_noise(const std::vector<double>& logits, std::in
         const bool selected = ((set >> i) & 1U) != 0;
         const double place = selected ? 1.0 : threshold ? -1.0 : 0.0;
         threshold = threshold || !selected;
-        noise.data<double>()[i] = kappa + place - logits[i];
+        noise.write<double>()[i] = kappa + place - logits[i];
       }
       nodes.push_back({probability, {{"noise", noise}}});
     }

@@ -2,7 +2,7 @@
 // before took (Xie & Ermon, arXiv:1901.10517).
 //
 //   o = x W + b;  r^1 = o + G, G Gumbel noise in training only
-//   p^m = softmax(r^m/t);  r^(m+1) = r^m + log max(1 - p^m, tiny);  khot = sum of p^1 .. p^k
+//   p^m = softmax(r^m/t);  r^(m+1) = r^m + log(1 - p^m);  khot = sum of p^1 .. p^k
 //   training    every token uses all E experts with w = khot/k: sum_i khot_i = k, and the weights
 //   of
 //               a token sum to 1
@@ -13,48 +13,70 @@
 // as above. With the estimator sparse only experts of S give the router a gradient; a dense one
 // gives it all of khot/k, which is the scores.
 //
-// 1 - p is summed over the others, without cancellation; tiny is the least normal f32, and where it
-// stands in there is no gradient. Logits that differ by more than about 87 use it up: the first is
-// then taken again. Subtracting the largest logit before the noise changes nothing but the
-// rounding.
+// log(1 - p) is taken from the logits, without the paper's floor of 1 - p at a tiny number: beneath
+// it, where logits differ by more than about 87, the expert of an earlier round was taken again.
+// Subtracting the largest logit before the noise changes nothing but the rounding. The balance loss
+// counts the k largest of o + G where all experts run.
 
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
-constexpr double kTiny = 1.17549435e-38;
+// Beside any logit e to it is 0, and differences with it are finite.
+constexpr double kLeftOut = -1e30;
 
-// sum of the other elements of each row [N, E]
-Var sum_of_others(Var p) {
-  const std::int64_t n = p.size(1);
-  const Tensor others = Tensor::full({n, n}, 1.0, DType::f64);
-  for (std::int64_t i = 0; i < n; ++i) others.data<double>()[i * n + i] = 0.0;
-  return matmul(p, p.tape().constant(others.to(p.dtype())));
+// The expert of the largest x [N, E] of each row, i32 [N, 1]. No decision: what is made of it is
+// the same function whichever of them it is.
+Tensor top_of(const Tensor& x) {
+  Tensor top = Tensor::empty({x.size(0), 1}, DType::i32);
+  kernels(x.device()).top_k(x, 1, top);
+  return top;
 }
 
-// log max(x, tiny), elementwise
-Var log_above_tiny(Var x) {
-  Tape& tape = x.tape();
-  const Tensor usable = tape.decisions().decide("above tiny", DType::i32, x.shape(), [&] {
-    const Tensor value = x.value();
-    Tensor out = Tensor::empty(value.shape(), DType::i32);
-    for (std::int64_t i = 0; i < value.numel(); ++i) {
-      out.data<std::int32_t>()[i] = value.at(i) > kTiny ? 1 : 0;
-    }
-    return out;
-  });
-  return log(where(usable, x, tape.constant(Tensor::full({}, kTiny, x.dtype()))));
+// p = softmax(s) of s [N, E], and log(1 - p). Only the largest of a row may have a share near 1:
+// its log(1 - p) is logsumexp of the others less that of all, without cancellation or underflow,
+// and its p is made of that, so that the gradient is not a difference of nearly equal numbers
+// either.
+struct Shares {
+  Var p;
+  Var log_rest;
+};
+Shares shares_of(Var s) {
+  Tape& tape = s.tape();
+  const Var o = less_largest(s);
+  const Tensor top = top_of(o.value());
+  const Tensor is_top = Tensor::zeros(o.shape(), DType::i32);
+  for (std::int64_t t = 0; t < o.size(0); ++t) {
+    is_top.write<std::int32_t>()[t * o.size(1) + top.data<std::int32_t>()[t]] = 1;
+  }
+  const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, o.dtype())); };
+  const Var p = softmax(o);
+  const Var others = logsumexp(where(is_top, number(kLeftOut), o), 1, true);
+  const Var rest_of_top = others - logsumexp(o, 1, true);
+  const Var rest = log(1.0 - where(is_top, number(0.5), p));
+  return {where(is_top, 1.0 - exp(rest_of_top), p), where(is_top, rest_of_top, rest)};
 }
 
-// [N, E], each row with the sum k
-Var relaxed_k_hot(Var r, std::int64_t k, double temperature) {
+// [N, E], each row with the sum k; `added` is the noise. In every round what is added to the logits
+// is added to their difference from the logit of the one that leads then: in f32 nothing of it is
+// rounded away for those that matter.
+Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
+  const Tensor o = logits.value();
+  const Tensor leading = Tensor::empty({o.size(0), 1}, o.dtype());
   Var k_hot;
   for (std::int64_t round = 0; round < k; ++round) {
-    const Var p = softmax(r / temperature);
-    k_hot = round == 0 ? p : k_hot + p;
-    if (round + 1 < k) r = r + log_above_tiny(sum_of_others(p));
+    const Tensor lead = top_of(added.defined() ? (logits + added).value() : o);
+    kernels(o.device()).take_columns(o, lead, leading);
+    Var s = logits - logits.tape().constant(leading.clone());
+    if (added.defined()) s = s + added;
+    s = s / temperature;
+    const Shares shares = shares_of(s);
+    k_hot = round == 0 ? shares.p : k_hot + shares.p;
+    added = added.defined() ? added + shares.log_rest : shares.log_rest;
   }
   return k_hot;
 }
@@ -75,22 +97,27 @@ class RelaxedTopKRouter : public Router {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const DType dtype = r.logits.dtype();
-    Var noisy = r.logits - stop_gradient(max(r.logits, 1, true));
+    const Tensor noisy = less_largest(r.logits.value().to(DType::f64));
+    Var noise;
     if (in.training) {
       const Shape& shape = r.logits.shape();
-      r.noise = tape.decisions()
-                    .decide("noise", DType::f64, shape,
-                            [&] { return tape.rng().gumbel(shape, DType::f64); })
-                    .to(dtype);
-      noisy = noisy + tape.constant(r.noise);
+      const Tensor drawn = tape.decisions().decide(
+          "noise", DType::f64, shape, [&] { return tape.rng().gumbel(shape, DType::f64); });
+      kernels(Device::cpu).accumulate(1.0, drawn, noisy);
+      r.noise = drawn.to(dtype);
+      noise = tape.constant(r.noise);
     }
-    r.scores = relaxed_k_hot(noisy, k, temperature_) / static_cast<double>(k);
+    const auto largest = [&](const char* kind) {
+      return top_k_indices(tape.constant(noisy), k, kind);
+    };
+    r.scores = relaxed_k_hot(r.logits, noise, k, temperature_) / static_cast<double>(k);
     if (in.training && !straight_through_) {
       r.selected = every_expert(tokens, size.experts);
+      r.choice = largest("choice");
       r.weights = r.scores;
       return r;
     }
-    r.selected = top_k_indices(noisy, k, "selected");
+    r.selected = largest("selected");
     r.weights = tape.constant(Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), dtype));
     if (in.training) r.weights = straight_through(r.weights, take_columns(r.scores, r.selected));
     return r;
@@ -129,7 +156,7 @@ RouterEntry relaxed_top_k_router() {
   e.summary = "a continuous k-hot vector over all experts, by k rounds of softmax";
   e.source = "Xie & Ermon 2019, arXiv:1901.10517";
   e.formula =
-      "r^1 = o + G; p^m = softmax(r^m/t); r^(m+1) = r^m + log max(1 - p^m, tiny)\n"
+      "r^1 = o + G; p^m = softmax(r^m/t); r^(m+1) = r^m + log(1 - p^m)\n"
       "training: w = sum_m p^m / k over all E; inference: S = TopK(o), w = 1/k";
   e.claim = Claim::exact_on_cell;
   return e;

@@ -14,6 +14,7 @@
 
 #include <cmath>
 
+#include "moe/balance.h"
 #include "moe/registry.h"
 #include "moe/routers/gates.h"
 
@@ -51,16 +52,18 @@ class ReMoERouter : public Router {
   void regularise(const LayerSize& size, const LayerInput& in, Var gates, Routing& r) const {
     const auto tokens = static_cast<double>(in.x.size(0));
     const auto active = static_cast<double>(size.active);
-    const Tensor share = Tensor::zeros({size.experts}, DType::f64);
+    const Tensor share = expert_counts(r.selected, size.experts).reshape({size.experts});
     double open = 0.0;
-    for (const std::int32_t e : r.selected.values<std::int32_t>()) {
-      if (e < 0) continue;
-      share.data<double>()[e] += static_cast<double>(size.experts) / (active * tokens * tokens);
-      open += 1.0;
+    for (std::int64_t e = 0; e < size.experts; ++e) {
+      double& count = share.write<double>()[e];
+      open += count;
+      count *= static_cast<double>(size.experts) / (active * tokens * tokens);
     }
     const Var lambda = in.weights.at("router.lambda");
     const Var n = in.x.tape().constant(share.to(gates.dtype()));
-    r.auxiliary = reshape(lambda, {}) * sum(sum(gates, 0) * n);
+    const Var open_mean = sum(sum_over_tokens(gates) * n);
+    r.auxiliary = reshape(lambda, {}) * open_mean;
+    r.losses.push_back({"lambda", open_mean});
     // S < 1 - k/E where more than k gates of a token are open in the mean.
     const double factor = open > active * tokens ? multiplier_ : 1.0 / multiplier_;
     const double now = lambda.value().item();
@@ -88,7 +91,8 @@ RouterEntry remoe_router() {
       .traits = {.softmax = false,
                  .picks_largest = false,
                  .state = "router.lambda",
-                 .auxiliary = "lambda E/(k N^2) sum_i (sum_t w_ti) n_i"},
+                 .auxiliary = "lambda E/(k N^2) sum_i (sum_t w_ti) n_i",
+                 .losses = {"lambda"}},
       .options = {{"lambda",
                    OptionSpec::Kind::number,
                    "1e-8",

@@ -64,9 +64,9 @@ class SmearRouter : public Router {
         "expert-dropout", Tensor::of<double>({batch * experts, 2}, probabilities), tape.rng());
     Tensor kept = drawn.clone().reshape({batch, experts});
     for (std::int64_t b = 0; b < batch; ++b) {
-      const Tensor row = kept.rows(b, b + 1);
+      Tensor row = kept.rows(b, b + 1);
       bool any = false;
-      for (const std::int32_t keep : row.values<std::int32_t>()) any = any || keep != 0;
+      for (const std::int32_t keep : row.values<const std::int32_t>()) any = any || keep != 0;
       if (any) continue;
       for (std::int32_t& keep : row.values<std::int32_t>()) keep = 1;
     }

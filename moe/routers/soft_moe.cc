@@ -9,18 +9,17 @@
 // gradient is exact. A token's output depends on every token of its sequence: not causal (with
 // sequences of one token it is the dense mixture C). k is ignored: a row uses one expert with
 // weight 1. The routing that others see is that of the rows: scores 1 for the row's expert and
-// logits 0 or -1e4, constants, so that balance losses have a value and no gradient. Norms are
-// sqrt(sum of squares + 1e-12), smooth at 0. s starts at 1, Phi normal with deviation D^-1/2.
+// logits 0 or -1e4, constants: the layer's balance losses are refused. A token of
+// zeros has the direction 0, without a gradient. s starts at 1, Phi normal with deviation D^-1/2.
 
 #include <cmath>
 
 #include "moe/registry.h"
+#include "moe/routers/directions.h"
 #include "ops/ops.h"
 
 namespace moegrad {
 namespace {
-
-Var normalised(Var x, int axis) { return x / sqrt(sum(square(x), axis, true) + 1e-12); }
 
 class SoftMoERouter : public Router {
  public:
@@ -32,18 +31,20 @@ class SoftMoERouter : public Router {
                Rng& rng) const override {
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
-    parameters.add(start + "router.slots",
-                   rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation));
+    parameters
+        .add(start + "router.slots",
+             rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation))
+        .decays = true;
     parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64));
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     const std::int64_t batch = in.x.size(0) / in.sequence;
     const std::int64_t slots = size.experts * slots_;
-    const Var directions = normalised(in.weights.at("router.slots"), 0);
+    const Var directions = transpose(unit_rows(transpose(in.weights.at("router.slots"))));
     const Var scale = reshape(in.weights.at("router.scale"), {});
     const Var logits =
-        reshape(scale * matmul(normalised(in.x, 1), directions), {batch, in.sequence, slots});
+        reshape(scale * matmul(unit_rows(in.x), directions), {batch, in.sequence, slots});
     const Var x = reshape(in.x, {batch, in.sequence, size.model});
     Routing r;
     r.rows = reshape(matmul(softmax(logits, 1), x, true), {batch * slots, size.model});
@@ -61,8 +62,8 @@ class SoftMoERouter : public Router {
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t expert = row / slots_ % size.experts;
       r.selected.data<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
-      scores.data<double>()[row * size.experts + expert] = 1.0;
-      logits.data<double>()[row * size.experts + expert] = 0.0;
+      scores.write<double>()[row * size.experts + expert] = 1.0;
+      logits.write<double>()[row * size.experts + expert] = 0.0;
     }
     Tape& tape = r.mix.tape();
     r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype));
@@ -88,7 +89,9 @@ RouterEntry soft_moe_router() {
                      .linear = false,
                      .picks_largest = false,
                      .sparse_training = false,
-                     .sparse_inference = false},
+                     .sparse_inference = false,
+                     .constant_aux = "selects nothing",
+                     .constant_logits = true},
           .options = {{"slots",
                        OptionSpec::Kind::integer,
                        "1",

@@ -32,7 +32,10 @@ RouterEntry softmax_router() {
           .source = "Jacobs et al. 1991, Neural Computation 3(1)",
           .formula = "w = softmax(x W + b) over all E experts, in training and at inference",
           .claim = Claim::exact,
-          .traits = {.picks_largest = false, .sparse_training = false, .sparse_inference = false},
+          .traits = {.picks_largest = false,
+                     .sparse_training = false,
+                     .sparse_inference = false,
+                     .constant_aux = "gives every token to every expert"},
           .make = [](const Options&) -> std::unique_ptr<Router> {
             return std::make_unique<SoftmaxRouter>();
           }};

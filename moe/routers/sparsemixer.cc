@@ -21,6 +21,7 @@
 #include <cmath>
 
 #include "moe/balance.h"
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tensor/cpu_parallel.h"
@@ -120,7 +121,7 @@ class SparsemixerRouter : public Router {
     if (alpha_ > 0.0) {
       Routing balanced = r;
       if (!version_.masked_balance) balanced.scores = softmax(r.logits);
-      r.auxiliary = alpha_ * switch_auxiliary(balanced);
+      r.add_loss("alpha", alpha_, switch_auxiliary(balanced));
     }
     return r;
   }
@@ -149,9 +150,10 @@ class SparsemixerRouter : public Router {
     }
     return decisions.decide("selected", DType::i32, {tokens, k}, [&] {
       return draw_all([&](const Tensor& left) {
-        kernels(Device::cpu).accumulate(1.0, tape.rng().gumbel(left.shape(), DType::f64), left);
+        const Tensor noisy = less_largest(left);
+        kernels(Device::cpu).accumulate(1.0, tape.rng().gumbel(left.shape(), DType::f64), noisy);
         const Tensor one = Tensor::empty({tokens, 1}, DType::i32);
-        kernels(Device::cpu).top_k(left, 1, one);
+        kernels(Device::cpu).top_k(noisy, 1, one);
         return one;
       });
     });
@@ -171,7 +173,7 @@ class SparsemixerRouter : public Router {
     const auto outcomes = static_cast<std::int64_t>(row.size());
     const Tensor probabilities = Tensor::empty({z.size(0), outcomes}, DType::f64);
     for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
-      probabilities.data<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
+      probabilities.write<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
     }
     const Tensor half = tape.decisions().categorical("half", probabilities, tape.rng());
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {
@@ -235,7 +237,7 @@ RouterEntry sparsemixer_entry(const char* name, const Version& version) {
                 "second: the same without D; inference: the largest, w = p\n"
                 "loss: alpha E sum_i f_i P_i of the softmax without mask",
       .claim = Claim::documented,
-      .traits = {.samples = true, .auxiliary = "balance (alpha)"},
+      .traits = {.samples = true, .auxiliary = "balance (alpha)", .losses = {"alpha"}},
       .options = sparsemixer_options(),
       .make = [version](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<SparsemixerRouter>(version, o);

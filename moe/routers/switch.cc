@@ -4,7 +4,8 @@
 //   u ~ U(1 - jitter, 1 + jitter) for each element of x in training, else 1; the experts read x
 //   capacity    C = max(capacity-min, floor(capacity N/E)) tokens for each expert, of the N of the
 //               call; what comes later in the order of the tokens is dropped: y = 0. capacity is
-//               1.25 in training; at inference eval-capacity, 2, takes its place
+//               1.25 in training; at inference eval-capacity, 2, takes its place, or none does
+//               (LayerInput::dropless)
 //   auxiliary   balance E sum_i f_i P_i, f_i the fraction of the tokens whose argmax is i, before
 //               dropping and without gradient, P_i the mean of g_i
 
@@ -42,11 +43,11 @@ class SwitchRouter : public Router {
     }
     r.scores = softmax(jittered);
     const Tensor first = top_k_indices(jittered, 1, "selected");
-    r.auxiliary = settings_.balance * switch_auxiliary(r.scores, first);
+    r.add_loss("balance", settings_.balance, switch_auxiliary(r.scores, first));
     const double factor = in.training ? settings_.capacity : settings_.eval_capacity;
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(factor, in.x.size(0), size.experts));
-    r.selected = drop_over_capacity(first, size.experts, capacity);
+    select_within(r, in, first, size.experts, capacity);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
@@ -81,7 +82,8 @@ RouterEntry switch_router() {
           .claim = Claim::exact_on_cell,
           .traits = {.continuous = true,
                      .in_order = true,
-                     .auxiliary = "fractions times mean scores (balance)"},
+                     .auxiliary = "fractions times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"jitter",
                        OptionSpec::Kind::number,
                        "0.01",

@@ -4,10 +4,7 @@
 //   w = p on R (default), or with `renormalise` w = softmax of o over R = p / sum_R p
 //
 // Training and inference are the same. With k = 1 and renormalise w is 1 and the router gets no
-// gradient: allowed, with one warning.
-
-#include <cstdio>
-#include <mutex>
+// gradient: allowed, and said once by the layer.
 
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -19,16 +16,8 @@ class TopKRouter : public Router {
  public:
   explicit TopKRouter(bool renormalise) : renormalise_(renormalise) {}
 
-  void check(const LayerSize& size) const override {
-    static std::once_flag warned;
-    if (renormalise_ && size.active == 1) {
-      std::call_once(warned, [] {
-        std::fputs(
-            "moegrad: [top-k] renormalised with k = 1 every weight is 1: the router gets no "
-            "gradient.\n",
-            stderr);
-      });
-    }
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return renormalise_ && size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -38,7 +27,7 @@ class TopKRouter : public Router {
     r.selected = top_k_indices(r.logits, size.active, "selected");
     if (renormalise_) {
       r.weights = softmax(take_columns(r.logits, r.selected));
-      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+      r.log_normaliser = log(sum(take_columns(r.scores, r.selected), 1, true));
     } else {
       r.weights = take_columns(r.scores, r.selected);
     }

@@ -18,6 +18,7 @@
 #include "moe/capacity.h"
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/score_order.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -38,7 +39,7 @@ class VMoeRouter : public Router {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const double half = 0.5 * settings_.balance;
-    r.auxiliary = half * squared_variation(sum(softmax(r.logits), 0), 0.0);
+    r.add_loss("importance", half, squared_variation(sum_over_tokens(softmax(r.logits)), 0.0));
     Var noisy = less_largest(r.logits);
     Var noise;
     if (in.training) {
@@ -49,39 +50,39 @@ class VMoeRouter : public Router {
       noisy = noisy + noise;
     }
     r.scores = softmax(noisy);
-    const Tensor chosen = top_k_indices(noisy, size.active, "selected");
+    r.choice = top_k_indices(noisy, size.active, "selected");
     if (in.training) {
       // tau = o + noise at the k-th place; the difference of the logits comes first, so that large
       // ones do not round the noise away.
       const auto last = [&](Var v) {
-        return slice(take_columns(v, chosen), 1, size.active - 1, size.active);
+        return slice(take_columns(v, r.choice), 1, size.active - 1, size.active);
       };
       const Var margin = (r.logits - last(r.logits)) - last(noise);
       const Var wins = normal_cdf(margin * static_cast<double>(size.experts));
-      r.auxiliary = r.auxiliary + half * squared_variation(mean(wins, 0), 0.0);
+      r.add_loss("load", half, squared_variation(mean_over_tokens(wins), 0.0));
     }
-    r.selected = dropped(r, chosen, size);
+    select(r, in, noisy.value(), size);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
 
  private:
-  Tensor dropped(const Routing& r, const Tensor& chosen, const LayerSize& size) const {
-    const std::int64_t tokens = chosen.size(0);
+  void select(Routing& r, const LayerInput& in, const Tensor& noisy, const LayerSize& size) const {
+    const std::int64_t tokens = noisy.size(0);
     const std::int64_t capacity =
         capacity_up(settings_.capacity, tokens * size.active, size.experts, settings_.multiple);
     Tensor queue;
     if (settings_.priority) {
-      const Tensor p = r.scores.value();
       queue = r.scores.tape().decisions().decide("queue", DType::i32, {1, tokens}, [&] {
-        const Tensor largest = Tensor::empty({1, tokens}, p.dtype());
-        kernels(p.device()).reduce(Reduction::max, p, {tokens, p.size(1), 1}, largest);
+        Kernels& k = kernels(Device::cpu);
+        const Tensor largest = Tensor::empty({1, tokens}, DType::f64);
+        k.reduce(Reduction::max, log_odds(noisy), {tokens, noisy.size(1), 1}, largest);
         Tensor order = Tensor::empty({1, tokens}, DType::i32);
-        kernels(p.device()).top_k(largest, tokens, order);
+        k.top_k(largest, tokens, order);
         return order;
       });
     }
-    return drop_over_capacity(chosen, size.experts, capacity, queue);
+    select_within(r, in, r.choice, size.experts, capacity, queue);
   }
 
   VMoeSettings settings_;
@@ -104,7 +105,8 @@ RouterEntry v_moe_router() {
           .traits = {.continuous = true,
                      .causal = false,
                      .in_order = true,
-                     .auxiliary = "importance and load (balance)"},
+                     .auxiliary = "importance and load (balance)",
+                     .losses = {"balance"}},
           .options = {{"balance",
                        OptionSpec::Kind::number,
                        "0.01",

@@ -7,14 +7,15 @@
 //   auxiliary   balance E sum_i c_i m_i, c_i the fraction of the choices that fell on i, without
 //               gradient, m_i the mean of softmax(s/0.07)
 //
-// Training and inference are the same. A norm is sqrt(|v|^2 + 1e-12): the cosine with 0 is 0. No
-// capacity.
+// Training and inference are the same. The cosine with a token of zeros is 0, without a gradient.
+// No capacity.
 
 #include <algorithm>
 #include <cmath>
 
 #include "moe/balance.h"
 #include "moe/registry.h"
+#include "moe/routers/directions.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -29,7 +30,7 @@ constexpr double kLargestTemperature = 1e4;
 Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& rng) {
   const std::int64_t count = std::min(rows, columns);
   const std::int64_t n = std::max(rows, columns);
-  const Tensor basis = rng.normal({count, n}, DType::f64);
+  Tensor basis = rng.normal({count, n}, DType::f64);
   double* v = basis.data<double>();
   const auto product = [&](std::int64_t a, std::int64_t b) {
     double sum = 0.0;
@@ -56,8 +57,6 @@ Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& r
   return out;
 }
 
-Var unit_rows(Var v) { return v / sqrt(sum(square(v), 1, true) + 1e-12); }
-
 class XMoeRouter : public Router {
  public:
   XMoeRouter(bool softmax_gate, std::int64_t dimensions, double balance)
@@ -69,10 +68,15 @@ class XMoeRouter : public Router {
         dimensions_ > 0 ? dimensions_ : std::max<std::int64_t>(2, size.experts / 2);
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
-    parameters.add(start + "router.project",
-                   rng.normal({size.model, d}, DType::f64, 0.0, deviation));
-    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng));
+    parameters
+        .add(start + "router.project", rng.normal({size.model, d}, DType::f64, 0.0, deviation))
+        .decays = true;
+    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng)).decays = true;
     parameters.add(start + "router.log_temperature", Tensor::scalar(std::log(kTemperature)));
+  }
+
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return softmax_gate_ && size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -86,12 +90,13 @@ class XMoeRouter : public Router {
     if (softmax_gate_) {
       r.scores = softmax(r.logits);
       r.weights = softmax(take_columns(r.logits, r.selected));
-      r.normaliser = sum(take_columns(r.scores, r.selected), 1, true);
+      r.log_normaliser = log(sum(take_columns(r.scores, r.selected), 1, true));
     } else {
       r.scores = sigmoid(r.logits);
+      r.log_scores = -softplus(-r.logits);
       r.weights = take_columns(r.scores, r.selected);
     }
-    r.auxiliary = balance_ * switch_auxiliary(softmax(cosine / kTemperature), r.selected);
+    r.add_loss("balance", balance_, switch_auxiliary(softmax(cosine / kTemperature), r.selected));
     return r;
   }
 
@@ -116,7 +121,8 @@ RouterEntry x_moe_router() {
           .claim = Claim::exact_on_cell,
           .traits = {.softmax = false,
                      .linear = false,
-                     .auxiliary = "fractions times mean scores (balance)"},
+                     .auxiliary = "fractions times mean scores (balance)",
+                     .losses = {"balance"}},
           .options = {{"gate",
                        OptionSpec::Kind::choice,
                        "sigmoid",

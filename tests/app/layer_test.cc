@@ -365,6 +365,8 @@ TEST_CASE("what it refuses") {
         "moegrad: [layer] --option is 'renormalise'. Give --option name=value.\n");
   CHECK(refused(same, {"--active", "2", "--train", "--eval"}) ==
         "moegrad: [layer] --train and --eval are both given. Give one.\n");
+  CHECK(refused(same, {"--active", "2", "--dropless"}) ==
+        "moegrad: [layer] --dropless is for inference. Add --eval.\n");
   CHECK(refused(same, {"--active", "2", "--activation", "swiglu"}) ==
         "moegrad: [safetensors] FILE: no tensor 'experts.w3' among 7. The nearest is "
         "'experts.w1'.\n");
@@ -428,7 +430,9 @@ void check_runs(Layer& layer, const std::string& router, const std::string& esti
     std::filesystem::remove(layer.out);
     const Outcome outcome = layer(in, {"--router", router, "--estimator", estimator, "--active",
                                        std::to_string(active), mode});
-    CHECK(outcome.err == "");
+    const bool learns = moegrad::Layer(config).router_learns();
+    CHECK(outcome.err.empty() == learns);
+    CHECK(outcome.err.starts_with(learns ? "" : "moegrad: [" + router + "] with k = "));
     REQUIRE(outcome.code == 0);
     CHECK(outcome.out.starts_with(router + " / " + estimator + ", 5 tokens, "));
     const TensorFile out = read_safetensors(layer.out);

@@ -121,6 +121,23 @@ TEST_CASE("moegrad train: stopped by a signal, then resumed, the same checkpoint
   CHECK(checkpoint(folder / fmt::format("stopped{}", SIGTERM), name) == checkpoint(whole, name));
 }
 
+TEST_CASE("moegrad train: a finished run is extended, and told from where on the rate changes") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "run";
+  CHECK(run(folder, small(out)).code == 0);
+  const std::string first = read_file(out / "result.json");
+  const Outcome more = run(folder, {"train", "--resume", "--out", out.string(), "--epochs", "4"});
+  CHECK(more.code == 0);
+  CHECK(more.err.find("extended from 2 to 4 epochs: from step 65 on the learning rate is that of a "
+                      "run of 128 steps (cosine, warm-up of 12)\n") != std::string::npos);
+  CHECK(json::parse(read_file(out / "result.json"))["steps"] == 128);
+  CHECK(read_file(out / "result-step-00000064.json") == first);
+  const Outcome fewer = run(folder, {"train", "--resume", "--out", out.string(), "--epochs", "3"});
+  CHECK(fewer.code == 2);
+  CHECK(fewer.err == "moegrad: [train] --epochs 3 contradicts the run in '" + out.string() +
+                         "', which has 4. Leave it out, or start another run with --out.\n");
+}
+
 TEST_CASE("moegrad train: killed at any moment, then resumed, the same checkpoint") {
   const TemporaryFolder folder;
   const std::vector<std::string> often = {"--checkpoint-every", "3"};

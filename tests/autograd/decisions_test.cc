@@ -50,7 +50,7 @@ TEST_CASE("recorded decisions are replayed, as often as asked") {
 TEST_CASE("what was recorded is a copy") {
   Decisions d = Decisions::recorder();
   const Tensor value = d.decide("a", DType::f64, {}, [] { return number(1.0); });
-  value.data<double>()[0] = 5.0;
+  value.write<double>()[0] = 5.0;
   d.replay();
   CHECK(ask(d, "a", 0.0) == 1.0);
 }
@@ -71,15 +71,15 @@ TEST_CASE("replaying another program is an error that says what differs") {
   SUBCASE("another shape") {
     CHECK_THROWS_WITH_AS(
         d.decide("a", DType::f64, {2}, [] { return number(0.0); }),
-        "[decisions] 'a' is asked for as f64 [2], and was recorded as f64 []. The shapes must "
-        "agree.",
+        "[decisions] replay asks for 'a' as f64 [2], and it was recorded as f64 []. Replay the "
+        "same program.",
         Error);
   }
   SUBCASE("another type") {
     CHECK_THROWS_WITH_AS(
         d.decide("a", DType::i32, {}, [] { return number(0.0); }),
-        "[decisions] 'a' is asked for as i32 [], and was recorded as f64 []. The shapes must "
-        "agree.",
+        "[decisions] replay asks for 'a' as i32 [], and it was recorded as f64 []. Replay the "
+        "same program.",
         Error);
   }
   SUBCASE("too many") {
@@ -99,6 +99,51 @@ TEST_CASE("replaying another program is an error that says what differs") {
         "same program.",
         Error);
   }
+}
+
+TEST_CASE("what is handed out is a copy") {
+  Decisions d = Decisions::recorder();
+  const auto ask_tensor = [&] { return d.decide("a", DType::f64, {}, [] { return number(1.0); }); };
+  ask_tensor();
+  for (int run = 0; run < 2; ++run) {
+    d.replay();
+    const Tensor value = ask_tensor();
+    CHECK(value.item() == 1.0);
+    value.data<double>()[0] = 9.0;
+  }
+}
+
+TEST_CASE("a replay may hold selections alone, or nothing") {
+  Decisions d = Decisions::recorder();
+  const auto select = [&](std::int32_t place) {
+    return d.decide("place", DType::i32, {}, [=] { return Tensor::scalar(place); }).at(0);
+  };
+  ask(d, "a", 1.0);
+  select(3);
+  d.replay(Decisions::Hold::discrete);
+  CHECK(ask(d, "a", 2.0) == 2.0);
+  CHECK(select(4) == 3.0);
+  CHECK_NOTHROW(d.finish_replay());
+  d.replay(Decisions::Hold::nothing);
+  CHECK(ask(d, "a", 2.0) == 2.0);
+  CHECK(select(4) == 4.0);
+  d.replay();
+  CHECK(ask(d, "a", 2.0) == 1.0);
+  CHECK(select(4) == 3.0);
+}
+
+TEST_CASE("decisions of one kind that have changed places are a mismatch") {
+  Decisions d = Decisions::recorder();
+  ask(d, "a", 1.0);
+  ask(d, "a", 2.0);
+  d.replay();
+  CHECK(ask(d, "a", 1.1) == 1.0);
+  CHECK(ask(d, "a", 1.9) == 2.0);
+  d.replay();
+  CHECK_THROWS_WITH_AS(ask(d, "a", 1.9),
+                       "[decisions] replay comes to 'a' where another decision of this kind was "
+                       "recorded. Replay the same program.",
+                       ReplayMismatch);
 }
 
 TEST_CASE("live decisions cannot be replayed") {
@@ -141,7 +186,7 @@ TEST_CASE("a categorical draw") {
     constexpr int kDraws = 20000;
     const double p[] = {0.1, 0.0, 0.6, 0.3};
     const Tensor rows = Tensor::empty({kDraws, 4}, DType::f64);
-    for (int i = 0; i < 4 * kDraws; ++i) rows.data<double>()[i] = p[i % 4];
+    for (int i = 0; i < 4 * kDraws; ++i) rows.write<double>()[i] = p[i % 4];
     Rng rng{3, 0, 0};
     Decisions d;
     const Tensor drawn = d.categorical("draw", rows, rng);
@@ -167,15 +212,19 @@ TEST_CASE("a categorical draw") {
     Rng rng;
     CHECK(d.categorical("draw", row({0.0, 1.0 - 1e-6, 0.0}), rng).at(0) == 1.0);
   }
-  SUBCASE("is replayed without taking numbers") {
+  SUBCASE("is replayed, taking the same numbers") {
     Decisions d = Decisions::recorder();
     Rng rng{5, 0, 0};
     const Tensor p = Tensor::full({6, 3}, 1.0 / 3.0, DType::f64);
     const Tensor drawn = d.categorical("draw", p, rng);
     d.replay();
-    const Rng before = rng;
-    CHECK(d.categorical("draw", p, rng).same_bits(drawn));
-    CHECK(rng == before);
+    const Rng after = rng;
+    rng = Rng{5, 0, 0};
+    // Another distribution now; the draw is kept.
+    const Tensor other = Tensor::of<double>({6, 3}, {1, 0, 0, 0, 1, 0, 0, 0, 1,  //
+                                                     1, 0, 0, 0, 1, 0, 0, 0, 1});
+    CHECK(d.categorical("draw", other, rng).same_bits(drawn));
+    CHECK(rng == after);
   }
   SUBCASE("of no rows") {
     Decisions d;

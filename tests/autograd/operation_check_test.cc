@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include "autograd/tape.h"
+#include "ops/ops.h"
 #include "tensor/kernels.h"
 
 using namespace moegrad;
@@ -47,16 +48,16 @@ double largest(const Tensor& t) {
 Tensor filled(const Shape& shape, DType dtype, const std::vector<double>& values) {
   const Tensor t = Tensor::empty(shape, dtype);
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (dtype == DType::f32) t.data<float>()[i] = static_cast<float>(values[i]);
-    if (dtype == DType::f64) t.data<double>()[i] = values[i];
+    if (dtype == DType::f32) t.write<float>()[i] = static_cast<float>(values[i]);
+    if (dtype == DType::f64) t.write<double>()[i] = values[i];
   }
   return t;
 }
 
 void add_to_first(const Tensor& t, double d) {
   if (t.numel() == 0) return;
-  if (t.dtype() == DType::f32) t.data<float>()[0] += static_cast<float>(d);
-  if (t.dtype() == DType::f64) t.data<double>()[0] += d;
+  if (t.dtype() == DType::f32) t.write<float>()[0] += static_cast<float>(d);
+  if (t.dtype() == DType::f64) t.write<double>()[0] += d;
 }
 
 // y = a b, with a copy of a and of b saved.
@@ -80,7 +81,8 @@ struct Product {
     Tensor out = filled(in[0].shape(), defect == Defect::gives_f64 ? DType::f64 : in[0].dtype(), y);
     in.save(in[0].clone());
     in.save(in[1].clone());
-    in.save(in[0].clone());  // not read by backward
+    third = in[0].clone();
+    in.save(third);  // not read by backward: the tape does not notice
     if (defect == Defect::writes_input_forward) add_to_first(in[1], 1e-13);
     return out;
   }
@@ -107,13 +109,13 @@ struct Product {
     }
     // So little that the gradients do not show it.
     if (defect == Defect::writes_input_backward) nudge(b.input(0));
-    if (defect == Defect::writes_saved) nudge(b.saved(2));
+    if (defect == Defect::writes_saved) nudge(third);
   }
 
   // The last bit of the first element.
   static void nudge(const Tensor& t) {
     if (t.numel() > 0 && t.dtype() == DType::f64) {
-      t.data<double>()[0] = std::nextafter(t.at(0), std::numeric_limits<double>::infinity());
+      t.write<double>()[0] = std::nextafter(t.at(0), std::numeric_limits<double>::infinity());
     }
   }
 
@@ -136,6 +138,7 @@ struct Product {
   }
 
   static inline int calls = 0;
+  static inline Tensor third;
 };
 
 template <Defect defect>
@@ -172,9 +175,9 @@ TEST_CASE("each defect is caught, by the check that is made for it") {
   expect_caught<Defect::zero_cotangent>("a zero cotangent gives a gradient");
   expect_caught<Defect::not_repeatable>("two backward passes differ");
   expect_caught<Defect::writes_input_forward>("forward wrote an input");
-  expect_caught<Defect::writes_input_backward>("backward wrote an input, output or saved tensor");
+  expect_caught<Defect::writes_input_backward>("needs its input 0 (node 0, 'variable')");
   expect_caught<Defect::writes_saved>("backward wrote an input, output or saved tensor");
-  expect_caught<Defect::unwritten_output>("numeric nan");
+  expect_caught<Defect::unwritten_output>("is NaN");
   expect_caught<Defect::unwritten_gradient>("analytic nan");
   expect_caught<Defect::wrong_f32_value>("f32 and f64 values differ");
   expect_caught<Defect::wrong_f32_gradient>("f32 and f64 gradients differ");
@@ -236,4 +239,56 @@ TEST_CASE("the check leaves the pool as it found it") {
   const bool before = pool::checked();
   check<Defect::throws>();
   CHECK(pool::checked() == before);
+}
+
+namespace {
+
+// A documented function with one case, for its claim alone.
+CheckRow check_claim(Claim claim, std::vector<CaseInput> inputs, Program program) {
+  static OperationCase current;
+  current = {"case", std::move(inputs), std::move(program)};
+  OperationEntry entry{"function",      "", "", claim, [] { return std::vector{current}; }, nullptr,
+                       "it is one case"};
+  return check_operation(entry);
+}
+
+void expect_liar(const CheckRow& row, const std::string& reason) {
+  CHECK(row.verdict == Verdict::fail);
+  INFO(row.reason);
+  CHECK(row.reason.find(reason) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("a claim is enforced: for each claim a liar") {
+  const Program stopped = [](Tape&, std::span<const Var> x) { return x[0] * stop_gradient(x[0]); };
+  expect_liar(check_claim(Claim::exact, {{{1}}}, stopped), "analytic and numeric differ");
+  expect_liar(check_claim(Claim::exact_on_cell, {{{1}}}, stopped), "analytic and numeric differ");
+  CHECK(check_claim(Claim::surrogate, {{{1}}}, stopped).verdict == Verdict::pass);
+  // Dropped where the differences see it.
+  const Program wrong = [](Tape&, std::span<const Var> x) {
+    return square(x[0]) + stop_gradient(x[0]) - x[0] + stop_gradient(x[0]) - stop_gradient(x[0]);
+  };
+  expect_liar(check_claim(Claim::exact, {{{1}}}, wrong), "analytic and numeric differ");
+
+  // One of two outcomes, its one-hot row straight through to the probabilities.
+  const Program straight = [](Tape& tape, std::span<const Var> x) {
+    const Var p = softmax(reshape(x[0], {1, 3}));
+    const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    return straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
+  };
+  CHECK(check_claim(Claim::surrogate, {{{3}}}, straight).cases == 1);
+  expect_liar(check_claim(Claim::unbiased, {{{3}}}, straight), "claimed to be unbiased");
+  expect_liar(check_claim(Claim::biased_order, {{{3}}}, straight), "cannot claim");
+  expect_liar(check_claim(Claim::documented, {{{3}}}, straight), "cannot claim");
+  // Dropout by a draw: pathwise, so unbiased.
+  const Program dropped = [](Tape& tape, std::span<const Var> x) {
+    const Tensor p = Tensor::of<double>({1, 2}, {0.25, 0.75});
+    const Tensor kept = tape.decisions().categorical("kept", p, tape.rng());
+    return x[0] * (kept.at(0) / 0.75);
+  };
+  const CheckRow honest = check_claim(Claim::unbiased, {{{1}}}, dropped);
+  INFO(honest.reason);
+  CHECK(honest.verdict == Verdict::pass);
 }

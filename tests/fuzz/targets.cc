@@ -104,10 +104,12 @@ std::vector<std::string> tensor_files() {
   const auto bytes = [](const TensorFile& f) {
     return bytes_of([&](const fs::path& path) { write_safetensors(path, f); });
   };
-  const std::string header = R"({"i":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}})";
+  const std::string header = R"({"b":{"dtype":"BF16","shape":[2],"data_offsets":[16,20]},)"
+                             R"("h":{"dtype":"F16","shape":[2,1],"data_offsets":[20,24]},)"
+                             R"("i":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}})";
   const std::uint64_t length = header.size();
   return {bytes(file), bytes({}),
-          std::string(reinterpret_cast<const char*>(&length), 8) + header + std::string(16, '\1')};
+          std::string(reinterpret_cast<const char*>(&length), 8) + header + std::string(24, '\1')};
 }
 
 std::string change_tensors(const std::string& input, std::uint64_t seed, std::uint64_t i) {

@@ -117,6 +117,31 @@ TEST_CASE("x-moe: temperature and both norms; sigmoid or softmax weights; balanc
   }
 }
 
+// A cosine is of directions alone: 1e-25 and 1e25 times the features, whose squares f32 does not
+// hold.
+TEST_CASE("x-moe and soft-moe: the length of a token does not matter, however small or large") {
+  for (const char* name : {"x-moe", "soft-moe"}) {
+    CAPTURE(name);
+    const std::unique_ptr<Router> router = router_of(name);
+    const Parameters parameters = declared(*router, kSize);
+    std::vector<std::vector<double>> results;
+    for (const double length : {1.0, 1e-25, 1e25}) {
+      Tape tape;
+      Weights weights;
+      for (const Parameter& p : parameters) {
+        weights.set(p.name, tape.constant(p.value.to(DType::f32)));
+      }
+      Tensor x = features().clone();
+      for (double& v : x.values<double>()) v *= length;
+      const Routing r = router->route(kSize, {tape.constant(x.to(DType::f32)), weights, true});
+      results.push_back((r.mix.defined() ? r.mix : r.logits).value().to_vector());
+      for (std::size_t i = 0; i < results[0].size(); ++i) {
+        CHECK(results.back()[i] == doctest::Approx(results[0][i]).epsilon(1e-4));
+      }
+    }
+  }
+}
+
 TEST_CASE("x-moe: initial embeddings, the floor of the temperature, and a token of zeros") {
   const std::unique_ptr<Router> router = router_of("x-moe");
   Parameters parameters = declared(*router, kSize);

@@ -1,6 +1,8 @@
 // Capacity, and the routers that have one: switch, gshard, v-moe, expert-choice.
 
 #include <algorithm>
+#include <map>
+#include <string>
 
 #include <doctest/doctest.h>
 
@@ -26,8 +28,8 @@ Tensor choosing(const std::vector<std::pair<int, int>>& wanted, std::int64_t exp
   const Tensor o = Tensor::zeros({tokens, experts}, DType::f64);
   for (std::int64_t t = 0; t < tokens; ++t) {
     const auto [first, second] = wanted[static_cast<std::size_t>(t)];
-    o.data<double>()[t * experts + first] = 1.0;
-    if (second >= 0) o.data<double>()[t * experts + second] = 0.5;
+    o.write<double>()[t * experts + first] = 1.0;
+    if (second >= 0) o.write<double>()[t * experts + second] = 0.5;
   }
   return o;
 }
@@ -110,6 +112,55 @@ TEST_CASE("switch: weight, balance loss before dropping, capacity in training an
   CHECK(ids_of(published.selected) == Ids{0, 1, 0, 0, 0, -1, 2, -1});
 }
 
+TEST_CASE("dropless: at inference every choice is kept, whatever the capacity; training drops") {
+  // All tokens have the same two favourites.
+  const Tensor o = choosing(std::vector<std::pair<int, int>>(8, {0, 1}), 4);
+  struct Case {
+    const char* name;
+    std::int64_t active;
+    std::map<std::string, std::string> options;
+  };
+  const std::vector<Case> cases = {
+      {"switch",
+       1,
+       {{"capacity", "0.5"}, {"eval-capacity", "0.5"}, {"capacity-min", "1"}, {"jitter", "0"}}},
+      {"gshard", 2, {{"capacity", "0.5"}, {"capacity-min", "1"}, {"second-threshold", "0"}}},
+      {"v-moe", 2, {{"capacity", "0.5"}, {"capacity-multiple", "1"}, {"batch-priority", "true"}}}};
+  for (const Case& c : cases) {
+    const std::int64_t active = c.active;
+    CAPTURE(c.name);
+    const std::unique_ptr<Router> router = router_of(c.name, c.options);
+    Tape tape;
+    const Var x = tape.variable(o);
+    const Weights weights = identity_weights(tape, 4);
+    const auto route = [&](bool training, bool dropless) {
+      LayerInput in{x, weights, training};
+      in.dropless = dropless;
+      return router->route(square_size(4, active), in);
+    };
+    const Routing paper = route(false, false);
+    const Routing all = route(false, true);
+    const auto kept = [](const Routing& r) {
+      const Ids ids = ids_of(r.selected);
+      return std::count_if(ids.begin(), ids.end(), [](std::int32_t e) { return e >= 0; });
+    };
+    CHECK(kept(paper) < 8 * active);
+    CHECK(paper.dropped == 8 * active - kept(paper));
+    CHECK(kept(all) == 8 * active);
+    CHECK(all.dropped == 0);
+    // A token's choice and weights no longer depend on the others of its batch.
+    Tape alone;
+    const Var one = alone.variable(o.rows(5, 6));
+    const Weights same = identity_weights(alone, 4);
+    LayerInput in{one, same, false};
+    in.dropless = true;
+    const Routing single = router->route(square_size(4, active), in);
+    CHECK(single.selected.same_bits(all.selected.rows(5, 6)));
+    CHECK(single.weights.value().same_bits(all.weights.value().rows(5, 6)));
+    CHECK(kept(route(true, true)) < 8 * active);
+  }
+}
+
 TEST_CASE("switch: the jitter multiplies the router's input, in training only") {
   const Tensor o = random_logits(6, 4);
   const std::unique_ptr<Router> router = router_of("switch", {{"jitter", "0.2"}});
@@ -122,7 +173,7 @@ TEST_CASE("switch: the jitter multiplies the router's input, in training only") 
   const Tensor jittered = o.clone();
   for (std::int64_t i = 0; i < o.numel(); ++i) {
     CHECK(std::abs(u.at(i) - 1.0) <= 0.2);
-    jittered.data<double>()[i] *= u.at(i);
+    jittered.write<double>()[i] *= u.at(i);
   }
   for (std::int64_t t = 0; t < 6; ++t) {
     const std::vector<double> g = softmax_row(jittered, t);
@@ -264,7 +315,7 @@ TEST_CASE("v-moe: capacity, and batch priority") {
 TEST_CASE("expert-choice: each expert takes its C largest scores; a zero score is still taken") {
   constexpr std::int64_t kTokens = 6, kExperts = 3;
   const Tensor o = random_logits(kTokens, kExperts);
-  for (std::int64_t t = 0; t < kTokens; ++t) o.data<double>()[t * kExperts + 2] = -2e3;
+  for (std::int64_t t = 0; t < kTokens; ++t) o.write<double>()[t * kExperts + 2] = -2e3;
   Tape tape;
   const Var x = tape.variable(o);
   const Weights weights = identity_weights(tape, kExperts);

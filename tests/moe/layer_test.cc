@@ -4,6 +4,7 @@
 
 #include "moe/balance.h"
 #include "moe/check.h"
+#include "moe/registry.h"
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
 #include "train/modules.h"
@@ -114,6 +115,28 @@ TEST_CASE("declared parameters are what forward asks for") {
     double size = 0.0;
     for (const double v : g[p].to_vector()) size += std::abs(v);
     CHECK(size > 0.0);
+  }
+}
+
+TEST_CASE("of every layer, what belongs to the router and which matrices decay") {
+  for (const RouterEntry& entry : routers()) {
+    CAPTURE(entry.name);
+    LayerConfig c = config();
+    c.size.active = std::min(c.size.active, entry.most_active);
+    c.router = entry.name;
+    c.options = {{"shared", "1"}};
+    Parameters parameters;
+    Rng rng{1, 0, 0};
+    Layer(c).declare("any.prefix.", parameters, rng);
+    for (const Parameter& p : parameters) {
+      CAPTURE(p.name);
+      const std::string name = p.name.substr(11);
+      CHECK(p.router == name.starts_with("router."));
+      const bool expert_matrix = name == "experts.w1" || name == "experts.w2" ||
+                                 name == "shared.w1" || name == "shared.w2";
+      CHECK(p.decays == (p.router ? p.trained && p.value.rank() == 2 : expert_matrix));
+      CHECK(p.rate == 1.0);
+    }
   }
 }
 

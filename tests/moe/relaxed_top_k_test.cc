@@ -35,7 +35,7 @@ struct Run {
     if (noise.defined()) decisions.give("noise", noise);
     Tape tape({.rng = Rng{31, 0, 0}, .decisions = &decisions});
     const Tensor eye = Tensor::zeros({experts, experts}, DType::f64);
-    for (std::int64_t e = 0; e < experts; ++e) eye.data<double>()[e * experts + e] = 1.0;
+    for (std::int64_t e = 0; e < experts; ++e) eye.write<double>()[e * experts + e] = 1.0;
     Weights weights;
     weights.set("router.weight", tape.constant(eye.to(dtype)));
     const Var x = tape.variable(o.to(dtype));
@@ -158,7 +158,7 @@ TEST_CASE("gumbel-top-k-st: 1/k on the sample, with the gradient of the relaxed 
         const auto e = static_cast<std::int64_t>(best[static_cast<std::size_t>(j)]);
         CHECK(r.selected.at(t * kActive + j) == static_cast<double>(e));
         CHECK(r.weights.value().at(t * kActive + j) == 1.0 / kActive);
-        spread.data<double>()[t * kExperts + e] = a.at(t * kActive + j);
+        spread.write<double>()[t * kExperts + e] = a.at(t * kActive + j);
       }
     }
     straight = tape.backward(sum(r.weights * tape.constant(a)))[x];
@@ -232,6 +232,25 @@ TEST_CASE("far apart logits, ties and k = E stay finite, in f32 too") {
         }
         const Var a = tape.constant(Rng{5, 0, 0}.normal(r.weights.shape(), dtype));
         CHECK(finite(tape.backward(sum(r.weights * a))[x]));
+      });
+    }
+  }
+}
+
+// 30 apart at t = 0.1: 1 - p of every round is e^-300 and less. No expert is taken twice.
+TEST_CASE("rounds of far apart logits take the experts one by one, in f32 too") {
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    for (const std::int64_t active : {2, 4, 5}) {
+      Run run;
+      run.o = Tensor::of<double>({1, kExperts}, {30, 0, -30, -60, -90});
+      run.noise = Tensor::zeros({1, kExperts}, DType::f64);
+      run.active = active;
+      run.dtype = dtype;
+      run([&](Tape&, Var, const Routing& r) {
+        for (std::int64_t e = 0; e < kExperts; ++e) {
+          const double expected = e < active ? 1.0 / static_cast<double>(active) : 0.0;
+          CHECK(r.weights.value().at(e) == doctest::Approx(expected).epsilon(1e-6));
+        }
       });
     }
   }

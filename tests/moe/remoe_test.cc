@@ -24,7 +24,7 @@ struct Run {
   void operator()(Use use) const {
     Tape tape;
     const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
-    for (std::int64_t e = 0; e < kExperts; ++e) eye.data<double>()[e * kExperts + e] = 1.0;
+    for (std::int64_t e = 0; e < kExperts; ++e) eye.write<double>()[e * kExperts + e] = 1.0;
     Weights weights;
     weights.set("router.weight", tape.constant(eye));
     weights.set("router.lambda", tape.constant(Tensor::of<double>({1}, {lambda})));

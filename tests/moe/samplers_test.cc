@@ -66,7 +66,7 @@ Outcomes conditional_bernoulli(int k) {
 Tensor rows_of_logits(std::int64_t tokens) {
   const Tensor x = Tensor::empty({tokens, kExperts}, DType::f64);
   for (std::int64_t i = 0; i < x.numel(); ++i) {
-    x.data<double>()[i] = kLogits[static_cast<std::size_t>(i % kExperts)];
+    x.write<double>()[i] = kLogits[static_cast<std::size_t>(i % kExperts)];
   }
   return x;
 }
@@ -75,7 +75,7 @@ Routing route(const std::string& name, std::int64_t k, Tape& tape, std::int64_t 
               const std::map<std::string, std::string>& options = {}) {
   const RouterEntry& entry = router_entry(name);
   const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
-  for (std::int64_t e = 0; e < kExperts; ++e) eye.data<double>()[e * kExperts + e] = 1.0;
+  for (std::int64_t e = 0; e < kExperts; ++e) eye.write<double>()[e * kExperts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));
   weights.set("router.omega", tape.constant(Tensor::full({1}, 1.0, DType::f64)));

@@ -46,7 +46,7 @@ inline Run run(const std::string& name, const Tensor& o, const Given& given, std
   Tape tape({.rng = Rng{3, 0, 0}, .decisions = &decisions});
   const std::int64_t experts = o.size(1);
   const Tensor eye = Tensor::zeros({experts, experts}, DType::f64);
-  for (std::int64_t e = 0; e < experts; ++e) eye.data<double>()[e * experts + e] = 1.0;
+  for (std::int64_t e = 0; e < experts; ++e) eye.write<double>()[e * experts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));
   const Var x = tape.variable(o);

@@ -154,7 +154,7 @@ TEST_CASE("priority: live samples have the mean g") {
   const std::vector<double> row = {0.4, -0.9, 1.2, 0.0, -2.0};
   const Tensor o = Tensor::empty({kSamples, 5}, DType::f64);
   for (std::int64_t i = 0; i < o.numel(); ++i) {
-    o.data<double>()[i] = row[static_cast<std::size_t>(i % 5)];
+    o.write<double>()[i] = row[static_cast<std::size_t>(i % 5)];
   }
   const Run r = run("priority", o, {}, 3);
   const std::vector<double> g = scores(o, 0);
@@ -195,7 +195,7 @@ TEST_CASE("categorical: weight 1 without gradient, log p of the choice with one"
   const Var x = tape.variable(logits());
   Weights weights;
   const Tensor eye = Tensor::zeros({5, 5}, DType::f64);
-  for (std::int64_t e = 0; e < 5; ++e) eye.data<double>()[e * 6] = 1.0;
+  for (std::int64_t e = 0; e < 5; ++e) eye.write<double>()[e * 6] = 1.0;
   weights.set("router.weight", tape.constant(eye));
   const auto router = make("categorical", {});
   const Routing r = router->route({5, 1, 1, 5, 1}, {x, weights, true});

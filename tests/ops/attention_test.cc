@@ -47,8 +47,8 @@ TEST_CASE("causal_attention: a position is blind to those after it") {
   const Tensor changed_k = k.clone();
   const Tensor changed_v = v.clone();
   for (std::int64_t i = 5 * 3; i < 9 * 3; ++i) {
-    changed_k.data<float>()[i] = 9.0F;
-    changed_v.data<float>()[i] = -9.0F;
+    changed_k.write<float>()[i] = 9.0F;
+    changed_v.write<float>()[i] = -9.0F;
   }
   const Tensor a = run(k, v);
   const Tensor b = run(changed_k, changed_v);

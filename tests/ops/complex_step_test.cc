@@ -57,6 +57,6 @@ void check_binary(TypeList<F...>) {
 }  // namespace
 
 TEST_CASE("derivatives agree with the complex step, where the function takes complex numbers") {
-  check_unary(TypeList<Neg, Affine, Exp, Log, Sqrt, Square, Tanh>{});
-  check_binary(TypeList<Add, Sub, Mul, Div, SquaredDifference>{});
+  check_unary(TypeList<Neg, Affine, Exp, Log, Sqrt, Square, Tanh, Power, Sin, Cos>{});
+  check_binary(TypeList<Add, Sub, Mul, Div, SquaredDifference, Pow>{});
 }

@@ -42,7 +42,7 @@ void compare(Oracle&& oracle, double tolerance) {
   for (int i = 0; i < kPoints; ++i) {
     const double x = F::kLow + (F::kHigh - F::kLow) * i / (kPoints - 1);
     if constexpr (requires { F::wall(1.0, Scalars{}); }) {
-      if (std::abs(F::wall(x, p)) < 0.05) continue;
+      if (F::wall(x, p) < 0.05) continue;
     }
     const double expected = static_cast<double>(oracle(x, p));
     const double analytic = F::df(x, F::f(x, p), p);
@@ -56,7 +56,55 @@ void compare_with_differences(TypeList<F...>) {
   (compare<F>([](double x, Scalars p) { return differences<F>(x, p); }, 1e-12), ...);
 }
 
+// The function or its derivative jumps at x.
+template <class F>
+bool jumps_at(double x, Scalars p) {
+  const double tiny = 1e-9 * std::fmax(1.0, std::abs(x));
+  const auto slope = [&](double at) { return F::df(at, F::f(at, p), p); };
+  return std::abs(slope(x + tiny) - slope(x - tiny)) > 0.1 ||
+         std::abs(F::f(x + tiny, p) - F::f(x - tiny, p)) > 0.1;
+}
+
+template <class F>
+int check_walls() {
+  if constexpr (requires { F::wall(1.0, Scalars{}); }) {
+    INFO(F::name);
+    const Scalars p = scalars_of(F::name);
+    const double step = 0.01;
+    for (double x = -7.003; x < 7.0; x += step) {
+      CAPTURE(x);
+      const double distance = F::wall(x, p);
+      CHECK(distance > 0.0);
+      CHECK((jumps_at<F>(x - distance, p) || jumps_at<F>(x + distance, p)));
+      for (const double part : {-0.99, -0.5, 0.5, 0.99}) {
+        CHECK(F::side(x + part * distance, p) == F::side(x, p));
+        CHECK(!jumps_at<F>(x + part * distance, p));
+      }
+      // A kink between two points, and only that, is another side.
+      const bool kink =
+          distance < step && F::wall(x + step, p) < step && jumps_at<F>(x + distance, p);
+      CHECK((F::side(x + step, p) != F::side(x, p)) == kink);
+    }
+    for (const double far : {-1e300, -1e3, 1e3, 1e300}) CHECK(F::wall(far, p) > 1e2);
+    return 1;
+  }
+  return 0;
+}
+
+template <class... F>
+int check_all_walls(TypeList<F...>) {
+  return (check_walls<F>() + ...);
+}
+
 }  // namespace
+
+TEST_CASE("walls lie where the derivative jumps, on both sides and far from any") {
+  CHECK(check_all_walls(UnaryFunctors{}) >= 2);
+  // Halfway between its bounds clamp has no kink.
+  CHECK(functor::Clamp::wall(0.1, {-0.7, 0.9}) == doctest::Approx(0.8));
+  CHECK(functor::Clamp::side(0.1 - 1e-9, {-0.7, 0.9}) ==
+        functor::Clamp::side(0.1 + 1e-9, {-0.7, 0.9}));
+}
 
 TEST_CASE("every derivative agrees with differences of order 8 in long double") {
   compare_with_differences(UnaryFunctors{});
@@ -104,6 +152,17 @@ TEST_CASE("values agree with their formulas in long double") {
       softplus, [](L x) { return std::log(1 + std::exp(x)); }, -3);
   compare_values(
       erf, [](L x) { return std::erf(x); }, -3);
+  compare_values(
+      abs, [](L x) { return std::abs(x); }, -3);
+  compare_values(
+      sign, [](L x) { return std::copysign(L(1), x); }, -3);
+  compare_values([](Var x) { return pow(x, 1.5); }, [](L x) { return std::pow(x, 1.5L); }, 0.1);
+  compare_values([](Var x) { return pow(x, 3.0); }, [](L x) { return x * x * x; }, -3);
+  compare_values([](Var x) { return pow(2.0, x); }, [](L x) { return std::exp2(x); }, -3);
+  compare_values(
+      sin, [](L x) { return std::sin(x); }, -3);
+  compare_values(
+      cos, [](L x) { return std::cos(x); }, -3);
   compare_values([](Var x) { return clamp(x, -1.0, 0.5); },
                  [](L x) { return x < -1     ? -1
                                   : x > 0.5L ? 0.5L
@@ -125,8 +184,14 @@ TEST_CASE("far out nothing overflows, and NaN stays NaN") {
   CHECK(of(relu, kInf) == kInf);
   const auto clamped = [](Var x) { return clamp(x, -1.0, 1.0); };
   for (Var (*f)(Var) : {+clamped, &relu, &exp, &log, &sqrt, &square, &tanh, &sigmoid, &gelu,
-                        &gelu_tanh, &silu, &softplus, &erf}) {
+                        &gelu_tanh, &silu, &softplus, &erf, &abs, &sign, &sin, &cos}) {
     CHECK(std::isnan(of(f, std::numeric_limits<double>::quiet_NaN())));
+  }
+  const Var nan = t.constant(row({std::nan("")}));
+  const Var one = t.constant(row({1}));
+  for (Var (*f)(Var, Var) : {minimum, maximum}) {
+    CHECK(std::isnan(f(nan, one).value().item()));
+    CHECK(std::isnan(f(one, nan).value().item()));
   }
 }
 
@@ -140,9 +205,44 @@ TEST_CASE("gradients far out are finite") {
 TEST_CASE("at a kink the derivative is the stated one") {
   Tape t;
   const Var x = t.variable(row({0}));
+  CHECK(t.backward(abs(x), {.retain = true})[x].item() == 0.0);
+  CHECK(t.backward(sign(x), {.retain = true})[x].item() == 0.0);
+  const Var y = t.variable(row({0}));
+  for (Var (*f)(Var, Var) : {minimum, maximum}) {
+    const Gradients g = t.backward(f(x, y), {.retain = true});
+    CHECK(g[x].item() == 0.5);
+    CHECK(g[y].item() == 0.5);
+    CHECK(t.backward(f(x, x), {.retain = true})[x].item() == 1.0);
+  }
   CHECK(t.backward(relu(x), {.retain = true})[x].item() == 0.0);
   CHECK(t.backward(clamp(x, 0.0, 1.0), {.retain = true})[x].item() == 0.0);
   CHECK(t.backward(clamp(x, -1.0, 0.0))[x].item() == 0.0);
+}
+
+TEST_CASE("powers at 0 and of negative numbers, as in PyTorch") {
+  using Values = std::vector<double>;
+  Tape t;
+  const Var x = t.variable(row({0, -2, 3}));
+  const auto power = [&](double exponent) {
+    const Var y = pow(x, exponent);
+    const Tensor dx = t.backward(sum(y), {.retain = true})[x];
+    return std::pair(y.value().to_vector(), dx.to_vector());
+  };
+  CHECK(power(0.0) == std::pair(Values{1, 1, 1}, Values{0, 0, 0}));
+  CHECK(power(1.0) == std::pair(Values{0, -2, 3}, Values{1, 1, 1}));
+  CHECK(power(2.0) == std::pair(Values{0, 4, 9}, Values{0, -4, 6}));
+  CHECK(power(-1.0).first == Values{kInf, -0.5, 1 / 3.0});
+  CHECK(std::isnan(power(0.5).first[1]));
+
+  const Var a = t.variable(row({0, 0, -2, -2}));
+  const Var b = t.variable(row({0, 2, 2, -1}));
+  const Var y = pow(a, b);
+  CHECK(y.value().to_vector() == Values{1, 0, 4, -0.5});
+  const Gradients g = t.backward(sum(y));
+  CHECK(g[a].to_vector() == Values{0, 0, -4, -0.25});
+  CHECK(g[b].at(0) == 0.0);
+  CHECK(g[b].at(1) == 0.0);
+  CHECK(std::isnan(g[b].at(2)));
 }
 
 TEST_CASE("operators with numbers") {
@@ -198,7 +298,8 @@ TEST_CASE("errors of element-wise operations") {
   const Var narrow = t.constant(Tensor::zeros({2, 3}, DType::f32));
   CHECK_THROWS_WITH_AS(
       a + b,
-      "[add] shapes [2, 3] and [2] do not meet. Give equal shapes, or a row, a column or a scalar.",
+      "[add] shapes [2, 3] and [2] do not meet. Axes are matched from the last; make their sizes "
+      "equal, or one of them 1.",
       Error);
   CHECK_THROWS_WITH_AS(a * narrow, "[mul] operands are f64 and f32. Convert one of them.", Error);
   CHECK_THROWS_WITH_AS(clamp(a, 1.0, 0.0), "[clamp] bounds 1 and 0. The first must not be larger.",

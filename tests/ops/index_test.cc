@@ -48,6 +48,18 @@ TEST_CASE("embedding takes ids of any shape") {
   CHECK(embedding(table, indices({}, {1})).shape() == Shape{2});
 }
 
+TEST_CASE("embedding: the padding row is read and gets no gradient") {
+  Tape t;
+  const Var table = t.variable(kX);
+  const Tensor ids = indices({2, 2}, {0, 2, 2, 1});
+  const Var y = embedding(table, ids, 2);
+  CHECK(y.value().to_vector() == Values{1, 2, 5, 6, 5, 6, 3, 4});
+  CHECK(t.backward(sum(y), {.retain = true})[table].to_vector() == Values{1, 1, 1, 1, 0, 0});
+  // Also where nothing but padding is read.
+  CHECK(t.backward(sum(embedding(table, indices({2}, {1, 1}), 1)))[table].to_vector() ==
+        Values{0, 0, 0, 0, 0, 0});
+}
+
 TEST_CASE("take_columns and put_columns") {
   Tape t;
   const Var x = t.variable(kX);
@@ -90,6 +102,9 @@ TEST_CASE("errors of indexing") {
 
   CHECK_THROWS_WITH_AS(embedding(x, indices({2}, {0, -1})),
                        "[embedding] index -1 at place 1 is outside 0 to 2. Check the indices.",
+                       Error);
+  CHECK_THROWS_WITH_AS(embedding(x, indices({1}, {0}), 3),
+                       "[embedding] index 3 at place 0 is outside 0 to 2. Check the indices.",
                        Error);
   CHECK_THROWS_WITH_AS(embedding(scalar, indices({1}, {0})),
                        "[embedding] the table has shape []. It needs 2 axes; reshape it first.",

@@ -42,6 +42,34 @@ TEST_CASE("cross_entropy of large logits is exact") {
   CHECK(t.backward(loss)[x].to_vector() == std::vector<double>{0, 0, 0.5, -0.5});
 }
 
+TEST_CASE("cross_entropy without the rows to be ignored") {
+  // The same as the loss of the others alone, to the bit, whatever the ignored rows hold.
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    for (const std::int32_t ignored : {-100, -1, 1, 7}) {
+      Tape t;
+      Tensor logits = Rng{8, 0, 0}.uniform({4, 3}, DType::f64, -2.0, 2.0);
+      logits.data<double>()[3] = std::nan("");
+      logits.data<double>()[4] = HUGE_VAL;
+      const Var x = t.variable(logits.to(dtype));
+      const Var others = t.variable(x.value().rows(2, 4));
+      const Var loss = cross_entropy(x, labels({ignored, ignored, 0, 2}), ignored);
+      const Var of_others = cross_entropy(others, labels({0, 2}));
+      CHECK(loss.value().same_bits(of_others.value()));
+      const Tensor dx = t.backward(loss, {.retain = true})[x];
+      CHECK(dx.rows(2, 4).same_bits(t.backward(of_others)[others]));
+      CHECK(dx.rows(0, 2).same_bits(Tensor::zeros({2, 3}, dtype)));
+    }
+  }
+}
+
+TEST_CASE("cross_entropy of ignored rows alone is 0, and so is its gradient") {
+  Tape t;
+  const Var x = t.variable(Tensor::of<double>({2, 2}, {1, std::nan(""), HUGE_VAL, 2}));
+  const Var loss = cross_entropy(x, labels({-100, -100}), -100);
+  CHECK(loss.value().item() == 0.0);
+  CHECK(t.backward(loss)[x].same_bits(Tensor::zeros({2, 2}, DType::f64)));
+}
+
 TEST_CASE("mse and bce_with_logits") {
   Tape t;
   const Var a = t.variable(Tensor::of<double>({2}, {1, 2}));
@@ -67,6 +95,9 @@ TEST_CASE("errors of the losses") {
                        "[cross_entropy] row 1 has label 3, outside 0 to 2. Check the labels.",
                        Error);
   CHECK_THROWS_WITH_AS(cross_entropy(x, labels({-1, 0})),
+                       "[cross_entropy] row 0 has label -1, outside 0 to 2. Check the labels.",
+                       Error);
+  CHECK_THROWS_WITH_AS(cross_entropy(x, labels({-1, 0}), -100),
                        "[cross_entropy] row 0 has label -1, outside 0 to 2. Check the labels.",
                        Error);
   CHECK_THROWS_WITH_AS(cross_entropy(x, labels({0})),

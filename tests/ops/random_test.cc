@@ -30,6 +30,14 @@ TEST_CASE("dropout keeps 1 - p of the elements and their mean") {
   for (std::int64_t i = 0; i < kElements; ++i) CHECK(g[x].at(i) == value.at(i) / 2.0);
 }
 
+TEST_CASE("dropout with p = 1 gives zeros, whatever x holds, and gradients of 0") {
+  Tape t;
+  const Var x = t.variable(Tensor::of<double>({4}, {1, -2, HUGE_VAL, std::nan("")}));
+  const Var y = dropout(x, 1.0);
+  CHECK(y.value().same_bits(Tensor::zeros({4}, DType::f64)));
+  CHECK(t.backward(sum(y))[x].same_bits(Tensor::zeros({4}, DType::f64)));
+}
+
 TEST_CASE("dropout draws from the tape's generator: new numbers at each call") {
   Tape t(Tape::Options{.rng = {9, 1, 0}});
   const Var x = t.constant(Tensor::full({100}, 1.0, DType::f32));
@@ -59,7 +67,7 @@ TEST_CASE("a replay of dropout repeats it, whatever the generator stands at") {
   decisions.replay();
   Tape second(Tape::Options{.decisions = &decisions});
   CHECK(dropout(second.constant(x), 0.5).value().same_bits(y));
-  CHECK(second.rng().position == 0);
+  CHECK(second.rng().position == 50);
   decisions.finish_replay();
 }
 
@@ -105,9 +113,9 @@ TEST_CASE("dropout is enumerated: 2^n masks within the limit, held noise above i
 TEST_CASE("errors of dropout") {
   Tape t;
   const Var x = t.constant(Tensor::full({3}, 1.0, DType::f64));
-  CHECK_THROWS_WITH_AS(dropout(x, 1.0), "[dropout] p is 1. Use 0 <= p < 1.", Error);
-  CHECK_THROWS_WITH_AS(dropout(x, -0.5), "[dropout] p is -0.5. Use 0 <= p < 1.", Error);
-  CHECK_THROWS_WITH_AS(dropout(x, NAN), "[dropout] p is nan. Use 0 <= p < 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(x, 1.5), "[dropout] p is 1.5. Use 0 <= p <= 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(x, -0.5), "[dropout] p is -0.5. Use 0 <= p <= 1.", Error);
+  CHECK_THROWS_WITH_AS(dropout(x, NAN), "[dropout] p is nan. Use 0 <= p <= 1.", Error);
   CHECK_THROWS_WITH_AS(dropout(t.constant(Tensor::zeros({2}, DType::i32)), 0.5),
                        "[dropout] needs f32 or f64, got i32. Convert the tensor first.", Error);
 }

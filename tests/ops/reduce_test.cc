@@ -67,11 +67,34 @@ TEST_CASE("the gradient of max goes to the first of equals") {
   CHECK(t.backward(sum(max(x, 1)))[x].to_vector() == Values{0, 1, 0, 1, 0, 0});
 }
 
+TEST_CASE("norm, whole and along an axis; at 0 its gradient is 0") {
+  Tape t;
+  const Var x = t.variable(Tensor::of<double>({3, 2}, {3, -4, 0, 0, 0, 2}));
+  CHECK(norm(x).value().item() == doctest::Approx(std::sqrt(29.0)));
+  const Var y = norm(x, -1, true);
+  CHECK(y.shape() == Shape{3, 1});
+  CHECK(y.value().to_vector() == Values{5, 0, 2});
+  CHECK(t.backward(sum(y), {.retain = true})[x].to_vector() == Values{0.6, -0.8, 0, 0, 0, 1});
+  CHECK(norm(x, 0).value().to_vector() == Values{3, std::sqrt(20.0)});
+}
+
+TEST_CASE("cumulative_sum along an axis") {
+  Tape t;
+  const Var x = t.variable(Tensor::of<double>({2, 3}, {1, 2, 3, 4, 5, 6}));
+  CHECK(cumulative_sum(x, 0).value().to_vector() == Values{1, 2, 3, 5, 7, 9});
+  const Var y = cumulative_sum(x, -1);
+  CHECK(y.value().to_vector() == Values{1, 3, 6, 4, 9, 15});
+  const Tensor dy = Tensor::of<double>({2, 3}, {1, 10, 100, 0, 0, 7});
+  CHECK(t.backward(y, {.cotangent = dy})[x].to_vector() == Values{111, 110, 100, 7, 7, 7});
+}
+
 TEST_CASE("empty axes") {
   Tape t;
   const Var x = t.constant(Tensor::zeros({2, 0}, DType::f64));
   CHECK(sum(x, 1).value().to_vector() == Values{0, 0});
   CHECK(sum(x, 0).shape() == Shape{0});
+  CHECK(norm(x, 1).value().to_vector() == Values{0, 0});
+  CHECK(cumulative_sum(x, 1).shape() == Shape{2, 0});
   CHECK(mean(x, 0).shape() == Shape{0});
   CHECK(max(x, 0).shape() == Shape{0});
   const double inf = std::numeric_limits<double>::infinity();
@@ -91,6 +114,10 @@ TEST_CASE("errors of reductions") {
   CHECK_THROWS_WITH_AS(mean(x, -4), "[mean] axis -4 of shape [2, 3, 2]. Use -3 to 2.", Error);
   CHECK_THROWS_WITH_AS(max(sum(x), 0),
                        "[max] axis 0 of a scalar. It has no axes; reshape it first.", Error);
+  CHECK_THROWS_WITH_AS(norm(x, 3), "[norm] axis 3 of shape [2, 3, 2]. Use -3 to 2.", Error);
+  CHECK_THROWS_WITH_AS(cumulative_sum(sum(x), 0),
+                       "[cumulative_sum] axis 0 of a scalar. It has no axes; reshape it first.",
+                       Error);
   const Var i = t.constant(Tensor::zeros({2}, DType::i32));
   CHECK_THROWS_WITH_AS(logsumexp(i, 0),
                        "[logsumexp] needs f32 or f64, got i32. Convert the tensor first.", Error);

@@ -132,6 +132,19 @@ TEST_CASE("straight_through has the value of hard and the gradient of soft") {
   }
 }
 
+TEST_CASE("where: operands of any shapes that meet the condition's") {
+  Tape t;
+  const Tensor condition = Tensor::of<std::int32_t>({2, 2, 2}, {1, 0, 0, 1, 1, 1, 0, 0});
+  const Var a = t.variable(Tensor::of<double>({2, 1}, {1, 2}));
+  const Var b = t.variable(Tensor::of<double>({2, 1, 2}, {10, 20, 30, 40}));
+  const Var y = where(condition, a, b);
+  CHECK(y.value().to_vector() == Values{1, 20, 10, 2, 1, 1, 30, 40});
+  const Gradients g =
+      t.backward(y, {.cotangent = Tensor::of<double>({2, 2, 2}, {1, 2, 3, 4, 5, 6, 7, 8})});
+  CHECK(g[a].to_vector() == Values{1 + 5 + 6, 4});
+  CHECK(g[b].to_vector() == Values{3, 2, 7, 8});
+}
+
 TEST_CASE("errors of selection") {
   Tape t;
   const Var x = t.constant(kX);
@@ -153,8 +166,8 @@ TEST_CASE("errors of selection") {
   CHECK_THROWS_WITH_AS(where(Tensor(), x, x), "[where] the condition is undefined. It must be i32.",
                        Error);
   CHECK_THROWS_WITH_AS(where(condition, x, v),
-                       "[where] shapes [2, 4] and [2] do not meet. Give equal shapes, or a row, a "
-                       "column or a scalar.",
+                       "[where] shapes [2, 4] and [2] do not meet. Axes are matched from the last; "
+                       "make their sizes equal, or one of them 1.",
                        Error);
   CHECK_THROWS_WITH_AS(
       where(Tensor::zeros({4}, DType::i32), x, x),

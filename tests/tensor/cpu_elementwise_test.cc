@@ -142,6 +142,7 @@ TEST_CASE("NaN stays NaN through every function") {
     }
   });
   for_functors(BinaryFunctors{}, [](auto functor, int place) {
+    if (decltype(functor)::name == "pow") return;  // 1^NaN = NaN^0 = 1, as in IEEE 754
     CAPTURE(decltype(functor)::name);
     const Tensor one = Tensor::scalar(1.0);
     const Tensor nan = Tensor::scalar(std::nan(""));
@@ -156,7 +157,7 @@ TEST_CASE("NaN stays NaN through every function") {
 TEST_CASE("large arguments stay finite") {
   for_functors(UnaryFunctors{}, [](auto functor, int place) {
     using F = decltype(functor);
-    if (F::name == "exp" || F::name == "log" || F::name == "sqrt") return;
+    if (F::name == "exp" || F::name == "log" || F::name == "sqrt" || F::name == "power") return;
     CAPTURE(F::name);
     for (const DType dtype : floating()) {
       const Tensor x = tensor_of({4}, dtype, {1e4, -1e4, 100.0, -100.0});

@@ -142,7 +142,7 @@ TEST_CASE("a part of a matrix can be multiplied in place") {
       const Tensor b = random({s.n, s.k + longer}, dtype_of<T>, 2);
       const Tensor c = Tensor::full({s.m, s.n + longer}, 9.0, dtype_of<T>);
       cpu::product(s.m, s.n, s.k, cpu::Matrix<T>{a.data<T>(), s.k + longer},
-                   cpu::Matrix<T>{b.data<T>(), s.k + longer, true}, T(0), c.data<T>(),
+                   cpu::Matrix<T>{b.data<T>(), s.k + longer, true}, T(0), c.write<T>(),
                    s.n + longer);
       Values want(at(c.numel()), 9.0);
       for (std::int64_t i = 0; i < s.m; ++i) {
@@ -204,7 +204,7 @@ void check_every_way(Sizes s, bool ta, bool tb, bool listed, T beta) {
   const Tensor before = eighths({s.m, s.n}, dtype_of<T>, 3);
   const auto by = [&](cpu::ProductBy what) {
     const Tensor c = before.clone();
-    cpu::product(what, s.m, s.n, s.k, a.matrix, b.matrix, beta, c.data<T>(), s.n);
+    cpu::product(what, s.m, s.n, s.k, a.matrix, b.matrix, beta, c.write<T>(), s.n);
     return c;
   };
   const Values loops = by(cpu::ProductBy::loops).to_vector();
@@ -240,7 +240,7 @@ TEST_CASE("a packed product has the same bits whatever part of it is asked for")
     for (float& v : a.data) v *= 0.1F;  // sums are rounded
     const Tensor whole = Tensor::empty({s.m, s.n}, DType::f32);
     cpu::product(cpu::ProductBy::packed, s.m, s.n, s.k, a.matrix, b.matrix, 0.0F,
-                 whole.data<float>(), s.n);
+                 whole.write<float>(), s.n);
     const std::int64_t row = 31;
     const std::int64_t col = 9;
     for (const Sizes part : {Sizes{5, 19, s.k},
@@ -258,7 +258,7 @@ TEST_CASE("a packed product has the same bits whatever part of it is asked for")
       right.data += transposed ? col * s.k : col;
       const Tensor some = Tensor::empty({part.m, part.n}, DType::f32);
       cpu::product(cpu::ProductBy::packed, part.m, part.n, part.k, left, right, 0.0F,
-                   some.data<float>(), part.n);
+                   some.write<float>(), part.n);
       for (std::int64_t i = 0; i < part.m; ++i) {
         for (std::int64_t j = 0; j < part.n; ++j) {
           CHECK(some.at(i * part.n + j) == whole.at((row + i) * s.n + col + j));

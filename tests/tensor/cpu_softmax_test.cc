@@ -202,14 +202,29 @@ TEST_CASE("cross-entropy of extreme logits") {
   }
 }
 
+TEST_CASE("cross-entropy: a row without a label has the loss 0 and no gradient") {
+  const double nan = std::nan("");
+  for (const DType dtype : floating()) {
+    const Tensor x = tensor_of({3, 2}, dtype, {nan, HUGE_VAL, 1, 1, nan, nan});
+    const Tensor labels = Tensor::of<std::int32_t>({3}, {-1, 1, -1});
+    const Tensor loss = Tensor::empty({3}, dtype);
+    const Tensor lse = Tensor::empty({3}, dtype);
+    cpu_kernels().cross_entropy(x, labels, loss, lse);
+    check_close(loss, {0, std::log(2.0), 0});
+    const Tensor dx = Tensor::empty({3, 2}, dtype);
+    cpu_kernels().cross_entropy_backward(x, labels, lse, tensor_of({}, dtype, {-3}), 1.0, dx);
+    check_close(dx, {0, 0, -1.5, 1.5, 0, 0});
+  }
+}
+
 TEST_CASE("a label that is no class is an error") {
   const Tensor x = Tensor::zeros({2, 3}, DType::f32);
   const Tensor out = Tensor::empty({2}, DType::f32);
-  for (const std::int32_t bad : {-1, 3}) {
+  for (const std::int32_t bad : {-2, 3}) {
     const Tensor labels = Tensor::of<std::int32_t>({2}, {0, bad});
     CHECK_THROWS_WITH_AS(
         cpu_kernels().cross_entropy(x, labels, out, out.clone()),
-        fmt::format("[cross_entropy] an index is {}, outside [0, 3). Check the indices against "
+        fmt::format("[cross_entropy] an index is {}, outside [-1, 3). Check the indices against "
                     "the sizes.",
                     bad)
             .c_str(),

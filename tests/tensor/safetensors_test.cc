@@ -1,8 +1,12 @@
 #include "tensor/safetensors.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -124,6 +128,101 @@ TEST_CASE("safetensors: I64 is read as i32 where it fits") {
         fmt::format("[safetensors] {}: element 70000 of the I64 tensor 'w' is 2147483648. It must "
                     "fit into i32.",
                     path.string()));
+}
+
+// A file with one tensor 'w' of this dtype and these 16-bit elements, read.
+Tensor read_halves(std::string_view dtype, const std::vector<std::uint16_t>& bits) {
+  const TemporaryFolder folder;
+  const fs::path path = folder / "a.safetensors";
+  const std::string header =
+      fmt::format(R"({{"w":{{"dtype":"{}","shape":[{}],"data_offsets":[0,{}]}}}})", dtype,
+                  bits.size(), 2 * bits.size());
+  write_quickly(path, with_length(header.size(), header)
+                          .append(reinterpret_cast<const char*>(bits.data()), 2 * bits.size()));
+  return read_safetensors(path).at("w");
+}
+
+std::uint32_t bits_of(const Tensor& x, std::size_t i) {
+  return std::bit_cast<std::uint32_t>(x.values<float>()[i]);
+}
+
+TEST_CASE("safetensors: BF16 is read as f32, literal bytes") {
+  const std::string header = R"({"w":{"dtype":"BF16","shape":[2,4],"data_offsets":[0,16]}})";
+  // 1, -2, 3.140625, 0, -0, infinity, a quiet NaN, the smallest subnormal number
+  const std::string data("\x80\x3f\x00\xc0\x49\x40\x00\x00\x00\x80\x80\x7f\xc0\xff\x01\x00", 16);
+  const TemporaryFolder folder;
+  write_quickly(folder / "a.safetensors", with_length(header.size(), header + data));
+  const Tensor w = read_safetensors(folder / "a.safetensors").at("w");
+  CHECK(w.dtype() == DType::f32);
+  CHECK(w.shape() == Shape{2, 4});
+  const auto values = w.values<float>();
+  CHECK(values[0] == 1.0F);
+  CHECK(values[1] == -2.0F);
+  CHECK(values[2] == 3.140625F);
+  CHECK(bits_of(w, 3) == 0U);
+  CHECK(bits_of(w, 4) == 0x80000000U);
+  CHECK(values[5] == std::numeric_limits<float>::infinity());
+  CHECK(bits_of(w, 6) == 0xffc00000U);
+  CHECK(values[7] == 0x1p-133F);
+}
+
+TEST_CASE("safetensors: F16 is read as f32, literal bytes") {
+  const std::string header = R"({"w":{"dtype":"F16","shape":[10],"data_offsets":[0,20]}})";
+  // 1, -2, 0.333251953125, 65504 (the largest), 2^-14 (the smallest normal), 2^-24 and -1023 2^-24
+  // (subnormal), -0, -infinity, a NaN with the payload 1
+  const std::string data(
+      "\x00\x3c\x00\xc0\x55\x35\xff\x7b\x00\x04\x01\x00\xff\x83\x00\x80\x00\xfc\x01\x7e", 20);
+  const TemporaryFolder folder;
+  write_quickly(folder / "a.safetensors", with_length(header.size(), header + data));
+  const Tensor w = read_safetensors(folder / "a.safetensors").at("w");
+  const auto values = w.values<float>();
+  CHECK(values[0] == 1.0F);
+  CHECK(values[1] == -2.0F);
+  CHECK(values[2] == 0.333251953125F);
+  CHECK(values[3] == 65504.0F);
+  CHECK(values[4] == 0x1p-14F);
+  CHECK(values[5] == 0x1p-24F);
+  CHECK(values[6] == -1023.0F * 0x1p-24F);
+  CHECK(bits_of(w, 7) == 0x80000000U);
+  CHECK(values[8] == -std::numeric_limits<float>::infinity());
+  CHECK(bits_of(w, 9) == 0x7fc02000U);
+}
+
+TEST_CASE("safetensors: every BF16 and every F16 is the number that it stands for") {
+  std::vector<std::uint16_t> all(1 << 16);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint16_t>(i);
+  const Tensor brain = read_halves("BF16", all);
+  const Tensor half = read_halves("F16", all);
+  int wrong = 0;
+  // sign (1 + fraction / 2^bits) 2^(exponent - bias), or fraction / 2^bits 2^(1 - bias) below
+  const auto value = [](std::size_t code, int bits, int bias) {
+    const int fraction = static_cast<int>(code & ((1U << bits) - 1));
+    const int exponent = static_cast<int>((code & 0x7fffU) >> bits);
+    const double sign = (code & 0x8000U) != 0 ? -1.0 : 1.0;
+    if (exponent == 2 * bias + 1) {
+      return fraction != 0 ? std::nan("") : sign * std::numeric_limits<double>::infinity();
+    }
+    const double leading = exponent == 0 ? 0.0 : 1.0;
+    return sign * std::ldexp(leading + std::ldexp(fraction, -bits), std::max(exponent, 1) - bias);
+  };
+  for (std::size_t code = 0; code < all.size(); ++code) {
+    for (const auto& [tensor, bits, bias] :
+         {std::tuple(&brain, 7, 127), std::tuple(&half, 10, 15)}) {
+      const double want = value(code, bits, bias);
+      const double got = tensor->at(static_cast<std::int64_t>(code));
+      const bool same = std::isnan(want) ? std::isnan(got)
+                                         : got == want && std::signbit(got) == std::signbit(want);
+      wrong += same ? 0 : 1;
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("safetensors: halves of other sizes than their shape are damage") {
+  const std::string header = R"({"w":{"dtype":"F16","shape":[3],"data_offsets":[0,8]}})";
+  CHECK(read_error(file_of(header, 8)) ==
+        "tensor 'w', F16 of shape [3], needs 6 bytes and has 8. Is the file damaged?");
+  CHECK(read_halves("BF16", {}).shape() == Shape{0});
 }
 
 TEST_CASE("safetensors: a name that is not there") {
@@ -266,8 +365,8 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
     return read_error(file_of(fmt::format("{{{}}}", entries), n));
   };
   CHECK(error(entry("w", "F32", "2", "0,8"), 8) == "no error");
-  CHECK(error(entry("w", "BF16", "4", "0,8"), 8) ==
-        "tensor 'w' has dtype BF16. Convert it to F32, F64, I32 or I64.");
+  CHECK(error(entry("w", "F8_E5M2", "4", "0,4"), 4) ==
+        "tensor 'w' has dtype F8_E5M2. Convert it to F32, F64, BF16, F16, I32 or I64.");
   CHECK(error(entry("w", "F32", "2", "0,8") + "," + entry("w", "F32", "0", "8,8"), 8) ==
         "there are two tensors 'w'. Rename one.");
   CHECK(error(entry("w", "F32", "1,1,1,1,1,2", "0,8"), 8) ==
@@ -302,10 +401,11 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
         "bytes 0 to 3 of the data, at its end, belong to no tensor. Is the file damaged?");
   // Names come from the file: they are cut and cannot command a terminal.
   CHECK(error(entry("\\u001b[2J", "U8", "8", "0,8"), 8) ==
-        "tensor '\\x1b[2J' has dtype U8. Convert it to F32, F64, I32 or I64.");
+        "tensor '\\x1b[2J' has dtype U8. Convert it to F32, F64, BF16, F16, I32 or I64.");
   const std::string endless(200'000, 'w');
   CHECK(error(entry(endless, "U8", "8", "0,8"), 8) ==
-        "tensor '" + shown(endless) + "' has dtype U8. Convert it to F32, F64, I32 or I64.");
+        "tensor '" + shown(endless) +
+            "' has dtype U8. Convert it to F32, F64, BF16, F16, I32 or I64.");
 }
 
 TEST_CASE("safetensors: damaged files give an error of ours, or another valid file") {

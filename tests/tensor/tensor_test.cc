@@ -52,12 +52,12 @@ TEST_CASE("views share elements, copies do not") {
   CHECK(rows.rows(1, 2).to_vector() == std::vector<double>{4, 5});
   CHECK(t.rows(4, 4).numel() == 0);
   const Tensor flat = t.reshape({8});
-  flat.data<double>()[2] = 9.0;
+  flat.write<double>()[2] = 9.0;
   CHECK(rows.at(0) == 9.0);
   const Tensor copy = rows.clone();
   CHECK_FALSE(copy.shares_storage(t));
   CHECK(copy.unique());
-  copy.data<double>()[0] = 1.0;
+  copy.write<double>()[0] = 1.0;
   CHECK(rows.at(0) == 9.0);
   CHECK(Tensor::empty({0, 2}, DType::f32).clone().shape() == Shape{0, 2});
 }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ops/ops.h"
 #include "tensor/files.h"
 #include "tensor/safetensors.h"
 #include "tests/temporary_files.h"
@@ -30,7 +31,7 @@ struct Model {
     parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32));
     parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32), false);
     optimiser = std::make_unique<AdamWOptimiser>(parameters, AdamWOptimiser::Config{});
-    for (const auto& [name, tensor] : optimiser->state()) {
+    for (auto [name, tensor] : optimiser->state()) {
       for (float& x : tensor.values<float>()) x = static_cast<float>(start + 3);
     }
     optimiser->set_steps(static_cast<std::int64_t>(start));
@@ -85,6 +86,25 @@ TEST_CASE("checkpoint: everything comes back") {
   CHECK(state.epoch == 1);
   CHECK(state.batch == 3);
   CHECK(state.rng == kState.rng);
+}
+
+TEST_CASE("checkpoint: parameters restored between two steps, and under a tape") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  Model model(1);
+  const Checkpoint read =
+      checkpoints.read(checkpoints.save(kState, model.parameters, *model.optimiser));
+  const Parameter& w = *model.parameters.find("a.weight");
+  Tape t;
+  const auto record = [&] { return sum(square(t.parameter(w))); };
+  t.backward(record());
+  Checkpoints::restore(read, model.parameters, *model.optimiser);
+  t.clear();
+  const Var loss = record();
+  CHECK(t.backward(loss, {.retain = true})[w].at(0) == 2.0);
+  Checkpoints::restore(read, model.parameters, *model.optimiser);
+  CHECK(error_of([&] { t.backward(loss); }).find("(the parameter 'a.weight')") !=
+        std::string::npos);
 }
 
 TEST_CASE("checkpoint: the last K are kept, the newest is found, other files are left alone") {

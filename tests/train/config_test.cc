@@ -109,6 +109,35 @@ TEST_CASE("config: a mixture that cannot be") {
   CHECK(layer_error({{"router", "softmax"}, {"active", "99"}}) == "no error");
 }
 
+TEST_CASE("config: aux is the router's own unless it is given, and is stored as what it is") {
+  const auto losses = [](const Settings& settings) {
+    TrainConfig config;
+    apply_settings(config, settings);
+    return Layer(config.layer()).losses();
+  };
+  CHECK(losses({}) == "none");
+  CHECK(losses({{"aux", "0.02"}}) == "aux=0.02");
+  CHECK(losses({{"router", "loss-free"}}) == "none");
+  CHECK(losses({{"router", "deepseek-v1"}}) == "aux=0.01");
+  CHECK(losses({{"router", "deepseek-v1"}, {"aux", "0"}}) == "none");
+  CHECK(losses({{"router", "switch"}, {"active", "1"}}) == "balance=0.01");
+  CHECK(error_of([&] {
+          losses({{"router", "softmax"}, {"aux", "0.01"}});
+        }) ==
+        "[layer] aux is 0.01, and router softmax gives every token to every expert: the loss would "
+        "be a constant. Leave it out, or choose another router.");
+
+  TrainConfig config;
+  CHECK(to_json(config).find("\"aux\": 0.0,") != std::string::npos);
+  config.router = "deepseek-v1";
+  CHECK(to_json(config).find("\"aux\": 0.01,") != std::string::npos);
+  CHECK(stored_run({{"router", "top-k"}}).aux == 0.01);  // of an earlier version
+  CHECK(stored_run({{"router", "top-k"}, {"aux", "0"}}).aux == 0.0);
+  CHECK(stored_run({{"router", "deepseek-v1"}}).aux == 0.01);
+  CHECK(stored_run({{"router", "deepseek-v3"}}).aux == 0.0);
+  CHECK(stored_run({{"router", "softmax"}}).aux == 0.0);
+}
+
 TEST_CASE("config: hostile JSON") {
   CHECK(json_error("") == "[config] run.json: line 1, column 0: not JSON. Correct the text there.");
   CHECK(json_error("{\"lr\": 1,\n \"batch\": }") ==

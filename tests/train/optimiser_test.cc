@@ -1,6 +1,7 @@
 #include "train/optimiser.h"
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -26,10 +27,11 @@ Gradients gradients_of(const Parameters& parameters, const std::vector<std::vect
   return tape.backward(loss);
 }
 
-Parameters two() {
+// The second learns at a rate of its own. Names say nothing.
+Parameters two(double rate = 1.0) {
   Parameters p;
-  p.add("layer.weight", Tensor::of<double>({3}, {1.0, -2.0, 0.5}));
-  p.add("layer.router.bias", Tensor::of<double>({2}, {0.25, 4.0}));
+  p.add("layer.weight", Tensor::of<double>({3}, {1.0, -2.0, 0.5})).decays = true;
+  p.add("layer.router.weight", Tensor::of<double>({2}, {0.25, 4.0})).rate = rate;
   return p;
 }
 
@@ -39,15 +41,14 @@ const std::vector<std::vector<std::vector<double>>> kSlopes = {{{0.5, -1.0, 2.0}
 
 TEST_CASE("optimiser: sgd with momentum, nesterov and decay against a plain loop") {
   for (const bool nesterov : {false, true}) {
-    Parameters p = two();
-    SgdOptimiser optimiser(
-        p, {.momentum = 0.9, .nesterov = nesterov, .weight_decay = 0.1, .router_rate = 0.5});
+    Parameters p = two(0.5);
+    SgdOptimiser optimiser(p, {.momentum = 0.9, .nesterov = nesterov, .weight_decay = 0.1});
     std::vector<double> value = {1.0, -2.0, 0.5, 0.25, 4.0};
     std::vector<double> u(5, 0.0);
     for (const auto& slopes : kSlopes) {
       optimiser.step(p, gradients_of(p, slopes), 0.2, 0.5);
       for (std::size_t i = 0; i < 5; ++i) {
-        const bool router = i >= 3;  // its bias does not decay, and it learns at half the rate
+        const bool router = i >= 3;  // it does not decay, and learns at half the rate
         const double g =
             0.5 * (router ? slopes[1][i - 3] : slopes[0][i]) + (router ? 0.0 : 0.1 * value[i]);
         u[i] = 0.9 * u[i] + g;
@@ -56,7 +57,7 @@ TEST_CASE("optimiser: sgd with momentum, nesterov and decay against a plain loop
     }
     CHECK(optimiser.steps() == 3);
     for (std::int64_t i = 0; i < 5; ++i) {
-      const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.bias");
+      const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.weight");
       CHECK(of.value.at(i < 3 ? i : i - 3) ==
             doctest::Approx(value[static_cast<std::size_t>(i)]).epsilon(1e-12));
     }
@@ -64,8 +65,8 @@ TEST_CASE("optimiser: sgd with momentum, nesterov and decay against a plain loop
 }
 
 TEST_CASE("optimiser: adamw against a plain loop") {
-  Parameters p = two();
-  AdamWOptimiser optimiser(p, {.weight_decay = 0.1, .router_rate = 2.0});
+  Parameters p = two(2.0);
+  AdamWOptimiser optimiser(p, {.weight_decay = 0.1});
   std::vector<double> value = {1.0, -2.0, 0.5, 0.25, 4.0};
   std::vector<double> m(5, 0.0);
   std::vector<double> v(5, 0.0);
@@ -84,7 +85,7 @@ TEST_CASE("optimiser: adamw against a plain loop") {
     }
   }
   for (std::int64_t i = 0; i < 5; ++i) {
-    const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.bias");
+    const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.weight");
     CHECK(of.value.at(i < 3 ? i : i - 3) ==
           doctest::Approx(value[static_cast<std::size_t>(i)]).epsilon(1e-12));
   }
@@ -111,6 +112,38 @@ TEST_CASE("optimiser: what is not trained stays, and its state is empty") {
   REQUIRE(optimiser.state().size() == 2);
   CHECK(optimiser.state()[0].first == "momentum.w");
   CHECK(optimiser.state()[1].second.numel() == 0);
+}
+
+// loss = w^3: 12 at w = 2. Backward after a step would read the new w.
+TEST_CASE("optimiser: a step before a second backward pass is noticed") {
+  for (const bool adam : {false, true}) {
+    Parameters p;
+    const Parameter& w = p.add("w", Tensor::of<double>({1}, {2.0}));
+    std::unique_ptr<Optimiser> optimiser;
+    if (adam) {
+      optimiser = std::make_unique<AdamWOptimiser>(p, AdamWOptimiser::Config{});
+    } else {
+      optimiser = std::make_unique<SgdOptimiser>(p, SgdOptimiser::Config{.momentum = 0.0});
+    }
+    Tape t;
+    const auto record = [&] { return sum(t.parameter(w) * t.parameter(w) * t.parameter(w)); };
+    const Var loss = record();
+    const Gradients g = t.backward(loss, {.retain = true});
+    CHECK(g[w].at(0) == 12.0);
+    CHECK(t.backward(loss, {.retain = true})[w].at(0) == 12.0);
+    const std::uint32_t then = w.value.version();
+    optimiser->step(p, g, 0.01, 1.0);
+    CHECK(error_of([&] { t.backward(loss, {.retain = true}); }) ==
+          fmt::format("[backward] node 2 ('mul') needs its input 1 (the parameter 'w'), f64 "
+                      "[1], at version {}; it was written since and is at version {}. Run backward "
+                      "before the tensor changes, or record the program again.",
+                      then, then + 1));
+    // A finished step, and the next one.
+    t.clear();
+    const double now = w.value.at(0);
+    CHECK(now < 2.0);
+    CHECK(t.backward(record())[w].at(0) == doctest::Approx(3.0 * now * now));
+  }
 }
 
 TEST_CASE("optimiser: parameters of another model") {

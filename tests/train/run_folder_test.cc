@@ -17,6 +17,7 @@
 #include "tensor/folders.h"
 #include "tests/temporary_files.h"
 #include "tests/train/file_size_limit.h"
+#include "tests/train/forged.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
 
@@ -43,6 +44,36 @@ std::string final_checkpoint(const fs::path& out) {
   const auto newest = Checkpoints(RunFolder(out).checkpoints(), 2, "{}").newest();
   REQUIRE(newest);
   return newest->filename().string() + "\n" + read_file(*newest);
+}
+
+// Runs of earlier versions stored aux as -1, which was 0.01 for a router without a balance loss of
+// its own.
+TEST_CASE("run folder: a run that an earlier version began goes on with the aux that it had") {
+  const TemporaryFolder folder;
+  const Task task = small_task();
+  for (const auto& [router, aux] : {std::pair("top-k", 0.01), {"moesart", 0.0}, {"softmax", 0.0}}) {
+    CAPTURE(router);
+    TrainConfig config = small();
+    config.router = router;
+    config.aux = aux;
+    const RunFolder run(folder / router);
+    train(config, {.out = run.path(), .task = &task});
+    const std::string whole = final_checkpoint(run.path());
+    const std::vector<fs::path> steps = Checkpoints(run.checkpoints(), 2, "{}").list();
+    REQUIRE(steps.size() == 2);
+    fs::remove(steps[1]);
+    const auto as_before = [](const std::string& json) {
+      const auto at = json.find("\"aux\":");
+      REQUIRE(at != std::string::npos);
+      return json.substr(0, at) + "\"aux\":-1.0" + json.substr(json.find(',', at));
+    };
+    write_file_atomic(run.config(), as_before(read_file(run.config())));
+    test::forge(steps[0], "config", as_before(read_safetensors(steps[0]).metadata.at("config")));
+    const TrainConfig resumed = run.resumed({});
+    CHECK(resumed.aux == aux);
+    train(resumed, {.out = run.path(), .resume = true, .task = &task});
+    CHECK(final_checkpoint(run.path()) == whole);
+  }
 }
 
 TEST_CASE(

@@ -1,0 +1,109 @@
+#include "autograd/comparison.h"
+
+#include <cmath>
+#include <limits>
+#include <map>
+
+namespace moegrad {
+namespace {
+
+// A number is seen where what rounding hides is less than this part of it, or, for a zero, less
+// than this part of the largest gradient of its input (of 1 where all are zero).
+constexpr double kSeen = 1e-3;
+constexpr double kSeenZero = 1e-6;
+// What the error may be of a number that passes.
+constexpr double kCertain = 1e-5;
+
+}  // namespace
+
+void Comparison::add(const Pair& pair, const std::function<Derivative()>& again) {
+  pairs_.push_back(pair);
+  Verdict verdict = judge(pair);
+  std::string reason;
+  if (verdict == Verdict::inconclusive) reason = "the error estimate is too large";
+  if (verdict == Verdict::fail) reason = "analytic and numeric differ";
+  if (verdict == Verdict::fail && !std::isfinite(pair.analytic)) {
+    reason = "the gradient is not finite";
+  } else if (verdict == Verdict::fail) {
+    const Derivative second = again();
+    if (!confirms(second, pair)) {
+      verdict = Verdict::inconclusive;
+      reason = fmt::format("two sequences of steps disagree: {:.9g} and {:.9g}", pair.numeric,
+                           second.value[pair.cotangent]);
+    }
+  }
+  keep_worst(pair, verdict, reason);
+}
+
+void Comparison::outside(std::int64_t place, const std::string& why) {
+  if (report_.verdict == Verdict::fail) return;
+  report_.verdict = Verdict::inconclusive;
+  report_.worst = place;
+  report_.reason = why;
+}
+
+// Written so that NaN fails.
+Verdict Comparison::judge(const Pair& pair) const {
+  const double relative = options_.relative * pair.size();
+  const double error = options_.error_factor * pair.error;
+  if (std::isfinite(pair.analytic) && !(error < std::numeric_limits<double>::infinity())) {
+    return Verdict::inconclusive;
+  }
+  if (!(pair.difference() <= relative + error + pair.rounding)) return Verdict::fail;
+  // The noise of an element may be that of its input's larger ones.
+  const double certain = std::fmax(kCertain * pair.size(), options_.relative * pair.largest);
+  return error <= certain + pair.rounding ? Verdict::pass : Verdict::inconclusive;
+}
+
+// Whether other steps say as well that the pair differs, and the same of the numeric number.
+bool Comparison::confirms(const Derivative& second, const Pair& pair) const {
+  if (!second.found) return false;
+  Pair other = pair;
+  other.numeric = second.value[pair.cotangent];
+  other.error = second.error[pair.cotangent];
+  other.rounding = second.rounding[pair.cotangent];
+  if (judge(other) != Verdict::fail) return false;
+  const double apart = std::abs(other.numeric - pair.numeric);
+  return apart <= 0.1 * std::fmin(pair.difference(), other.difference());
+}
+
+void Comparison::keep_worst(const Pair& pair, Verdict verdict, const std::string& reason) {
+  const double seen = std::fmax(pair.size(), pair.rounding / options_.relative);
+  const double relative_error = pair.difference() == 0.0 ? 0.0 : pair.difference() / seen;
+  const bool worst = report_.worst < 0 || verdict > report_.verdict ||
+                     (verdict == report_.verdict && !(relative_error <= report_.relative_error));
+  if (!worst) return;
+  report_.worst = pair.place;
+  report_.analytic = pair.analytic;
+  report_.numeric = pair.numeric;
+  report_.error_estimate = pair.error;
+  report_.relative_error = relative_error;
+  report_.verdict = verdict;
+  report_.reason = reason;
+}
+
+// A gradient that rounding hides everywhere was not checked, a zero no more than others.
+void Comparison::finish() {
+  std::map<int, double> largest;
+  for (const Pair& pair : pairs_) {
+    double& of_class = largest[class_of_[pair.cotangent]];
+    of_class = std::fmax(of_class, pair.size());
+  }
+  report_.dead = report_.verdict == Verdict::pass && !pairs_.empty();
+  for (const Pair& pair : pairs_) {
+    const double of_class = largest[class_of_[pair.cotangent]];
+    const double hidden = pair.rounding + options_.error_factor * pair.error;
+    ++report_.compared;
+    if (!(hidden <= kSeen * pair.size()) &&
+        !(hidden <= kSeenZero * (of_class > 0.0 ? of_class : 1.0))) {
+      ++report_.excused;
+    }
+    if (pair.analytic != 0.0 || pair.numeric != 0.0) report_.dead = false;
+  }
+  if (report_.verdict != Verdict::pass || report_.excused < report_.compared) return;
+  report_.verdict = Verdict::inconclusive;
+  report_.reason = "the gradient is smaller than the rounding of the differences";
+  report_.dead = false;
+}
+
+}  // namespace moegrad

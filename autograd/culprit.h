@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+
+#include "autograd/tape.h"
+
+namespace moegrad {
+
+// "node 7 (mul)": the first recorded node whose backward pass is not the derivative of its own
+// forward pass, by differences within its cell; or that there is none. `mutation` as in the run.
+std::string find_culprit(Tape& tape, const Mutation* mutation, Rng& rng);
+
+}  // namespace moegrad
