@@ -326,7 +326,8 @@ Expectation expectation(const Program& program, std::span<const Tensor> inputs,
 }
 
 std::string Expectation::text() const {
-  std::string text = exact ? fmt::format("expectation: exact, over {} outcomes\n", outcomes)
+  std::string text = exact ? fmt::format("expectation: exact, over {} outcome{}\n", outcomes,
+                                         outcomes == 1 ? "" : "s")
                            : fmt::format("expectation: Monte Carlo, {} samples: {}\n", outcomes,
                                          noise ? "random numbers outside of enumerated draws"
                                                : "too many outcomes to enumerate");
@@ -339,8 +340,8 @@ std::string Expectation::text() const {
   if (std::isnan(bias) || std::isinf(bias_error)) {
     return text + "  bias: unknown; every step leaves the domain or the cell, or is not finite";
   }
-  return text + fmt::format("  bias {:.3g}{}: it is known to {:.2g}", bias,
-                            biased() ? "" : ", not distinguishable from 0", bias_error);
+  return text + fmt::format("  bias {:.3g} +- {:.2g}{}", bias, bias_error,
+                            biased() ? "" : ": not distinguishable from 0");
 }
 
 }  // namespace moegrad

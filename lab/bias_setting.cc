@@ -27,14 +27,14 @@ Rng warm_up_rng(const Rng& draw, std::uint64_t pass) {
 Tensor diagonal(std::int64_t rows, std::int64_t columns) {
   const Tensor w = Tensor::zeros({rows, columns}, DType::f64);
   for (std::int64_t i = 0; i < std::min(rows, columns); ++i)
-    w.data<double>()[i * columns + i] = 1.0;
+    w.write<double>()[i * columns + i] = 1.0;
   return w;
 }
 
 Tensor ids_of(std::int64_t tokens) {
   const Tensor ids = Tensor::empty({tokens}, DType::i32);
   for (std::int64_t t = 0; t < tokens; ++t)
-    ids.data<std::int32_t>()[t] = static_cast<std::int32_t>(t);
+    ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
   return ids;
 }
 
@@ -58,7 +58,7 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
   for (std::int64_t i = 0; i < x_.numel(); ++i) {
     const std::int64_t t = i / (of.experts + kFeatures);
     const std::int64_t c = i % (of.experts + kFeatures);
-    x_.data<double>()[i] = c < of.experts ? logits.at(t * of.experts + c)
+    x_.write<double>()[i] = c < of.experts ? logits.at(t * of.experts + c)
                                           : features.at(t * kFeatures + c - of.experts);
   }
   direction_ = normal(3, {1, kOutputWidth}, 1.0);
@@ -84,7 +84,7 @@ void BiasSetting::declare(const Rng& rng) {
     if (p.name != "experts.w1") continue;
     const std::int64_t rows = p.value.size(1);
     for (std::int64_t i = 0; i < p.value.numel(); ++i) {
-      if (i / kHiddenWidth % rows < experts()) p.value.data<double>()[i] = 0.0;
+      if (i / kHiddenWidth % rows < experts()) p.value.write<double>()[i] = 0.0;
     }
   }
 }
@@ -126,7 +126,7 @@ void BiasSetting::find_logits() {
   }
   if (by_logits_) {
     inputs_ = {Tensor::empty({1, experts()}, DType::f64)};
-    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].data<double>()[e] = x_.at(e);
+    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].write<double>()[e] = x_.at(e);
   }
   if (inputs_.empty()) {
     fail("study",
