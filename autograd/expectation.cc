@@ -166,6 +166,7 @@ class Differences {
       const auto base = cells_.find(outcomes_of(run));
       if (base == cells_.end() && run.weight <= kNegligible) continue;
       if (base == cells_.end() || base->second->cell != run.cell) return std::nullopt;
+      if (run.took_numbers) return std::nullopt;  // noise that is not at the inputs
       known += base->second->weight;
     }
     if (known < 1.0 - 1e-12 || !std::isfinite(sum)) return std::nullopt;

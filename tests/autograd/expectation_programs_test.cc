@@ -196,6 +196,14 @@ TEST_CASE("numbers that do not move the tape's generator are noticed too") {
       },
       {list({2.0})});
   CHECK(!put_back.exact);
+  // A rare event of a number that is looked at and not taken.
+  const Expectation rare = of(
+      [](Tape& t, In x) {
+        const Rng copy = t.rng();
+        return sum(x[0]) * (copy.uniform(0) < 2e-3 ? 500.0 : 1.0);
+      },
+      {list({2.0})});
+  CHECK(!rare.exact);
   // A generator of the program's own is no random number: the program is a fixed one.
   const Expectation own = of(
       [](Tape& t, In x) {
