@@ -158,6 +158,7 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
     return ones;
   };
   if (mode_ == Mode::enumerate && given(kind) == nullptr) {
+    ++draws_;
     return drawn([&](std::int64_t, double p) {
       Outcomes outcomes;
       if (p < 1.0) outcomes.emplace_back(0, 1.0 - p);
@@ -174,6 +175,7 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
 }
 
 Tensor Decisions::enumerated(const Tensor& probabilities) {
+  ++draws_;
   const std::int64_t rows = probabilities.size(0);
   const std::int64_t categories = probabilities.size(1);
   const Tensor drawn = Tensor::empty({rows}, DType::i32);
@@ -259,6 +261,7 @@ bool Decisions::next_outcome() {
   }
   next_choice_ = 0;
   signature_ = 0;
+  draws_ = 0;
   if (single_ || choices_.empty()) return false;
   ++choices_.back().taken;
   return true;

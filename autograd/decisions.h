@@ -118,6 +118,8 @@ class Decisions {
   // After a run along a path: how many times more probable its outcomes were than the path says; 0
   // where one was impossible (the run then took another).
   double weight() const { return weight_; }
+  // How many enumerated draws the run has asked for so far.
+  std::uint64_t draws() const { return draws_; }
   // Equal for two enumerated runs whose integer decisions (selections, comparisons) were the same.
   std::uint64_t signature() const { return signature_; }
 
@@ -167,6 +169,7 @@ class Decisions {
   std::size_t next_choice_ = 0;
   std::int64_t most_ = std::numeric_limits<std::int64_t>::max();
   std::uint64_t signature_ = 0;
+  std::uint64_t draws_ = 0;
   bool single_ = false;  // one run, along forced_
   double weight_ = 1.0;
   Path forced_;

@@ -14,6 +14,7 @@ namespace moegrad {
 namespace {
 
 constexpr double kNegligible = 1e-15;  // an outcome of less probability may come and go
+constexpr double kErrorFactor = 4.0;   // of the differences' own estimate, as in gradcheck
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
@@ -77,12 +78,14 @@ auto within_domain(const F& f) -> decltype(f()) {
 // The derivative at 0 of a function that gives nothing outside of its cell, in an input of value x.
 Reference derivative_at_0(const std::function<std::optional<double>(double)>& f, double x,
                           double size) {
-  const Derivative d = derivative_of(f, steps_at(x), size);
+  const Curve curve = [&](double h) -> std::optional<Sample> {
+    const std::optional<double> value = f(h);
+    if (!value) return std::nullopt;
+    return Sample{(x + h) - x, {*value}, {std::fmax(size, std::abs(*value))}};
+  };
+  const Derivative d = derivative_of(curve, 1, steps_at(x));
   if (!d.found) return {};
-  double error = d.error[0] + d.rounding[0];
-  // The moved input is rounded too.
-  if (size > 0.0) error += d.rounding[0] * std::abs(x * d.value[0]) / size;
-  return {d.value[0], error, 0.0};
+  return {d.value[0], kErrorFactor * d.error[0] + d.rounding[0], 0.0};
 }
 
 class Differences {
@@ -163,6 +166,7 @@ class Differences {
       const auto base = cells_.find(outcomes_of(run));
       if (base == cells_.end() && run.weight <= kNegligible) continue;
       if (base == cells_.end() || base->second->cell != run.cell) return std::nullopt;
+      if (run.took_numbers) return std::nullopt;  // noise that is not at the inputs
       known += base->second->weight;
     }
     if (known < 1.0 - 1e-12 || !std::isfinite(sum)) return std::nullopt;
@@ -323,7 +327,8 @@ Expectation expectation(const Program& program, std::span<const Tensor> inputs,
 }
 
 std::string Expectation::text() const {
-  std::string text = exact ? fmt::format("expectation: exact, over {} outcomes\n", outcomes)
+  std::string text = exact ? fmt::format("expectation: exact, over {} outcome{}\n", outcomes,
+                                         outcomes == 1 ? "" : "s")
                            : fmt::format("expectation: Monte Carlo, {} samples: {}\n", outcomes,
                                          noise ? "random numbers outside of enumerated draws"
                                                : "too many outcomes to enumerate");
@@ -336,8 +341,8 @@ std::string Expectation::text() const {
   if (std::isnan(bias) || std::isinf(bias_error)) {
     return text + "  bias: unknown; every step leaves the domain or the cell, or is not finite";
   }
-  return text + fmt::format("  bias {:.3g}{}: it is known to {:.2g}", bias,
-                            biased() ? "" : ", not distinguishable from 0", bias_error);
+  return text + fmt::format("  bias {:.3g} +- {:.2g}{}", bias, bias_error,
+                            biased() ? "" : ": not distinguishable from 0");
 }
 
 }  // namespace moegrad

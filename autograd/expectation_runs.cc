@@ -3,7 +3,10 @@
 namespace moegrad {
 namespace {
 
-constexpr std::size_t kProbes = 16;  // runs with another seed, to find noise
+// Runs with another seed, to find noise; and where the program may look at numbers that it does not
+// take.
+constexpr std::size_t kProbes = 16;
+constexpr std::size_t kManyProbes = 4096;
 
 bool same_run(const ExpectationRun& a, const ExpectationRun& b) {
   if (!Tensor::scalar(a.loss).same_bits(Tensor::scalar(b.loss))) return false;
@@ -27,6 +30,7 @@ ExpectationRun Sampler::run(std::span<const Tensor> inputs, const Rng& rng, Deci
   result.weight = decisions.weight();
   result.loss = loss.value().item();
   if (options_.also != nullptr) result.also = *options_.also;
+  result.may_peek = tape.rng_asked() > decisions.draws();
   result.took_numbers = !(tape.rng() == rng);
   result.path = decisions.path();
   result.cell = {tape.cell().signature(), decisions.signature()};
@@ -86,11 +90,13 @@ std::vector<ExpectationRun> Sampler::sample(std::span<const Tensor> inputs, bool
 }
 
 bool Sampler::noisy(std::span<const Tensor> inputs, const std::vector<ExpectationRun>& runs) const {
+  std::size_t probes = kProbes;
   for (const ExpectationRun& run : runs) {
     if (run.took_numbers) return true;
+    if (run.may_peek) probes = kManyProbes;
   }
-  for (std::size_t i = 0; i < kProbes; ++i) {
-    const ExpectationRun& of = runs[i * runs.size() / kProbes];
+  for (std::size_t i = 0; i < probes; ++i) {
+    const ExpectationRun& of = runs[i * runs.size() / probes];
     if (i == 0 && !same_run(run_along(inputs, options_.rng, of.path, true), of)) {
       fail("expectation",
            "the program gave another loss or gradient when it was run again with the same inputs, "

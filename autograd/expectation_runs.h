@@ -16,6 +16,7 @@ struct ExpectationRun {
   std::vector<Tensor> gradients;  // by input; undefined for integer inputs
   std::vector<double> also;
   bool took_numbers = false;  // from the tape's rng
+  bool may_peek = false;      // has asked for the rng more often than its draws need
   Decisions::Path path;
   std::pair<std::uint64_t, std::uint64_t> cell;  // of the operations, of the selections
 };

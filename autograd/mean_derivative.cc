@@ -107,6 +107,7 @@ class Widths {
            best_.truncation - unseen_ <= 0.25 * sampling + 1e-13 * options_.size;
   }
   bool nothing_hidden() const {
+    if (contradicted_) return false;
     return kStandardErrors * error_of({{0, 1.0}}) <= bound_ ||
            kStandardErrors * error_of({{columns_.size() - 1, 1.0}}) > 2.0 * bound_;
   }
@@ -141,6 +142,7 @@ class Widths {
       if (std::abs(kink) > kChance * bend_error_of(bends) + 2.0 * rounding(bends)) {
         truncation = std::fmax(truncation, std::abs(kink));
       }
+      bool contradicted = false;
       const Column& narrow = columns_[w.last];
       const auto compare = [&](std::size_t i) {
         const Column& c = columns_[i];
@@ -151,6 +153,7 @@ class Widths {
         const double error = error_of(difference);
         if (apart <= near + kChance * error + rounding(difference)) return;
         truncation = std::fmax(truncation, apart + near + kStandardErrors * error);
+        contradicted = true;
       };
       for (std::size_t i = w.last + 1; i < columns_.size(); ++i) compare(i);
       compare(0);
@@ -159,6 +162,7 @@ class Widths {
       if (!(bound < bound_)) continue;
       bound_ = bound;
       best_ = {own_ - mean, truncation, deviation, true};
+      contradicted_ = contradicted;
     }
   }
 
@@ -219,6 +223,7 @@ class Widths {
   double jumps_ = 0.0;                        // the variance of a slope by jumps, times h
   std::vector<Window> windows_;
   MeanDerivative best_;
+  bool contradicted_ = false;  // the best window, by narrower slopes
   double bound_ = kInfinite;
   double unseen_ = 0.0;
 };

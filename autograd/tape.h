@@ -44,7 +44,8 @@ class Var {
   std::int32_t index() const { return index_; }
   // The value, to read; an Error after a backward pass has released it (BackwardOptions::retain
   // keeps it).
-  const Tensor value() const;  // NOLINT(readability-const-return-type): its elements are not written
+  const Tensor value()
+      const;            // NOLINT(readability-const-return-type): its elements are not written
   Shape shape() const;  // a copy: the tape may grow while it is used
   std::int64_t size(int axis) const { return shape()[axis < 0 ? axis + shape().rank() : axis]; }
   int rank() const { return shape().rank(); }
@@ -194,7 +195,12 @@ class Tape {
   Var parameter(const Parameter& parameter);
 
   Decisions& decisions() { return options_.decisions != nullptr ? *options_.decisions : own_; }
-  Rng& rng() { return rng_; }
+  Rng& rng() {
+    ++rng_asked_;
+    return rng_;
+  }
+  // How often it was asked for: who asks may take numbers from a copy.
+  std::uint64_t rng_asked() const { return rng_asked_; }
   const Options& options() const { return options_; }
 
   // Runs an operation and records it; see apply<Op>().
@@ -285,6 +291,7 @@ class Tape {
   Options options_;
   Decisions own_;
   Rng rng_;
+  std::uint64_t rng_asked_ = 0;
   std::vector<Node> nodes_;
   std::vector<Input> inputs_;              // of all nodes, one after the other
   std::vector<Tensor> saved_;              // likewise

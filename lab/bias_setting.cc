@@ -58,7 +58,7 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
   for (std::int64_t i = 0; i < x_.numel(); ++i) {
     const std::int64_t t = i / (of.experts + kFeatures);
     const std::int64_t c = i % (of.experts + kFeatures);
-    x_.data<double>()[i] = c < of.experts ? logits.at(t * of.experts + c)
+    x_.write<double>()[i] = c < of.experts ? logits.at(t * of.experts + c)
                                           : features.at(t * kFeatures + c - of.experts);
   }
   direction_ = normal(3, {1, kOutputWidth}, 1.0);
@@ -84,7 +84,7 @@ void BiasSetting::declare(const Rng& rng) {
     if (p.name != "experts.w1") continue;
     const std::int64_t rows = p.value.size(1);
     for (std::int64_t i = 0; i < p.value.numel(); ++i) {
-      if (i / kHiddenWidth % rows < experts()) p.value.data<double>()[i] = 0.0;
+      if (i / kHiddenWidth % rows < experts()) p.value.write<double>()[i] = 0.0;
     }
   }
 }
@@ -126,7 +126,7 @@ void BiasSetting::find_logits() {
   }
   if (by_logits_) {
     inputs_ = {Tensor::empty({1, experts()}, DType::f64)};
-    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].data<double>()[e] = x_.at(e);
+    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].write<double>()[e] = x_.at(e);
   }
   if (inputs_.empty()) {
     fail("study",
@@ -136,7 +136,7 @@ void BiasSetting::find_logits() {
 }
 
 bool BiasSetting::is_input(const Parameter& p) const {
-  return !by_logits_ && p.trained && p.name.starts_with("router.");
+  return !by_logits_ && p.trained && p.router;
 }
 
 Weights BiasSetting::weights(Tape& tape, std::span<const Var> in) const {

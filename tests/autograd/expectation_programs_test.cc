@@ -196,6 +196,14 @@ TEST_CASE("numbers that do not move the tape's generator are noticed too") {
       },
       {list({2.0})});
   CHECK(!put_back.exact);
+  // A rare event of a number that is looked at and not taken.
+  const Expectation rare = of(
+      [](Tape& t, In x) {
+        const Rng copy = t.rng();
+        return sum(x[0]) * (copy.uniform(0) < 2e-3 ? 500.0 : 1.0);
+      },
+      {list({2.0})});
+  CHECK(!rare.exact);
   // A generator of the program's own is no random number: the program is a fixed one.
   const Expectation own = of(
       [](Tape& t, In x) {
@@ -252,6 +260,16 @@ TEST_CASE("Monte Carlo of an exact pathwise gradient finds no bias") {
     CHECK(wrong.biased());
     CHECK(wrong.largest_z > 4.0);
     CHECK(std::abs(wrong.bias - 0.05 * std::abs(e.gradient[0].at(0))) <= wrong.bias_error);
+  }
+  SUBCASE("where all wide differences see a plateau") {
+    const Expectation narrow = of(
+        [](Tape& t, In x) {
+          return sum(t.constant(t.rng().normal({1}, DType::f64)) + square(tanh(200.0 * x[0])));
+        },
+        {list({1e-3})});
+    const double slope = 1.0 - std::tanh(0.2) * std::tanh(0.2);
+    check_reference(narrow, {400.0 * std::tanh(0.2) * slope}, 1.0);
+    CHECK(!narrow.biased());
   }
   SUBCASE("at a scale of 1e-4") {
     const Expectation sharp = of(
@@ -382,6 +400,129 @@ TEST_CASE("a draw from a softmax at temperature 1e-4") {
   CHECK(!e.biased());
   CHECK(e.bias < 1e-5 * e.true_norm);
   CHECK(e.bias_error < 1e-4 * e.true_norm);
+}
+
+TEST_CASE("a draw at temperature 1e-4 by Monte Carlo: its paths are weighted") {
+  ExpectationOptions options = few(2000);
+  options.max_outcomes = 2;
+  const Expectation e = of(
+      [](Tape& t, In x) {
+        const Var p = softmax(x[0] / 1e-4);
+        const Tensor i = t.decisions().categorical("draw", p.value(), t.rng()).reshape({1, 1});
+        const Var cost = take_columns(t.constant(row({1.0, -2.0, 0.5})), i);
+        const Var log_p = log(take_columns(p, i));
+        return sum(cost + stop_gradient(cost) * (log_p - stop_gradient(log_p)));
+      },
+      {row({1e-4, 0.0, 0.5e-4})}, options);
+  CHECK(!e.exact);
+  CHECK(!e.biased());
+  CHECK(e.bias_error < 1e-3 * e.true_norm);
+}
+
+TEST_CASE("more programs of noise: how they are judged") {
+  const auto normal = [](Tape& t) { return t.constant(t.rng().normal({1}, DType::f64)); };
+  SUBCASE("(mu + s u)^2, pathwise: 2 mu") {
+    const Expectation e =
+        of([&](Tape& t, In x) { return sum(square(x[0] + 1.7 * normal(t))); }, {list({0.6})});
+    check_reference(e, {1.2}, 0.1);
+    CHECK(!e.biased());
+  }
+  SUBCASE("the same by the score function, and with its 1/s^2 forgotten") {
+    const auto score = [&](double factor) {
+      return of(
+          [&normal, factor](Tape& t, In x) {
+            const Var z = stop_gradient(x[0] + 1.7 * normal(t));
+            const Var cost = sum(square(z));
+            const Var log_p = sum(square(z - x[0])) * (-0.5 / factor);
+            return cost + stop_gradient(cost) * (log_p - stop_gradient(log_p));
+          },
+          {list({0.6})}, few(20000));
+    };
+    const Expectation right = score(1.7 * 1.7);
+    check_reference(right, {1.2}, 0.5);
+    CHECK(!right.biased());
+    const Expectation wrong = score(1.0);
+    CHECK(wrong.biased());
+    CHECK(std::abs(wrong.bias - 1.2 * (1.7 * 1.7 - 1.0)) <= wrong.bias_error + 0.3);
+  }
+  SUBCASE("100 numbers compared: 100, of which the program's gradient has none") {
+    const Expectation e = of(
+        [](Tape& t, In x) {
+          return sum(threshold(t, x[0] + t.constant(Tensor::zeros({100}, DType::f64))));
+        },
+        {list({0.3})});
+    check_reference(e, {100.0}, 4.0);
+    CHECK(e.biased());
+  }
+  SUBCASE("a jump of 1e-3 beside a slope of 100") {
+    const Expectation e =
+        of([](Tape& t, In x) { return sum(1e-3 * threshold(t, x[0])) + sum(100.0 * x[0]); },
+           {list({0.3})}, few(4000));
+    check_reference(e, {100.001}, 1e-3);
+    CHECK(e.biased());
+  }
+  SUBCASE("a rare event of great weight: known badly, and said so") {
+    const Expectation e =
+        of([](Tape& t, In x) { return 1000.0 * sum(threshold(t, 1e-3 * sigmoid(x[0]))); },
+           {list({0.3})}, few(20000));
+    check_reference(e, {sigmoid_of(0.3) * sigmoid_of(-0.3)}, 5.0);
+    CHECK(!e.biased());
+  }
+  SUBCASE("a draw from noisy logits, by the score function") {
+    const Expectation e = of(
+        [](Tape& t, In x) {
+          const Var noise = t.constant(t.rng().normal({1, 2}, DType::f64));
+          const Var p = softmax(x[0] + 0.5 * noise);
+          const Tensor i = t.decisions().categorical("draw", p.value(), t.rng()).reshape({1, 1});
+          const Var cost = take_columns(t.constant(row({1.0, -2.0})), i);
+          const Var log_p = log(take_columns(p, i));
+          return sum(cost + stop_gradient(cost) * (log_p - stop_gradient(log_p)));
+        },
+        {row({0.3, -0.2})});
+    CHECK(!e.exact);
+    CHECK(!e.biased());
+    CHECK(e.bias_error < 0.05);
+  }
+}
+
+TEST_CASE("a rare outcome of great weight, one that underflows, and one that is certain") {
+  const auto score = [](Tape& t, Var q, double cost_of_one) {
+    const Var z = t.constant(t.decisions().bernoulli("z", q.value(), t.rng()).to(DType::f64));
+    const Var cost = sum(cost_of_one * z);
+    const Var log_p = sum(z * log(q) + (1.0 - z) * log(1.0 - q));
+    return cost + stop_gradient(cost) * (log_p - stop_gradient(log_p));
+  };
+  const double p = sigmoid_of(-13.8);
+  check_exact_and_unbiased(
+      of([&](Tape& t, In x) { return score(t, sigmoid(x[0]), 1e6); }, {list({-13.8})}),
+      {1e6 * p * (1.0 - p)}, 1e-6);
+  const double q = sigmoid_of(0.5);
+  const Expectation underflow = of(
+      [](Tape& t, In x) {
+        const Var s = softmax(x[0]);
+        const Tensor i = t.decisions().categorical("draw", s.value(), t.rng()).reshape({1, 1});
+        const Var cost = take_columns(t.constant(row({1.0, -2.0, 5.0})), i);
+        const Var log_p = log(take_columns(s, i));
+        return sum(cost + stop_gradient(cost) * (log_p - stop_gradient(log_p)));
+      },
+      {row({0.3, -0.2, -800.0})});
+  CHECK(underflow.outcomes == 2);
+  check_exact_and_unbiased(underflow, {3.0 * q * (1.0 - q), -3.0 * q * (1.0 - q), 0.0}, 1e-8);
+  // p = 1: no step stays inside on both sides, and nothing is claimed.
+  const Expectation certain = of([&](Tape& t, In x) { return score(t, x[0], 2.0); }, {list({1.0})});
+  CHECK(!certain.biased());
+  CHECK(std::isnan(certain.bias));
+}
+
+TEST_CASE("the same seed gives the same bits") {
+  const Program program = [](Tape& t, In x) { return sum(threshold(t, sigmoid(x[0]))); };
+  const Expectation a = of(program, {list({0.4, 0.1})});
+  const Expectation b = of(program, {list({0.4, 0.1})});
+  CHECK(a.true_gradient[0].same_bits(b.true_gradient[0]));
+  CHECK(a.error[0].same_bits(b.error[0]));
+  ExpectationOptions options = few();
+  options.rng.seed = 9999999;
+  CHECK(!of(program, {list({0.4, 0.1})}, options).true_gradient[0].same_bits(a.true_gradient[0]));
 }
 
 TEST_CASE("a kink 1e-4 away") {
