@@ -99,7 +99,7 @@ void keep_groups(const Tensor& sums, std::int64_t groups, std::int64_t kept, con
   std::vector<double> scores(static_cast<std::size_t>(groups));
   std::vector<std::int32_t> order(scores.size());
   for (std::int64_t t = 0; t < sums.size(0); ++t) {
-    double* const row = sums.data<double>() + t * sums.size(1);
+    double* const row = sums.write<double>() + t * sums.size(1);
     for (std::size_t g = 0; g < scores.size(); ++g) {
       double first = kNone;
       double second = kNone;

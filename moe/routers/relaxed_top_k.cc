@@ -64,7 +64,7 @@ Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
     const Tensor top = top_of(s.value());
     const Tensor is_top = Tensor::zeros(shape, DType::i32);
     for (std::int64_t t = 0; t < shape[0]; ++t) {
-      is_top.data<std::int32_t>()[t * shape[1] + top.data<std::int32_t>()[t]] = 1;
+      is_top.write<std::int32_t>()[t * shape[1] + top.data<std::int32_t>()[t]] = 1;
     }
     const Var p = softmax(s);
     const Var others = logsumexp(where(is_top, number(kLeftOut), s), 1, true);

@@ -109,7 +109,7 @@ TEST_CASE("what is handed out is a copy") {
     d.replay();
     const Tensor value = ask_tensor();
     CHECK(value.item() == 1.0);
-    value.data<double>()[0] = 9.0;
+    value.write<double>()[0] = 9.0;
   }
 }
 
@@ -318,7 +318,7 @@ TEST_CASE("a Bernoulli draw") {
   Rng rng{4, 0, 0};
   SUBCASE("follows its probabilities, in their shape") {
     const Tensor p = Tensor::empty({3, 10000}, DType::f64);
-    for (std::int64_t i = 0; i < p.numel(); ++i) p.data<double>()[i] = i < 10000 ? 0.25 : 0.9;
+    for (std::int64_t i = 0; i < p.numel(); ++i) p.write<double>()[i] = i < 10000 ? 0.25 : 0.9;
     Decisions d;
     const Tensor drawn = d.bernoulli("coin", p, rng);
     CHECK(drawn.shape() == p.shape());

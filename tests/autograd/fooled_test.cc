@@ -212,7 +212,7 @@ TEST_CASE("decisions of one kind that change places are noticed") {
 TEST_CASE("a program cannot write what was recorded") {
   const Function scaled = [](Var x) {
     Tape& tape = x.tape();
-    const Tensor noise = tape.decisions().decide(
+    Tensor noise = tape.decisions().decide(
         "noise", DType::f64, x.shape(), [&] { return tape.rng().normal(x.shape(), DType::f64); });
     for (double& v : noise.values<double>()) v *= 3.0;  // in place, in each run
     return x * tape.constant(noise);
