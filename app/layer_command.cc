@@ -322,7 +322,9 @@ void add_layer(CLI::App& app, Global& global) {
       "moegrad layer --in in.safetensors --out out.safetensors --router top-k --estimator "
       "expert-group --active 2 --activation gelu");
   command
-      .add_option("--in", a->in, "safetensors (F32 or F64): x, dy, router.*, experts.*, ids, ...")
+      .add_option("--in", a->in,
+                  "safetensors (F32 or F64; BF16 and F16 are read as F32): x, dy, router.*, "
+                  "experts.*, ids, ...")
       ->type_name("FILE")
       ->required();
   command

@@ -39,10 +39,12 @@ Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t 
 
 Var sum_over_tokens(Var x) { return sum(x, 0); }
 Var mean_over_tokens(Var x) { return mean(x, 0); }
+Var mean_over_tokens(Var x, std::int64_t groups) {
+  return mean(reshape(x, {groups, x.size(0) / groups, x.size(1)}), 1);
+}
 
 Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups) {
   require_shares(shares.value());
-  const std::int64_t tokens = shares.size(0);
   const std::int64_t experts = shares.size(1);
   const Tensor f = expert_counts(choice, experts, groups);
   for (std::int64_t g = 0; g < groups; ++g) {
@@ -53,12 +55,8 @@ Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups) {
       row[e] *= static_cast<double>(experts) / choices;
     }
   }
-  Tape& tape = shares.tape();
-  if (groups == 1) {
-    return sum(mean_over_tokens(shares) * tape.constant(f.reshape({experts}).to(shares.dtype())));
-  }
-  const Var p = mean(reshape(shares, {groups, tokens / groups, experts}), 1);
-  return mean(sum(p * tape.constant(f.to(shares.dtype())), 1));
+  const Var fractions = shares.tape().constant(f.to(shares.dtype()));
+  return mean(sum(mean_over_tokens(shares, groups) * fractions, 1));
 }
 
 Var switch_auxiliary(const Routing& routing) {

@@ -12,7 +12,9 @@ namespace moegrad {
 Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t groups = 1);
 // Of x [N, ...]: [...].
 Var sum_over_tokens(Var x);
+// Likewise; of groups of consecutive tokens, for x [N, C]: [groups, C].
 Var mean_over_tokens(Var x);
+Var mean_over_tokens(Var x, std::int64_t groups);
 
 // Switch Transformer's auxiliary loss (arXiv:2101.03961, eq. 4): E sum_i f_i P_i, f_i the fraction
 // of the choices i32 [N, k] that fell on expert i (no gradient), P_i the mean of the shares [N, E],

@@ -6,7 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "moe/noise.h"
 #include "tensor/cpu_parallel.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -87,66 +89,151 @@ std::vector<char> open_experts(std::span<const ExactSum> sums, std::size_t group
   return open;
 }
 
+// Of each token's sums [N, E] those outside of its `kept` best groups become -infinity; `clear` is
+// 0 where the groups are not `apart`.
+template <class Apart>
+void keep_groups(const Tensor& sums, std::int64_t groups, std::int64_t kept, const Apart& apart,
+                 std::vector<char>& clear) {
+  const std::int64_t each = sums.size(1) / groups;
+  constexpr double kNone = -std::numeric_limits<double>::infinity();
+  std::vector<double> scores(static_cast<std::size_t>(groups));
+  std::vector<std::int32_t> order(scores.size());
+  for (std::int64_t t = 0; t < sums.size(0); ++t) {
+    double* const row = sums.data<double>() + t * sums.size(1);
+    for (std::size_t g = 0; g < scores.size(); ++g) {
+      double first = kNone;
+      double second = kNone;
+      const double* const group = row + static_cast<std::int64_t>(g) * each;
+      for (std::int64_t i = 0; i < each; ++i) {
+        second = std::fmax(second, std::fmin(first, group[i]));
+        first = std::fmax(first, group[i]);
+      }
+      scores[g] = each > 1 ? first + second : first;
+      order[g] = static_cast<std::int32_t>(g);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+      return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+    });
+    const auto score_at = [&](std::int64_t place) {
+      return scores[static_cast<std::size_t>(order[static_cast<std::size_t>(place)])];
+    };
+    if (!apart(score_at(kept - 1), score_at(kept))) clear[static_cast<std::size_t>(t)] = 0;
+    for (std::int64_t place = kept; place < groups; ++place) {
+      std::fill_n(row + order[static_cast<std::size_t>(place)] * each, each, kNone);
+    }
+  }
+}
+
+// One token, to 32 digits.
+void order_exactly(Score score, std::span<const double> o, std::span<const double> b,
+                   std::size_t groups, std::size_t kept, std::span<std::int32_t> out) {
+  double log_total = 0.0;
+  if (score == Score::softmax) {
+    const double top = o[largest_of(o)];
+    for (const double x : o) log_total += std::exp(x - top);
+    log_total = top + std::log(log_total);
+  }
+  std::vector<ExactSum> sums;
+  for (std::size_t i = 0; i < o.size(); ++i) {
+    if (score == Score::sigmoid) {
+      sums.push_back(of_sigmoid(o[i], b[i]));
+    } else {
+      sums.push_back(two_sum(b[i], std::exp(o[i] - log_total)));
+      sums.back().logit = o[i];
+    }
+  }
+  std::vector<char> open = open_experts(sums, groups, kept);
+  take_largest(sums, open, out);
+}
+
 }  // namespace
 
 Tensor log_odds(const Tensor& logits) {
+  Kernels& k = kernels(Device::cpu);
+  const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
-  const Tensor o = logits.to(DType::f64);
+  const Tensor o = less_largest(logits.to(DType::f64));
+  const Tensor e = Tensor::empty(o.shape(), DType::f64);
+  k.unary(UnaryFunctors::index_of<functor::Exp>(), {}, o, e);
+  // Of all but the largest: the others hold it, at least 1 of the total is theirs.
+  const Tensor total = Tensor::empty({tokens, 1}, DType::f64);
+  k.reduce(Reduction::sum, e, {tokens, experts, 1}, total);
+  const Tensor others = Tensor::empty(o.shape(), DType::f64);
+  k.binary(BinaryFunctors::index_of<functor::Sub>(), tokens, experts, total, {1, 0}, e,
+           {experts, 1}, others);
+  const Tensor log_others = Tensor::empty(o.shape(), DType::f64);
+  k.unary(UnaryFunctors::index_of<functor::Log>(), {}, others, log_others);
   Tensor odds = Tensor::empty(o.shape(), DType::f64);
-  cpu::parallel_for(o.size(0), kTokensPerOrder, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::span<const double> row(o.data<double>() + t * experts,
-                                        static_cast<std::size_t>(experts));
-      double* const out = odds.data<double>() + t * experts;
-      const std::size_t top = largest_of(row);
-      double second = -std::numeric_limits<double>::infinity();
-      double total = 0.0;
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        total += std::exp(row[i] - row[top]);
-        if (i != top) second = std::fmax(second, row[i]);
-      }
-      double others = 0.0;
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        if (i == top) continue;
-        others += std::exp(row[i] - second);
-        // The others hold the largest: at least 1 of the total is theirs.
-        out[i] = row[i] - row[top] - std::log(total - std::exp(row[i] - row[top]));
-      }
-      out[top] = row[top] - second - (experts > 1 ? std::log(others) : 0.0);
+  k.binary(BinaryFunctors::index_of<functor::Sub>(), tokens, experts, o, {experts, 1}, log_others,
+           {experts, 1}, odds);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::span<const double> row(o.data<double>() + t * experts,
+                                      static_cast<std::size_t>(experts));
+    const std::size_t top = largest_of(row);
+    double second = -std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      if (i != top) second = std::fmax(second, row[i]);
     }
-  });
+    double sum = 0.0;  // of the others beside the second, which may be far below the largest
+    if (second > -700.0) {
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        if (i != top) sum += e.data<double>()[t * experts + static_cast<std::int64_t>(i)];
+      }
+      second = 0.0;
+    } else {
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        if (i != top) sum += std::exp(row[i] - second);
+      }
+    }
+    odds.data<double>()[t * experts + static_cast<std::int64_t>(top)] =
+        -second - (experts > 1 ? std::log(sum) : 0.0);
+  }
   return odds;
 }
 
-Tensor top_biased(Score score, const Tensor& logits, const Tensor& bias, std::int64_t k,
-                  std::int64_t groups, std::int64_t kept) {
-  const std::int64_t experts = logits.size(1);
-  const Tensor o = logits.to(DType::f64);
+Tensor top_biased(Score score, const Tensor& scores, const Tensor& logits, const Tensor& bias,
+                  std::int64_t k, std::int64_t groups, std::int64_t kept) {
+  const std::int64_t tokens = scores.size(0);
+  const std::int64_t experts = scores.size(1);
+  const std::int64_t each = experts / groups;
+  const bool f32 = scores.dtype() == DType::f32;
+  // Beyond the error of a score and of its sum, far as the logits of a softmax may be apart.
+  const double rounding = f32 ? 1e-4 : 1e-12;
+  Kernels& kernel = kernels(Device::cpu);
+  Tensor sums = Tensor::empty(scores.shape(), scores.dtype());
+  kernel.binary(BinaryFunctors::index_of<functor::Add>(), tokens, experts, scores, {experts, 1},
+                bias, {0, 1}, sums);
+  sums = sums.to(DType::f64);
   const Tensor b = bias.to(DType::f64);
-  Tensor selected = Tensor::empty({o.size(0), k}, DType::i32);
-  cpu::parallel_for(o.size(0), kTokensPerOrder, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<ExactSum> sums(static_cast<std::size_t>(experts));
+  double largest_bias = 0.0;
+  for (const double x : b.values<double>()) largest_bias = std::fmax(largest_bias, std::abs(x));
+  const auto apart = [&](double large, double small) {
+    return large - small > rounding * (std::fmax(std::abs(large), std::abs(small)) + largest_bias);
+  };
+
+  std::vector<char> clear(static_cast<std::size_t>(tokens), 1);
+  if (kept < groups) keep_groups(sums, groups, kept, apart, clear);
+  const std::int64_t more = std::min(k + 1, kept < groups ? kept * each : experts);
+  const Tensor best = Tensor::empty({tokens, more}, DType::i32);
+  kernel.top_k(sums, more, best);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  const Tensor o = logits.to(DType::f64);
+  cpu::parallel_for(tokens, kTokensPerOrder, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::span<const double> row(o.data<double>() + t * experts, sums.size());
-      double log_total = 0.0;
-      if (score == Score::softmax) {
-        const double top = row[largest_of(row)];
-        for (const double x : row) log_total += std::exp(x - top);
-        log_total = top + std::log(log_total);
+      const std::int32_t* const ids = best.data<std::int32_t>() + t * more;
+      const double* const sum = sums.data<double>() + t * experts;
+      bool sure = clear[static_cast<std::size_t>(t)] != 0;
+      for (std::int64_t j = 0; j + 1 < more && sure; ++j)
+        sure = apart(sum[ids[j]], sum[ids[j + 1]]);
+      const auto width = static_cast<std::size_t>(experts);
+      const std::span<std::int32_t> out(selected.data<std::int32_t>() + t * k,
+                                        static_cast<std::size_t>(k));
+      if (sure) {
+        std::copy_n(ids, k, out.begin());
+      } else {
+        order_exactly(score, {o.data<double>() + t * experts, width}, b.values<double>(),
+                      static_cast<std::size_t>(groups), static_cast<std::size_t>(kept), out);
       }
-      for (std::size_t i = 0; i < sums.size(); ++i) {
-        const double bi = b.data<double>()[i];
-        if (score == Score::sigmoid) {
-          sums[i] = of_sigmoid(row[i], bi);
-        } else {
-          sums[i] = two_sum(bi, std::exp(row[i] - log_total));
-          sums[i].logit = row[i];
-        }
-      }
-      std::vector<char> open =
-          open_experts(sums, static_cast<std::size_t>(groups), static_cast<std::size_t>(kept));
-      take_largest(sums, open,
-                   {selected.data<std::int32_t>() + t * k, static_cast<std::size_t>(k)});
     }
   });
   return selected;

@@ -218,8 +218,8 @@ Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_
   const Tensor padded = Tensor::full(index.shape(), -1, DType::i32);
   for (std::int64_t i = 0; i < index.numel(); ++i) {
     if (index.data<std::int32_t>()[i] != *padding_id) continue;
-    others.data<std::int32_t>()[i] = -1;
-    padded.data<std::int32_t>()[i] = 0;
+    others.write<std::int32_t>()[i] = -1;
+    padded.write<std::int32_t>()[i] = 0;
   }
   const Var row = stop_gradient(gather_rows(table, padding));
   return reshape(gather_rows(table, others) + gather_rows(row, padded), shape);

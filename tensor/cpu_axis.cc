@@ -69,7 +69,7 @@ void norms_of_rows(const T* x, AxisView view, T* out) {
   const auto [outer, n, inner] = view;
   const std::int64_t chunks = std::max<std::int64_t>(1, (n + kNormChunk - 1) / kNormChunk);
   const Tensor workspace = Tensor::empty({outer, chunks}, DType::f64);
-  double* const partial = workspace.data<double>();
+  double* const partial = workspace.write<double>();
   cpu::parallel_for(outer * chunks, cpu::items_per_grain(std::min(n, kNormChunk)),
                     [=, n = n](std::int64_t begin, std::int64_t end) {
                       for (std::int64_t i = begin; i < end; ++i) {
@@ -91,7 +91,7 @@ void CpuKernels::norm(const Tensor& x, AxisView view, const Tensor& out) {
   with_floating(out.dtype(), "norm", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     if (view.inner == 1) return norms_of_rows(from, view, to);
     for_column_blocks(view, [=](std::int64_t first, std::int64_t line, std::int64_t width) {
       double sums[kColumns] = {};
@@ -116,7 +116,7 @@ void CpuKernels::norm_backward(const Tensor& x, const Tensor& y, const Tensor& d
     const T* const x_data = x.data<T>();
     const T* const y_data = y.data<T>();
     const T* const dy_data = dy.data<T>();
-    T* const dx_data = dx.data<T>();
+    T* const dx_data = dx.write<T>();
     cpu::for_lines<T>(view, 1, [=](const auto& lines) {
       const cpu::Pack<T> norm = lines.of_lines(y_data);
       const cpu::Pack<T> g = lines.of_lines(dy_data);
@@ -133,7 +133,7 @@ void CpuKernels::cumulative_sum(const Tensor& x, AxisView view, bool from_end, c
   with_floating(out.dtype(), "cumulative_sum", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
-    T* const to = out.data<T>();
+    T* const to = out.write<T>();
     for_column_blocks(view, [=](std::int64_t first, std::int64_t, std::int64_t width) {
       double sums[kColumns] = {};
       for (std::int64_t j = 0; j < view.n; ++j) {

@@ -151,7 +151,7 @@ Tensor labels_within(const Tensor& labels) {
   if (std::none_of(values.begin(), values.end(), [](std::int32_t l) { return l < 0; })) {
     return labels;
   }
-  const Tensor within = labels.clone();
+  Tensor within = labels.clone();
   for (std::int32_t& label : within.values<std::int32_t>()) label = std::max(label, 0);
   return within;
 }

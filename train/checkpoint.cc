@@ -73,13 +73,13 @@ void require_same_config(const Checkpoint& checkpoint, const std::string& here_t
   }
 }
 
-struct Target {
+struct CheckpointEntry {
   std::string name;
   Tensor tensor;
 };
 
-std::vector<Target> targets(const Parameters& parameters, const Optimiser& optimiser) {
-  std::vector<Target> all;
+std::vector<CheckpointEntry> targets(const Parameters& parameters, const Optimiser& optimiser) {
+  std::vector<CheckpointEntry> all;
   for (const Parameter& p : parameters) all.push_back({"parameter." + p.name, p.value});
   for (const auto& [name, tensor] : optimiser.state()) all.push_back({"optimiser." + name, tensor});
   return all;
@@ -169,7 +169,8 @@ Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config)
 fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters,
                            const Optimiser& optimiser) const {
   TensorFile file;
-  for (const Target& t : targets(parameters, optimiser)) file.tensors.emplace(t.name, t.tensor);
+  for (const CheckpointEntry& t : targets(parameters, optimiser))
+    file.tensors.emplace(t.name, t.tensor);
   file.metadata = {
       {"version", std::to_string(kVersion)},
       {"step", std::to_string(state.step)},
@@ -227,9 +228,9 @@ Checkpoint Checkpoints::read(const fs::path& path) const {
 
 void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
                           Optimiser& optimiser) {
-  const std::vector<Target> wanted = targets(parameters, optimiser);
+  const std::vector<CheckpointEntry> wanted = targets(parameters, optimiser);
   std::vector<const Tensor*> stored;
-  for (const Target& t : wanted) {
+  for (const CheckpointEntry& t : wanted) {
     stored.push_back(&stored_tensor(checkpoint.file, t.name, t.tensor));
   }
   if (checkpoint.file.tensors.size() != wanted.size()) {

@@ -14,7 +14,7 @@ namespace moegrad {
 namespace {
 
 using PlainJson = nlohmann::json;
-using Kind = OptionSpec::Kind;
+using FieldKind = OptionSpec::Kind;
 
 constexpr std::string_view kOptions = "options";
 constexpr std::string_view kOptionPrefix = "options.";
@@ -96,11 +96,11 @@ std::string text_of(const PlainJson& value) {
 // Whether a JSON value is of the kind that a field wants.
 void require_kind(const TrainField& field, const PlainJson& value, std::string_view file) {
   std::string_view wanted;
-  if (field.free_text || field.spec.kind == Kind::choice) {
+  if (field.free_text || field.spec.kind == FieldKind::choice) {
     if (!value.is_string()) wanted = "a text in quotes";
-  } else if (field.spec.kind == Kind::flag) {
+  } else if (field.spec.kind == FieldKind::flag) {
     if (!value.is_boolean()) wanted = "true or false";
-  } else if (field.spec.kind == Kind::integer) {
+  } else if (field.spec.kind == FieldKind::integer) {
     if (!value.is_number_integer()) wanted = "a whole number";
   } else if (!value.is_number()) {
     wanted = "a number";
@@ -110,19 +110,20 @@ void require_kind(const TrainField& field, const PlainJson& value, std::string_v
 }
 
 TrainField text(std::string name, std::string TrainConfig::*member, std::string help) {
-  return {{std::move(name), Kind::choice, "", std::move(help)}, member, true, false};
+  return {{std::move(name), FieldKind::choice, "", std::move(help)}, member, true, false};
 }
 TrainField choice(std::string name, std::string TrainConfig::*member,
                   std::vector<std::string> choices, std::string help) {
-  return {{std::move(name), Kind::choice, "", std::move(help), 0, 0, std::move(choices)}, member};
+  return {{std::move(name), FieldKind::choice, "", std::move(help), 0, 0, std::move(choices)},
+          member};
 }
 TrainField integer(std::string name, std::int64_t TrainConfig::*member, double lowest,
                    double highest, std::string help) {
-  return {{std::move(name), Kind::integer, "", std::move(help), lowest, highest}, member};
+  return {{std::move(name), FieldKind::integer, "", std::move(help), lowest, highest}, member};
 }
 TrainField number(std::string name, double TrainConfig::*member, double lowest, double highest,
                   std::string help) {
-  return {{std::move(name), Kind::number, "", std::move(help), lowest, highest}, member};
+  return {{std::move(name), FieldKind::number, "", std::move(help), lowest, highest}, member};
 }
 TrainField result_free(TrainField field) {
   field.result_free = true;
@@ -158,12 +159,12 @@ std::vector<TrainField> make_fields() {
       number("router_lr", &C::router_lr, 0, 1e6, "factor of the router's learning rate"),
       number("weight_decay", &C::weight_decay, 0, 1e6, "weight decay of the matrices"),
       number("momentum", &C::momentum, 0, 1, "momentum of sgd"),
-      {{"nesterov", Kind::flag, "", "sgd looks ahead"}, &C::nesterov},
+      {{"nesterov", FieldKind::flag, "", "sgd looks ahead"}, &C::nesterov},
       choice("schedule", &C::schedule, {"constant", "cosine"}, "learning rate over the steps"),
       integer("warmup", &C::warmup, 0, 1e9,
               "steps of linear warm-up, at most a tenth of all steps"),
       number("clip", &C::clip, 0, 1e9, "largest norm of the gradient; 0: no clipping"),
-      result_free({{"dropless", Kind::flag, "",
+      result_free({{"dropless", FieldKind::flag, "",
                     "evaluate without dropping choices, whatever the router's capacity"},
                    &C::dropless}),
       result_free(text("data", &C::data, "folder of the data sets")),

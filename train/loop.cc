@@ -26,7 +26,6 @@ using Json = nlohmann::ordered_json;
 
 // Of the draws and the noise of steps: step i uses the stream kStepStream + i.
 constexpr std::uint64_t kStepStream = 0x73746570'00000000U;
-constexpr std::int64_t kEvaluationBatch = 512;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -65,14 +64,6 @@ const Task& checked(const Task& task) {
     check_finite(*data, name + std::string(" data"));
   }
   return task;
-}
-
-// Parts of a whole, of numbers that are 0 or more; zeros where all are.
-std::vector<double> shares(std::vector<double> numbers) {
-  double sum = 0.0;
-  for (const double n : numbers) sum += n;
-  for (double& n : numbers) n = sum == 0.0 ? 0.0 : n / sum;
-  return numbers;
 }
 
 // Of the mixture, for a line of metrics.
@@ -413,40 +404,6 @@ class TrainingRun {
 };
 
 }  // namespace
-
-Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data,
-                    bool dropless) {
-  const Batches batches(data, kEvaluationBatch);
-  std::vector<double> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
-  std::int64_t right = 0;
-  double kept = 0.0;
-  double dropped = 0.0;
-  double loss = 0.0;
-  for (std::int64_t i = 0; i < batches.size(); ++i) {
-    const Batch batch = batches.get(i);
-    const std::int64_t rows = batch.x.size(0);
-    Tape tape(Tape::Options{.gradients = false});
-    const Classifier::Output out =
-        model.forward(tape.constant(batch.x), parameters, false, batch.ids, dropless);
-    loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
-    const Tensor guess = Tensor::empty({rows}, DType::i32);
-    kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      right += guess.data<std::int32_t>()[r] == batch.labels.data<std::int32_t>()[r] ? 1 : 0;
-    }
-    const std::vector<double> load = out.mixture.expert_load();
-    for (std::size_t e = 0; e < loads.size(); ++e) {
-      loads[e] += load[e];
-      kept += load[e];
-    }
-    dropped += static_cast<double>(out.mixture.routing.dropped);
-  }
-  const auto n = static_cast<double>(data.x.size(0));
-  return {.accuracy = static_cast<double>(right) / n,
-          .loss = loss / n,
-          .expert_load = shares(std::move(loads)),
-          .dropped = dropped == 0.0 ? 0.0 : dropped / (dropped + kept)};
-}
 
 std::string to_json(const TrainResult& r, const TrainConfig& config) {
   Json object = {{"task", config.task},

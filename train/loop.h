@@ -8,7 +8,7 @@
 
 #include "train/config.h"
 #include "train/dataset.h"
-#include "train/model.h"
+#include "train/evaluation.h"
 #include "train/progress.h"
 
 namespace moegrad {
@@ -31,14 +31,6 @@ struct RunOptions {
   const Task* task = nullptr;
 };
 
-struct Evaluation {
-  double accuracy = 0.0;
-  double loss = 0.0;
-  // The part of the choices that fell on each expert; sums to 1.
-  std::vector<double> expert_load = {};
-  double dropped = 0.0;  // the part of all choices that found their expert full
-};
-
 struct TrainResult {
   Evaluation test;
   double train_seconds = 0.0;  // of steps and checkpoints, over all parts of a resumed run
@@ -49,10 +41,6 @@ struct TrainResult {
   std::filesystem::path checkpoint;  // the newest
 };
 std::string to_json(const TrainResult& result, const TrainConfig& config);
-
-// Accuracy, loss and loads over a data set, in inference; `dropless`: LayerInput::dropless.
-Evaluation evaluate(const Classifier& model, const Parameters& parameters, const Dataset& data,
-                    bool dropless = false);
 
 // Trains and writes config.json, metrics.jsonl, checkpoints/ and, when finished, result.json. The
 // parameters are a function of the config alone: not of threads, nor of being stopped and resumed.

@@ -91,9 +91,16 @@ class Mlp : public Model {
   Tensor x_, labels_;
 };
 
+// The mixture of `moegrad train vision --aux 0.01`, as the peers have it.
+LayerConfig vision_mixture() {
+  TrainConfig config;
+  config.aux = 0.01;
+  return config.layer();
+}
+
 class Vision : public Model {
  public:
-  Vision() : classifier_(784, 10, TrainConfig{}.layer()) {
+  Vision() : classifier_(784, 10, vision_mixture()) {
     Rng rng{.seed = 1};
     const std::int64_t batch = TrainConfig{}.batch;
     x_ = rng.normal({batch, 784}, DType::f32);

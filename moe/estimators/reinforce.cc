@@ -24,6 +24,7 @@
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "moe/set_probability.h"
 #include "ops/ops.h"
@@ -124,7 +125,7 @@ class ReinforceEstimator : public Estimator {
 
  private:
   Var without_replacement(Var losses, const Routing& routing) const {
-    const Tensor logits = stop_gradient(routing.logits).value().to(DType::f64);
+    const Tensor logits = less_largest(stop_gradient(routing.logits).value().to(DType::f64));
     const Tensor loss = stop_gradient(losses).value();
     const std::int64_t rows = loss.size(0);
     const std::int64_t experts = logits.size(1);

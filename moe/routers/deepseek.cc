@@ -87,8 +87,8 @@ class DeepseekV3Router : public Router {
     const std::int64_t k = size.active;
     const Tensor bias = in.weights.at("router.balance").value();
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, {tokens, k}, [&] {
-      return top_biased(Score::sigmoid, r.logits.value(), bias, k, settings_.groups,
-                        settings_.kept);
+      return top_biased(Score::sigmoid, r.scores.value(), r.logits.value(), bias, k,
+                        settings_.groups, settings_.kept);
     });
     const Var chosen = take_columns(r.log_scores, r.selected);
     r.weights = settings_.scale * softmax(chosen);

@@ -28,7 +28,7 @@ inline Tensor largest_open(Var weights, std::int64_t k) {
   const Tensor choice = top_k_indices(weights, k, "choice").clone();
   const Tensor w = weights.value();
   for (std::int64_t i = 0; i < choice.numel(); ++i) {
-    std::int32_t& id = choice.data<std::int32_t>()[i];
+    std::int32_t& id = choice.write<std::int32_t>()[i];
     if (!(w.at(i / k * w.size(1) + id) > 0.0)) id = -1;
   }
   return choice;

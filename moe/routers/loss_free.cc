@@ -37,7 +37,7 @@ class LossFreeRouter : public Router {
     const Tensor bias = in.weights.at("router.balance").value();
     const Shape shape = {in.x.size(0), size.active};
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, shape, [&] {
-      return top_biased(Score::softmax, r.logits.value(), bias, size.active);
+      return top_biased(Score::softmax, r.scores.value(), r.logits.value(), bias, size.active);
     });
     if (renormalise_) {
       // The bias may select experts whose scores are all tiny.

@@ -37,46 +37,43 @@ Tensor top_of(const Tensor& x) {
   return top;
 }
 
-// p = softmax(s) of s [N, E], and log(1 - p). Only the largest of a row may have a share near 1:
-// its log(1 - p) is logsumexp of the others less that of all, without cancellation or underflow,
-// and its p is made of that, so that the gradient is not a difference of nearly equal numbers
-// either.
-struct Shares {
-  Var p;
-  Var log_rest;
-};
-Shares shares_of(Var s) {
-  Tape& tape = s.tape();
-  const Var o = less_largest(s);
-  const Tensor top = top_of(o.value());
-  const Tensor is_top = Tensor::zeros(o.shape(), DType::i32);
-  for (std::int64_t t = 0; t < o.size(0); ++t) {
-    is_top.write<std::int32_t>()[t * o.size(1) + top.data<std::int32_t>()[t]] = 1;
-  }
-  const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, o.dtype())); };
-  const Var p = softmax(o);
-  const Var others = logsumexp(where(is_top, number(kLeftOut), o), 1, true);
-  const Var rest_of_top = others - logsumexp(o, 1, true);
-  const Var rest = log(1.0 - where(is_top, number(0.5), p));
-  return {where(is_top, 1.0 - exp(rest_of_top), p), where(is_top, rest_of_top, rest)};
-}
-
 // [N, E], each row with the sum k; `added` is the noise. In every round what is added to the logits
 // is added to their difference from the logit of the one that leads then: in f32 nothing of it is
 // rounded away for those that matter.
+//
+// Only the largest of a row may have a share near 1: its log(1 - p) is logsumexp of the others less
+// that of all, without cancellation or underflow, and its p is made of that, so that the gradient
+// is not a difference of nearly equal numbers either.
 Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
+  Tape& tape = logits.tape();
   const Tensor o = logits.value();
-  const Tensor leading = Tensor::empty({o.size(0), 1}, o.dtype());
+  const Shape& shape = o.shape();
+  const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, o.dtype())); };
   Var k_hot;
   for (std::int64_t round = 0; round < k; ++round) {
-    const Tensor lead = top_of(added.defined() ? (logits + added).value() : o);
-    kernels(o.device()).take_columns(o, lead, leading);
-    Var s = logits - logits.tape().constant(leading.clone());
+    Tensor total = o;
+    if (added.defined()) {
+      total = o.clone();
+      kernels(o.device()).accumulate(1.0, added.value(), total);
+    }
+    const Tensor leading = Tensor::empty({shape[0], 1}, o.dtype());
+    kernels(o.device()).take_columns(o, top_of(total), leading);
+    Var s = logits - tape.constant(leading);
     if (added.defined()) s = s + added;
     s = s / temperature;
-    const Shares shares = shares_of(s);
-    k_hot = round == 0 ? shares.p : k_hot + shares.p;
-    added = added.defined() ? added + shares.log_rest : shares.log_rest;
+    const Tensor top = top_of(s.value());
+    const Tensor is_top = Tensor::zeros(shape, DType::i32);
+    for (std::int64_t t = 0; t < shape[0]; ++t) {
+      is_top.data<std::int32_t>()[t * shape[1] + top.data<std::int32_t>()[t]] = 1;
+    }
+    const Var p = softmax(s);
+    const Var others = logsumexp(where(is_top, number(kLeftOut), s), 1, true);
+    const Var rest_of_top = others - logsumexp(s, 1, true);
+    const Var share = where(is_top, 1.0 - exp(rest_of_top), p);
+    k_hot = round == 0 ? share : k_hot + share;
+    if (round + 1 == k) break;
+    const Var rest = where(is_top, rest_of_top, log(1.0 - where(is_top, number(0.5), p)));
+    added = added.defined() ? added + rest : rest;
   }
   return k_hot;
 }

@@ -25,11 +25,18 @@ Tensor row(const std::vector<double>& values) {
   return Tensor::of<double>({1, static_cast<std::int64_t>(values.size())}, values);
 }
 
+// Scores in the type of the logits.
+Tensor scores_of(Score score, const Tensor& logits) {
+  Tape tape;
+  const Var o = tape.constant(logits);
+  return (score == Score::softmax ? softmax(o) : sigmoid(o)).value();
+}
+
 Ids best(Score score, const std::vector<double>& logits, std::vector<double> bias, std::int64_t k,
          std::int64_t groups = 1, std::int64_t kept = 1) {
   bias.resize(logits.size(), 0.0);
   const Tensor b = row(bias).reshape({static_cast<std::int64_t>(bias.size())});
-  return ids_of(top_biased(score, row(logits), b, k, groups, kept));
+  return ids_of(top_biased(score, scores_of(score, row(logits)), row(logits), b, k, groups, kept));
 }
 
 // What a router selects at inference for these logits, in both types.
@@ -76,7 +83,7 @@ TEST_CASE("where nothing is rounded away the order is that of the sums") {
   const Tensor o = Rng{6, 0, 0}.normal({200, 7}, DType::f64);
   const Tensor b = Rng{6, 1, 0}.normal({7}, DType::f64, 0.0, 0.3);
   for (const Score score : {Score::sigmoid, Score::softmax}) {
-    const Tensor got = top_biased(score, o, b, 3);
+    const Tensor got = top_biased(score, scores_of(score, o), o, b, 3);
     for (std::int64_t t = 0; t < 200; ++t) {
       const std::vector<double> g = test::softmax_row(o, t);
       std::vector<std::pair<double, std::int32_t>> sums;
