@@ -111,7 +111,9 @@ constexpr std::string_view kBiasLegend =
 
 std::string own_bias_text(const BiasRow& r) {
   if (!r.own_known) return "-";
-  return r.own_biased() ? fmt::format("{:.1e}", r.own_bias) : fmt::format("< {:.0e}", r.own_error);
+  if (r.own_biased()) return fmt::format("{:.1e}", r.own_bias);
+  if (r.own_error == 0.0) return "0";
+  return fmt::format("< {:.0e}", std::pow(10.0, std::ceil(std::log10(r.own_error))));
 }
 
 Table table_of(const std::vector<BiasRow>& rows) {

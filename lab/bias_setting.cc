@@ -59,7 +59,7 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
     const std::int64_t t = i / (of.experts + kFeatures);
     const std::int64_t c = i % (of.experts + kFeatures);
     x_.write<double>()[i] = c < of.experts ? logits.at(t * of.experts + c)
-                                          : features.at(t * kFeatures + c - of.experts);
+                                           : features.at(t * kFeatures + c - of.experts);
   }
   direction_ = normal(3, {1, kOutputWidth}, 1.0);
   target_ = normal(4, {1, kOutputWidth}, 1.0);
