@@ -143,7 +143,7 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* s
            "selected. Name one of them.",
            file, wanted, t);
     }
-    out.data<std::int32_t>()[t] = place;
+    out.write<std::int32_t>()[t] = place;
   }
   return out;
 }
@@ -153,7 +153,7 @@ Var copies_of(Var x, std::int64_t n) {
   if (n == 1) return x;
   Tensor rows = Tensor::empty({n * x.size(0)}, DType::i32);
   for (std::int64_t i = 0; i < rows.numel(); ++i) {
-    rows.data<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
+    rows.write<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
   }
   return gather_rows(x, rows);
 }

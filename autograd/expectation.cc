@@ -115,7 +115,7 @@ class Differences {
     const double x = inputs_[input].at(element);
     const auto moved = [&](double h) -> const std::vector<Tensor>& {
       moved_[input] = inputs_[input].clone();
-      moved_[input].data<double>()[element] = x + h;
+      moved_[input].write<double>()[element] = x + h;
       return moved_;
     };
     Reference reference;

@@ -137,7 +137,7 @@ class Checker {
         class_of_cotangent_.push_back(number);
         for (std::size_t i = 0; i < classes.size(); ++i) {
           if (classes[i] != number) continue;
-          cotangents_.back().data<double>()[i] = whole.at(static_cast<std::int64_t>(i));
+          cotangents_.back().write<double>()[i] = whole.at(static_cast<std::int64_t>(i));
         }
       }
     }
@@ -225,7 +225,7 @@ class Checker {
       Tensor direction;
       if (elementwise) {
         direction = Tensor::zeros(x.shape(), DType::f64);
-        direction.data<double>()[place] = 1.0;
+        direction.write<double>()[place] = 1.0;
       } else {
         direction = random_direction(x, rng);
       }

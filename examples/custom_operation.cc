@@ -24,7 +24,7 @@ struct SoftCap {
     with_floating(y.dtype(), name, [&](auto zero) {
       using T = decltype(zero);
       for (std::int64_t i = 0; i < y.numel(); ++i) {
-        y.data<T>()[i] = T(a.cap) * std::tanh(in[0].data<T>()[i] / T(a.cap));
+        y.write<T>()[i] = T(a.cap) * std::tanh(in[0].data<T>()[i] / T(a.cap));
       }
     });
     return y;
@@ -37,7 +37,7 @@ struct SoftCap {
       using T = decltype(zero);
       for (std::int64_t i = 0; i < dx.numel(); ++i) {
         const T r = b.output().data<T>()[i] / T(a.cap);
-        dx.data<T>()[i] = b.dy().data<T>()[i] * (T(1) - r * r);
+        dx.write<T>()[i] = b.dy().data<T>()[i] * (T(1) - r * r);
       }
     });
     b.add(0, dx);

@@ -37,7 +37,7 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
       }
       if (e < 0 || load[static_cast<std::size_t>(e)] == capacity) continue;
       ++load[static_cast<std::size_t>(e)];
-      kept.data<std::int32_t>()[t * k + rank] = e;
+      kept.write<std::int32_t>()[t * k + rank] = e;
     }
   }
   return kept;

@@ -55,7 +55,7 @@ std::vector<std::pair<std::string, Tensor>> given_decisions(const LayerFixture& 
   for (auto& [kind, value] : given) {
     if (kind != "jitter" || !fixture.label.starts_with("logits of +-1e4")) continue;
     value = value.clone();
-    for (double& v : value.values<double>()) v = std::round(v * 128.0) / 128.0;
+    for (double& v : value.write_values<double>()) v = std::round(v * 128.0) / 128.0;
   }
   return given;
 }
@@ -219,7 +219,7 @@ class EdgeCheck {
     for (const auto& [kind, value] : given_) {
       Tensor changed = kind == "selected" ? value.clone() : permuted_by_expert(value, order);
       if (kind == "selected") {
-        for (std::int32_t& e : changed.values<std::int32_t>()) {
+        for (std::int32_t& e : changed.write_values<std::int32_t>()) {
           if (e >= 0) e = place[static_cast<std::size_t>(e)];
         }
       }

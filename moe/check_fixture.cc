@@ -24,7 +24,7 @@ void add_experts(LayerFixture& f, std::int64_t blind, std::uint64_t seed) {
     f.values.push_back(random(shape, seed, ++stream, size));
     if (shape.rank() != 3 || shape[1] != s.model) return;
     for (std::int64_t e = 0; e < shape[0]; ++e) {
-      double* matrix = f.values.back().data<double>() + e * shape[1] * shape[2];
+      double* matrix = f.values.back().write<double>() + e * shape[1] * shape[2];
       std::fill(matrix, matrix + blind * shape[2], 0.0);
     }
   };
@@ -81,7 +81,7 @@ void add_context(LayerFixture& f, std::uint64_t seed) {
   f.sequence = tokens;
   f.ids = Tensor::empty({tokens}, DType::i32);
   for (std::int64_t t = 0; t < tokens; ++t) {
-    f.ids.data<std::int32_t>()[t] = static_cast<std::int32_t>(t * 7 + static_cast<int>(seed));
+    f.ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t * 7 + static_cast<int>(seed));
   }
 }
 

@@ -80,7 +80,7 @@ class TraitCheck {
     LayerFixture other = f;
     other.values[0] = other.values[0].clone();
     const std::int64_t tokens = other.values[0].size(0);
-    for (double& v : other.values[0].rows(tokens - 1, tokens).values<double>()) v = 3.0 - v;
+    for (double& v : other.values[0].rows(tokens - 1, tokens).write_values<double>()) v = 3.0 - v;
     const Routed a = route(f, 1);
     const Routed b = route(other, 1);
     if (a.selected.size(0) != tokens) {

@@ -59,9 +59,9 @@ Plan joined(const Plan& first, const Plan& second) {
   plan.offsets = Tensor::empty({plan.experts + 1}, DType::i32);
   plan.order = Tensor::empty({first.slots() + second.slots()}, DType::i32);
   plan.inverse = Tensor::full({first.tokens(), plan.choices}, -1.0, DType::i32);
-  std::int32_t* const offsets = plan.offsets.data<std::int32_t>();
-  std::int32_t* const order = plan.order.data<std::int32_t>();
-  std::int32_t* const inverse = plan.inverse.data<std::int32_t>();
+  std::int32_t* const offsets = plan.offsets.write<std::int32_t>();
+  std::int32_t* const order = plan.order.write<std::int32_t>();
+  std::int32_t* const inverse = plan.inverse.write<std::int32_t>();
   for (std::int64_t e = 0; e <= plan.experts; ++e) {
     offsets[e] = first.offsets.data<std::int32_t>()[e] + second.offsets.data<std::int32_t>()[e];
   }
@@ -114,7 +114,7 @@ Tensor unselected(const Tensor& selected, std::int64_t experts) {
   });
   const std::int64_t width = tokens == 0 ? 0 : *std::ranges::max_element(counts);
   Tensor out = Tensor::empty({tokens, width}, DType::i32);
-  std::int32_t* const rest = out.data<std::int32_t>();
+  std::int32_t* const rest = out.write<std::int32_t>();
   cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       std::int32_t* next = rest + t * width;

@@ -31,7 +31,7 @@ Var router_logits(Var x, const Weights& weights) {
 
 Tensor every_expert(std::int64_t tokens, std::int64_t experts) {
   Tensor selected = Tensor::empty({tokens, experts}, DType::i32);
-  const std::span<std::int32_t> ids = selected.values<std::int32_t>();
+  const std::span<std::int32_t> ids = selected.write_values<std::int32_t>();
   for (std::size_t i = 0; i < ids.size(); ++i) {
     ids[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(experts));
   }

@@ -34,7 +34,7 @@ Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replace
     const Tensor drawn = tape.decisions().categorical("draw", probabilities, tape.rng());
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int32_t expert = drawn.data<std::int32_t>()[t];
-      selected.data<std::int32_t>()[t * k + draw] = expert;
+      selected.write<std::int32_t>()[t * k + draw] = expert;
       if (!replacement) {
         left.write<double>()[t * experts + expert] = -std::numeric_limits<double>::infinity();
       }
@@ -70,7 +70,7 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
   const Tensor held = tape.decisions().decide("weights", logits.dtype(), {tokens, k}, [&] {
     const Tensor o = less_largest(logits.value().to(DType::f64));
     Tensor w = Tensor::empty({tokens, k}, DType::f64);
-    const std::span<double> weights = w.values<double>();
+    const std::span<double> weights = w.write_values<double>();
     const auto experts = static_cast<std::size_t>(o.size(1));
     const auto active = static_cast<std::size_t>(k);
     cpu::parallel_for(tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {

@@ -185,7 +185,7 @@ Tensor log_odds(const Tensor& logits) {
         if (i != top) sum += std::exp(row[i] - second);
       }
     }
-    odds.data<double>()[t * experts + static_cast<std::int64_t>(top)] =
+    odds.write<double>()[t * experts + static_cast<std::int64_t>(top)] =
         -second - (experts > 1 ? std::log(sum) : 0.0);
   }
   return odds;
@@ -226,7 +226,7 @@ Tensor top_biased(Score score, const Tensor& scores, const Tensor& logits, const
       for (std::int64_t j = 0; j + 1 < more && sure; ++j)
         sure = apart(sum[ids[j]], sum[ids[j + 1]]);
       const auto width = static_cast<std::size_t>(experts);
-      const std::span<std::int32_t> out(selected.data<std::int32_t>() + t * k,
+      const std::span<std::int32_t> out(selected.write<std::int32_t>() + t * k,
                                         static_cast<std::size_t>(k));
       if (sure) {
         std::copy_n(ids, k, out.begin());

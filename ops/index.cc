@@ -16,7 +16,7 @@ Tensor indices(const Shape& shape, std::initializer_list<std::int32_t> values) {
 Tensor scattered(const Shape& shape, std::int64_t limit) {
   Tensor index = Tensor::empty(shape, DType::i32);
   for (std::int64_t i = 0; i < index.numel(); ++i) {
-    index.data<std::int32_t>()[i] = static_cast<std::int32_t>((i * i + 3 * i) % limit);
+    index.write<std::int32_t>()[i] = static_cast<std::int32_t>((i * i + 3 * i) % limit);
   }
   return index;
 }

@@ -127,7 +127,7 @@ Var cross_entropy(Var logits, const Tensor& labels, std::optional<std::int32_t> 
   const auto values = used.values<std::int32_t>();
   for (std::size_t row = 0; row < values.size(); ++row) {
     if (ignore_index && values[row] == *ignore_index) {
-      values[row] = -1;
+      used.write<std::int32_t>()[row] = -1;
       ++ignored;
     } else if (values[row] < 0 || values[row] >= classes) {
       fail(name, "row {} has label {}, outside 0 to {}. Check the labels.", row, values[row],

@@ -14,8 +14,8 @@ Tensor packed(const Rng& rng) {
   const std::uint64_t numbers[] = {rng.seed, rng.stream, rng.position};
   Tensor state = Tensor::empty({6}, DType::i32);
   for (std::size_t i = 0; i < 3; ++i) {
-    state.data<std::int32_t>()[2 * i] = static_cast<std::int32_t>(numbers[i]);
-    state.data<std::int32_t>()[2 * i + 1] = static_cast<std::int32_t>(numbers[i] >> 32);
+    state.write<std::int32_t>()[2 * i] = static_cast<std::int32_t>(numbers[i]);
+    state.write<std::int32_t>()[2 * i + 1] = static_cast<std::int32_t>(numbers[i] >> 32);
   }
   return state;
 }

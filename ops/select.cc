@@ -132,7 +132,7 @@ std::vector<OperationCase> Where::cases() {
   const auto add = [&](const Shape& shape, const Shape& a, const Shape& b) {
     Tensor condition = Tensor::empty(shape, DType::i32);
     for (std::int64_t i = 0; i < condition.numel(); ++i) {
-      condition.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 3 % 2);
+      condition.write<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 3 % 2);
     }
     cases.push_back({fmt::format("{} ? {} : {}", shape, a, b),
                      {{a}, {b}},

@@ -152,7 +152,7 @@ Tensor labels_within(const Tensor& labels) {
     return labels;
   }
   Tensor within = labels.clone();
-  for (std::int32_t& label : within.values<std::int32_t>()) label = std::max(label, 0);
+  for (std::int32_t& label : within.write_values<std::int32_t>()) label = std::max(label, 0);
   return within;
 }
 

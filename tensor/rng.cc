@@ -33,7 +33,7 @@ Tensor Rng::permutation(std::int64_t n) {
          std::numeric_limits<std::int32_t>::max());
   }
   Tensor t = Tensor::empty({n}, DType::i32);
-  const std::span<std::int32_t> p = t.values<std::int32_t>();
+  const std::span<std::int32_t> p = t.write_values<std::int32_t>();
   std::iota(p.begin(), p.end(), 0);
   const Rng at = take(static_cast<std::uint64_t>(n));
   for (std::size_t i = p.size(); i > 1; --i) {

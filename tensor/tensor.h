@@ -54,39 +54,30 @@ class Tensor {
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
 
-  // The elements, on the host. T must be the type of dtype(). A const handle gives them for
-  // reading. From one that is not const, and by write(), they can be changed, which counts
-  // version() up; data<const T>() only reads.
+  // The elements, on the host, to read. T must be the type of dtype().
   template <class T>
   const T* data() const {
     require(dtype_of<std::remove_const_t<T>>);
     return reinterpret_cast<const T*>(raw());
   }
   template <class T>
-  T* data() {
-    if constexpr (std::is_const_v<T>) {
-      return std::as_const(*this).template data<T>();
-    } else {
-      return write<T>();
-    }
+  std::span<const T> values() const {
+    return {data<T>(), static_cast<std::size_t>(numel_)};
   }
+  // The same to be changed, which counts version() up.
   template <class T>
   T* write() const {
     require(dtype_of<T>);
     return reinterpret_cast<T*>(write_raw());
   }
+  template <class T>
+  std::span<T> write_values() const {
+    return {write<T>(), static_cast<std::size_t>(numel_)};
+  }
   const std::byte* raw() const { return storage_.data() + offset_; }
   std::byte* write_raw() const {
     storage_.count_write();
     return storage_.data() + offset_;
-  }
-  template <class T>
-  std::span<const T> values() const {
-    return {data<T>(), static_cast<std::size_t>(numel_)};
-  }
-  template <class T>
-  std::span<T> values() {
-    return {data<T>(), static_cast<std::size_t>(numel_)};
   }
   // How often elements of this storage were asked for to be changed, by any handle or view of it. A
   // tape notes it where backward will want the elements, and compares.

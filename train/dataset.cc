@@ -63,10 +63,10 @@ Dataset read_images(const fs::path& folder, const std::string& part, DType dtype
       scaled[pixel] =
           static_cast<T>((static_cast<double>(pixel) / 255.0 - kPixelMean) / kPixelDeviation);
     }
-    std::transform(images.values.begin(), images.values.end(), dataset.x.data<T>(),
+    std::transform(images.values.begin(), images.values.end(), dataset.x.write<T>(),
                    [&](unsigned char pixel) { return scaled[pixel]; });
   });
-  std::int32_t* const out = dataset.labels.data<std::int32_t>();
+  std::int32_t* const out = dataset.labels.write<std::int32_t>();
   for (std::size_t i = 0; i < labels.values.size(); ++i) {
     if (labels.values[i] >= kVisionClasses) {
       fail("vision", "{}: label {} of image {}. Labels are 0 to {}; run scripts/data.",
@@ -97,7 +97,7 @@ Dataset draw_synthetic(const SyntheticOptions& o, const Clusters& clusters, std:
                                                static_cast<std::uint64_t>(o.clusters));
       const double* z = noise.data<double>() + i * o.dimension;
       const double* centre = clusters.centres.data<double>() + c * o.dimension;
-      T* x = dataset.x.data<T>() + i * o.dimension;
+      T* x = dataset.x.write<T>() + i * o.dimension;
       for (std::int64_t d = 0; d < o.dimension; ++d) {
         x[d] = static_cast<T>((centre[d] + z[d]) * scale);
       }
@@ -107,7 +107,7 @@ Dataset draw_synthetic(const SyntheticOptions& o, const Clusters& clusters, std:
         const double score = std::inner_product(z, z + o.dimension, rule, 0.0);
         if (score > best) {
           best = score;
-          dataset.labels.data<std::int32_t>()[i] = static_cast<std::int32_t>(j);
+          dataset.labels.write<std::int32_t>()[i] = static_cast<std::int32_t>(j);
         }
       }
     }
@@ -228,8 +228,8 @@ Batch Batches::get(std::int64_t i) const {
         order_.defined() ? order_.data<std::int32_t>()[first + r] : first + r;
     std::memcpy(batch.x.write_raw() + static_cast<std::size_t>(r) * row_bytes,
                 dataset_.x.raw() + static_cast<std::size_t>(source) * row_bytes, row_bytes);
-    batch.ids.data<std::int32_t>()[r] = static_cast<std::int32_t>(source);
-    batch.labels.data<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];
+    batch.ids.write<std::int32_t>()[r] = static_cast<std::int32_t>(source);
+    batch.labels.write<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];
   }
   return batch;
 }

@@ -31,7 +31,7 @@ Tensor normal(Rng& rng, const Shape& shape, double deviation = 1.0) {
 // Rounded to multiples of 1 / steps. Products of x and w1 so made are multiples of 2^-13, and in
 // f32 their sums are exact in any order: no program differs from another at the kink of relu.
 Tensor rounded(Tensor t, float steps) {
-  for (float& x : t.values<float>()) x = std::round(x * steps) / steps;
+  for (float& x : t.write_values<float>()) x = std::round(x * steps) / steps;
   return t;
 }
 

@@ -54,7 +54,7 @@ struct Blocks {
 // Where each block's slots begin: i32 [blocks + 1].
 Tensor block_offsets(const Plan& plan, std::int64_t length, std::int64_t sequences) {
   Tensor offsets = Tensor::zeros({plan.experts * sequences + 1}, DType::i32);
-  std::int32_t* const counts = offsets.data<std::int32_t>();
+  std::int32_t* const counts = offsets.write<std::int32_t>();
   for (std::int64_t e = 0; e < plan.experts; ++e) {
     const std::int32_t* const bounds = plan.offsets.data<std::int32_t>() + e;
     for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
@@ -81,7 +81,7 @@ Blocks blocks_of(const Plan& plan, const Plan& rest, std::int64_t length) {
   }
   blocks.slots = Tensor::full({blocks.queries.experts * blocks.most}, -1.0, DType::i32);
   for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
-    std::int32_t* const slots = blocks.slots.data<std::int32_t>() + b * blocks.most;
+    std::int32_t* const slots = blocks.slots.write<std::int32_t>() + b * blocks.most;
     std::iota(slots, slots + bounds[b + 1] - bounds[b], bounds[b]);
   }
   return blocks;
@@ -215,7 +215,7 @@ class AttentionEstimator : public Estimator {
       kernels(Device::cpu).matmul(x.to(DType::f64), false, normals, true, 0.0, products);
       Tensor side = Tensor::empty(products.shape(), DType::i32);
       for (std::int64_t i = 0; i < side.numel(); ++i) {
-        side.data<std::int32_t>()[i] = products.data<double>()[i] >= 0.0 ? 1 : 0;
+        side.write<std::int32_t>()[i] = products.data<double>()[i] >= 0.0 ? 1 : 0;
       }
       return side;
     });

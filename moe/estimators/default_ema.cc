@@ -103,7 +103,7 @@ class DefaultEmaEstimator : public Estimator {
     rest.scores = take_columns(r.scores, ids);
     Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32);
     for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
-      experts.data<std::int32_t>()[s] =
+      experts.write<std::int32_t>()[s] =
           ids.data<std::int32_t>()[rest.plan.order.data<const std::int32_t>()[s]];
     }
     rest.values = gather_rows(means, experts);

@@ -84,7 +84,7 @@ Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, cons
     if (o.minimum_score > 0.0) {
       const Tensor score = p_of(ids).to(DType::f64);
       for (std::int64_t i = 0; i < ids.numel(); ++i) {
-        if (score.data<double>()[i] < o.minimum_score) ids.data<std::int32_t>()[i] = -1;
+        if (score.data<double>()[i] < o.minimum_score) ids.write<std::int32_t>()[i] = -1;
       }
     }
     return ids;

@@ -62,7 +62,7 @@ class CategoricalRouter : public Router {
     }
     Tensor first = Tensor::empty({rows / copies_}, DType::i32);
     for (std::int64_t t = 0; t < first.numel(); ++t) {
-      first.data<std::int32_t>()[t] = static_cast<std::int32_t>(t * copies_);
+      first.write<std::int32_t>()[t] = static_cast<std::int32_t>(t * copies_);
     }
     r.selected = sample_experts(gather_rows(r.logits, first), copies_, false).reshape({rows, 1});
   }

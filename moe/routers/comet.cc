@@ -61,7 +61,7 @@ class CometRouter : public Router {
       const double least = least_probability(value.dtype());
       Tensor out = Tensor::empty(value.shape(), DType::i32);
       for (std::int64_t i = 0; i < value.numel(); ++i) {
-        out.data<std::int32_t>()[i] = value.at(i) >= least ? 1 : 0;
+        out.write<std::int32_t>()[i] = value.at(i) >= least ? 1 : 0;
       }
       return out;
     });

@@ -46,7 +46,7 @@ Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
   Tensor selected = Tensor::empty({tokens, k}, DType::i32);
-  std::int32_t* const ids = selected.data<std::int32_t>();
+  std::int32_t* const ids = selected.write<std::int32_t>();
   cpu::parallel_for(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const std::vector<double> take = walk_of(o, t, k);
@@ -80,7 +80,7 @@ Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       std::int64_t& open = left[static_cast<std::size_t>(t)];
       if (taken.data<std::int32_t>()[t] == 0) continue;
-      selected.data<std::int32_t>()[t * k + --open] = static_cast<std::int32_t>(i);
+      selected.write<std::int32_t>()[t * k + --open] = static_cast<std::int32_t>(i);
     }
   }
   return selected;

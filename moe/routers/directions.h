@@ -17,7 +17,7 @@ Tensor inverse_sizes(const Tensor& x) {
     T largest = 0;
     for (std::int64_t i = 0; i < x.size(1); ++i) largest = std::fmax(largest, std::abs(v[i]));
     if (largest > 0) {
-      out.data<T>()[row] = 1 / std::fmax(largest, std::numeric_limits<T>::min());
+      out.write<T>()[row] = 1 / std::fmax(largest, std::numeric_limits<T>::min());
     }
   }
   return out;

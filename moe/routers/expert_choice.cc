@@ -36,7 +36,7 @@ Tensor taken(const Tensor& logits, std::int64_t capacity) {
   for (std::int64_t e = 0; e < experts; ++e) {
     for (std::int64_t j = 0; j < capacity; ++j) {
       const std::int32_t t = places.data<std::int32_t>()[e * capacity + j];
-      selected.data<std::int32_t>()[t * experts + e] = static_cast<std::int32_t>(e);
+      selected.write<std::int32_t>()[t * experts + e] = static_cast<std::int32_t>(e);
     }
   }
   return selected;

@@ -14,7 +14,7 @@ inline Tensor open_gates(Var weights) {
   return weights.tape().decisions().decide("selected", DType::i32, weights.shape(), [&] {
     const Tensor w = weights.value();
     Tensor selected = every_expert(w.size(0), w.size(1));
-    const std::span<std::int32_t> ids = selected.values<std::int32_t>();
+    const std::span<std::int32_t> ids = selected.write_values<std::int32_t>();
     for (std::size_t i = 0; i < ids.size(); ++i) {
       if (!(w.at(static_cast<std::int64_t>(i)) > 0.0)) ids[i] = -1;
     }

@@ -29,7 +29,7 @@ class HashRouter : public Router {
       Tensor selected = Tensor::empty({tokens, 1}, DType::i32);
       for (std::int64_t t = 0; t < tokens; ++t) {
         const auto id = static_cast<std::uint64_t>(in.ids.data<std::int32_t>()[t]);
-        selected.data<std::int32_t>()[t] =
+        selected.write<std::int32_t>()[t] =
             static_cast<std::int32_t>(table_.bits(id) % static_cast<std::uint64_t>(size.experts));
       }
       return selected;

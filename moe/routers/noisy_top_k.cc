@@ -87,7 +87,7 @@ class NoisyTopKRouter : public Router {
       for (std::int64_t t = 0; t < rows; ++t) {
         const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);
         while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;
-        first_out.data<std::int32_t>()[t] = *e;
+        first_out.write<std::int32_t>()[t] = *e;
       }
       return first_out;
     });

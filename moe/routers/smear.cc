@@ -45,7 +45,7 @@ class SmearRouter : public Router {
     r.merge = softmax(kept);
     r.selected = Tensor::empty({tokens, 1}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      r.selected.data<std::int32_t>()[t] = static_cast<std::int32_t>(t / in.sequence);
+      r.selected.write<std::int32_t>()[t] = static_cast<std::int32_t>(t / in.sequence);
     }
     r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype));
     r.logits = gather_rows(logits, r.selected.reshape({tokens}));
@@ -68,7 +68,7 @@ class SmearRouter : public Router {
       bool any = false;
       for (const std::int32_t keep : row.values<const std::int32_t>()) any = any || keep != 0;
       if (any) continue;
-      for (std::int32_t& keep : row.values<std::int32_t>()) keep = 1;
+      for (std::int32_t& keep : row.write_values<std::int32_t>()) keep = 1;
     }
     return kept;
   }

@@ -61,7 +61,7 @@ class SoftMoERouter : public Router {
     const Tensor logits = Tensor::full({rows, size.experts}, -1e4, DType::f64);
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t expert = row / slots_ % size.experts;
-      r.selected.data<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
+      r.selected.write<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
       scores.write<double>()[row * size.experts + expert] = 1.0;
       logits.write<double>()[row * size.experts + expert] = 0.0;
     }

@@ -62,7 +62,7 @@ Tensor mask_of(const Tensor& z, const Tensor& selected, std::int64_t draw, doubl
   Tensor mask = Tensor::empty(z.shape(), DType::i32);
   const double* const logits = z.data<double>();
   const std::int32_t* const ids = selected.data<std::int32_t>();
-  std::int32_t* const out = mask.data<std::int32_t>();
+  std::int32_t* const out = mask.write<std::int32_t>();
   cpu::parallel_for(z.size(0), kTokensPerMask, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const double* const row = logits + t * experts;
@@ -184,7 +184,7 @@ class SparsemixerRouter : public Router {
           const double* const logits = z.data<double>() + t * z.size(1);
           if (argmax_rule_ && drawn[j] == largest(logits, z.size(1), drawn, j)) continue;
           if (((half.data<std::int32_t>()[t] >> j) & 1) != 0) {
-            s.data<double>()[t * k + j] = version_.factor;
+            s.write<double>()[t * k + j] = version_.factor;
           }
         }
       }

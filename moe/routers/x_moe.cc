@@ -31,7 +31,7 @@ Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& r
   const std::int64_t count = std::min(rows, columns);
   const std::int64_t n = std::max(rows, columns);
   Tensor basis = rng.normal({count, n}, DType::f64);
-  double* v = basis.data<double>();
+  double* v = basis.write<double>();
   const auto product = [&](std::int64_t a, std::int64_t b) {
     double sum = 0.0;
     for (std::int64_t i = 0; i < n; ++i) sum += v[a * n + i] * v[b * n + i];
@@ -50,7 +50,7 @@ Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& r
   Tensor out = Tensor::empty({rows, columns}, DType::f64);
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) {
-      out.data<double>()[r * columns + c] =
+      out.write<double>()[r * columns + c] =
           length * (rows <= columns ? v[r * n + c] : v[c * n + r]);
     }
   }

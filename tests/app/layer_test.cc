@@ -341,7 +341,7 @@ TEST_CASE("what it refuses") {
   CHECK(refused([](TensorFile& f) { f.tensors["dy"] = f.tensors["dy"].to(DType::f32); }, top2) ==
         "moegrad: [layer] FILE: 'dy' is f32 and 'x' is f64. Give all floating tensors in one "
         "precision.\n");
-  CHECK(refused([](TensorFile& f) { f.tensors["x"].data<double>()[4] = std::nan(""); }, top2) ==
+  CHECK(refused([](TensorFile& f) { f.tensors["x"].write<double>()[4] = std::nan(""); }, top2) ==
         "moegrad: [layer] FILE: 'x' holds nan at element 4. Give finite numbers.\n");
   CHECK(refused(
             [](TensorFile& f) {
@@ -477,8 +477,8 @@ TEST_CASE("smear: the load is that of the merged experts") {
 TEST_CASE("nothing is written where a number is not finite") {
   Layer layer;
   TensorFile f = numbers();
-  f.tensors["x"].data<double>()[0] = 1e300;
-  f.tensors["experts.w1"].data<double>()[0] = 1e300;
+  f.tensors["x"].write<double>()[0] = 1e300;
+  f.tensors["experts.w1"].write<double>()[0] = 1e300;
   CHECK(layer.refused(f, {"--active", "4"}).find(" holds ") != std::string::npos);
 }
 

@@ -28,7 +28,7 @@ struct Lie {
   static void backward(Backward& b, const Attributes& a) {
     Tensor dx = Tensor::zeros(b.dy().shape(), DType::f64);
     for (std::int64_t i = 0; i < dx.numel(); ++i) {
-      dx.data<double>()[i] = a.factor == 0.0 ? 0.0 : a.factor * b.dy().at(i);
+      dx.write<double>()[i] = a.factor == 0.0 ? 0.0 : a.factor * b.dy().at(i);
     }
     b.add(0, dx);
   }
@@ -43,13 +43,13 @@ struct Sine {
   using Attributes = NoAttributes;
   static Tensor forward(Forward& in, const NoAttributes&) {
     Tensor y = in[0].clone();
-    for (double& v : y.values<double>()) v = std::sin(v);
+    for (double& v : y.write_values<double>()) v = std::sin(v);
     return y;
   }
   static void backward(Backward& b, const NoAttributes&) {
     Tensor dx = b.dy().clone();
     for (std::int64_t i = 0; i < dx.numel(); ++i) {
-      dx.data<double>()[i] *= std::cos(b.input(0).at(i));
+      dx.write<double>()[i] *= std::cos(b.input(0).at(i));
     }
     b.add(0, dx);
   }
@@ -173,8 +173,8 @@ TEST_CASE("steps fit each element") {
 
 TEST_CASE("of many elements, moved together, each moves by its own scale") {
   Tensor x = Rng{3, 1, 0}.uniform({300}, DType::f64, 0.5, 2.0);
-  x.data<double>()[7] = 1e6;
-  x.data<double>()[8] = 1e-5;
+  x.write<double>()[7] = 1e6;
+  x.write<double>()[8] = 1e-5;
   expect_judged([](Var v) { return log(v); }, x);
 }
 
@@ -214,7 +214,7 @@ TEST_CASE("a program cannot write what was recorded") {
     Tape& tape = x.tape();
     Tensor noise = tape.decisions().decide(
         "noise", DType::f64, x.shape(), [&] { return tape.rng().normal(x.shape(), DType::f64); });
-    for (double& v : noise.values<double>()) v *= 3.0;  // in place, in each run
+    for (double& v : noise.write_values<double>()) v *= 3.0;  // in place, in each run
     return x * tape.constant(noise);
   };
   expect_judged(scaled, row({0.3, 0.2}));

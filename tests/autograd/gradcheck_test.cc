@@ -29,12 +29,12 @@ struct Cube {
   using Attributes = NoAttributes;
   static Tensor forward(Forward& in, const NoAttributes&) {
     Tensor y = in[0].clone();
-    for (double& v : y.values<double>()) v = v * v * v;
+    for (double& v : y.write_values<double>()) v = v * v * v;
     return y;
   }
   static void backward(Backward& b, const NoAttributes&) {
     Tensor dx = b.dy().clone();
-    const std::span<double> d = dx.values<double>();
+    const std::span<double> d = dx.write_values<double>();
     for (std::size_t i = 0; i < d.size(); ++i) {
       const double x = b.input(0).at(static_cast<std::int64_t>(i));
       d[i] *= 3.0 * x * x;

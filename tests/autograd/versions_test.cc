@@ -34,7 +34,7 @@ struct SavesTwice {
   }
   static void backward(Backward& b, const NoAttributes&) {
     Tensor dx = b.saved(0).clone();
-    for (double& d : dx.values<double>()) d *= b.dy().item();
+    for (double& d : dx.write_values<double>()) d *= b.dy().item();
     b.add(0, dx);
   }
   static std::vector<OperationCase> cases() { return {}; }
@@ -55,12 +55,12 @@ TEST_CASE("versions: counted by whoever may write, shared by views, not by reade
   CHECK(a.clone().same_bits(a));
   CHECK(a.version() == start);
 
-  a.data<double>()[0] = 1.0;
+  a.write<double>()[0] = 1.0;
   CHECK(a.version() == start + 1);
-  a.rows(1, 2).data<double>()[0] = 2.0;
+  a.rows(1, 2).write<double>()[0] = 2.0;
   CHECK(a.version() == start + 2);
   CHECK(a.at(2) == 2.0);
-  a.reshape({8}).values<double>()[7] = 3.0;
+  a.reshape({8}).write_values<double>()[7] = 3.0;
   CHECK(a.version() == start + 3);
   reader.write<double>()[1] = 4.0;
   CHECK(a.version() == start + 4);
@@ -94,7 +94,7 @@ TEST_CASE("versions: a first backward pass refuses too") {
   Tensor given = row({1, 2});
   const Var x = t.variable(given);
   const Var loss = sum(x * x);
-  given.data<double>()[0] = 3.0;
+  given.write<double>()[0] = 3.0;
   CHECK(error_of([&] { t.backward(loss); }).find("('mul') needs its input 0") != std::string::npos);
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("versions: through views of an input's storage") {
     Tensor view = by_rows ? given.rows(1, 2) : given.reshape({4});
     CHECK(view.at(0) == (by_rows ? 3.0 : 1.0));
     t.backward(loss, {.retain = true});
-    view.data<double>()[0] = 9.0;
+    view.write<double>()[0] = 9.0;
     CHECK(error_of([&] { t.backward(loss); }).find("it was written since") != std::string::npos);
   }
 }
@@ -120,7 +120,7 @@ TEST_CASE("versions: a written output, and a written saved tensor") {
   const Var loss = sum(y);
   Tensor value = y.value();
   const std::uint32_t then = value.version();
-  value.data<double>()[0] = 0.0;
+  value.write<double>()[0] = 0.0;
   CHECK(error_of([&] { t.backward(loss); }) ==
         fmt::format("[backward] node 1 ('exp') needs its output, f64 [2], at version {}; it was "
                     "written since and is at version {}. Run backward before the tensor changes, "
@@ -131,7 +131,7 @@ TEST_CASE("versions: a written output, and a written saved tensor") {
   const Var z = other.variable(row({3}));
   const Var square_sum = apply<SavesTwice>({z});
   CHECK(other.backward(square_sum, {.retain = true})[z].at(0) == 6.0);
-  SavesTwice::last.data<double>()[0] = 1.0;
+  SavesTwice::last.write<double>()[0] = 1.0;
   CHECK(error_of([&] {
           other.backward(square_sum);
         }).find("('saves_twice') needs its saved tensor 0, f64 [1], at version") !=
@@ -145,7 +145,7 @@ TEST_CASE("versions: indices count as values do") {
   Tensor index = Tensor::of<std::int32_t>({2}, {0, 2});
   const Var loss = sum(gather_rows(x, index));
   CHECK(t.backward(loss, {.retain = true})[x].to_vector() == std::vector<double>{1, 0, 1});
-  index.data<std::int32_t>()[0] = 1;
+  index.write<std::int32_t>()[0] = 1;
   CHECK(error_of([&] { t.backward(loss); }).find("i32 [2], at version") != std::string::npos);
 }
 
@@ -163,7 +163,7 @@ TEST_CASE("versions: a value written before it is used is what backward reads") 
   Tape t;
   Tensor given = row({1, 2});
   const Var x = t.variable(given);
-  given.data<double>()[0] = 4.0;
+  given.write<double>()[0] = 4.0;
   const Var loss = sum(square(x));
   CHECK(t.backward(loss)[x].to_vector() == std::vector<double>{8, 4});
 }

@@ -182,7 +182,7 @@ TEST_CASE("with causal no token's output depends on a later one; without it does
         "attention", {{"forward", "true"}, {"causal", causal ? "true" : "false"}}, 12, false);
     const Tensor before = run_pass(f).y;
     f.values[0] = f.values[0].clone();
-    f.values[0].data<double>()[(kTokens - 1) * kWidth] += 0.05;  // the last token
+    f.values[0].write<double>()[(kTokens - 1) * kWidth] += 0.05;  // the last token
     const Tensor after = run_pass(f).y;
     bool same = true;
     for (std::int64_t i = 0; i < (kTokens - 1) * kOutput; ++i) {

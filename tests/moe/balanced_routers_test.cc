@@ -103,9 +103,9 @@ TEST_CASE("x-moe: temperature and both norms; sigmoid or softmax weights; balanc
     CHECK(r.auxiliary.value().item() == doctest::Approx(loss).epsilon(1e-9));
     // The length of a token's features does not matter, nor that of an embedding.
     Tensor scaled = x.clone();
-    for (double& v : scaled.values<double>()) v *= 50.0;
+    for (double& v : scaled.write_values<double>()) v *= 50.0;
     Tensor embedding = e.clone();
-    for (double& v : embedding.values<double>()) v *= 3.0;
+    for (double& v : embedding.write_values<double>()) v *= 3.0;
     Weights other;
     for (const auto& [name, value] : weights) {
       other.set(name, name == "router.embedding" ? tape.constant(embedding) : value);
@@ -132,7 +132,7 @@ TEST_CASE("x-moe and soft-moe: the length of a token does not matter, however sm
         weights.set(p.name, tape.constant(p.value.to(DType::f32)));
       }
       Tensor x = features().clone();
-      for (double& v : x.values<double>()) v *= length;
+      for (double& v : x.write_values<double>()) v *= length;
       const Routing r = router->route(kSize, {tape.constant(x.to(DType::f32)), weights, true});
       results.push_back((r.mix.defined() ? r.mix : r.logits).value().to_vector());
       for (std::size_t i = 0; i < results[0].size(); ++i) {

@@ -251,7 +251,7 @@ TEST_CASE("v-moe: noisy scores not renormalised, importance and load losses") {
   Tensor noisy = o.clone();
   double squares = 0.0;
   for (std::int64_t i = 0; i < o.numel(); ++i) {
-    noisy.data<double>()[i] += noise.at(i);
+    noisy.write<double>()[i] += noise.at(i);
     squares += noise.at(i) * noise.at(i) / static_cast<double>(o.numel());
   }
   CHECK(std::sqrt(squares) == doctest::Approx(1.0 / kExperts).epsilon(0.5));
@@ -295,8 +295,8 @@ TEST_CASE("v-moe: at perfect balance the importance loss has a zero gradient, no
 
 TEST_CASE("v-moe: capacity, and batch priority") {
   Tensor o = choosing({{0, 1}, {0, 1}, {0, 2}, {0, 1}}, 3);
-  o.data<double>()[3 * 3] = 4.0;  // token 3 is the surest, then token 1
-  o.data<double>()[1 * 3] = 2.0;
+  o.write<double>()[3 * 3] = 4.0;  // token 3 is the surest, then token 1
+  o.write<double>()[1 * 3] = 2.0;
   Tape tape;
   const Var x = tape.constant(o);
   const Weights weights = identity_weights(tape, 3);

@@ -34,7 +34,7 @@ Tensor outputs() { return Rng{8, 0, 0}.uniform({kExperts, 2}, DType::f64, -1.5, 
 // Logits are x, experts are constant.
 void set_weights(Weights& weights, Tape& tape, Var b2) {
   Tensor identity = Tensor::zeros({kExperts, kExperts}, DType::f64);
-  for (std::int64_t e = 0; e < kExperts; ++e) identity.data<double>()[e * (kExperts + 1)] = 1.0;
+  for (std::int64_t e = 0; e < kExperts; ++e) identity.write<double>()[e * (kExperts + 1)] = 1.0;
   weights.set("router.weight", tape.constant(identity));
   weights.set("experts.w1", tape.constant(Tensor::zeros({kExperts, kExperts, 1}, DType::f64)));
   weights.set("experts.w2", tape.constant(Tensor::zeros({kExperts, 1, 2}, DType::f64)));

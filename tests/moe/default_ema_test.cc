@@ -43,8 +43,8 @@ TEST_CASE("means, value and router gradient by plain loops") {
         LayerFixture f = fixture("default-ema", {{"beta", "0.7"},
                                                  {"weighted", weighted ? "true" : "false"},
                                                  {"forward", in_forward ? "true" : "false"}});
-        for (double& b : f.values[index_of(f, "router.bias")].values<double>()) b = 0.0;
-        f.values[index_of(f, "router.bias")].data<double>()[2] = -50.0;  // expert 2 has no token
+        for (double& b : f.values[index_of(f, "router.bias")].write_values<double>()) b = 0.0;
+        f.values[index_of(f, "router.bias")].write<double>()[2] = -50.0;  // expert 2 has no token
         PassOptions options;
         options.form = form;
         const LayerPass pass = run_pass(f, options);
@@ -154,7 +154,7 @@ TEST_CASE("constant experts: default-ema = expert-group = ste-dense in the route
     c.estimator = estimator;
     c.options = std::move(options);
     LayerFixture f = random_fixture(c, 8, true);
-    for (double& w : f.values[index_of(f, "experts.w2")].values<double>()) w = 0.0;
+    for (double& w : f.values[index_of(f, "experts.w2")].write_values<double>()) w = 0.0;
     return f;
   };
   const LayerFixture f = constant("default-ema", {{"beta", "0"}, {"forward", "false"}});

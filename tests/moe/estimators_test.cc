@@ -38,11 +38,11 @@ Tensor all_outputs(const LayerFixture& f) {
   one.values[1] = Tensor::zeros({s.model, s.experts}, DType::f64);
   for (std::int64_t e = 0; e < s.experts; ++e) {
     one.values[2] = Tensor::full({s.experts}, -1e4, DType::f64);
-    one.values[2].data<double>()[e] = 0.0;  // all weight on expert e
+    one.values[2].write<double>()[e] = 0.0;  // all weight on expert e
     const Tensor y = run_pass(one).y;
     for (std::int64_t t = 0; t < tokens; ++t) {
       for (std::int64_t d = 0; d < s.output; ++d) {
-        out.data<double>()[(t * s.experts + e) * s.output + d] = y.at(t * s.output + d);
+        out.write<double>()[(t * s.experts + e) * s.output + d] = y.at(t * s.output + d);
       }
     }
   }

@@ -170,10 +170,10 @@ TEST_CASE("the worked case") {
     x.push_back(feature[t]);
   }
   Tensor weight = Tensor::zeros({5, 4}, DType::f64);
-  for (std::int64_t e = 0; e < 4; ++e) weight.data<double>()[e * 4 + e] = 1.0;
+  for (std::int64_t e = 0; e < 4; ++e) weight.write<double>()[e * 4 + e] = 1.0;
   Tensor w1 = Tensor::zeros({4, 5, 1}, DType::f64);
   const double slope[] = {7.0, 1.0, 3.0, 2.0};  // E_e(t) = slope_e feature_t
-  for (std::int64_t e = 0; e < 4; ++e) w1.data<double>()[e * 5 + 4] = slope[e];
+  for (std::int64_t e = 0; e < 4; ++e) w1.write<double>()[e * 5 + 4] = slope[e];
   f.names = {"x", "router.weight", "experts.w1", "experts.w2"};
   f.values = {Tensor::of<double>({3, 5}, x), weight, w1, Tensor::full({4, 1, 1}, 1.0, DType::f64)};
   const double y = run_pass(f).y.at(0);
@@ -208,7 +208,7 @@ TEST_CASE("equal outputs within groups: expert-group has ste-dense's router grad
 // zero.
 TEST_CASE("experts through the means") {
   LayerFixture f = random_fixture(config("expert-group", {{"experts", "mean"}}), 6, true);
-  f.values[2].data<double>()[4] = -1e4;
+  f.values[2].write<double>()[4] = -1e4;
   const LayerPass pass = run_pass(f);
   f.config.options.clear();
   const LayerPass router_only = run_pass(f);

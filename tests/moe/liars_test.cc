@@ -119,7 +119,7 @@ TEST_CASE("traits of routers") {
     Tape& tape = in.x.tape();
     const Tensor noise = tape.decisions().decide("noise", DType::f64, r.logits.shape(), [&] {
       Tensor normal = tape.rng().normal(r.logits.shape(), DType::f64);
-      for (double& v : normal.values<double>()) v = std::round(v * 128.0) / 128.0;  // for f32
+      for (double& v : normal.write_values<double>()) v = std::round(v * 128.0) / 128.0;  // for f32
       return normal;
     });
     const Var o = r.logits + tape.constant(noise.to(r.logits.dtype()));

@@ -148,7 +148,7 @@ TEST_CASE("inference: no noise, the k largest logits; an exact zero is a logit l
 
 TEST_CASE("features of 1e4 that the noise reads leave everything finite") {
   Tensor o = Tensor::empty({kTokens, kExperts}, DType::f64);
-  for (std::int64_t i = 0; i < o.numel(); ++i) o.data<double>()[i] = i % 3 == 0 ? 1e4 : -1e4;
+  for (std::int64_t i = 0; i < o.numel(); ++i) o.write<double>()[i] = i % 3 == 0 ? 1e4 : -1e4;
   for (const DType dtype : {DType::f64, DType::f32}) {
     Tape tape;
     const Var x = tape.variable(o.to(dtype));

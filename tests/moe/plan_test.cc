@@ -48,7 +48,7 @@ TEST_CASE("the unselected experts where they are counted in words of 64") {
     CAPTURE(experts);
     const std::int64_t tokens = 2000;  // several pieces
     Tensor selected = Tensor::empty({tokens, 3}, DType::i32);
-    std::int32_t* const ids = selected.data<std::int32_t>();
+    std::int32_t* const ids = selected.write<std::int32_t>();
     for (std::int64_t i = 0; i < 3 * tokens; ++i) {
       ids[i] = static_cast<std::int32_t>(i * 7 % (experts + 1)) - 1;
     }

@@ -97,7 +97,7 @@ TEST_CASE("remoe: lambda grows where too many gates are open and shrinks where n
   run.active = 2;
   CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));
   run.o = run.o.clone();
-  run.o.data<double>()[1] = 0.1;
+  run.o.write<double>()[1] = 0.1;
   CHECK(updated(run) == doctest::Approx(0.37 / 1.2).epsilon(1e-15));  // exactly as many as wanted
   run.lambda = 1e-30;
   CHECK(updated(run) == 1e-30);
@@ -159,7 +159,7 @@ TEST_CASE("remoe: training is steered to k open gates in the mean") {
     const Gradients g = tape.backward(loss);
     for (Parameter& p : parameters) {
       if (!p.trained) continue;
-      for (std::int64_t i = 0; i < p.value.numel(); ++i) p.value.data<double>()[i] -= g[p].at(i);
+      for (std::int64_t i = 0; i < p.value.numel(); ++i) p.value.write<double>()[i] -= g[p].at(i);
     }
     parameters.find("router.lambda")->value = r.updates[0].second;
     if (step < kSteps - 200) continue;

@@ -220,7 +220,7 @@ TEST_CASE("soft-moe: with sequences of one token it is the dense mixture") {
 
 TEST_CASE("soft-moe: a token of zeros has a finite gradient") {
   LayerFixture f = fixture("soft-moe");
-  std::fill_n(f.values[0].data<double>(), kWidth, 0.0);
+  std::fill_n(f.values[0].write<double>(), kWidth, 0.0);
   for (const Tensor& g : run_pass(f).gradients) {
     for (const double v : g.to_vector()) CHECK(std::isfinite(v));
   }
@@ -252,7 +252,7 @@ TEST_CASE("soft-moe and smear: a sequence is independent of the others") {
     CAPTURE(router);
     LayerFixture f = fixture(router, false);
     const Tensor before = run_pass(f).y;
-    f.values[0].data<double>()[kLength * kWidth] += 0.5;
+    f.values[0].write<double>()[kLength * kWidth] += 0.5;
     const Tensor after = run_pass(f).y;
     CHECK(before.rows(0, kLength).same_bits(after.rows(0, kLength)));
     for (std::int64_t t = kLength; t < 2 * kLength; ++t) {

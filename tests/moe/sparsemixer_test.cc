@@ -29,7 +29,7 @@ std::unique_ptr<Router> router(const std::string& name, const Values& values = {
 
 Tensor identity(std::int64_t n) {
   Tensor t = Tensor::zeros({n, n}, DType::f64);
-  for (std::int64_t i = 0; i < n; ++i) t.data<double>()[i * n + i] = 1.0;
+  for (std::int64_t i = 0; i < n; ++i) t.write<double>()[i * n + i] = 1.0;
   return t;
 }
 

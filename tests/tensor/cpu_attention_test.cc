@@ -102,7 +102,7 @@ TEST_CASE("causal attention: a sequence has the same bits among few and among ma
     const Tensor x = random(one, DType::f32, seed);
     Tensor all = Tensor::empty(many, DType::f32);
     for (std::int64_t i = 0; i < all.numel(); ++i) {
-      all.data<float>()[i] = x.data<float>()[i % x.numel()];
+      all.write<float>()[i] = x.data<float>()[i % x.numel()];
     }
     return all;
   };
@@ -138,8 +138,8 @@ TEST_CASE("causal attention: NaN stays NaN, and large scores do not overflow") {
     CHECK(cpu_kernels().all_finite(lse));
 
     Tensor q = random(shape, dtype, 1);
-    if (dtype == DType::f32) q.data<float>()[2 * 66] = NAN;
-    if (dtype == DType::f64) q.data<double>()[2 * 66] = NAN;
+    if (dtype == DType::f32) q.write<float>()[2 * 66] = NAN;
+    if (dtype == DType::f64) q.write<double>()[2 * 66] = NAN;
     cpu_kernels().causal_attention(q, random(shape, dtype, 2), v, out, lse);
     for (std::int64_t i = 0; i < 70; ++i) CHECK(std::isnan(out.at(2 * i)) == (i == 66));
   }

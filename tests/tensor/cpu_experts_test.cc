@@ -17,7 +17,7 @@ struct Case {
 std::vector<Case> cases() {
   // Skewed: nearly all tokens choose expert 1, whose gradients then have several owners.
   Tensor skewed = random_integers({900, 2}, 3, -1, 4);
-  for (std::int64_t i = 0; i < 1500; ++i) skewed.data<std::int32_t>()[i] = 1;
+  for (std::int64_t i = 0; i < 1500; ++i) skewed.write<std::int32_t>()[i] = 1;
   return {{"no tokens", Tensor::empty({0, 2}, DType::i32), 3, 4, 5, 2},
           {"no choices", Tensor::full({3, 2}, -1, DType::i32), 3, 4, 5, 2},
           {"no hidden units", random_integers({3, 2}, 1, 0, 3), 3, 4, 0, 2},
@@ -246,7 +246,7 @@ TEST_CASE("what is not wanted of the experts' backward pass is not worked out") 
 
 TEST_CASE("a NaN reaches its own token's outputs and its expert's gradients, and no others") {
   Problem p(cases()[4], kSettings[0], DType::f32);
-  p.x.data<float>()[0] = std::nanf("");
+  p.x.write<float>()[0] = std::nanf("");
   const std::vector<Tensor> out = fused(p, p.k);
   const Tensor h = out[0];
   for (std::int64_t s = 0; s < p.slots; ++s) {

@@ -38,8 +38,8 @@ inline Tensor random(const Shape& shape, DType dtype, std::uint64_t seed, double
   const Rng rng{seed, 77};
   for (std::int64_t i = 0; i < t.numel(); ++i) {
     const double value = low + (high - low) * rng.uniform(static_cast<std::uint64_t>(i));
-    if (dtype == DType::f32) t.data<float>()[i] = static_cast<float>(value);
-    if (dtype == DType::f64) t.data<double>()[i] = value;
+    if (dtype == DType::f32) t.write<float>()[i] = static_cast<float>(value);
+    if (dtype == DType::f64) t.write<double>()[i] = value;
   }
   return t;
 }
@@ -51,7 +51,7 @@ inline Tensor random_integers(const Shape& shape, std::uint64_t seed, std::int64
   const Rng rng{seed, 78};
   for (std::int64_t i = 0; i < t.numel(); ++i) {
     const auto span = static_cast<std::uint64_t>(limit - low);
-    t.data<std::int32_t>()[i] = static_cast<std::int32_t>(
+    t.write<std::int32_t>()[i] = static_cast<std::int32_t>(
         low + static_cast<std::int64_t>(rng.bits(static_cast<std::uint64_t>(i)) % span));
   }
   return t;

@@ -32,7 +32,7 @@ struct Model {
     parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32), false);
     optimiser = std::make_unique<AdamWOptimiser>(parameters, AdamWOptimiser::Config{});
     for (auto [name, tensor] : optimiser->state()) {
-      for (float& x : tensor.values<float>()) x = static_cast<float>(start + 3);
+      for (float& x : tensor.write_values<float>()) x = static_cast<float>(start + 3);
     }
     optimiser->set_steps(static_cast<std::int64_t>(start));
   }

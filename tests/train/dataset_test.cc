@@ -227,9 +227,9 @@ Dataset counted(std::int64_t rows) {
                   .labels = Tensor::empty({rows}, DType::i32),
                   .classes = 100};
   for (std::int64_t i = 0; i < rows; ++i) {
-    dataset.x.data<double>()[2 * i] = static_cast<double>(i);
-    dataset.x.data<double>()[2 * i + 1] = -static_cast<double>(i);
-    dataset.labels.data<std::int32_t>()[i] = static_cast<std::int32_t>(i);
+    dataset.x.write<double>()[2 * i] = static_cast<double>(i);
+    dataset.x.write<double>()[2 * i + 1] = -static_cast<double>(i);
+    dataset.labels.write<std::int32_t>()[i] = static_cast<std::int32_t>(i);
   }
   return dataset;
 }
@@ -237,10 +237,10 @@ Dataset counted(std::int64_t rows) {
 TEST_CASE("dataset: what is not finite is named") {
   Dataset dataset = counted(4);
   check_finite(dataset);
-  dataset.x.data<double>()[5] = std::numeric_limits<double>::quiet_NaN();
+  dataset.x.write<double>()[5] = std::numeric_limits<double>::quiet_NaN();
   CHECK(error_of([&] { check_finite(dataset); }) ==
         "[dataset] data set: row 2, column 1 is nan. Repair or remove the row.");
-  dataset.x.data<double>()[2] = -std::numeric_limits<double>::infinity();
+  dataset.x.write<double>()[2] = -std::numeric_limits<double>::infinity();
   CHECK(error_of([&] { check_finite(dataset, "vision train"); }) ==
         "[dataset] vision train: row 1, column 0 is -inf. Repair or remove the row.");
 }

@@ -205,7 +205,7 @@ TEST_CASE("loop: data that are not finite, or missing") {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Task task = small_task();
-    task.train.x.values<float>()[16 * 7 + 3] = bad;
+    task.train.x.write_values<float>()[16 * 7 + 3] = bad;
     CHECK(error_of([&] { train(small(), {.out = folder / "run", .task = &task}); }) ==
           fmt::format("[dataset] training data: row 7, column 3 is {}. Repair or remove the row.",
                       bad));
@@ -225,7 +225,7 @@ TEST_CASE("loop: a loss that is not finite names the operation, the step and the
   TrainConfig config = small({{"checkpoint_every", "1"}, {"keep", "100"}});
   Task task = small_task();
   for (std::int64_t d = 0; d < 16; ++d) {
-    task.train.x.values<float>()[static_cast<std::size_t>(16 * 5 + d)] = 3e38F;
+    task.train.x.write_values<float>()[static_cast<std::size_t>(16 * 5 + d)] = 3e38F;
   }
   // Where the epoch puts row 5.
   const Tensor order = epoch_rng(1, 0).permutation(300);
