@@ -52,8 +52,10 @@ void add_product(const char* name, const char* type, const ProductSize& s, F mul
 
 template <class T>
 void add_products(const char* type) {
-  const std::vector<std::pair<const char*, ProductBy>> all = {
-      {"loops", ProductBy::loops}, {"eigen", ProductBy::eigen}, {"packed", ProductBy::packed}};
+  const std::vector<std::pair<const char*, ProductBy>> all = {{"loops", ProductBy::loops},
+                                                              {"eigen", ProductBy::eigen},
+                                                              {"thin", ProductBy::thin},
+                                                              {"packed", ProductBy::packed}};
   for (const ProductSize& s : product_sizes()) {
     for (const auto& [name, by] : all) {
       if (by == ProductBy::loops && s[0] * s[1] * s[2] > 64 * 64 * 64) continue;

@@ -19,12 +19,17 @@ constexpr std::int64_t kLeastPart = 512;
 constexpr std::int64_t kPartShare = 3;
 constexpr std::int64_t kPartExperts = 16;
 
+// Rows of a part beyond which its products are added in f64, those of kTilesOfSum tiles at once.
+constexpr std::int64_t kManyRows = 4096;
+constexpr std::int64_t kTilesOfSum = 8;
+
 // The rows of x are padded.
 template <class T>
-void add_column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* to) {
+void add_column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* to, LongSums<T>& sums) {
   for (std::int64_t r = 0; r < rows; ++r) {
     const T* const row = x + r * (cols + kPad);
     for (std::int64_t c = 0; c < cols; ++c) to[c] += row[c];
+    sums.added();
   }
 }
 
@@ -42,9 +47,9 @@ void times_transposed(Matrix<T> x, std::int64_t rows, Stack<const T> w, std::int
 // sum [m, n] = left [rows, m]^T right [rows, n] + beta sum
 template <class T>
 void add_product(Matrix<T> left, std::int64_t m, Matrix<T> right, std::int64_t n, std::int64_t rows,
-                 T beta, T* sum) {
+                 T beta, T* sum, std::int64_t depth) {
   left.transposed = true;
-  product(m, n, rows, left, right, beta, sum, n);
+  product(m, n, rows, left, right, beta, sum, n, depth);
 }
 
 // With the adjoint du of u, times `scale`: da in its place, and dc where c is given. (Derivatives
@@ -114,6 +119,12 @@ struct Sums {
   T *w1 = nullptr, *b1 = nullptr, *w3 = nullptr, *b3 = nullptr, *w2 = nullptr, *b2 = nullptr;
 };
 
+// The sums over rows among them, where these are many.
+template <class T>
+struct BiasSums {
+  LongSums<T> b1, b3, b2;
+};
+
 template <class F, class T>
 class ExpertsBackward {
  public:
@@ -175,8 +186,8 @@ class ExpertsBackward {
       if (!s) return;
       at = next == nullptr ? s.at(part.expert) : next;
       if (next != nullptr) next += each(s);
-      // The first tile's products overwrite the matrices; sums of columns are added from the start.
-      if (s.rows == 1 || part.first == part.last) std::fill(at, at + each(s), T(0));
+      // The first tile's products overwrite the matrices.
+      if (part.first == part.last) std::fill(at, at + each(s), T(0));
     };
     place(sums.w1, dw_.w1);
     place(sums.b1, dw_.b1);
@@ -191,11 +202,28 @@ class ExpertsBackward {
     const Sums<T> sums = sums_of(part);
     const std::int64_t rows = part.last - part.first;
     const std::int64_t tiles = tiles_of(rows, tile_rows_);
+    const auto bias_sums = [=](T* at, std::int64_t cols) {
+      return LongSums<T>(at, at == nullptr ? 0 : cols, rows);
+    };
+    BiasSums<T> of_biases{bias_sums(sums.b1, hidden_), bias_sums(sums.b3, hidden_),
+                          bias_sums(sums.b2, output_)};
+    const bool many = rows > kManyRows;
+    PoolVector<LongSums<T>> of_matrices;
+    if (many) {
+      if (sums.w1 != nullptr) of_matrices.emplace_back(sums.w1, each(dw_.w1), rows, kTilesOfSum);
+      if (sums.w3 != nullptr) of_matrices.emplace_back(sums.w3, each(dw_.w3), rows, kTilesOfSum);
+      if (sums.w2 != nullptr) of_matrices.emplace_back(sums.w2, each(dw_.w2), rows, kTilesOfSum);
+    }
     for (std::int64_t i = 0; i < tiles; ++i) {
       const std::int64_t first = rows * i / tiles;
-      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first, i == 0 ? T(0) : T(1),
-           sums, worker);
+      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first,
+           i == 0 && !many ? T(0) : T(1), many ? kSumBlock : kDepth, sums, of_biases, worker);
+      for (LongSums<T>& sum : of_matrices) sum.added();
     }
+    for (LongSums<T>& sum : of_matrices) sum.finish();
+    of_biases.b1.finish();
+    of_biases.b3.finish();
+    of_biases.b2.finish();
   }
 
   // The row of a and c that belongs to a slot of this token, -1 where it was not kept.
@@ -217,9 +245,9 @@ class ExpertsBackward {
     if (w_.w3) linear(x, count, w_.w3, w_.b3, e, c);
   }
 
-  // beta: 0 where this tile starts the sums
-  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, const Sums<T>& sums,
-            int worker) const {
+  // beta: 0 where this tile starts the sums of products; depth: see product()
+  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, std::int64_t depth,
+            const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
     const std::int64_t wide = hidden_ + kPad;
     T* const u = workspace_.of(worker);
     T* const da = u + tile_rows_ * wide;
@@ -262,16 +290,17 @@ class ExpertsBackward {
       }
       if (sums.b2 != nullptr) {
         for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
+        of_biases.b2.added();
       }
     }
     const Matrix<T> u_rows{u, wide};
     const Matrix<T> da_rows{da, wide};
     const Matrix<T> dc_rows{dc, wide};
-    if (sums.w2 != nullptr) add_product(u_rows, hidden_, g, output_, rows, beta, sums.w2);
-    if (sums.w1 != nullptr) add_product(x, model_, da_rows, hidden_, rows, beta, sums.w1);
-    if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1);
-    if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3);
-    if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3);
+    if (sums.w2 != nullptr) add_product(u_rows, hidden_, g, output_, rows, beta, sums.w2, depth);
+    if (sums.w1 != nullptr) add_product(x, model_, da_rows, hidden_, rows, beta, sums.w1, depth);
+    if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1, of_biases.b1);
+    if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3, depth);
+    if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3, of_biases.b3);
     if (dslots_ == nullptr) return;
     T* const dx = dslots_ + first * model_;
     times_transposed(da_rows, rows, w_.w1, e, T(0), dx, model_);

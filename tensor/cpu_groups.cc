@@ -3,6 +3,7 @@
 #include "tensor/cpu_index.h"
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
+#include "tensor/cpu_sum.h"
 
 namespace moegrad {
 namespace {
@@ -65,14 +66,16 @@ void CpuKernels::group_means(const Tensor& h, const GroupSets& sets, const Tenso
 
     // The sums of weights, by (i, j), and one over them.
     cpu::parallel_for(experts, 1, [=](std::int64_t j, std::int64_t) {
-      for (std::int64_t i = 0; i < experts; ++i) scale[i * experts + j] = T(0);
+      PoolVector<double> sums(static_cast<std::size_t>(experts), 0.0);
       for (std::int64_t s = view.offsets[j]; s < view.offsets[j + 1]; ++s) {
-        view.for_each_set(s, j, [=](std::int64_t i, T w) { scale[i * experts + j] += w; });
+        view.for_each_set(s, j, [&](std::int64_t i, T w) {
+          sums[static_cast<std::size_t>(i)] += static_cast<double>(w);
+        });
       }
       for (std::int64_t i = 0; i < experts; ++i) {
-        T& sum = scale[i * experts + j];
-        if (view.weights == nullptr) sum = std::max(T(1), sum);
-        sum = sum > T(0) ? T(1) / sum : T(0);
+        double sum = sums[static_cast<std::size_t>(i)];
+        if (view.weights == nullptr) sum = std::max(1.0, sum);
+        scale[i * experts + j] = static_cast<T>(sum > 0.0 ? 1.0 / sum : 0.0);
       }
     });
 
@@ -85,14 +88,17 @@ void CpuKernels::group_means(const Tensor& h, const GroupSets& sets, const Tenso
       const std::int64_t first = piece % blocks * kGroupColumns;
       const std::int64_t width = std::min(kGroupColumns, cols - first);
       T* const sums = sums_of + worker * experts * kGroupColumns;
-      std::fill(sums, sums + experts * kGroupColumns, T(0));
+      cpu::LongSums<T> blocked(sums, experts * kGroupColumns,
+                               view.offsets[j + 1] - view.offsets[j]);
       for (std::int64_t s = view.offsets[j]; s < view.offsets[j + 1]; ++s) {
         const T* const row = rows + s * cols + first;
         view.for_each_set(s, j, [=](std::int64_t i, T w) {
           T* const sum = sums + i * kGroupColumns;
           for (std::int64_t c = 0; c < width; ++c) sum[c] += w * row[c];
         });
+        blocked.added();
       }
+      blocked.finish();
       for (std::int64_t i = 0; i < experts; ++i) {
         const T* const sum = sums + i * kGroupColumns;
         T* const mean = to + (i * experts + j) * cols + first;

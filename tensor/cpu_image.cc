@@ -8,6 +8,7 @@
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/cpu_product.h"
+#include "tensor/cpu_sum.h"
 
 namespace moegrad {
 namespace {
@@ -31,6 +32,8 @@ Sizes sizes_of(const Tensor& x, const Tensor& y, Window window) {
 
 // The unfolded image is made in blocks of rows of the result, of about this many elements: they are
 // to stay in the cache until the product has read them.
+// Places of a chunk beyond which the sums of their products are added in f64.
+constexpr std::int64_t kManyPlaces = 16384;
 constexpr std::int64_t kUnfolded = 65536;
 
 // Rows [first, first + count) of the result.
@@ -192,17 +195,23 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {
       T* const mine = unfolded + worker * space;
       T* const sum = partial + chunk * weights;
-      std::fill(sum, sum + weights, T(0));
       const std::int64_t first = chunk * size;
+      const std::int64_t count = std::min(s.images, first + size) - first;
+      // What is added is the product of a block, a sum over many places itself.
+      const bool many = count * s.places() > kManyPlaces;
+      cpu::LongSums<T> of_blocks(sum, weights, many ? count * s.places() : 0);
+      const std::int64_t depth = many ? cpu::kSumBlock : cpu::kDepth;
       for (std::int64_t image = first; image < std::min(s.images, first + size); ++image) {
-        for_blocks(s, [=](RowBlock block) {
+        for_blocks(s, [&](RowBlock block) {
           const std::int64_t cols = block.count * s.out_width;
           const T* const from = dy_data + image * s.result() + block.first * s.out_width;
           unfold(s, block, x_data + image * s.image(), mine);
           cpu::product(s.filters, s.taps(), cols, Matrix<T>{from, s.places()},
-                       Matrix<T>{mine, cols, true}, T(1), sum, s.taps());
+                       Matrix<T>{mine, cols, true}, T(1), sum, s.taps(), depth);
+          of_blocks.added();
         });
       }
+      of_blocks.finish();
     });
     std::fill(dw, dw + weights, T(0));
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -4,12 +4,15 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <numeric>
+#include <vector>
 
 #include "tensor/cpu_index.h"
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_lines.h"
 #include "tensor/cpu_parallel.h"
+#include "tensor/cpu_sum.h"
 #include "tensor/cpu_tiles.h"
 
 namespace moegrad {
@@ -144,7 +147,7 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
     using T = decltype(zero);
     const T* const from = x.data<T>();
     T* const to = out.write<T>();
-    if ((rows + targets) * cols <= cpu::kGrain) {
+    if (rows <= cpu::kShortSum && (rows + targets) * cols <= cpu::kGrain) {
       std::fill(to, to + targets * cols, T(0));
       for (std::int64_t r = 0; r < rows; ++r) {
         if (target[r] >= 0) add_row(from + r * cols, cols, to + target[r] * cols);
@@ -169,8 +172,29 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
       const std::int64_t first = std::min(targets, piece * range);
       std::fill(to + first * cols, to + std::min(targets, first + range) * cols, T(0));
       const auto place = static_cast<std::size_t>(piece);
+      const std::int64_t last = std::min(targets, first + range);
+      // Rows of one target, where they are many: their own sums.
+      std::vector<std::unique_ptr<cpu::LongSums<T>>> sums;
+      if (starts[place + 1] - starts[place] > cpu::kShortSum) {
+        PoolVector<std::int64_t> counts(static_cast<std::size_t>(last - first), 0);
+        for (std::int64_t i = starts[place]; i < starts[place + 1]; ++i) {
+          ++counts[static_cast<std::size_t>(target[order[i]] - first)];
+        }
+        sums.resize(counts.size());
+        for (std::size_t t = 0; t < counts.size(); ++t) {
+          if (counts[t] <= cpu::kShortSum) continue;
+          T* const row = to + (first + static_cast<std::int64_t>(t)) * cols;
+          sums[t] = std::make_unique<cpu::LongSums<T>>(row, cols, counts[t]);
+        }
+      }
       for (std::int64_t i = starts[place]; i < starts[place + 1]; ++i) {
-        add_row(from + order[i] * cols, cols, to + target[order[i]] * cols);
+        const std::int64_t t = target[order[i]];
+        add_row(from + order[i] * cols, cols, to + t * cols);
+        if (sums.empty()) continue;
+        if (auto& sum = sums[static_cast<std::size_t>(t - first)]) sum->added();
+      }
+      for (const auto& sum : sums) {
+        if (sum) sum->finish();
       }
     });
   });
@@ -207,11 +231,13 @@ void CpuKernels::put_columns(const Tensor& x, const Tensor& index, const Tensor&
     const T* const from = x.data<T>();
     T* const to = out.write<T>();
     cpu::parallel_for(rows, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
-      std::fill(to + begin * cols, to + end * cols, T(0));
       for (std::int64_t r = begin; r < end; ++r) {
+        cpu::LongSums<T> sums(to + r * cols, cols, k);
         for (std::int64_t j = r * k; j < (r + 1) * k; ++j) {
           if (target[j] >= 0) to[r * cols + target[j]] += from[j];
+          sums.added();
         }
+        sums.finish();
       }
     });
   });

@@ -6,6 +6,7 @@
 
 #include "tensor/cpu_math.h"
 #include "tensor/cpu_parallel.h"
+#include "tensor/cpu_sum.h"
 #include "tensor/cpu_vector.h"
 #include "tensor/kernels.h"
 
@@ -14,6 +15,9 @@
 // or lie side by side. A kernel is written once, over either.
 
 namespace moegrad::cpu {
+
+// For what is called at two places and must be part of both loops.
+#define MOEGRAD_INLINED __attribute__((always_inline))
 
 inline constexpr std::int64_t kPack = 16;
 inline constexpr std::int64_t kShortRow = 32;  // up to here rows are gone through side by side
@@ -202,15 +206,42 @@ Pack<T> largest_of(const Lines& lines, const T* x) {
   return lines.largest(top);
 }
 
+// The sum of term(p) over the packs [first, last) of each line, lane by lane.
+template <class T, class F>
+[[gnu::always_inline]] inline Pack<T> block_sum(std::int64_t first, std::int64_t last, F& term) {
+  Pack<T> sum = filled(T(0));
+  for (std::int64_t p = first; p < last; ++p) sum = added(sum, term(p));
+  return sum;
+}
+
+// Of many packs; apart, as long_lane_blocks is.
+template <class T, class F>
+[[gnu::noinline]] Pack<T> long_sum(std::int64_t packs, F& term) {
+  Pack<double> total = filled(0.0);
+  for (std::int64_t p = 0; p < packs; p += kSumBlock) {
+    const Pack<T> sum = block_sum<T>(p, std::min(packs, p + kSumBlock), term);
+    for (std::int64_t l = 0; l < kPack; ++l) total.lane[l] += static_cast<double>(sum.lane[l]);
+  }
+  Pack<T> sum;
+  for (std::int64_t l = 0; l < kPack; ++l) sum.lane[l] = static_cast<T>(total.lane[l]);
+  return sum;
+}
+
+// The sum of term(p) over the packs p of each line; of long lines the sums of blocks are added in
+// f64.
+template <class T, class Lines, class F>
+[[gnu::always_inline]] inline Pack<T> sum_of(const Lines& lines, F&& term) {
+  const std::int64_t packs = lines.packs();
+  return lines.sum(packs <= kSumBlock ? block_sum<T>(0, packs, term) : long_sum<T>(packs, term));
+}
+
 // The sum of e^(x - top) of each line.
 template <class T, class Lines>
 Pack<T> exp_sum_of(const Lines& lines, const T* x, const Pack<T>& top) {
   constexpr T kLowest = -std::numeric_limits<T>::infinity();  // e^-infinity adds nothing
-  Pack<T> sum = filled(T(0));
-  for (std::int64_t p = 0; p < lines.packs(); ++p) {
-    sum = added(sum, map([](T v, T t) { return cpu::exp(v - t); }, lines.load(x, p, kLowest), top));
-  }
-  return lines.sum(sum);
+  return sum_of<T>(lines, [&](std::int64_t p) MOEGRAD_INLINED {
+    return map([](T v, T t) { return cpu::exp(v - t); }, lines.load(x, p, kLowest), top);
+  });
 }
 
 }  // namespace moegrad::cpu

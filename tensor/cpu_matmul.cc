@@ -4,6 +4,7 @@
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
 #include "tensor/cpu_product.h"
+#include "tensor/cpu_sum.h"
 #include "tensor/cpu_tiles.h"
 
 namespace moegrad {
@@ -178,7 +179,7 @@ void CpuKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tenso
     using T = decltype(zero);
     const T* const x_data = x.data<T>();
     T* const out_data = out.write<T>();
-    const GroupTiles tiles(offsets);
+    const GroupTiles tiles(offsets, cpu::kSumBlock);
     const Tensor workspace = Tensor::empty({tiles.count(), m}, dtype_of<T>);
     T* const partial = workspace.write<T>();
     tiles.for_each(m, [=](const Tile& t) {
@@ -189,11 +190,14 @@ void CpuKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tenso
       }
     });
     for (std::int64_t e = 0; e < tiles.groups(); ++e) {
-      T* const sums = out_data + e * m;
-      std::fill(sums, sums + m, T(0));
+      PoolVector<double> sums(static_cast<std::size_t>(m), 0.0);
       for (std::int64_t tile = tiles.start(e); tile < tiles.start(e + 1); ++tile) {
-        for (std::int64_t c = 0; c < m; ++c) sums[c] += partial[tile * m + c];
+        for (std::int64_t c = 0; c < m; ++c) {
+          sums[static_cast<std::size_t>(c)] += static_cast<double>(partial[tile * m + c]);
+        }
       }
+      std::transform(sums.begin(), sums.end(), out_data + e * m,
+                     [](double sum) { return static_cast<T>(sum); });
     }
   });
 }

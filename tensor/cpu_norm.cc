@@ -1,6 +1,7 @@
 // Layer normalisation and root-mean-square normalisation of rows.
 
 #include <cmath>
+#include <limits>
 
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_parallel.h"
@@ -37,6 +38,28 @@ T divisor(std::int64_t cols) {
   return static_cast<T>(std::max<std::int64_t>(1, cols));
 }
 
+// 1/sqrt(mean of value(c)^2 + epsilon). In f32 the squares of numbers beyond 1e19 or below 1e-19
+// overflow or vanish: f64 then.
+template <class T, class F>
+T inverse_deviation(std::int64_t cols, double epsilon, F value) {
+  const T mean_square = lane_sum<T>(cols,
+                                    [=](std::int64_t c) {
+                                      const T v = value(c);
+                                      return v * v;
+                                    }) /
+                        divisor<T>(cols);
+  if constexpr (sizeof(T) < sizeof(double)) {
+    if (!(mean_square > T(1e-30) && mean_square <= std::numeric_limits<T>::max())) {
+      const double wide = lane_sum<double>(cols, [=](std::int64_t c) {
+        const auto v = static_cast<double>(value(c));
+        return v * v;
+      });
+      return static_cast<T>(1.0 / std::sqrt(wide / divisor<double>(cols) + epsilon));
+    }
+  }
+  return T(1) / std::sqrt(mean_square + static_cast<T>(epsilon));
+}
+
 }  // namespace
 
 void CpuKernels::layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift,
@@ -56,15 +79,15 @@ void CpuKernels::layer_norm(const Tensor& x, const Tensor& scale, const Tensor& 
           for (std::int64_t r = begin; r < end; ++r) {
             const T* const in = x_data + r * cols;
             T* const out = y_data + r * cols;
-            const T m = lane_sum<T>(cols, [=](std::int64_t c) { return in[c]; }) / divisor<T>(cols);
-            const T variance =
-                lane_sum<T>(cols, [=](std::int64_t c) { return (in[c] - m) * (in[c] - m); }) /
-                divisor<T>(cols);
-            const T s = T(1) / std::sqrt(variance + static_cast<T>(epsilon));
+            const T x_0 = cols == 0 ? T(0) : in[0];
+            const T m =
+                lane_sum<T>(cols, [=](std::int64_t c) { return in[c] - x_0; }) / divisor<T>(cols);
+            const T s = inverse_deviation<T>(cols, epsilon,
+                                             [=](std::int64_t c) { return in[c] - x_0 - m; });
             mean_data[r] = m;
             rstd_data[r] = s;
             for (std::int64_t c = 0; c < cols; ++c) {
-              out[c] = (in[c] - m) * s * scale_data[c] + shift_data[c];
+              out[c] = (in[c] - x_0 - m) * s * scale_data[c] + shift_data[c];
             }
           }
         });
@@ -92,6 +115,7 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
                       const T* const in = x_data + r * cols;
                       const T* const g = dy_data + r * cols;
                       T* __restrict const out = dx_data + r * cols;
+                      const T x_0 = cols == 0 ? T(0) : in[0];
                       const T m = mean_data[r];
                       const T s = rstd_data[r];
                       const T mean_g =
@@ -100,11 +124,11 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
                       const T mean_gh =
                           lane_sum<T>(cols,
                                       [=](std::int64_t c) {
-                                        return g[c] * scale_data[c] * ((in[c] - m) * s);
+                                        return g[c] * scale_data[c] * ((in[c] - x_0 - m) * s);
                                       }) /
                           divisor<T>(cols);
                       for (std::int64_t c = 0; c < cols; ++c) {
-                        const T h = (in[c] - m) * s;
+                        const T h = (in[c] - x_0 - m) * s;
                         out[c] = s * (g[c] * scale_data[c] - mean_g - h * mean_gh);
                         sums[c] += g[c] * h;
                         sums[cols + c] += g[c];
@@ -130,9 +154,7 @@ void CpuKernels::rms_norm(const Tensor& x, const Tensor& scale, double epsilon, 
           for (std::int64_t r = begin; r < end; ++r) {
             const T* const in = x_data + r * cols;
             T* const out = y_data + r * cols;
-            const T mean_square =
-                lane_sum<T>(cols, [=](std::int64_t c) { return in[c] * in[c]; }) / divisor<T>(cols);
-            const T s = T(1) / std::sqrt(mean_square + static_cast<T>(epsilon));
+            const T s = inverse_deviation<T>(cols, epsilon, [=](std::int64_t c) { return in[c]; });
             rstd_data[r] = s;
             for (std::int64_t c = 0; c < cols; ++c) out[c] = in[c] * s * scale_data[c];
           }

@@ -26,9 +26,8 @@ constexpr int kCols = 2 * kVectorLanes<T>;
 // Vectors for few columns: half of a vector of AVX-512 is as fast for them or faster.
 constexpr int kFewBytes = std::min(kVectorBytes, 32);
 
-// Blocks of a and b: kDeep of k, so that a panel of b stays in the first cache with the rows of a;
+// Blocks of a and b: kDepth of k, so that a panel of b stays in the first cache with the rows of a;
 // kWide columns of b, whose panels stay in the second; kTall columns of a transposed a.
-constexpr std::int64_t kDeep = 256;
 constexpr std::int64_t kWide = 512;
 constexpr std::int64_t kTall = 144;
 
@@ -56,8 +55,8 @@ class Panels {
   struct Free {
     void operator()(T* p) const { std::free(p); }
   };
-  static constexpr std::int64_t kLeft = std::max(kTall * kDeep, kRows*(kDeep + kPad));
-  static constexpr std::int64_t kRight = kWide * kDeep;
+  static constexpr std::int64_t kLeft = std::max(kTall * kDepth, kRows*(kDepth + kPad));
+  static constexpr std::int64_t kRight = kWide * kDepth;
   static_assert(kTall % kRows == 0 && kWide % kCols<T> == 0);
 
   std::unique_ptr<T, Free> memory_;
@@ -192,17 +191,18 @@ struct InPlace {
   T at(std::int64_t l, int r) const { return rows[static_cast<std::size_t>(r)][l]; }
 };
 
-// c [kHeight, kVectors] = a [kHeight, k] b [k, kVectors] + beta c, columns counted in vectors
+// c [kHeight, kVectors] = a [kHeight, [first, last)] b [[first, last), kVectors] + beta c, columns
+// counted in vectors
 template <int kHeight, int kVectors, int kBytes, class T, class Left>
-void block(std::int64_t k, const Left& left, const T* b, std::int64_t b_stride, T beta, T* c,
-           std::int64_t stride) {
-  const Left a = left;  // in registers
+[[gnu::always_inline]] inline void add_block(std::int64_t first, std::int64_t last, const Left& a,
+                                             const T* b, std::int64_t b_stride, T beta, T* c,
+                                             std::int64_t stride) {
   constexpr int kLanes = kBytes / sizeof(T);
   Vector<T, kBytes> sum[kHeight][kVectors] = {};
 #pragma GCC unroll 16
   for (int r = 0; r < kHeight; ++r) __builtin_prefetch(c + r * stride, 1);
 #pragma GCC unroll 4
-  for (std::int64_t l = 0; l < k; ++l) {
+  for (std::int64_t l = first; l < last; ++l) {
     Vector<T, kBytes> right[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) right[v] = load_bytes<kBytes>(b + l * b_stride + v * kLanes);
@@ -222,8 +222,23 @@ void block(std::int64_t k, const Left& left, const T* b, std::int64_t b_stride, 
   }
 }
 
+// The same for all of k, a `depth` at a time.
+template <int kHeight, int kVectors, int kBytes, class T, class Left>
+void block(std::int64_t k, std::int64_t depth, const Left& left, const T* b, std::int64_t b_stride,
+           T beta, T* c, std::int64_t stride) {
+  const Left a = left;  // in registers
+  std::int64_t first = 0;
+  do {  // once for k = 0
+    const std::int64_t last = std::min(k, first + depth);
+    add_block<kHeight, kVectors, kBytes, T>(first, last, a, b, b_stride, first == 0 ? beta : T(1),
+                                            c, stride);
+    first = last;
+  } while (first < k);
+}
+
 template <class T, class Left>
-using Block = void (*)(std::int64_t, const Left&, const T*, std::int64_t, T, T*, std::int64_t);
+using Block = void (*)(std::int64_t, std::int64_t, const Left&, const T*, std::int64_t, T, T*,
+                       std::int64_t);
 
 template <int kVectors, int kBytes, class T, class Left, std::size_t... kHeight>
 constexpr std::array<Block<T, Left>, kRows> blocks_of(std::index_sequence<kHeight...>) {
@@ -232,11 +247,11 @@ constexpr std::array<Block<T, Left>, kRows> blocks_of(std::index_sequence<kHeigh
 
 // The same at the right edge of c, where only `cols` columns are left.
 template <class T, class Left>
-void narrow_block(Block<T, Left> run, std::int64_t k, const Left& a, const T* b,
+void narrow_block(Block<T, Left> run, std::int64_t k, std::int64_t depth, const Left& a, const T* b,
                   std::int64_t b_stride, T beta, T* c, std::int64_t stride, std::int64_t rows,
                   std::int64_t cols) {
   std::array<T, kRows * kCols<T>> whole;
-  run(k, a, b, b_stride, T(0), whole.data(), kCols<T>);
+  run(k, depth, a, b, b_stride, T(0), whole.data(), kCols<T>);
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t j = 0; j < cols; ++j) {
       const T sum = whole[r * kCols<T> + j];
@@ -257,8 +272,8 @@ struct Right {
 
 // c [m, n] = a, b, + beta c, where rows(i, count) are `count` rows of a from i on
 template <class T, class RowsOf>
-void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, Right<T> b, T beta, T* c,
-            std::int64_t stride) {
+void blocks(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t depth, RowsOf rows,
+            Right<T> b, T beta, T* c, std::int64_t stride) {
   using Left = decltype(rows(0, 0));
   static constexpr auto kHeights = std::make_index_sequence<kRows>{};
   static constexpr auto kFew = blocks_of<1, kFewBytes, T, Left>(kHeights);
@@ -274,9 +289,10 @@ void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, Right<T
       const Block<T, Left> run = heights[static_cast<std::size_t>(count - 1)];
       T* const to = c + i * stride + j;
       if (cols % kVectorLanes<T> == 0 || cols == few) {
-        run(k, a, b.panel(j), b.stride, beta, to, stride);
+        run(k, depth, a, b.panel(j), b.stride, beta, to, stride);
       } else {
-        narrow_block<T, Left>(run, k, a, b.panel(j), b.stride, beta, to, stride, count, cols);
+        narrow_block<T, Left>(run, k, depth, a, b.panel(j), b.stride, beta, to, stride, count,
+                              cols);
       }
     }
   }
@@ -284,14 +300,15 @@ void blocks(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf rows, Right<T
 
 // c [m, n] = a [m, k] b + beta c; a^T lies in memory where a is `transposed`
 template <class T, class RowsOf>
-void rows_times(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool transposed,
-                const Panels<T>& panels, Right<T> b, T beta, T* c, std::int64_t stride) {
+void rows_times(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t depth, RowsOf a,
+                bool transposed, const Panels<T>& panels, Right<T> b, T beta, T* c,
+                std::int64_t stride) {
   if constexpr (std::is_same_v<RowsOf, Strided<T>>) {
     if (transposed && n <= kCols<T>) {  // panels of a would be read once
       const auto as_it_lies = [&](std::int64_t first, std::int64_t) {
         return Panel<T>{a.data + first, a.stride};
       };
-      return blocks(m, n, k, as_it_lies, b, beta, c, stride);
+      return blocks(m, n, k, depth, as_it_lies, b, beta, c, stride);
     }
   }
   if (transposed) {
@@ -301,7 +318,7 @@ void rows_times(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool t
     for (std::int64_t i = 0; i < m; i += kTall) {
       const std::int64_t tall = std::min(kTall, m - i);
       pack_columns<kRows>(a.from(0, i), tall, k, panels.left());
-      blocks(tall, n, k, packed, b, beta, c + i * stride, stride);
+      blocks(tall, n, k, depth, packed, b, beta, c + i * stride, stride);
     }
     return;
   }
@@ -312,13 +329,13 @@ void rows_times(std::int64_t m, std::int64_t n, std::int64_t k, RowsOf a, bool t
     InPlace<T> left;
     for (int r = 0; r < kRows; ++r) {
       const T* const row = a(first + std::min<std::int64_t>(r, count - 1));
-      T* const copy = panels.left() + r * (kDeep + kPad);
+      T* const copy = panels.left() + r * (kDepth + kPad);
       if (crowded && r < count) std::copy_n(row, k, copy);
       left.rows[static_cast<std::size_t>(r)] = crowded && r < count ? copy : row;
     }
     return left;
   };
-  blocks(m, n, k, in_place, b, beta, c, stride);
+  blocks(m, n, k, depth, in_place, b, beta, c, stride);
 }
 
 // Calls f with the rows of x in memory.
@@ -335,7 +352,7 @@ void with_rows(Matrix<T> x, F&& f) {
 
 template <class T>
 void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b,
-                    T beta, T* c, std::int64_t c_stride) {
+                    T beta, T* c, std::int64_t c_stride, std::int64_t depth) {
   const Panels<T>& panels = of_this_thread<Panels<T>>();
   for (std::int64_t j = 0; j < n; j += kWide) {
     const std::int64_t wide = std::min(kWide, n - j);
@@ -345,7 +362,7 @@ void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a,
                             (m <= kRows || k * wide * std::int64_t{sizeof(T)} <= kSmallBytes);
     std::int64_t l = 0;
     do {  // once for k = 0
-      const std::int64_t deep = std::min(kDeep, k - l);
+      const std::int64_t deep = std::min(kDepth, k - l);
       Right<T> right{panels.right(), kCols<T> * deep, kCols<T>};
       if (as_it_lies) {
         right = {b.data + l * b.stride + j, kCols<T>, b.stride};
@@ -359,17 +376,17 @@ void packed_product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a,
         });
       }
       with_rows(a, [&](auto rows) {
-        rows_times(m, wide, deep, a.transposed ? rows.from(l, 0) : rows.from(0, l), a.transposed,
-                   panels, right, l == 0 ? beta : T(1), c + j, c_stride);
+        rows_times(m, wide, deep, depth, a.transposed ? rows.from(l, 0) : rows.from(0, l),
+                   a.transposed, panels, right, l == 0 ? beta : T(1), c + j, c_stride);
       });
-      l += kDeep;
+      l += kDepth;
     } while (l < k);
   }
 }
 
 template void packed_product(std::int64_t, std::int64_t, std::int64_t, Matrix<float>, Matrix<float>,
-                             float, float*, std::int64_t);
+                             float, float*, std::int64_t, std::int64_t);
 template void packed_product(std::int64_t, std::int64_t, std::int64_t, Matrix<double>,
-                             Matrix<double>, double, double*, std::int64_t);
+                             Matrix<double>, double, double*, std::int64_t, std::int64_t);
 
 }  // namespace moegrad::cpu

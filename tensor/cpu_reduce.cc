@@ -12,8 +12,8 @@ namespace {
 
 using cpu::parallel_for;
 
-constexpr std::int64_t kSumChunk = 1024;     // summands of one partial sum of a contiguous row
-constexpr std::int64_t kRowChunk = 256;      // rows of one partial sum over rows
+// Summands of one partial sum of a contiguous row.
+constexpr std::int64_t kSumChunk = cpu::kLaneBlock;
 constexpr std::int64_t kColumnBlock = 2048;  // columns summed side by side
 constexpr std::int64_t kLogSumExpCost = 4;   // plain elements that an exponential costs
 
@@ -71,12 +71,13 @@ void sum_rows(const T* x, std::int64_t outer, std::int64_t n, T* out, F f) {
 template <class T, class F>
 void sum_columns(const T* x, AxisView view, T* out, F f) {
   const auto [outer, n, inner] = view;
-  const std::int64_t chunks = pieces_of(n, kRowChunk);
+  const std::int64_t rows = n > cpu::kShortSum ? cpu::kSumBlock : cpu::kShortSum;  // of a chunk
+  const std::int64_t chunks = pieces_of(n, rows);
   const std::int64_t blocks = pieces_of(inner, kColumnBlock);
   Tensor workspace;
   if (chunks > 1) workspace = Tensor::empty({outer, chunks, inner}, dtype_of<T>);
   T* const partial = chunks > 1 ? workspace.write<T>() : out;
-  const std::int64_t cost = std::min(n, kRowChunk) * std::min(inner, kColumnBlock);
+  const std::int64_t cost = std::min(n, rows) * std::min(inner, kColumnBlock);
   parallel_for(outer * chunks * blocks, cpu::items_per_grain(cost),
                [=, n = n, inner = inner](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t piece = begin; piece < end; ++piece) {
@@ -84,8 +85,8 @@ void sum_columns(const T* x, AxisView view, T* out, F f) {
                    const std::int64_t cols = std::min(kColumnBlock, inner - first_col);
                    const std::int64_t o_chunk = piece / blocks;
                    const std::int64_t o = o_chunk / chunks;
-                   const std::int64_t first_row = o_chunk % chunks * kRowChunk;
-                   const std::int64_t last_row = std::min(n, first_row + kRowChunk);
+                   const std::int64_t first_row = o_chunk % chunks * rows;
+                   const std::int64_t last_row = std::min(n, first_row + rows);
                    T* const sums = partial + o_chunk * inner + first_col;
                    std::fill(sums, sums + cols, T(0));
                    for (std::int64_t j = first_row; j < last_row; ++j) {

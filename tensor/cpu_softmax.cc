@@ -30,14 +30,12 @@ void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
     T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
-      Pack<T> sum = filled(T(0));
-      for (std::int64_t p = 0; p < lines.packs(); ++p) {
+      const Pack<T> sum = cpu::sum_of<T>(lines, [&](std::int64_t p) MOEGRAD_INLINED {
         const Pack<T> e =
             map([](T v, T t) { return cpu::exp(v - t); }, lines.load(in, p, kLowest), top);
         lines.store(out, p, e);
-        sum = added(sum, e);
-      }
-      sum = lines.sum(sum);
+        return e;
+      });
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(out, p, map([](T e, T s) { return e / s; }, lines.load(out, p, T(0)), sum));
       }
@@ -60,11 +58,10 @@ void CpuKernels::softmax_backward(const Tensor& y, const Tensor& dy, AxisView vi
       for (std::int64_t i = 0; i < line.size(); ++i) out[i] = y_row[i] * (g[i] - dot);
     };
     const auto side_by_side = [=](const cpu::Across<T>& lines) {
-      Pack<T> dot = filled(T(0));
-      for (std::int64_t p = 0; p < lines.packs(); ++p) {
-        dot = map([](T sum, T y_i, T g) { return sum + g * y_i; }, dot, lines.load(y_data, p, T(0)),
-                  lines.load(dy_data, p, T(0)));
-      }
+      const Pack<T> dot = cpu::sum_of<T>(lines, [&](std::int64_t p) MOEGRAD_INLINED {
+        return map([](T y_i, T g) { return g * y_i; }, lines.load(y_data, p, T(0)),
+                   lines.load(dy_data, p, T(0)));
+      });
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx_data, p,
                     map([](T y_i, T g, T d) { return y_i * (g - d); }, lines.load(y_data, p, T(0)),
@@ -106,11 +103,8 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
-      Pack<T> sum = filled(T(0));
-      for (std::int64_t p = 0; p < lines.packs(); ++p) {
-        sum = added(sum, lines.load(dy_data, p, T(0)));
-      }
-      sum = lines.sum(sum);
+      const Pack<T> sum = cpu::sum_of<T>(
+          lines, [&](std::int64_t p) MOEGRAD_INLINED { return lines.load(dy_data, p, T(0)); });
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx_data, p,
                     map([](T log_p, T g, T s) { return g - cpu::exp(log_p) * s; },

@@ -155,7 +155,9 @@ class Kernels {
   virtual void cumulative_sum(const Tensor& x, AxisView view, bool from_end, const Tensor& out) = 0;
 
   // --- normalisation of rows x [R, C]; statistics [R], scale and shift [C]
-  // y = (x - mean) rstd scale + shift, rstd = 1/sqrt(variance + epsilon), population variance
+  // y = (x - mean) rstd scale + shift, rstd = 1/sqrt(variance + epsilon), population variance. What
+  // backward is given as `mean` is the mean of x - x[r, 0]: in f32 it keeps its digits where the
+  // mean is large beside the spread.
   virtual void layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon,
                           const Tensor& y, const Tensor& mean, const Tensor& rstd) = 0;
   virtual void layer_norm_backward(const Tensor& x, const Tensor& scale, const Tensor& mean,

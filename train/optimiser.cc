@@ -25,6 +25,10 @@ void Optimiser::step(Parameters& parameters, const Gradients& gradients, double 
     fail("optimiser", "{} parameters; it was made for {}. Make another one.", parameters.size(),
          known_.size());
   }
+  if (!std::isfinite(gradient_scale)) {
+    fail("optimiser", "a factor of {} for the gradients. Give a finite one: see clip_scale().",
+         gradient_scale);
+  }
   ++steps_;
   std::size_t i = 0;
   for (const Parameter& p : parameters) {
@@ -65,19 +69,36 @@ void AdamWOptimiser::update(const Parameter& p, const Tensor& gradient, double l
       .adamw(step, gradient_scale, gradient, slots[0].second, slots[1].second, p.value);
 }
 
+namespace {
+
+double squares_of(const Tensor& x) {
+  const Tensor sum = Tensor::empty({}, x.dtype(), x.device());
+  kernels(x.device()).reduce(Reduction::sum_of_squares, x, {1, x.numel(), 1}, sum);
+  return sum.item();
+}
+
+}  // namespace
+
 double global_norm(const Parameters& parameters, const Gradients& gradients) {
   double squares = 0.0;
   for (const Parameter& p : parameters) {
     if (!p.trained) continue;
     const Tensor g = gradients[p];
-    const Tensor sum = Tensor::empty({}, g.dtype(), g.device());
-    kernels(g.device()).reduce(Reduction::sum_of_squares, g, {1, g.numel(), 1}, sum);
-    squares += sum.item();
+    const double sum = squares_of(g);
+    // In f32 the squares of numbers beyond 1e19 or below 1e-19 overflow or vanish: f64 then.
+    const bool exact = sum > 1e-25 && std::isfinite(sum);
+    squares += exact ? sum : squares_of(g.to(DType::f64));
   }
   return std::sqrt(squares);
 }
 
 double clip_scale(double norm, double max_norm) {
+  if (!std::isfinite(norm)) {
+    fail("clip",
+         "the norm of the gradients is {}. Find its source with Tape::Options::check_finite, and "
+         "make no step.",
+         norm);
+  }
   return max_norm > 0.0 && norm > max_norm ? max_norm / norm : 1.0;
 }
 

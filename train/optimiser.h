@@ -78,7 +78,8 @@ class AdamWOptimiser : public Optimiser {
 double global_norm(const Parameters& parameters, const Gradients& gradients);
 
 // What to multiply gradients of this norm by, so that it is at most `max_norm`; 1 where max_norm
-// is 0: no clipping. Pascanu, Mikolov & Bengio, arXiv:1211.5063.
+// is 0: no clipping. An Error where the norm is NaN or infinite: a step would spoil every
+// parameter. Pascanu, Mikolov & Bengio, arXiv:1211.5063.
 double clip_scale(double norm, double max_norm);
 
 }  // namespace moegrad

@@ -36,7 +36,7 @@ TEST_CASE("layer normalisation and its backward pass") {
           variance += std::pow(x.at(r * cols + c) - mean, 2) / n;
         }
         const double rstd = 1.0 / std::sqrt(variance + kEpsilon);
-        means.push_back(mean);
+        means.push_back(cols == 0 ? 0.0 : mean - x.at(r * cols));
         rstds.push_back(rstd);
         double mean_g = 0.0;
         double mean_gh = 0.0;
@@ -135,6 +135,6 @@ TEST_CASE("normalisation far from zero keeps its digits") {
   const Tensor rstd = Tensor::empty({1}, DType::f32);
   cpu_kernels().layer_norm(x, Tensor::full({4}, 1.0, DType::f32), Tensor::zeros({4}, DType::f32),
                            0.0, y, mean, rstd);
-  check_close(mean, {10001.5});
+  check_close(mean, {1.5});  // of x - x[0]
   check_close(rstd, {1.0 / std::sqrt(1.25)});
 }

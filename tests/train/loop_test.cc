@@ -248,20 +248,23 @@ TEST_CASE("loop: a loss that is not finite names the operation, the step and the
   CHECK(static_cast<std::int64_t>(checkpoints.list().size()) == batch);
 }
 
-// Steps so long that the logits of the router explode: 1e6 logits^2 is finite, its squared slope
-// not.
+// Steps so long that the weights explode: the loss is finite, the squares of its slopes are not,
+// even in f64.
 TEST_CASE("loop: a finite loss with a gradient that is not") {
   const TemporaryFolder folder;
-  const Task task = small_task();
+  Task task = small_task();
+  task.train.x = task.train.x.to(DType::f64);
+  task.test.x = task.test.x.to(DType::f64);
   const TrainConfig config = small({{"optimiser", "sgd"},
                                     {"schedule", "constant"},
                                     {"clip", "0"},
-                                    {"lr", "1"},
-                                    {"router_lr", "100"},
+                                    {"dtype", "f64"},
+                                    {"lr", "100000"},
+                                    {"router_lr", "1000000"},
                                     {"options.z-loss", "1000000"}});
   const std::string error =
       error_of([&] { train(config, {.out = folder / "run", .task = &task}); });
-  CHECK_MESSAGE(error.starts_with("[train] step 2 (epoch 1, batch 2): the loss is "), error);
+  CHECK_MESSAGE(error.starts_with("[train] step 3 (epoch 1, batch 3): the loss is "), error);
   CHECK_MESSAGE(error.ends_with(", and the gradient of all parameters together is not finite. "
                                 "Lower the learning rate. There is no checkpoint yet."),
                 error);

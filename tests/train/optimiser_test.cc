@@ -1,6 +1,7 @@
 #include "train/optimiser.h"
 
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -156,6 +157,41 @@ TEST_CASE("optimiser: parameters of another model") {
   Parameters none;
   CHECK(error_of([&] { optimiser.step(none, g, 0.1, 1.0); }) ==
         "[optimiser] 0 parameters; it was made for 2. Make another one.");
+}
+
+TEST_CASE("clipping: the norm of huge and of tiny gradients in f32") {
+  for (const double each : {1e20, 1e-25, 1e-38, 1.0}) {
+    CAPTURE(each);
+    Parameters p;
+    const Parameter& w = p.add("w", Tensor::full({128}, 1.0, DType::f32));
+    p.add("other", Tensor::full({1}, 1.0, DType::f32));
+    Tape t;
+    const Gradients g =
+        t.backward(sum(t.parameter(w) * t.constant(Tensor::full({128}, each, DType::f32))));
+    CHECK(global_norm(p, g) == doctest::Approx(std::sqrt(128.0) * each).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("clipping: a norm that is no number stops a step") {
+  Parameters p = two();
+  SgdOptimiser optimiser(p, {});
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor before = p.find("layer.weight")->value.clone();
+  for (const double bad : {nan, infinity}) {
+    const Gradients g = gradients_of(p, {{0.5, bad, 2.0}, {3.0, -0.25}});
+    const double norm = global_norm(p, g);
+    CHECK(!std::isfinite(norm));
+    for (const double most : {1.0, 0.0}) {
+      const std::string error = error_of([&] { clip_scale(norm, most); });
+      CHECK(error.starts_with("[clip] the norm of the gradients is "));
+      CHECK(error.ends_with("Find its source with Tape::Options::check_finite, and make no step."));
+    }
+    CHECK(
+        error_of([&] { optimiser.step(p, g, 0.1, bad); }).starts_with("[optimiser] a factor of "));
+  }
+  CHECK(optimiser.steps() == 0);
+  CHECK(p.find("layer.weight")->value.same_bits(before));
 }
 
 TEST_CASE("clipping: the global norm, and a scale that brings it to the limit") {
