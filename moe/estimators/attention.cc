@@ -176,7 +176,7 @@ class AttentionEstimator : public Estimator {
                 visible(bucket, q, k) ? scores(q, k) : -std::numeric_limits<double>::infinity();
           }
           softmax_of_visible(row);
-          std::transform(row.begin(), row.end(), weights.data<T>() + s * blocks.most,
+          std::transform(row.begin(), row.end(), weights.write<T>() + s * blocks.most,
                          [](double w) { return static_cast<T>(w); });
         }
       });
