@@ -24,7 +24,7 @@ void Comparison::add(const Pair& pair, const std::function<Derivative()>& again)
   if (verdict == Verdict::fail) reason = "analytic and numeric differ";
   if (verdict == Verdict::fail && !std::isfinite(pair.analytic)) {
     reason = "the gradient is not finite";
-  } else if (verdict == Verdict::fail) {
+  } else if (verdict == Verdict::fail && report_.verdict != Verdict::fail) {
     const Derivative second = again();
     if (!confirms(second, pair)) {
       verdict = Verdict::inconclusive;

@@ -10,6 +10,7 @@ namespace {
 constexpr double kRounding = 8.0 * std::numeric_limits<double>::epsilon();
 constexpr double kConverged = 1e-11;  // relative
 constexpr double kUsable = 1e-6;      // relative: further steps that bring nothing end the search
+constexpr double kFurther = 150.0;    // from one of the much smaller steps to the next
 constexpr int kMostRows = 48;
 constexpr std::size_t kMostOrders = 9;
 
@@ -129,7 +130,7 @@ class Search {
   // Looks at much smaller steps: a function may be smooth on the scale of the first ones and have
   // its shape on a smaller one.
   void confirm() {
-    for (double h = lowest_ / 30.0; h >= steps_.smallest; h /= 30.0) {
+    for (double h = lowest_ / kFurther; h >= steps_.smallest; h /= kFurther) {
       const std::optional<Quotient> q = quotient(curve_, h);
       if (!q) continue;
       const auto contradicts = [&](std::size_t c, double noise) {

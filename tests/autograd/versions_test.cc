@@ -95,7 +95,7 @@ TEST_CASE("versions: a first backward pass refuses too") {
   const Var x = t.variable(given);
   const Var loss = sum(x * x);
   given.write<double>()[0] = 3.0;
-  CHECK(error_of([&] { t.backward(loss); }).find("('mul') needs its input 0") != std::string::npos);
+  CHECK(error_of([&] { t.backward(loss); }).find("('mul') needs its input ") != std::string::npos);
 }
 
 TEST_CASE("versions: through views of an input's storage") {
