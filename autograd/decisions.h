@@ -13,6 +13,12 @@
 
 namespace moegrad {
 
+// A replayed program asks for another decision than was recorded; the text says which.
+class ReplayMismatch : public Error {
+ public:
+  using Error::Error;
+};
+
 // The one door for everything that is not differentiable: a selection, a drawn sample, noise, a
 // stopped gradient. Each such step asks its tape's Decisions, which
 //
@@ -22,13 +28,7 @@ namespace moegrad {
 //              differences of it are what a straight-through or sparse gradient claims to be
 //   enumerate  runs the program once for each outcome of its discrete draws, with its probability
 //
-// What is handed out is a copy: a program may write it. A replayed program that asks for another
-// decision than was recorded gets a ReplayMismatch saying which.
-class ReplayMismatch : public Error {
- public:
-  using Error::Error;
-};
-
+// What is handed out is a copy: a program may write it.
 class Decisions {
  public:
   enum class Mode { live, record, replay, enumerate };

@@ -18,7 +18,7 @@ struct Routed {
 class TraitCheck {
  public:
   TraitCheck(const RouterEntry& entry, const LayerConfig& config, CheckRow& row)
-      : entry_(entry), traits_(entry.traits), config_(config), row_(row) {
+      : traits_(entry.traits), config_(config), row_(row) {
     Options options("router " + entry.name, entry.options);
     for (const auto& [name, value] : config.options) {
       if (options.knows(name)) options.set(name, value);
@@ -130,7 +130,6 @@ class TraitCheck {
               : "traits.state names what it does not declare");
   }
 
-  const RouterEntry& entry_;
   const RouterTraits& traits_;
   const LayerConfig& config_;
   CheckRow& row_;

@@ -56,6 +56,7 @@ std::vector<OperationCase> Dropout::cases() {
 Var dropout(Var x, double p) {
   if (!(p >= 0.0 && p <= 1.0)) fail(Dropout::name, "p is {}. Use 0 <= p <= 1.", p);
   if (p == 0.0) return x;
+  if (p == 1.0) return apply<Dropout>({x}, {Rng{}, p});  // nothing is drawn
   Tape& tape = x.tape();
   Decisions& decisions = tape.decisions();
   if (!decisions.has(Dropout::name) &&

@@ -31,6 +31,8 @@ class Changed : public Router {
   Change change_;
 };
 
+const Change kHonest = [](Routing&, const LayerSize&, const LayerInput&) {};
+
 RouterEntry liar(Claim claim, RouterTraits traits, Change change) {
   RouterEntry entry;
   entry.name = "liar";
@@ -44,7 +46,7 @@ RouterEntry liar(Claim claim, RouterTraits traits, Change change) {
 // The registry finds a router by its name: the newest liar stands for "liar", and between two an
 // honest one.
 CheckRow checked(const RouterEntry& entry) {
-  static const RouterEntry honest = liar(Claim::exact_on_cell, {}, [](auto&, auto&, auto&) {});
+  static const RouterEntry honest = liar(Claim::exact_on_cell, {}, kHonest);
   static RouterEntry current;
   current = honest;
   static const bool added = [] {
@@ -72,19 +74,19 @@ void expect_found(const RouterEntry& entry, const std::string& reason) {
 }  // namespace
 
 TEST_CASE("an honest router passes") {
-  const CheckRow row = checked(liar(Claim::exact_on_cell, {}, [](auto&, auto&, auto&) {}));
+  const CheckRow row = checked(liar(Claim::exact_on_cell, {}, kHonest));
   INFO(row.reason);
   CHECK(row.verdict == Verdict::pass);
 }
 
 TEST_CASE("claims of routers") {
-  const Change stopped = [](Routing& r, auto&, auto&) {
+  const Change stopped = [](Routing& r, const LayerSize&, const LayerInput&) {
     r.weights = r.weights * stop_gradient(r.weights);
   };
   expect_found(liar(Claim::exact, {}, stopped), "router.weight: fail");
   expect_found(liar(Claim::exact_on_cell, {}, stopped), "router.weight: fail");
   // The same by a decision of its own.
-  const Change own = [](Routing& r, auto&, const LayerInput& in) {
+  const Change own = [](Routing& r, const LayerSize&, const LayerInput& in) {
     const Tensor held = in.x.tape().decisions().decide("mine", r.weights.dtype(), r.weights.shape(),
                                                        [&] { return r.weights.value(); });
     r.weights = r.weights * in.x.tape().constant(held);
@@ -92,27 +94,22 @@ TEST_CASE("claims of routers") {
   expect_found(liar(Claim::exact_on_cell, {}, own), "analytic and numeric differ");
   // As a surrogate it is right.
   CHECK(checked(liar(Claim::surrogate, {}, stopped)).verdict == Verdict::pass);
-  const Change nothing = [](auto&, auto&, auto&) {};
-  expect_found(liar(Claim::unbiased, {}, nothing), "||E[w] - g||_1");
-  expect_found(liar(Claim::biased_order, {}, nothing), "a router cannot claim to be");
-  expect_found(liar(Claim::documented, {}, nothing), "no recorded figures");
+  expect_found(liar(Claim::unbiased, {}, kHonest), "||E[w] - g||_1");
+  expect_found(liar(Claim::biased_order, {}, kHonest), "a router cannot claim to be");
+  expect_found(liar(Claim::documented, {}, kHonest), "no recorded figures");
 }
 
 TEST_CASE("traits of routers") {
-  const auto with = [](
-                        auto set, Change change = [](auto&, auto&, auto&) {}) {
-    RouterTraits traits;
-    set(traits);
+  const auto with = [](const RouterTraits& traits, const Change& change) {
     return liar(Claim::exact_on_cell, traits, change);
   };
-  const auto as_it_is = [](RouterTraits&) {};
-  const Change hot = [](Routing& r, auto&, auto&) {
+  const Change hot = [](Routing& r, const LayerSize&, const LayerInput&) {
     r.logits = 2.0 * r.logits;
     r.scores = softmax(r.logits);
     r.weights = take_columns(r.scores, r.selected);
   };
-  expect_found(with(as_it_is, hot), "linear says logits = x W + b");
-  CHECK(checked(with([](RouterTraits& t) { t.linear = false; }, hot)).verdict == Verdict::pass);
+  expect_found(with({}, hot), "linear says logits = x W + b");
+  CHECK(checked(with({.linear = false}, hot)).verdict == Verdict::pass);
 
   const Change noisy = [](Routing& r, const LayerSize& size, const LayerInput& in) {
     if (!in.training) return;
@@ -126,26 +123,27 @@ TEST_CASE("traits of routers") {
     r.selected = top_k_indices(o, size.active, "selected");
     r.weights = take_columns(softmax(o), r.selected);
   };
-  expect_found(with(as_it_is, noisy), "neither samples nor continuous is stated");
-  expect_found(with([](RouterTraits& t) { t.samples = true; }, noisy),
+  expect_found(with({}, noisy), "neither samples nor continuous is stated");
+  expect_found(with({.samples = true}, noisy),
                "it takes random numbers that enumeration does not see");
-  CHECK(checked(with([](RouterTraits& t) { t.continuous = true; }, noisy)).verdict ==
-        Verdict::pass);
-  expect_found(with([](RouterTraits& t) { t.samples = true; }), "32 seeds give the same routing");
-  expect_found(with([](RouterTraits& t) { t.categorical = true; }), "categorical");
-  expect_found(with([](RouterTraits& t) { t.state = "router.memory"; }),
+  CHECK(checked(with({.continuous = true}, noisy)).verdict == Verdict::pass);
+  expect_found(with({.samples = true}, kHonest), "32 seeds give the same routing");
+  expect_found(with({.categorical = true}, kHonest), "categorical");
+  expect_found(with({.state = "router.memory"}, kHonest),
                "traits.state names what it does not declare");
 
-  const Change forward_looking = [](Routing& r, auto&, auto&) {
+  const Change forward_looking = [](Routing& r, const LayerSize&, const LayerInput&) {
     r.weights = r.weights * (mean(mean(r.scores, 0)) + max(mean(r.scores, 0), 0));
   };
-  expect_found(with(as_it_is, forward_looking), "a later token changes the routing");
-  const Change lossy = [](Routing& r, auto&, auto&) { r.auxiliary = mean(square(r.scores)); };
-  expect_found(with(as_it_is, lossy), "which traits.auxiliary does not name");
-  const Change sigmoids = [](Routing& r, auto&, auto&) {
+  expect_found(with({}, forward_looking), "a later token changes the routing");
+  const Change lossy = [](Routing& r, const LayerSize&, const LayerInput&) {
+    r.auxiliary = mean(square(r.scores));
+  };
+  expect_found(with({}, lossy), "which traits.auxiliary does not name");
+  const Change sigmoids = [](Routing& r, const LayerSize&, const LayerInput&) {
     r.weights = take_columns(sigmoid(r.logits), r.selected);
   };
-  expect_found(with(as_it_is, sigmoids), "the gradients of a token's logits do not sum to zero");
+  expect_found(with({}, sigmoids), "the gradients of a token's logits do not sum to zero");
   const Change normed = [](Routing& r, const LayerSize& size, const LayerInput& in) {
     const Var unit = in.x / sqrt(sum(square(in.x), 1, true));
     r.logits = router_logits(unit, in.weights);
@@ -163,7 +161,8 @@ TEST_CASE("traits of routers") {
 }
 
 TEST_CASE("a field of Routing that is not set is named") {
-  expect_found(liar(Claim::exact_on_cell, {}, [](Routing& r, auto&, auto&) { r.scores = {}; }),
+  expect_found(liar(Claim::exact_on_cell, {},
+                    [](Routing& r, const LayerSize&, const LayerInput&) { r.scores = {}; }),
                "router liar leaves Routing::scores undefined. Set it in route().");
 }
 

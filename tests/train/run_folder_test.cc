@@ -51,7 +51,8 @@ std::string final_checkpoint(const fs::path& out) {
 TEST_CASE("run folder: a run that an earlier version began goes on with the aux that it had") {
   const TemporaryFolder folder;
   const Task task = small_task();
-  for (const auto& [router, aux] : {std::pair("top-k", 0.01), {"moesart", 0.0}, {"softmax", 0.0}}) {
+  for (const auto& [name, aux] : {std::pair("top-k", 0.01), {"moesart", 0.0}, {"softmax", 0.0}}) {
+    const std::string router = name;
     CAPTURE(router);
     TrainConfig config = small();
     config.router = router;
