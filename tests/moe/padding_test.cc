@@ -272,6 +272,49 @@ TEST_CASE("padding: the losses of padding are in no objective") {
   }
 }
 
+// As a model does it: the labels and ids of padding are -1 and 0.
+TEST_CASE("padding: with an embedding and a cross-entropy it changes nothing of a step") {
+  constexpr std::int32_t kPadding = 0;
+  constexpr std::int32_t kIgnored = -1;
+  LayerConfig config;
+  config.size = {3, 4, 3, 4, 2};
+  config.options = {{"aux", "0.1"}};
+  const Layer layer(config);
+  const LayerFixture f = random_fixture(config, 1, true);
+  const Tensor words = Rng{4, 0, 0}.normal({5, 3}, DType::f64);
+  const auto step = [&](bool padding) {
+    Tape tape;
+    const Var table = tape.variable(words);
+    std::vector<Var> leaves;
+    for (const Tensor& value : f.values) leaves.push_back(tape.variable(value));
+    Weights weights;
+    f.input(leaves, weights);
+    if (!padding) {
+      const Var x = embedding(table, Tensor::of<std::int32_t>({5}, {3, 1, 4, 2, 2}));
+      const LayerOutput out = layer.forward(x, weights, true);
+      const Tensor labels = Tensor::of<std::int32_t>({5}, {0, 2, 1, 1, 2});
+      const Var loss = cross_entropy(x + out.y, labels) + out.auxiliary;
+      return std::pair(loss.value().item(), tape.backward(loss)[table].to_vector());
+    }
+    const Tensor ids = Tensor::of<std::int32_t>({8}, {3, 1, 4, 0, 2, 2, 0, 0});
+    const Tensor labels = Tensor::of<std::int32_t>({8}, {0, 2, 1, -1, 1, 2, -1, -1});
+    const Var x = embedding(table, ids, kPadding);
+    LayerInput in{x, weights, true};
+    in.sequence = 4;  // rows of a sequence, padding among them
+    in.mask = Tensor::of<std::int32_t>({8}, {1, 1, 1, 0, 1, 1, 0, 0});
+    const LayerOutput out = layer.forward(in);
+    const Var loss = cross_entropy(x + out.y, labels, kIgnored) + out.auxiliary;
+    return std::pair(loss.value().item(), tape.backward(loss)[table].to_vector());
+  };
+  const auto [value, gradient] = step(false);
+  const auto [masked_value, masked_gradient] = step(true);
+  CHECK(masked_value == doctest::Approx(value).epsilon(1e-15));
+  REQUIRE(gradient.size() == masked_gradient.size());
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    CHECK(masked_gradient[i] == doctest::Approx(gradient[i]).epsilon(1e-14));
+  }
+}
+
 TEST_CASE("what is no mask") {
   LayerConfig config;
   config.size = {3, 4, 2, 4, 2};
