@@ -328,6 +328,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
          in.sequence);
   }
   const LayerInput tokens = without_padding(in);
+  if (in.training) require_whole_copies(tokens, estimator_->samples());
   LayerOutput out = forward_tokens(tokens);
   out.x = x;
   if (tokens.places.defined()) out.mask = in.mask;

@@ -76,6 +76,22 @@ LayerInput without_padding(const LayerInput& in) {
   return tokens;
 }
 
+void require_whole_copies(const LayerInput& in, std::int64_t copies) {
+  if (!in.places.defined()) return;
+  const std::int32_t* const places = in.places.data<std::int32_t>();
+  for (std::int64_t t = 0; t < in.places.numel(); ++t) {
+    const std::int64_t first = places[t - t % copies];
+    if (first % copies == 0 && places[t] == first + t % copies) continue;
+    fail("mask",
+         "row {} is a token, and not all of the {} rows that are its copies are. Give copies of a "
+         "token the same mask.",
+         places[t], copies);
+  }
+  if (in.places.numel() % copies == 0) return;
+  fail("mask", "{} rows are tokens, with {} copies of each. Give copies of a token the same mask.",
+       in.places.numel(), copies);
+}
+
 Var with_padding(Var rows, const Tensor& mask) {
   return mask.defined() ? gather_rows(rows, tokens_of_rows(mask)) : rows;
 }

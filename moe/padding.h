@@ -14,6 +14,10 @@ void require_mask(const Tensor& mask, std::int64_t rows);
 // Errors: those of require_mask; ids that are not i32 [N].
 LayerInput without_padding(const LayerInput& in);
 
+// Where rows n t .. n t + n - 1 are copies of token t: an Error where only some of them are
+// padding.
+void require_whole_copies(const LayerInput& in, std::int64_t copies);
+
 // Rows of the tokens [N', ...] alone at their places among all [N, ...], behind which `mask` stands
 // (undefined: there is no padding): zeros, or `fill`, at padding.
 Var with_padding(Var rows, const Tensor& mask);

@@ -271,7 +271,8 @@ TEST_CASE("a mask: what is padding counts nowhere") {
     CHECK(outcome.out.find(", 5 tokens and 3 of padding, ") != std::string::npos);
     const TensorFile out = read_safetensors(layer.out);
     for (const auto& [name, tensor] : expected.tensors) {
-      CAPTURE(name);
+      const std::string label = name;
+      CAPTURE(label);
       const bool by_copy = tensor.rank() > 0 && tensor.size(0) == 2 * kN;
       const bool by_token = tensor.rank() > 0 && tensor.size(0) == kN;
       if (by_copy) continue;
@@ -279,6 +280,28 @@ TEST_CASE("a mask: what is padding counts nowhere") {
           by_token ? spread(tensor, name == "selected" ? -1.0 : 0.0).reshape(out.at(name).shape())
                    : tensor));
     }
+  }
+  // The routing of soft-moe is of its slots.
+  TensorFile slots = alone;
+  slots.tensors.erase("router.weight");
+  slots.tensors.erase("router.bias");
+  slots.tensors["router.slots"] = random({kD, kE}, 20);
+  slots.tensors["router.scale"] = Tensor::of<double>({1}, {1.0});
+  TensorFile spread_slots = slots;
+  for (const char* name : {"x", "dy", "mask"}) spread_slots.tensors[name] = f.at(name);
+  const std::vector<std::string> soft = {"--router", "soft-moe", "--active", "1", "--sequence"};
+  const auto of_length = [&](const char* length) {
+    std::vector<std::string> flags = soft;
+    flags.emplace_back(length);
+    return flags;
+  };
+  REQUIRE(layer(slots, of_length("5")).code == 0);
+  const TensorFile dense = read_safetensors(layer.out);
+  REQUIRE(layer(spread_slots, of_length("8")).code == 0);
+  const TensorFile sparse = read_safetensors(layer.out);
+  CHECK(sparse.at("y").same_bits(spread(dense.at("y"), 0.0)));
+  for (const char* name : {"selected", "scores", "grad.router.slots"}) {
+    CHECK(sparse.at(name).same_bits(dense.at(name)));
   }
   // Given decisions: those of the tokens are used.
   alone.tensors["selected"] = Tensor::of<std::int32_t>({kN, 2}, {0, 1, 1, 2, 3, 2, 0, 3, 2, 0});
@@ -367,7 +390,8 @@ TEST_CASE("router part and expert part of two estimators") {
               .code == 0);
   const TensorFile parts = read_safetensors(layer.out);
   for (const auto& [name, tensor] : dense.tensors) {
-    CAPTURE(name);
+    const std::string label = name;
+    CAPTURE(label);
     for (std::int64_t i = 0; i < tensor.numel(); ++i) {
       CHECK(parts.at(name).at(i) == doctest::Approx(tensor.at(i)).epsilon(1e-12));
     }
@@ -549,7 +573,8 @@ void check_runs(Layer& layer, const std::string& router, const std::string& esti
       if (p.trained) CHECK(out.at("grad." + p.name).shape() == p.value.shape());
     }
     for (const auto& [name, tensor] : out.tensors) {
-      for (const double v : tensor.to_vector()) CHECK_MESSAGE(std::isfinite(v), name);
+      const std::string label = name;
+      for (const double v : tensor.to_vector()) CHECK_MESSAGE(std::isfinite(v), label);
     }
   }
 }

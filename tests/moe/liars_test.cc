@@ -32,6 +32,8 @@ class Changed : public Router {
   Change change_;
 };
 
+const Change kNothing = [](Routing&, const LayerSize&, const LayerInput&) {};
+
 RouterEntry liar(Claim claim, RouterTraits traits, Change change) {
   RouterEntry entry;
   entry.name = "liar";
@@ -100,8 +102,7 @@ TEST_CASE("claims of routers") {
 }
 
 TEST_CASE("traits of routers") {
-  const auto with = [](
-                        auto set, Change change = [](auto&, auto&, auto&) {}) {
+  const auto with = [](auto set, const Change& change = kNothing) {
     RouterTraits traits;
     set(traits);
     return liar(Claim::exact_on_cell, traits, change);

@@ -315,6 +315,38 @@ TEST_CASE("padding: with an embedding and a cross-entropy it changes nothing of 
   }
 }
 
+TEST_CASE("padding: the copies of a token have one mask") {
+  const auto error = [](const std::string& estimator, const std::vector<std::int32_t>& rows,
+                        bool training) {
+    LayerConfig config;
+    config.size = {3, 4, 2, 4, 1};
+    config.router = "categorical";
+    config.estimator = estimator;
+    config.options[estimator == "sparse" ? "copies" : "samples"] = "2";
+    LayerFixture f = random_fixture(config, 6, training);
+    f.mask = mask_of(rows);
+    try {
+      run_pass(f);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  for (const char* estimator : {"sparse", "reinforce"}) {
+    CAPTURE(estimator);
+    CHECK(error(estimator, {0, 0, 1, 1, 1, 1}, true) == "no error");
+    CHECK(error(estimator, {0, 1, 1, 0, 1, 1}, false) == "no error");
+    CHECK(error(estimator, {1, 1, 1, 0, 1, 0}, true) ==
+          "[mask] row 4 is a token, and not all of the 2 rows that are its copies are. Give copies "
+          "of a token the same mask.");
+    CHECK(error(estimator, {0, 1, 1, 0, 1, 1}, true) ==
+          "[mask] row 1 is a token, and not all of the 2 rows that are its copies are. Give copies "
+          "of a token the same mask.");
+    CHECK(error(estimator, {1, 1, 0, 0, 1, 0}, true) ==
+          "[mask] 3 rows are tokens, with 2 copies of each. Give copies of a token the same mask.");
+  }
+}
+
 TEST_CASE("what is no mask") {
   LayerConfig config;
   config.size = {3, 4, 2, 4, 2};
