@@ -328,7 +328,6 @@ LayerOutput Layer::forward(const LayerInput& in) const {
          in.sequence);
   }
   const LayerInput tokens = without_padding(in);
-  if (in.training) require_whole_copies(tokens, estimator_->samples());
   LayerOutput out = forward_tokens(tokens);
   out.x = x;
   if (tokens.places.defined()) out.mask = in.mask;
@@ -375,7 +374,9 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
 }
 
 Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) const {
-  return estimator_->objective(tokens_alone(losses, out.mask), out.routing, without_padding(in));
+  const LayerInput tokens = without_padding(in);
+  require_whole_copies(tokens, estimator_->samples());
+  return estimator_->objective(tokens_alone(losses, out.mask), out.routing, tokens);
 }
 
 double LayerOutput::dropped_share() const {
