@@ -9,6 +9,7 @@
 
 #include "app/commands.h"
 #include "moe/layer.h"
+#include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tensor/files.h"
@@ -25,6 +26,7 @@ struct LayerArguments {
   std::string estimator = "sparse";
   std::string router_gradient, expert_gradient;
   std::string activation = "relu";
+  std::string mask;
   std::int64_t active = 0;
   std::int64_t sequence = 1;
   bool train = false;
@@ -39,12 +41,12 @@ struct LayerArguments {
 
 // The tensors of a layer's file that its sizes are read from, with their shapes in words.
 const std::map<std::string, std::string> kShapes = {
-    {"x", "[N, D]"},        {"dy", "[N, Dout]"},       {"experts.w1", "[E, D, H]"},
-    {"selected", "[N, k]"}, {"unadjusted", "[N]"},     {"experts.w2", "[E, H, Dout]"},
-    {"ids", "[N]"},         {"attention", "[B, L, L]"}};
+    {"x", "[N, D]"},        {"dy", "[N, Dout]"},        {"experts.w1", "[E, D, H]"},
+    {"selected", "[N, k]"}, {"unadjusted", "[N]"},      {"experts.w2", "[E, H, Dout]"},
+    {"ids", "[N]"},         {"attention", "[B, L, L]"}, {"mask", "[N]"}};
 
 bool is_whole(const std::string& name) {
-  return name == "selected" || name == "unadjusted" || name == "ids";
+  return name == "selected" || name == "unadjusted" || name == "ids" || name == "mask";
 }
 
 // Each letter of the shapes stands for one size: found where it is met first, equal ever after.
@@ -125,17 +127,17 @@ bool taken_or_dropped(const Tensor& given, const Tensor& used) {
 }
 
 // From the expert j of each token to its place among the selected.
-Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* selected) {
-  if (selected == nullptr) {
+Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor& selected) {
+  if (!selected.defined()) {
     fail("layer", "{}: 'unadjusted' is given without 'selected'. Give both or neither.", file);
   }
   Tensor out = Tensor::empty(unadjusted.shape(), DType::i32);
-  const std::int64_t k = selected->size(1);
+  const std::int64_t k = selected.size(1);
   for (std::int64_t t = 0; t < out.numel(); ++t) {
     const std::int32_t wanted = unadjusted.data<std::int32_t>()[t];
     std::int32_t place = -1;
     for (std::int64_t j = k; j-- > 0;) {
-      if (selected->data<std::int32_t>()[t * k + j] == wanted) place = static_cast<std::int32_t>(j);
+      if (selected.data<std::int32_t>()[t * k + j] == wanted) place = static_cast<std::int32_t>(j);
     }
     if (place < 0) {
       fail("layer",
@@ -148,6 +150,11 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor* s
   return out;
 }
 
+std::int64_t padding_of(const Tensor& mask) {
+  const std::span<const std::int32_t> m = mask.values<std::int32_t>();
+  return std::count(m.begin(), m.end(), 0);
+}
+
 // n copies of each row of x [N, D], one behind the other.
 Var copies_of(Var x, std::int64_t n) {
   if (n == 1) return x;
@@ -158,8 +165,33 @@ Var copies_of(Var x, std::int64_t n) {
   return gather_rows(x, rows);
 }
 
-TensorFile read_layer_file(const std::string& path) {
+// Each entry n times, one behind the other.
+Tensor copies_of(const Tensor& mask, std::int64_t n) {
+  if (!mask.defined() || n == 1) return mask;
+  Tensor out = Tensor::empty({n * mask.numel()}, DType::i32);
+  for (std::int64_t i = 0; i < out.numel(); ++i) {
+    out.write<std::int32_t>()[i] = mask.data<std::int32_t>()[i / n];
+  }
+  return out;
+}
+
+// The tensor `mask` of the file is called "mask" from here on.
+TensorFile read_layer_file(const std::string& path, const std::string& mask) {
   TensorFile file = read_safetensors(path);
+  if (!mask.empty()) file.at(mask);
+  if (!mask.empty() && mask != "mask") {
+    if (file.find("mask") != nullptr) {
+      fail("layer", "{}: --mask names '{}', and there is a tensor 'mask' too. Leave one out.", path,
+           mask);
+    }
+    if (kShapes.contains(mask)) {
+      fail("layer", "{}: --mask names '{}', which is {} itself. Name the mask, i32 [N].", path,
+           mask, kShapes.at(mask));
+    }
+    auto node = file.tensors.extract(mask);
+    node.key() = "mask";
+    file.tensors.insert(std::move(node));
+  }
   for (const char* name : {"x", "dy", "experts.w1", "experts.w2"}) file.at(name);
   if (!is_floating(file.at("x").dtype())) {
     fail("layer", "{}: 'x' is {}. Give F32 or F64.", path, name_of(file.at("x").dtype()));
@@ -198,7 +230,7 @@ int run(const LayerArguments& a) {
   if (a.train && a.evaluate) fail("layer", "--train and --eval are both given. Give one.");
   if (a.dropless && !a.evaluate) fail("layer", "--dropless is for inference. Add --eval.");
   require_distinct("layer", {a.in}, {a.out, a.json.file});
-  const TensorFile in = read_layer_file(a.in);
+  const TensorFile in = read_layer_file(a.in, a.mask);
   const Tensor x = in.at("x");
   Sizes sizes(a.in);
   for (const char* name : {"x", "experts.w1", "experts.w2", "dy"}) {
@@ -228,20 +260,25 @@ int run(const LayerArguments& a) {
   require_writable(a.out);
   a.json.require();
 
+  const Tensor mask = in.find("mask") != nullptr ? in.at("mask") : Tensor();
+  if (mask.defined()) require_mask(mask, sizes["N"]);
+  const std::int64_t padding = mask.defined() ? padding_of(mask) : 0;
+  // Decisions are those of the tokens.
   Decisions decisions;
-  const Tensor* selected = in.find("selected");
+  const Tensor selected =
+      in.find("selected") != nullptr ? tokens_alone(in.at("selected"), mask) : Tensor();
   const auto replacement = config.options.find("replacement");
-  if (selected != nullptr) {
+  if (selected.defined()) {
     const bool repeats = replacement != config.options.end() && replacement->second == "true";
-    check_selected(a.in, *selected, sizes["E"], repeats);
-    decisions.give("selected", *selected);
+    check_selected(a.in, selected, sizes["E"], repeats);
+    decisions.give("selected", selected);
   }
   if (const Tensor* unadjusted = in.find("unadjusted")) {
     if (a.router != "moesart" || a.evaluate) {
       fail("layer", "{}: 'unadjusted' is a decision of moesart in training only. Leave it out.",
            a.in);
     }
-    decisions.give("unadjusted", places(a.in, *unadjusted, selected));
+    decisions.give("unadjusted", places(a.in, tokens_alone(*unadjusted, mask), selected));
   }
 
   Tape tape({.check_finite = true, .rng = Rng{a.seed, 0, 0}, .decisions = &decisions});
@@ -261,10 +298,11 @@ int run(const LayerArguments& a) {
   LayerInput input{copies_of(tokens, copies), weights, !a.evaluate};
   input.sequence = a.sequence * copies;
   input.dropless = a.dropless;
+  input.mask = copies_of(mask, copies);
   if (const Tensor* ids = in.find("ids")) input.ids = *ids;
   if (const Tensor* attention = in.find("attention")) input.attention = *attention;
   const LayerOutput out = layer.forward(input);
-  if (selected != nullptr && !taken_or_dropped(*selected, out.routing.selected)) {
+  if (selected.defined() && !taken_or_dropped(selected, out.routing.selected)) {
     fail("layer", "{}: router {} selects experts by itself. Leave 'selected' out.", a.in, a.router);
   }
   const Var losses = sum(out.y * dy, 1);  // of each row
@@ -272,8 +310,7 @@ int run(const LayerArguments& a) {
   // What is differentiated: the loss, or the estimator's objective, which is of a mean over tokens.
   Var objective = loss;
   if (!a.evaluate && layer.estimator().needs_losses()) {
-    objective =
-        static_cast<double>(sizes["N"]) * layer.estimator().objective(losses, out.routing, input);
+    objective = static_cast<double>(sizes["N"] - padding) * layer.objective(losses, out, input);
   }
   TensorFile result;
   if (out.auxiliary.defined()) {
@@ -284,9 +321,11 @@ int run(const LayerArguments& a) {
   // Everything is computed before the first result is written, and values are read before the
   // backward pass, which releases them.
   result.tensors["y"] = out.y.value();
-  result.tensors["scores"] = out.routing.scores.value();
-  result.tensors["weights"] = out.routing.weights.value();
-  result.tensors["selected"] = out.routing.selected;
+  // Where the experts work on other rows than the tokens, the routing is of those.
+  const Tensor rows = out.routing.rows.defined() ? Tensor() : out.mask;
+  result.tensors["scores"] = with_padding(out.routing.scores.value(), rows);
+  result.tensors["weights"] = with_padding(out.routing.weights.value(), rows);
+  result.tensors["selected"] = with_padding(out.routing.selected, rows, -1.0);
   for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
   const double loss_value = loss.value().item();
   const std::vector<double> load = out.expert_load();
@@ -296,18 +335,24 @@ int run(const LayerArguments& a) {
     const Parameter* p = declared.find(name);
     if (p != nullptr && p->trained) result.tensors["grad." + name] = gradients[v];
   }
-  const nlohmann::json object = {{"router", a.router},      {"estimator", a.estimator},
-                                 {"tokens", sizes["N"]},    {"dtype", name_of(x.dtype())},
-                                 {"training", !a.evaluate}, {"loss", loss_value},
-                                 {"expert_load", load},     {"out", a.out}};
+  nlohmann::json object = {{"router", a.router},
+                           {"estimator", a.estimator},
+                           {"tokens", sizes["N"] - padding},
+                           {"dtype", name_of(x.dtype())},
+                           {"training", !a.evaluate},
+                           {"loss", loss_value},
+                           {"expert_load", load},
+                           {"out", a.out}};
+  if (mask.defined()) object["padding"] = padding;
   const std::string text = json_text(object);
   write_safetensors(a.out, result);
 
   if (a.json.wanted) {
     a.json.write(text);
   } else {
-    put(stdout, "{} / {}, {} tokens, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
-        a.estimator, sizes["N"], a.evaluate ? "inference" : "training", loss_value,
+    const std::string rest = mask.defined() ? fmt::format(" and {} of padding", padding) : "";
+    put(stdout, "{} / {}, {} tokens{}, {}: loss {:.9g}, load {}\nwritten to {}\n", a.router,
+        a.estimator, sizes["N"] - padding, rest, a.evaluate ? "inference" : "training", loss_value,
         fmt::join(load, " "), shown(a.out));
   }
   return kOk;
@@ -324,7 +369,7 @@ void add_layer(CLI::App& app, Global& global) {
   command
       .add_option("--in", a->in,
                   "safetensors (F32 or F64; BF16 and F16 are read as F32): x, dy, router.*, "
-                  "experts.*, ids, ...")
+                  "experts.*, ids, mask, ...")
       ->type_name("FILE")
       ->required();
   command
@@ -347,6 +392,11 @@ void add_layer(CLI::App& app, Global& global) {
   add_number<std::int64_t>(command, "--sequence", a->sequence, 1, kMostNumber,
                            "consecutive tokens that form a sequence [1]")
       ->type_name("L");
+  command
+      .add_option("--mask", a->mask,
+                  "the tensor (I32 or I64 [N]) that is 1 for a token and 0 for padding, which "
+                  "counts nowhere [mask, where it is in the file]")
+      ->type_name("NAME");
   add_number<std::int64_t>(command, "--active", a->active, 0, kMostNumber,
                            "experts of a token, k (softmax: all)")
       ->type_name("k");

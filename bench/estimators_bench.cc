@@ -55,7 +55,7 @@ class LayerStep {
         .x = tape_.variable(x_), .weights = weights, .ids = ids_, .sequence = kSequence};
     const LayerOutput out = layer_.forward(in);
     const Var errors = mean(square(out.y - tape_.constant(target_)), 1);
-    Var loss = layer_.estimator().objective(errors, out.routing, in);
+    Var loss = layer_.objective(errors, out, in);
     if (out.auxiliary.defined()) loss = loss + out.auxiliary;
     benchmark::DoNotOptimize(tape_.backward(loss));
     tape_.clear();

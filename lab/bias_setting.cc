@@ -183,7 +183,7 @@ Var BiasSetting::run(Tape& tape, std::span<const Var> in) {
   const Var losses = losses_of(slice(out.y, 0, 0, copies));
   const Var loss = mean(losses);
   if (!estimator.needs_losses()) return loss;
-  const Var objective = estimator.objective(losses, out.routing, input);
+  const Var objective = layer_->objective(losses, out, input);
   return objective + stop_gradient(loss - objective);
 }
 

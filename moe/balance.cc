@@ -27,27 +27,36 @@ void require_shares(const Tensor& shares) {
 
 }  // namespace
 
-Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t groups) {
-  Tensor counts = Tensor::zeros({groups, experts}, DType::f64);
-  const std::int64_t each = selected.numel() / groups;
+Tensor expert_counts(const Tensor& selected, std::int64_t experts) {
+  return expert_counts(selected, experts, Sequences(selected.size(0)));
+}
+Tensor expert_counts(const Tensor& selected, std::int64_t experts, const Sequences& sequences) {
+  Tensor counts = Tensor::zeros({sequences.count(), experts}, DType::f64);
+  const std::int64_t k = selected.rank() == 1 ? 1 : selected.size(1);
   const std::int32_t* const ids = selected.data<std::int32_t>();
-  for (std::int64_t i = 0; i < groups * each; ++i) {
-    if (ids[i] >= 0) counts.write<double>()[i / each * experts + ids[i]] += 1.0;
+  for (std::int64_t i = 0; i < selected.numel(); ++i) {
+    if (ids[i] >= 0) counts.write<double>()[sequences.of(i / k) * experts + ids[i]] += 1.0;
   }
   return counts;
 }
 
 Var sum_over_tokens(Var x) { return sum(x, 0); }
 Var mean_over_tokens(Var x) { return mean(x, 0); }
-Var mean_over_tokens(Var x, std::int64_t groups) {
-  return mean(reshape(x, {groups, x.size(0) / groups, x.size(1)}), 1);
+Var mean_over_tokens(Var x, const Sequences& sequences) {
+  const Var rows = sequences.split(x);
+  if (!sequences.lengths().defined()) return mean(rows, 1);
+  return sum(rows, 1) / x.tape().constant(sequences.lengths().to(x.dtype()));
 }
 
-Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups) {
+Var switch_auxiliary(Var shares, const Tensor& choice) {
+  return switch_auxiliary(shares, choice, Sequences(choice.size(0)));
+}
+
+Var switch_auxiliary(Var shares, const Tensor& choice, const Sequences& sequences) {
   require_shares(shares.value());
   const std::int64_t experts = shares.size(1);
-  const Tensor f = expert_counts(choice, experts, groups);
-  for (std::int64_t g = 0; g < groups; ++g) {
+  const Tensor f = expert_counts(choice, experts, sequences);
+  for (std::int64_t g = 0; g < f.size(0); ++g) {
     double* const row = f.write<double>() + g * experts;
     double choices = 0.0;
     for (std::int64_t e = 0; e < experts; ++e) choices += row[e];
@@ -56,13 +65,14 @@ Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups) {
     }
   }
   const Var fractions = shares.tape().constant(f.to(shares.dtype()));
-  return mean(sum(mean_over_tokens(shares, groups) * fractions, 1));
+  return mean(sum(mean_over_tokens(shares, sequences) * fractions, 1));
 }
 
 Var switch_auxiliary(const Routing& routing) {
   const Var shares = routing.log_scores.defined() ? softmax(routing.log_scores) : routing.scores;
   if (routing.merge.defined()) {
-    const Var merged = mean(routing.merge, 0);
+    const Tensor of_token = routing.selected.reshape({routing.selected.numel()});
+    const Var merged = mean_over_tokens(gather_rows(routing.merge, of_token));
     return static_cast<double>(shares.size(1)) * sum(mean_over_tokens(shares) * merged);
   }
   return switch_auxiliary(shares, routing.choice.defined() ? routing.choice : routing.selected);

@@ -1,29 +1,32 @@
 #pragma once
 
 #include "moe/router.h"
+#include "moe/sequences.h"
 
 namespace moegrad {
 
 // Counts of choices, and sums and means over tokens. Every balance loss and every balancing bias is
 // made of these three: what a token counts for is decided here and nowhere else.
 
-// How many choices of selected i32 [N, k] fell on each expert, f64 [groups, E]: of all tokens, or
-// of each group of N/groups consecutive ones. A choice of -1 is none.
-Tensor expert_counts(const Tensor& selected, std::int64_t experts, std::int64_t groups = 1);
+// How many choices of selected i32 [N, k] or [N] fell on each expert, f64 [1, E] of all tokens, or
+// [count, E] of each sequence. A choice of -1 is none.
+Tensor expert_counts(const Tensor& selected, std::int64_t experts);
+Tensor expert_counts(const Tensor& selected, std::int64_t experts, const Sequences& sequences);
 // Of x [N, ...]: [...].
 Var sum_over_tokens(Var x);
-// Likewise; of groups of consecutive tokens, for x [N, C]: [groups, C].
+// Likewise; of each sequence, for x [N, C]: [count, C].
 Var mean_over_tokens(Var x);
-Var mean_over_tokens(Var x, std::int64_t groups);
+Var mean_over_tokens(Var x, const Sequences& sequences);
 
 // Switch Transformer's auxiliary loss (arXiv:2101.03961, eq. 4): E sum_i f_i P_i, f_i the fraction
 // of the choices i32 [N, k] that fell on expert i (no gradient), P_i the mean of the shares [N, E],
-// which sum to 1 for each token (else an Error). 1 at balance. With groups (sequences) the mean of
-// the groups' losses.
-Var switch_auxiliary(Var shares, const Tensor& choice, std::int64_t groups = 1);
+// which sum to 1 for each token (else an Error). 1 at balance. With sequences the mean of their
+// losses.
+Var switch_auxiliary(Var shares, const Tensor& choice);
+Var switch_auxiliary(Var shares, const Tensor& choice, const Sequences& sequences);
 // The same of a routing: its choice before a capacity dropped any of it, and its scores, normalised
-// where they do not sum to 1. Of merged experts f_i is the mean share of expert i in the merges,
-// with its gradient.
+// where they do not sum to 1. Of merged experts f_i is the mean over tokens of the share of expert
+// i in their merge, with its gradient.
 Var switch_auxiliary(const Routing& routing);
 
 // Router z-loss (ST-MoE, arXiv:2202.08906, eq. 5): mean over tokens of (logsumexp of the logits)^2.

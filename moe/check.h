@@ -26,6 +26,7 @@ struct LayerFixture {
   Tensor ids = {};
   std::int64_t sequence = 1;
   Tensor attention = {};
+  Tensor mask = {};
 
   // The layer's input from leaves made of `values` on their tape; `weights` must outlive it.
   LayerInput input(std::span<const Var> leaves, Weights& weights) const;
@@ -35,8 +36,15 @@ struct LayerFixture {
 LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool training,
                             std::uint64_t seed = 1);
 
+// The batch of a fixture without a mask with padding in it: row t of the new one is the next token
+// where mask i32 [N] is 1, and else `garbage`, with a negative id. Where the fixture's sequences
+// have L tokens, each of the new ones has as many of them, or none.
+LayerFixture padded(const LayerFixture& fixture, const Tensor& mask, std::int64_t sequence,
+                    double garbage);
+
 // The edge suite of a mixture: an empty expert; all tokens on one expert; one token; k = E; k = 1;
-// an odd number of choices; ties; a token of zeros; zero gates; logits of +-1e4. The logits of a
+// an odd number of choices; ties; a token of zeros; zero gates; logits of +-1e4; each with padding
+// too, which must change nothing. The logits of a
 // token are the first E columns of x, which the experts do not read: their gradient is that of x
 // there.
 std::vector<LayerFixture> edge_fixtures(const LayerConfig& config);
@@ -47,6 +55,10 @@ struct LayerPass {
   std::vector<Tensor> gradients;  // by input, of <cotangent, y> + auxiliary
   Tensor logits;
   Tensor logit_gradients = {};  // undefined where the logits have none
+  Tensor auxiliary = {};        // undefined where there is none
+  Updates updates = {};
+  std::vector<double> load = {};
+  double dropped = 0.0;  // share
 };
 struct PassOptions {
   Form form = Form::automatic;

@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "moe/check.h"
+#include "moe/padding.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -82,6 +84,7 @@ class EdgeCheck {
     if (!f_.training && router_.picks_largest) ties();
     if (f_.permutable && !router_.in_order && !causal()) permuted_tokens();
     if (f_.permutable && router_.exchangeable) permuted_experts();
+    padding();
   }
 
  private:
@@ -199,6 +202,29 @@ class EdgeCheck {
       const Tensor& g = base_.gradients[i];
       note(close(other.gradients[i], i == 0 ? permuted_rows(g, order) : g, 1e-11),
            "permuting the tokens changes the gradient of " + f.names[i]);
+    }
+  }
+
+  // A row at the front, one in the middle and one at the end.
+  void padding() {
+    const std::int64_t tokens = base_.y.size(0);
+    Tensor mask = Tensor::full({tokens + 3}, 1.0, DType::i32);
+    for (const std::int64_t row : {std::int64_t{0}, 1 + (tokens + 1) / 2, tokens + 2}) {
+      mask.write<std::int32_t>()[row] = 0;
+    }
+    const LayerFixture f = padded(f_, mask, tokens + 3, std::numeric_limits<double>::quiet_NaN());
+    PassOptions options = options_;
+    options.cotangent = with_padding(random_cotangent(base_.y.shape()), mask, 1e30);
+    const LayerPass other = run_pass(f, options);
+    note(close(other.y, with_padding(base_.y, mask), 0.0), "padding changes the output");
+    for (std::size_t i = 0; i < f.names.size(); ++i) {
+      const Tensor& g = base_.gradients[i];
+      note(close(other.gradients[i], i == 0 ? with_padding(g, mask) : g, 0.0),
+           "padding changes the gradient of " + f.names[i]);
+    }
+    for (std::size_t i = 0; i < base_.updates.size(); ++i) {
+      note(close(other.updates[i].second, base_.updates[i].second, 0.0),
+           "padding changes the new " + base_.updates[i].first);
     }
   }
 

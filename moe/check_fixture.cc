@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "moe/check.h"
+#include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 
@@ -145,6 +146,30 @@ LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool
   return f;
 }
 
+LayerFixture padded(const LayerFixture& fixture, const Tensor& mask, std::int64_t sequence,
+                    double garbage) {
+  LayerFixture f = fixture;
+  f.mask = mask;
+  f.sequence = sequence;
+  f.values[0] = with_padding(fixture.values[0], mask, garbage);
+  if (fixture.ids.defined()) f.ids = with_padding(fixture.ids, mask, -7.0);
+  if (!fixture.attention.defined()) return f;
+  f.attention = Tensor::full({mask.numel() / sequence, sequence, sequence}, garbage, DType::f64);
+  // The rows of the tokens.
+  std::vector<std::int64_t> rows;
+  for (std::int64_t row = 0; row < mask.numel(); ++row) {
+    if (mask.data<std::int32_t>()[row] == 1) rows.push_back(row);
+  }
+  const auto length = static_cast<std::size_t>(fixture.sequence);
+  for (std::size_t q = 0; q < rows.size(); ++q) {
+    for (std::size_t k = q / length * length; k < (q / length + 1) * length; ++k) {
+      f.attention.write<double>()[rows[q] * sequence + rows[k] % sequence] =
+          fixture.attention.at(static_cast<std::int64_t>(q * length + k % length));
+    }
+  }
+  return f;
+}
+
 std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
   const RouterEntry& router = router_entry(config.router);
   std::vector<LayerFixture> fixtures;
@@ -200,6 +225,7 @@ LayerInput LayerFixture::input(std::span<const Var> leaves, Weights& weights) co
   in.ids = ids;
   in.sequence = sequence;
   in.attention = attention;
+  in.mask = mask;
   return in;
 }
 
@@ -222,6 +248,10 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   const Var logits = out.routing.logits;
   LayerPass pass{
       out.y.value(), out.routing.weights.value(), out.routing.selected, {}, logits.value()};
+  if (out.auxiliary.defined()) pass.auxiliary = out.auxiliary.value();
+  pass.updates = out.updates;
+  pass.load = out.expert_load();
+  pass.dropped = out.dropped_share();
   BackwardOptions backward;
   backward.mutation = options.mutation;
   if (logits.needs_gradient()) backward.keep = {logits};

@@ -128,7 +128,7 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
     const LayerInput input{x, weights, true};
     const LayerOutput out = layer.forward(input);
     const Var losses = polynomial(out.y, degree);
-    return layer.estimator().objective(losses, out.routing, input);
+    return layer.objective(losses, out, input);
   };
   ExpectationOptions options;
   options.bias = false;

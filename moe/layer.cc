@@ -10,6 +10,7 @@
 
 #include "moe/balance.h"
 #include "moe/dispatch.h"
+#include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tensor/parse.h"
@@ -317,18 +318,27 @@ Experts Layer::experts(const Weights& weights, std::string_view kind) const {
 }
 
 LayerOutput Layer::forward(const LayerInput& in) const {
-  const LayerSize& s = config_.size;
   const Var x = in.x;
-  if (x.rank() != 2 || x.size(1) != s.model) {
-    fail("layer", "input is {}. It must be [tokens, {}].", x.shape(), s.model);
+  if (x.rank() != 2 || x.size(1) != config_.size.model) {
+    fail("layer", "input is {}. It must be [tokens, {}].", x.shape(), config_.size.model);
   }
   if (x.size(0) == 0) fail("layer", "the batch has 0 tokens. Give at least one.");
   if (in.sequence < 1 || x.size(0) % in.sequence != 0) {
     fail("layer", "{} tokens do not divide into sequences of {}. Give whole sequences.", x.size(0),
          in.sequence);
   }
-  LayerOutput out;
+  const LayerInput tokens = without_padding(in);
+  LayerOutput out = forward_tokens(tokens);
   out.x = x;
+  if (tokens.places.defined()) out.mask = in.mask;
+  out.y = with_padding(out.y, out.mask);
+  return out;
+}
+
+LayerOutput Layer::forward_tokens(const LayerInput& in) const {
+  const LayerSize& s = config_.size;
+  const Var x = in.x;
+  LayerOutput out;
   out.routing = router_->route(s, in);
   const Routing& r = out.routing;
   require_routing(config_.router, r);
@@ -342,7 +352,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   if (r.mix.defined()) {
     const std::int64_t batch = r.mix.size(0);
     const Var rows = reshape(out.y, {batch, out.y.size(0) / batch, s.output});
-    out.y = reshape(matmul(r.mix, rows), {x.size(0), s.output});
+    out.y = Sequences(in).join(matmul(r.mix, rows));
   }
   if (r.gain.defined()) out.y = out.y * r.gain;
   out.updates = r.updates;
@@ -361,6 +371,12 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   if (auxiliary_ > 0.0) add("aux", auxiliary_, switch_auxiliary(r));
   if (z_loss_ > 0.0) add("z-loss", z_loss_, z_loss(r));
   return out;
+}
+
+Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) const {
+  const LayerInput tokens = without_padding(in);
+  require_whole_copies(tokens, estimator_->samples());
+  return estimator_->objective(tokens_alone(losses, out.mask), out.routing, tokens);
 }
 
 double LayerOutput::dropped_share() const {

@@ -38,8 +38,11 @@ double default_aux(const RouterEntry& router);
 struct LayerOutput {
   Var x;  // [N, D], as given
   Var y;  // [N, Dout]
+  // Of the tokens alone; where padding was taken out, `mask` is that of the input, and with_padding
+  // (moe/padding.h) puts it back.
   Routing routing;
   Plan plan;
+  Tensor mask = {};
   Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
   PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
   Updates updates;                   // of the layer's state, for the next step
@@ -70,7 +73,7 @@ class Layer {
   // +- sqrt(1 / fan-in) (He et al. for relu within a constant), biases zero.
   void declare(std::string_view prefix, Parameters& parameters, Rng& rng) const;
 
-  // x [N, D], N >= 1.
+  // x [N, D], N >= 1, at least one of them a token.
   LayerOutput forward(const LayerInput& in) const;
   LayerOutput forward(Var x, const Weights& weights, bool training) const {
     return forward(LayerInput{x, weights, training});
@@ -78,6 +81,8 @@ class Layer {
 
   // For estimators that need the losses of the samples drawn (moe/estimator.h).
   const Estimator& estimator() const { return *estimator_; }
+  // Their objective, from the loss of each row [N] of a pass; what padding lost is left out.
+  Var objective(Var losses, const LayerOutput& out, const LayerInput& in) const;
 
   const LayerConfig& config() const { return config_; }
   // The estimator's form, for tests; automatic by default.
@@ -85,6 +90,7 @@ class Layer {
 
  private:
   Experts experts(const Weights& weights, std::string_view kind) const;
+  LayerOutput forward_tokens(const LayerInput& in) const;
 
   LayerConfig config_;
   std::unique_ptr<Router> router_;

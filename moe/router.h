@@ -44,16 +44,24 @@ class Weights {
   PoolVector<std::pair<std::string, Var>> list_;
 };
 
-// What a layer reads for one pass; its router and its estimator see all of it.
+// What a layer reads for one pass. Its router and its estimator see all of it without the padding:
+// x, ids and what they make of them are of the tokens alone.
 struct LayerInput {
   Var x;                   // [N, D]
   const Weights& weights;  // parameters, and state (moving averages, biases) as constants
   bool training = true;
-  Tensor ids = {};            // i32 [N]: the token (or user) ids, for routers that read them
-  std::int64_t sequence = 1;  // L consecutive tokens form a sequence; L divides N
+  Tensor ids = {};  // i32 [N]: the token (or user) ids, for routers that read them
+  // L consecutive rows, padding among them, form a sequence; L divides N. Routers ask Sequences
+  // (moe/sequences.h), which knows of the padding that was taken out.
+  std::int64_t sequence = 1;
   // [N/L, L, L] floating: the scores of the attention before this layer, averaged over its heads,
   // before its causal mask; undefined where there is none.
   Tensor attention = {};
+  // i32 [N]: 1 for a token, 0 for padding, which counts nowhere and whose y and gradient are 0;
+  // undefined: all rows are tokens.
+  Tensor mask = {};
+  // i32 [N'], set by the layer where it took padding out: the row of x that each token had.
+  Tensor places = {};
   // At inference no choice is dropped for want of room, whatever the capacity of the router.
   bool dropless = false;
 };
@@ -94,7 +102,7 @@ struct Routing {
   Var log_probability = {};  // [N, 1]: of the drawn choice
   Var gain = {};             // [Dout]: multiplies y
   // Rows [M, D] that the experts work on instead of x; selected, weights, scores and logits are
-  // theirs. y = mix rows', with mix [B, N/B, M/B] for B sequences.
+  // theirs. y = mix rows', with mix [B, L, M/B] for B sequences, the longest of L tokens.
   Var rows = {};
   Var mix = {};
   Var merge = {};        // [G, E]: the experts are G weighted sums of the layer's; selected < G

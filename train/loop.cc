@@ -246,7 +246,7 @@ class TrainingRun {
           logsumexp(out.logits, 1) -
           reshape(take_columns(out.logits, labels.reshape({labels.numel(), 1})), {labels.numel()});
       const Weights weights = bind(tape, parameters_, "mixture.");
-      losses.total = estimator.objective(each, out.mixture.routing, {out.mixture.x, weights});
+      losses.total = model_.mixture().objective(each, out.mixture, {out.mixture.x, weights});
     }
     if (out.mixture.auxiliary.defined()) {
       losses.auxiliary = out.mixture.auxiliary.value().item();

@@ -19,6 +19,7 @@
 
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
+#include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tensor/cpu_parallel.h"
@@ -27,16 +28,33 @@
 namespace moegrad {
 namespace {
 
+// Tokens in their sequences, padding among them: token t has the row of cell[t].
+struct Places {
+  Tensor cell;              // i32 [N]; undefined: t
+  std::int64_t length = 1;  // L
+  std::int64_t sequences = 1;
+
+  // The whole batch is one.
+  explicit Places(std::int64_t tokens) : length(std::max<std::int64_t>(1, tokens)) {}
+  explicit Places(const LayerInput& in)
+      : cell(in.places),
+        length(in.sequence),
+        sequences((cell.defined() ? in.mask.numel() : in.x.size(0)) / length) {}
+  std::int64_t operator()(std::int64_t token) const {
+    return cell.defined() ? cell.data<std::int32_t>()[token] : token;
+  }
+  std::int64_t sequence(std::int64_t token) const { return (*this)(token) / length; }
+};
+
 void require_shapes(const EstimatorInput& in) {
   const LayerInput& layer = in.layer;
-  if (in.x.size(0) % layer.sequence != 0) {
+  if (in.x.size(0) != layer.x.size(0)) {
     fail("attention",
-         "the router gives {} rows for sequences of {} tokens. Use one that keeps the tokens, or "
-         "scope=batch.",
-         in.x.size(0), layer.sequence);
+         "the router gives {} rows for {} tokens. Use one that keeps the tokens, or scope=batch.",
+         in.x.size(0), layer.x.size(0));
   }
-  const std::int64_t length = layer.sequence;
-  const Shape expected{in.x.size(0) / length, length, length};
+  const Places places(layer);
+  const Shape expected{places.sequences, places.length, places.length};
   if (layer.attention.defined() && !(layer.attention.shape() == expected)) {
     fail("attention", "the scores are {}. They must be {}: sequences, queries, keys.",
          layer.attention.shape(), expected);
@@ -52,29 +70,25 @@ struct Blocks {
 };
 
 // Where each block's slots begin: i32 [blocks + 1].
-Tensor block_offsets(const Plan& plan, std::int64_t length, std::int64_t sequences) {
-  Tensor offsets = Tensor::zeros({plan.experts * sequences + 1}, DType::i32);
+Tensor block_offsets(const Plan& plan, const Places& places) {
+  Tensor offsets = Tensor::zeros({plan.experts * places.sequences + 1}, DType::i32);
   std::int32_t* const counts = offsets.write<std::int32_t>();
   for (std::int64_t e = 0; e < plan.experts; ++e) {
     const std::int32_t* const bounds = plan.offsets.data<std::int32_t>() + e;
     for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
       const std::int64_t token = plan.order.data<std::int32_t>()[s] / plan.choices;
-      ++counts[e * sequences + token / length + 1];
+      ++counts[e * places.sequences + places.sequence(token) + 1];
     }
   }
   std::partial_sum(counts, counts + offsets.numel(), counts);
   return offsets;
 }
 
-// length 0: the whole batch is one sequence.
-Blocks blocks_of(const Plan& plan, const Plan& rest, std::int64_t length) {
-  const std::int64_t whole = std::max<std::int64_t>(1, plan.tokens());
-  const std::int64_t each = length > 0 ? length : whole;
-  const std::int64_t sequences = whole / each;
+Blocks blocks_of(const Plan& plan, const Plan& rest, const Places& places) {
   Blocks blocks;
-  blocks.queries.experts = plan.experts * sequences;
-  blocks.queries.offsets = block_offsets(rest, each, sequences);
-  const Tensor keys = block_offsets(plan, each, sequences);
+  blocks.queries.experts = plan.experts * places.sequences;
+  blocks.queries.offsets = block_offsets(rest, places);
+  const Tensor keys = block_offsets(plan, places);
   const std::int32_t* const bounds = keys.data<std::int32_t>();
   for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
     blocks.most = std::max<std::int64_t>(blocks.most, bounds[b + 1] - bounds[b]);
@@ -89,11 +103,11 @@ Blocks blocks_of(const Plan& plan, const Plan& rest, std::int64_t length) {
 
 // Attention scores of tokens in the same sequence.
 struct Scores {
-  Tensor table;  // [N/L, L, L]
-  std::int64_t length = 1;
+  Tensor table;  // [sequences, L, L]
+  Places places;
   double divisor = 1.0;
   double operator()(std::int64_t q, std::int64_t k) const {
-    return table.at(q * length + k % length) / divisor;
+    return table.at(places(q) * places.length + places(k) % places.length) / divisor;
   }
 };
 
@@ -145,7 +159,7 @@ class AttentionEstimator : public Estimator {
     Tape& tape = h.tape();
     const Var outputs = experts_ ? h : stop_gradient(h);
     const Tensor x = stop_gradient(in.x).value();
-    const Blocks blocks = blocks_of(in.plan, rest, whole_batch_ ? 0 : in.layer.sequence);
+    const Blocks blocks = blocks_of(in.plan, rest, places_of(in));
     const Tensor weights = attend(in, x, buckets(tape, x), blocks, rest);
     const Var keys = gather_rows(outputs, blocks.slots);
     return grouped_matmul(tape.constant(weights),
@@ -193,14 +207,19 @@ class AttentionEstimator : public Estimator {
 
   // a_qk: the scores given, or x x^T / sqrt(D) within each sequence.
   Scores scores_of(const EstimatorInput& in, const Tensor& x) const {
-    const std::int64_t length = whole_batch_ ? x.size(0) : in.layer.sequence;
-    if (in.layer.attention.defined() && !whole_batch_) {
-      return {in.layer.attention, length};
-    }
-    const Tensor rows = x.to(DType::f64).reshape({x.size(0) / length, length, x.size(1)});
-    const Tensor products = Tensor::empty({rows.size(0), length, length}, DType::f64);
+    const Places places = places_of(in);
+    if (in.layer.attention.defined() && !whole_batch_) return {in.layer.attention, places};
+    const Tensor all =
+        places.cell.defined() ? with_padding(x.to(DType::f64), in.layer.mask) : x.to(DType::f64);
+    const Tensor rows = all.reshape({places.sequences, places.length, x.size(1)});
+    const Tensor products =
+        Tensor::empty({places.sequences, places.length, places.length}, DType::f64);
     kernels(x.device()).matmul(rows, false, rows, true, 0.0, products);
-    return {products, length, std::sqrt(static_cast<double>(x.size(1)))};
+    return {products, places, std::sqrt(static_cast<double>(x.size(1)))};
+  }
+
+  Places places_of(const EstimatorInput& in) const {
+    return whole_batch_ ? Places(in.x.size(0)) : Places(in.layer);
   }
 
   // i32 [N, planes]: on which side of each plane a token lies; undefined without planes.

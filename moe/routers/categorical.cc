@@ -15,6 +15,7 @@
 // enumerated, or was given without its noise, D is a draw from p and there is no G.
 
 #include "moe/noise.h"
+#include "moe/padding.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "ops/ops.h"
@@ -39,6 +40,7 @@ class CategoricalRouter : public Router {
     r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
     if (in.training && copies_ > 1) {
+      require_whole_copies(in, copies_);
       draw_copies(r);
     } else if (in.training) {
       draw(r);

@@ -94,7 +94,7 @@ class DeepseekV3Router : public Router {
     r.weights = settings_.scale * softmax(chosen);
     r.log_normaliser = logsumexp(chosen, 1, true) - std::log(settings_.scale);
     if (settings_.balance > 0.0) {
-      const std::int64_t sequences = in.sequence > 1 ? tokens / in.sequence : 1;
+      const Sequences sequences = in.sequence > 1 ? Sequences(in) : Sequences(tokens);
       r.add_loss("balance", settings_.balance,
                  switch_auxiliary(softmax(r.log_scores), top_k_indices(r.logits, k, "largest"),
                                   sequences));

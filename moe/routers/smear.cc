@@ -13,6 +13,7 @@
 
 #include <vector>
 
+#include "moe/balance.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 
@@ -31,11 +32,11 @@ class SmearRouter : public Router {
     Tape& tape = in.x.tape();
     const DType dtype = in.x.dtype();
     const std::int64_t tokens = in.x.size(0);
-    const std::int64_t batch = tokens / in.sequence;
+    const Sequences sequences(in);
+    const std::int64_t batch = sequences.count();
     const Var normal = layer_norm(in.x, tape.constant(Tensor::full({size.model}, 1.0, dtype)),
                                   tape.constant(Tensor::zeros({size.model}, dtype)));
-    const Var logits =
-        router_logits(mean(reshape(normal, {batch, in.sequence, size.model}), 1), in.weights);
+    const Var logits = router_logits(mean_over_tokens(normal, sequences), in.weights);
     Var kept = logits;
     if (in.training && dropout_ > 0.0) {
       kept = where(drawn(tape, batch, size.experts), logits,
@@ -45,7 +46,7 @@ class SmearRouter : public Router {
     r.merge = softmax(kept);
     r.selected = Tensor::empty({tokens, 1}, DType::i32);
     for (std::int64_t t = 0; t < tokens; ++t) {
-      r.selected.write<std::int32_t>()[t] = static_cast<std::int32_t>(t / in.sequence);
+      r.selected.write<std::int32_t>()[t] = static_cast<std::int32_t>(sequences.of(t));
     }
     r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype));
     r.logits = gather_rows(logits, r.selected.reshape({tokens}));

@@ -16,10 +16,13 @@
 
 #include "moe/registry.h"
 #include "moe/routers/directions.h"
+#include "moe/sequences.h"
 #include "ops/ops.h"
 
 namespace moegrad {
 namespace {
+
+constexpr double kBehindTheTokens = -1e30;  // exp of it is 0, and differences with it are finite
 
 class SoftMoERouter : public Router {
  public:
@@ -39,15 +42,16 @@ class SoftMoERouter : public Router {
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
-    const std::int64_t batch = in.x.size(0) / in.sequence;
+    const Sequences sequences(in);
+    const std::int64_t batch = sequences.count();
     const std::int64_t slots = size.experts * slots_;
     const Var directions = transpose(unit_rows(transpose(in.weights.at("router.slots"))));
     const Var scale = reshape(in.weights.at("router.scale"), {});
     const Var logits =
-        reshape(scale * matmul(unit_rows(in.x), directions), {batch, in.sequence, slots});
-    const Var x = reshape(in.x, {batch, in.sequence, size.model});
+        sequences.split(scale * matmul(unit_rows(in.x), directions), kBehindTheTokens);
     Routing r;
-    r.rows = reshape(matmul(softmax(logits, 1), x, true), {batch * slots, size.model});
+    r.rows = reshape(matmul(softmax(logits, 1), sequences.split(in.x), true),
+                     {batch * slots, size.model});
     r.mix = softmax(logits, 2);
     describe_rows(size, batch * slots, r);
     return r;

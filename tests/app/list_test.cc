@@ -47,7 +47,8 @@ TEST_CASE("list: the README counts what there is") {
        {std::tuple("| operations | ", "operations", ","),
         {"| [routers](docs/routers.md) | ", "routers", ":"},
         {"| [estimators](docs/estimators.md) | ", "estimators", ":"}}) {
-    CAPTURE(kind);
+    const std::string what = kind;
+    CAPTURE(what);
     CHECK(readme.find(start + std::to_string(all[kind].size()) + end) != std::string::npos);
   }
 }

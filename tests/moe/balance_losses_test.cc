@@ -105,9 +105,9 @@ TEST_CASE("a sequence's balance loss is of its own tokens") {
   const Tensor choice = Tensor::of<std::int32_t>({4, 1}, {0, 0, 1, 0});
   const double first = 2.0 * 0.8;
   const double second = 2.0 * (0.5 * 0.3 + 0.5 * 0.7);
-  CHECK(switch_auxiliary(tape.constant(p), choice, 2).value().item() ==
+  CHECK(switch_auxiliary(tape.constant(p), choice, Sequences(4, 2)).value().item() ==
         doctest::Approx((first + second) / 2.0).epsilon(1e-14));
-  CHECK(expert_counts(choice, 2, 2).to_vector() == std::vector<double>{2, 0, 1, 1});
+  CHECK(expert_counts(choice, 2, Sequences(4, 2)).to_vector() == std::vector<double>{2, 0, 1, 1});
   CHECK(expert_counts(choice, 2).to_vector() == std::vector<double>{3, 1});
 }
 

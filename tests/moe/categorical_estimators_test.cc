@@ -242,7 +242,7 @@ TEST_CASE("reinforce is unbiased for a loss that is not linear, with each baseli
       const std::int64_t n = layer.estimator().samples();
       const LayerInput input{gather_rows(in[0], Tensor::zeros({n}, DType::i32)), weights, true};
       const LayerOutput out = layer.forward(input);
-      return layer.estimator().objective(losses_of(out.y), out.routing, input);
+      return layer.objective(losses_of(out.y), out, input);
     };
     ExpectationOptions options;
     options.bias = false;
@@ -288,7 +288,7 @@ TEST_CASE("the learned baseline is trained by its squared error, and nothing els
   const LayerOutput out = layer.forward(input);
   const Var losses = losses_of(out.y);
   const Tensor l = losses.value();
-  const Gradients g = tape.backward(layer.estimator().objective(losses, out.routing, input));
+  const Gradients g = tape.backward(layer.objective(losses, out, input));
   double bias = 0.0;
   for (std::int64_t t = 0; t < 2; ++t) {
     double b = 0.4;
@@ -338,7 +338,7 @@ TEST_CASE("inference is the sparse layer's; what they refuse") {
       set_weights(weights, tape, tape.constant(outputs()));
       const LayerInput input{tape.constant(Tensor::zeros({tokens, kExperts}, DType::f64)), weights};
       const LayerOutput out = layer.forward(input);
-      layer.estimator().objective(losses_of(out.y), out.routing, input);
+      layer.objective(losses_of(out.y), out, input);
     });
   };
   CHECK(run_copies({{"baseline", "built-in"}, {"samples", "2"}}, 4) ==

@@ -44,7 +44,7 @@ double task_slope(const Layer& layer) {
   in.attention = Rng{4, 1, 0}.normal({rows / 4, 4, 4}, DType::f64);
   const LayerOutput out = layer.forward(in);
   const Var losses = sum(square(out.y), 1);
-  const Gradients g = tape.backward(layer.estimator().objective(losses, out.routing, in));
+  const Gradients g = tape.backward(layer.objective(losses, out, in));
   double slope = 0.0;
   for (const Parameter& p : parameters) {
     if (!p.router || !p.trained || p.name == "router.omega") continue;

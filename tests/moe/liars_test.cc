@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "moe/balance.h"
 #include "moe/check.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -151,13 +152,7 @@ TEST_CASE("traits of routers") {
     r.selected = top_k_indices(r.logits, size.active, "selected");
     r.weights = take_columns(r.scores, r.selected);
   };
-  expect_found(with(
-                   [](RouterTraits& t) {
-                     t.linear = false;
-                     t.picks_largest = false;
-                   },
-                   normed),
-               "a token of zeros");
+  expect_found(with({.linear = false, .picks_largest = false}, normed), "a token of zeros");
 }
 
 TEST_CASE("a field of Routing that is not set is named") {
@@ -184,4 +179,23 @@ TEST_CASE("claims of estimators") {
   expect(claiming("reinforce", Claim::biased_order, 1), "which is missed by claim");
   expect(claiming("sparse", Claim::documented), "an estimator cannot claim to be");
   expect(claiming("ste-dense", Claim::exact_on_cell), "analytic and numeric differ");
+}
+
+// Of the rows in a sequence, some are padding, which the router does not see.
+TEST_CASE("a router that takes L for the number of tokens of its sequence") {
+  const auto by_sequence = [](bool right) {
+    return [right](Routing& r, const LayerSize& size, const LayerInput& in) {
+      const std::int64_t length = right ? Sequences(in).length() : in.sequence;
+      r.add_loss("mine", 1.0,
+                 sum(square(sum_over_tokens(r.scores) / static_cast<double>(length))) /
+                     static_cast<double>(size.experts));
+    };
+  };
+  RouterTraits traits;
+  traits.auxiliary = "a mean";
+  const CheckRow right = checked(liar(Claim::exact_on_cell, traits, by_sequence(true)));
+  INFO(right.reason);
+  CHECK(right.verdict == Verdict::pass);
+  expect_found(liar(Claim::exact_on_cell, traits, by_sequence(false)),
+               "padding changes the gradient of");
 }
