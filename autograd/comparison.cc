@@ -89,13 +89,22 @@ void Comparison::finish() {
     double& of_class = largest[class_of_[pair.cotangent]];
     of_class = std::fmax(of_class, pair.size());
   }
-  report_.dead = report_.verdict == Verdict::pass && !pairs_.empty();
+  if (pairs_.empty() && report_.verdict == Verdict::pass) {
+    report_.verdict = Verdict::inconclusive;
+    report_.reason = "no element is finite";
+    return;
+  }
+  report_.dead = report_.verdict == Verdict::pass;
   for (const Pair& pair : pairs_) {
     const double of_class = largest[class_of_[pair.cotangent]];
     const double hidden = pair.rounding + options_.error_factor * pair.error;
     ++report_.compared;
+    // What agrees by grace of the rounding alone was not seen, however large others are.
+    const bool agrees =
+        pair.difference() <= options_.relative * pair.size() + options_.error_factor * pair.error;
     if (!(hidden <= kSeen * pair.size()) &&
-        !(hidden <= kSeenZero * (of_class > 0.0 ? of_class : 1.0))) {
+        !((agrees || pair.size() <= kSeenZero * of_class) &&
+          hidden <= kSeenZero * (of_class > 0.0 ? of_class : 1.0))) {
       ++report_.excused;
     }
     if (pair.analytic != 0.0 || pair.numeric != 0.0) report_.dead = false;

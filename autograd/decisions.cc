@@ -1,5 +1,6 @@
 #include "autograd/decisions.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace moegrad {
@@ -32,13 +33,18 @@ void require_sum_of_one(std::int64_t row, double sum) {
 }  // namespace
 
 void Decisions::give(std::string_view kind, const Tensor& value) {
+  if (in_program_ && mode_ != Mode::live) {
+    fail("decisions",
+         "'{}' is given from within a program that is being checked. Give it before the run.",
+         kind);
+  }
   for (Record& record : given_) {
     if (record.kind == kind) {
-      record.value = value;
+      record.value = value.clone();
       return;
     }
   }
-  given_.push_back({std::string(kind), value});
+  given_.push_back({std::string(kind), value.clone()});
 }
 
 const Tensor* Decisions::given(std::string_view kind) const {
@@ -97,10 +103,23 @@ void Decisions::require_in_place(const Record& record, const Tensor& now) const 
   };
   if (!matches(Record{record.kind, now}) || now.same_bits(record.value)) return;
   const double own = (1.0 - 1e-6) * distance(record);
-  for (const Record& other : records_) {
+  // Neighbours change places; in a program of many thousand decisions no others are looked at.
+  constexpr std::size_t kNeighbours = 64;
+  const std::size_t first = next_record_ > kNeighbours ? next_record_ - kNeighbours : 0;
+  const std::size_t end = std::min(records_.size(), next_record_ + kNeighbours);
+  for (std::size_t i = first; i < end; ++i) {
+    const Record& other = records_[i];
     if (&other == &record || !matches(other) || !(distance(other) < own)) continue;
     mismatch("replay comes to '{}' where another decision of this kind was recorded.", record.kind);
   }
+}
+
+// A selection that is not held and comes out otherwise is in another cell.
+Tensor Decisions::unheld(const Record& record, Tensor now) {
+  if (!is_floating(now.dtype()) && !now.same_bits(record.value)) {
+    mismatch("replay computes '{}' anew, and it is another one.", record.kind);
+  }
+  return now;
 }
 
 void Decisions::finish_replay() const {
@@ -197,6 +216,10 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
 // The outcome that this run takes of its next draw.
 std::int32_t Decisions::choose(Outcomes outcomes) {
   if (next_choice_ == choices_.size()) {
+    constexpr std::size_t kMostDraws = 4096;  // of one run; each has two outcomes at least
+    if (!single_ && choices_.size() >= kMostDraws) {
+      throw TooManyDraws("[decisions] an enumerated run makes more than 4096 draws. Sample it.");
+    }
     const std::size_t taken = first_taken(outcomes);
     choices_.push_back({std::move(outcomes), taken});
   } else if (choices_[next_choice_].outcomes != outcomes) {

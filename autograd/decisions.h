@@ -19,6 +19,12 @@ class ReplayMismatch : public Error {
   using Error::Error;
 };
 
+// An enumerated run made more draws than can all be enumerated: perhaps in a loop without an end.
+class TooManyDraws : public Error {
+ public:
+  using Error::Error;
+};
+
 // The one door for everything that is not differentiable: a selection, a drawn sample, noise, a
 // stopped gradient. Each such step asks its tape's Decisions, which
 //
@@ -65,7 +71,7 @@ class Decisions {
     if (mode_ == Mode::replay) {
       const Record& record = next(kind, dtype, shape);
       if (record.given) return record.value.clone();
-      if (!holds(dtype)) return compute();
+      if (!holds(dtype)) return unheld(record, compute());
       require_in_place(record, attempt(compute));
       return record.value.clone();
     }
@@ -91,6 +97,7 @@ class Decisions {
 
   // Forces the decision `kind`, every time it is asked for, outside of replay. For programs that
   // are to run on decisions made elsewhere. A second value of a kind takes the place of the first.
+  // An Error from within a program that is recorded, replayed or enumerated: a check would hold it.
   void give(std::string_view kind, const Tensor& value);
   bool has(std::string_view kind) const { return given(kind) != nullptr; }
 
@@ -104,7 +111,7 @@ class Decisions {
   std::vector<Tensor> recorded(std::string_view kind) const {
     std::vector<Tensor> values;
     for (const Record& record : records_) {
-      if (record.kind == kind) values.push_back(record.value);
+      if (record.kind == kind) values.push_back(record.value.clone());
     }
     return values;
   }
@@ -153,6 +160,7 @@ class Decisions {
     }
   }
   void require_in_place(const Record& record, const Tensor& now) const;
+  static Tensor unheld(const Record& record, Tensor now);
   static void require_same(std::string_view kind, DType dtype, const Shape& shape,
                            const Tensor& value, std::string_view origin);
   Tensor enumerated(const Tensor& probabilities);
@@ -160,7 +168,9 @@ class Decisions {
   std::size_t first_taken(const Outcomes& outcomes);
   void note(const Tensor& value);
 
+  friend class Tape;
   Mode mode_ = Mode::live;
+  bool in_program_ = false;  // a tape has handed these out
   Hold hold_ = Hold::all;
   std::vector<Record> records_;
   std::size_t next_record_ = 0;

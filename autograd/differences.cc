@@ -48,6 +48,7 @@ class Search {
   }
 
   Derivative run() {
+    if (!std::isfinite(steps_.first)) return std::move(best_);
     descend(steps_.first);
     if (best_.found) confirm();
     return std::move(best_);

@@ -33,7 +33,8 @@ Steps steps_at(double x) {
 
 Tensor random_direction(const Tensor& x, Rng& rng) {
   Tensor u = rng.normal(x.shape(), DType::f64);
-  for (std::int64_t i = 0; i < x.numel(); ++i) u.write<double>()[i] *= scale_of(x.at(i));
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    u.write<double>()[i] *= std::isfinite(x.at(i)) ? scale_of(x.at(i)) : 0.0;
   return u;
 }
 

@@ -70,7 +70,7 @@ template <class F>
 auto within_domain(const F& f) -> decltype(f()) {
   try {
     return f();
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     return std::nullopt;
   }
 }
@@ -262,6 +262,7 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
       squares += bias * bias;
       error_squares += error.at(e) * error.at(e);
       true_squares += reference.value * reference.value;
+      result.differs = result.differs || std::abs(bias) > error.at(e);
       const double one = error.at(e) / kStandardErrors;
       if (!result.exact && one > 0.0) {
         result.largest_z = std::fmax(result.largest_z, std::abs(bias) / one);

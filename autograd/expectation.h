@@ -56,8 +56,10 @@ struct Expectation {
   double largest_z = 0.0;
   std::vector<double> also;  // of ExpectationOptions::also
 
-  // The bias is larger than what could be error. False where it is unknown (NaN).
-  bool biased() const { return bias > bias_error; }
+  bool differs = false;  // some element's bias is larger than its error
+
+  // The bias is larger than what could be error, in some element. False where it is unknown (NaN).
+  bool biased() const { return differs; }
   // Some lines for people.
   std::string text() const;
 };

@@ -3,10 +3,7 @@
 namespace moegrad {
 namespace {
 
-// Runs with another seed, to find noise; and where the program may look at numbers that it does not
-// take.
-constexpr std::size_t kProbes = 16;
-constexpr std::size_t kManyProbes = 4096;
+constexpr std::size_t kProbes = 16;  // runs with another seed, to find noise
 
 bool same_run(const ExpectationRun& a, const ExpectationRun& b) {
   if (!Tensor::scalar(a.loss).same_bits(Tensor::scalar(b.loss))) return false;
@@ -61,11 +58,15 @@ std::optional<std::vector<ExpectationRun>> Sampler::enumerate(std::span<const Te
                                                               bool gradients) const {
   Decisions decisions = Decisions::enumerator(options_.max_outcomes);
   std::vector<ExpectationRun> runs;
-  do {
-    if (static_cast<std::int64_t>(runs.size()) == limit) return std::nullopt;
-    runs.push_back(run(inputs, rng, decisions, gradients));
-    runs.back().weight = decisions.probability();
-  } while (decisions.next_outcome());
+  try {
+    do {
+      if (static_cast<std::int64_t>(runs.size()) == limit) return std::nullopt;
+      runs.push_back(run(inputs, rng, decisions, gradients));
+      runs.back().weight = decisions.probability();
+    } while (decisions.next_outcome());
+  } catch (const TooManyDraws&) {
+    return std::nullopt;
+  }
   return runs;
 }
 
@@ -90,13 +91,12 @@ std::vector<ExpectationRun> Sampler::sample(std::span<const Tensor> inputs, bool
 }
 
 bool Sampler::noisy(std::span<const Tensor> inputs, const std::vector<ExpectationRun>& runs) const {
-  std::size_t probes = kProbes;
+  // Who asks for the generator more often than its draws need may look at numbers in a copy.
   for (const ExpectationRun& run : runs) {
-    if (run.took_numbers) return true;
-    if (run.may_peek) probes = kManyProbes;
+    if (run.took_numbers || run.may_peek) return true;
   }
-  for (std::size_t i = 0; i < probes; ++i) {
-    const ExpectationRun& of = runs[i * runs.size() / probes];
+  for (std::size_t i = 0; i < kProbes; ++i) {
+    const ExpectationRun& of = runs[i * runs.size() / kProbes];
     if (i == 0 && !same_run(run_along(inputs, options_.rng, of.path, true), of)) {
       fail("expectation",
            "the program gave another loss or gradient when it was run again with the same inputs, "

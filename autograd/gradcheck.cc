@@ -12,8 +12,8 @@
 namespace moegrad {
 namespace {
 
-constexpr double kFactorOfClass = 1e6;  // outputs of one class are no further apart
-constexpr int kMostClasses = 8;
+constexpr double kFactorOfClass = 1e3;  // outputs of one class are no further apart
+constexpr int kMostClasses = 16;
 
 double largest_of(const Tensor& x) {
   double largest = 0.0;
@@ -26,15 +26,19 @@ Steps others_than(const Steps& steps) {
   return {.first = 0.37 * steps.first, .factor = 1.45, .smallest = steps.smallest};
 }
 
-// For each output the number of its class of size, 0 for the largest; -1 for an infinite one.
-std::vector<int> classes_of(const Tensor& y) {
+// For each output the number of its class of size, 0 for the largest; -1 for an infinite one. Its
+// size is that of its value or of its slope, whichever is larger.
+std::vector<int> classes_of(const Tensor& y, const std::vector<double>& slope) {
+  const auto size_of = [&](std::int64_t i) {
+    return std::fmax(std::abs(y.at(i)), slope[static_cast<std::size_t>(i)]);
+  };
   double largest = 0.0;
   for (std::int64_t i = 0; i < y.numel(); ++i) {
-    if (std::isfinite(y.at(i))) largest = std::fmax(largest, std::abs(y.at(i)));
+    if (std::isfinite(y.at(i))) largest = std::fmax(largest, size_of(i));
   }
   std::vector<int> classes;
   for (std::int64_t i = 0; i < y.numel(); ++i) {
-    const double size = std::abs(y.at(i));
+    const double size = std::isfinite(y.at(i)) ? size_of(i) : std::abs(y.at(i));
     const double as = size > 0.0 ? size : std::fmin(1.0, largest);
     const int number =
         as > 0.0 ? static_cast<int>(std::fmin(std::log(largest / as) / std::log(kFactorOfClass),
@@ -44,6 +48,9 @@ std::vector<int> classes_of(const Tensor& y) {
   }
   return classes;
 }
+
+constexpr const char* kHiddenState =
+    "run again at the same point, the program gave another output; does it depend on hidden state?";
 
 class Checker {
  public:
@@ -59,7 +66,7 @@ class Checker {
       report_.inputs[i].name =
           i < options_.names.size() ? options_.names[i] : fmt::format("input {}", i);
     }
-    const Var y = run_on(tape_, inputs_);
+    const Var y = run_on(tape_, inputs_, leaves_);
     output_ = y.value();
     if (output_.dtype() != DType::f64) {
       fail("gradcheck", "the program gives {}. Run it on f64 inputs.", name_of(output_.dtype()));
@@ -81,9 +88,7 @@ class Checker {
     }
     backward(y);
     if (!runs_alike()) {
-      return all_inputs(Verdict::inconclusive,
-                        "run again at the same point, the program gave another output; does it "
-                        "depend on hidden state?");
+      return all_inputs(Verdict::inconclusive, kHiddenState);
     }
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].dtype() != DType::f64 || inputs_[i].numel() == 0) continue;
@@ -91,6 +96,10 @@ class Checker {
       report_.verdict = worse(report_.verdict, report_.inputs[i].verdict);
       const double error = report_.inputs[i].relative_error;
       if (!(error <= report_.max_error)) report_.max_error = error;
+    }
+    // State that began to act during the check is not the gradient's fault.
+    if (report_.verdict == Verdict::fail && !runs_alike()) {
+      return all_inputs(Verdict::inconclusive, kHiddenState);
     }
     if (report_.verdict == Verdict::fail) {
       report_.culprit = find_culprit(tape_, options_.mutation, rng);
@@ -107,12 +116,11 @@ class Checker {
     return tape;
   }
 
-  Var run_on(Tape& tape, const std::vector<Tensor>& inputs) {
-    leaves_.clear();
+  Var run_on(Tape& tape, const std::vector<Tensor>& inputs, std::vector<Var>& leaves) const {
     for (const Tensor& input : inputs) {
-      leaves_.push_back(is_floating(input.dtype()) ? tape.variable(input) : tape.constant(input));
+      leaves.push_back(is_floating(input.dtype()) ? tape.variable(input) : tape.constant(input));
     }
-    return program_(tape, leaves_);
+    return program_(tape, leaves);
   }
 
   GradcheckReport all_inputs(Verdict verdict, const std::string& reason) {
@@ -127,7 +135,7 @@ class Checker {
 
   // Of each cotangent, a part for each class of outputs; zero at outputs of other classes.
   void make_cotangents(Rng& rng) {
-    const std::vector<int> classes = classes_of(output_);
+    const std::vector<int> classes = classes_of(output_, slopes(rng));
     for (const int c : classes) report_.left_out += c < 0 ? 1 : 0;
     for (int c = 0; c < options_.cotangents; ++c) {
       const Tensor whole = rng.uniform(output_.shape(), DType::f64, -1.0, 1.5);
@@ -141,6 +149,29 @@ class Checker {
         }
       }
     }
+  }
+
+  // How fast each output changes, by one step of each input: only the order of magnitude counts.
+  std::vector<double> slopes(Rng& rng) {
+    constexpr double kStep = 1e-4;
+    std::vector<double> slope(static_cast<std::size_t>(output_.numel()), 0.0);
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      if (inputs_[i].dtype() != DType::f64 || inputs_[i].numel() == 0) continue;
+      std::vector<Tensor> inputs = inputs_;
+      inputs[i] = moved(inputs_[i], kStep, random_direction(inputs_[i], rng));
+      std::uint64_t signature = 0;
+      try {
+        const Tensor y = replay(inputs, signature);
+        if (!(y.shape() == output_.shape())) continue;
+        for (std::int64_t o = 0; o < y.numel(); ++o) {
+          const double s = std::abs(y.at(o) - output_.at(o)) / kStep;
+          if (std::isfinite(s))
+            slope[static_cast<std::size_t>(o)] = std::fmax(slope[static_cast<std::size_t>(o)], s);
+        }
+      } catch (const std::exception&) {  // outside of the domain: nothing is learned
+      }
+    }
+    return slope;
   }
 
   void backward(Var y) {
@@ -165,7 +196,8 @@ class Checker {
     Tape::Options options = tape_options();
     options.gradients = false;
     Tape tape(options);
-    const Tensor y = run_on(tape, inputs).value();
+    std::vector<Var> leaves;
+    const Tensor y = run_on(tape, inputs, leaves).value();
     decisions_.finish_replay();
     signature = tape.cell().signature();
     return y;
@@ -191,7 +223,7 @@ class Checker {
     } catch (const ReplayMismatch&) {
       outside_ = "every step asks for other decisions";
       return std::nullopt;
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {
       outside_ = fmt::format("every step ends in an error: {}", e.what());
       return std::nullopt;
     }
@@ -199,12 +231,16 @@ class Checker {
       outside_ = "every step crosses a wall of the cell";
       return std::nullopt;
     }
+    if (!(y.shape() == output_.shape())) {
+      outside_ = "at every step the output has another shape";
+      return std::nullopt;
+    }
     Sample result{h, {}, {}};
     for (const Tensor& c : cotangents_) {
       result.value.push_back(dot(c, y));
       result.size.push_back(dot_of_sizes(c, y));
     }
-    bool same = y.shape() == output_.shape();
+    bool same = true;
     for (std::int64_t i = 0; same && i < y.numel(); ++i) {
       same = std::isfinite(output_.at(i)) ? std::isfinite(y.at(i)) : y.at(i) == output_.at(i);
     }
@@ -216,18 +252,55 @@ class Checker {
     return result;
   }
 
+  // Random ones, along all elements and along those alone whose part in the others is small: a
+  // large element, or a large gradient, would hide theirs.
+  std::vector<Tensor> directions_of(std::size_t i, Rng& rng) {
+    const Tensor& x = inputs_[i];
+    std::vector<double> part(static_cast<std::size_t>(x.numel()), 0.0);
+    double largest = 0.0;
+    for (std::size_t e = 0; e < part.size(); ++e) {
+      for (const std::vector<Tensor>& analytic : analytic_) {
+        const double g = analytic[i].at(static_cast<std::int64_t>(e));
+        part[e] = std::fmax(part[e], std::abs(g * scale_of(x.at(static_cast<std::int64_t>(e)))));
+      }
+      largest = std::fmax(largest, part[e]);
+    }
+    std::vector<Tensor> directions;
+    for (int d = 0; d < options_.directions; ++d) directions.push_back(random_direction(x, rng));
+    std::size_t before = part.size();
+    for (const double below : {1e-2, 1e-4, 1e-6, 1e-9, 1e-12}) {
+      Tensor direction = random_direction(x, rng);
+      std::size_t left = 0;
+      for (std::size_t e = 0; e < part.size(); ++e) {
+        if (part[e] <= below * largest) {
+          ++left;
+        } else {
+          direction.write<double>()[e] = 0.0;
+        }
+      }
+      if (left > 0 && left < before) directions.push_back(direction);
+      before = left;
+    }
+    return directions;
+  }
+
   void check_input(std::size_t i, Rng& rng, InputReport& report) {
     const Tensor& x = inputs_[i];
     const bool elementwise = x.numel() <= options_.elementwise_limit;
-    const std::int64_t places = elementwise ? x.numel() : options_.directions;
+    const std::vector<Tensor> directions =
+        elementwise ? std::vector<Tensor>() : directions_of(i, rng);
+    const std::int64_t places =
+        elementwise ? x.numel() : static_cast<std::int64_t>(directions.size());
+    for (std::int64_t e = 0; e < x.numel(); ++e) report.not_moved += std::isfinite(x.at(e)) ? 0 : 1;
     Comparison comparison(options_, class_of_cotangent_, report);
     for (std::int64_t place = 0; place < places; ++place) {
+      if (elementwise && !std::isfinite(x.at(place))) continue;
       Tensor direction;
       if (elementwise) {
         direction = Tensor::zeros(x.shape(), DType::f64);
         direction.write<double>()[place] = 1.0;
       } else {
-        direction = random_direction(x, rng);
+        direction = directions[static_cast<std::size_t>(place)];
       }
       const Curve curve = [&](double h) {
         const Tensor to = moved(x, h, direction);
@@ -295,6 +368,7 @@ std::string GradcheckReport::text() const {
     }
     if (!r.reason.empty()) text += " (" + r.reason + ")";
     if (r.dead) text += " (dead: gradient and differences are zero everywhere)";
+    if (r.not_moved > 0) text += fmt::format("; {} elements are not finite", r.not_moved);
     if (r.excused > 0) {
       text += fmt::format("; {} of {} numbers are hidden by rounding", r.excused, r.compared);
     }

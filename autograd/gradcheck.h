@@ -49,6 +49,7 @@ struct InputReport {
   // differences hides: they neither pass nor fail.
   std::int64_t compared = 0;
   std::int64_t excused = 0;
+  std::int64_t not_moved = 0;  // elements that are not finite
   bool dead = false;  // gradient and differences are zero everywhere: nothing can be learned here
 };
 

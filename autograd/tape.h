@@ -194,7 +194,11 @@ class Tape {
   Var variable(const Tensor& value);
   Var parameter(const Parameter& parameter);
 
-  Decisions& decisions() { return options_.decisions != nullptr ? *options_.decisions : own_; }
+  Decisions& decisions() {
+    if (options_.decisions == nullptr) return own_;
+    options_.decisions->in_program_ = true;
+    return *options_.decisions;
+  }
   Rng& rng() {
     ++rng_asked_;
     return rng_;

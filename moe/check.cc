@@ -212,6 +212,7 @@ CheckRow checked(const Entry& entry, const char* kind, Body body) {
     row.note(Verdict::fail, e.what());
   }
   pool::set_checked(was_checked);
+  row.note(row.cases > 0, "there are no cases: an estimator needs a router to be checked with");
   return row;
 }
 

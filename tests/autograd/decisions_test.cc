@@ -126,7 +126,14 @@ TEST_CASE("a replay may hold selections alone, or nothing") {
   CHECK_NOTHROW(d.finish_replay());
   d.replay(Decisions::Hold::nothing);
   CHECK(ask(d, "a", 2.0) == 2.0);
-  CHECK(select(4) == 4.0);
+  CHECK(select(3) == 3.0);
+  d.replay(Decisions::Hold::nothing);
+  ask(d, "a", 2.0);
+  CHECK_THROWS_WITH_AS(
+      select(4),
+      "[decisions] replay computes 'place' anew, and it is another one. Replay the "
+      "same program.",
+      ReplayMismatch);
   d.replay();
   CHECK(ask(d, "a", 2.0) == 1.0);
   CHECK(select(4) == 3.0);

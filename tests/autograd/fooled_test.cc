@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <stdexcept>
 
 #include <doctest/doctest.h>
 
@@ -294,4 +295,107 @@ TEST_CASE("a NaN beside a worse element is not overwritten") {
   CHECK(r.verdict == Verdict::fail);
   CHECK(r.inputs[0].reason == "the gradient is not finite");
   CHECK(r.inputs[1].verdict == Verdict::pass);
+}
+
+TEST_CASE("a steep output does not hide a flat one, whatever its value is here") {
+  for (const double steep : {1e5, 1e8, 1e12}) {
+    CAPTURE(steep);
+    expect_judged([=](Var x) { return concat({steep * (x - 0.3), tanh(x)}, 0); }, row({0.3}));
+    const GradcheckReport lie = gradcheck(
+        [=](Tape&, std::span<const Var> in) {
+          return concat({steep * (in[0] - 0.3), tanh(apply<Lie>({in[0]}, {0.0}))}, 0);
+        },
+        {row({0.3})});
+    CHECK(lie.verdict == Verdict::fail);
+  }
+}
+
+TEST_CASE("of many elements a large one, or one with a large gradient, does not hide the others") {
+  const auto check_rest = [](double large, double factor_of_rest, double slope_of_large) {
+    Tensor x = Rng{3, 1, 0}.uniform({300}, DType::f64, 0.5, 2.0);
+    x.write<double>()[7] = large;
+    return gradcheck(
+        [&](Tape&, std::span<const Var> in) {
+          const Var lie = apply<Lie>({in[0]}, {factor_of_rest});
+          return sum(concat(
+              {slice(lie, 0, 0, 7), slope_of_large * slice(in[0], 0, 7, 8), slice(lie, 0, 8, 300)},
+              0));
+        },
+        {x});
+  };
+  for (const double large : {1.0, 1e6, 1e9}) {
+    CAPTURE(large);
+    CHECK(check_rest(large, 1.0, 1.0).verdict == Verdict::pass);
+    CHECK(check_rest(large, 0.0, 1.0).verdict == Verdict::fail);
+    CHECK(check_rest(large, -1.0, 1.0).verdict == Verdict::fail);
+    CHECK(check_rest(large, 1.001, 1.0).verdict == Verdict::fail);
+  }
+  CHECK(check_rest(1.0, 0.0, 1e9).verdict == Verdict::fail);
+}
+
+TEST_CASE("what agrees by grace of the rounding alone is not called seen") {
+  const GradcheckReport r = gradcheck(
+      [](Tape&, std::span<const Var> in) {
+        return sum(concat({1e14 * in[0], apply<Lie>({in[1]}, {0.0})}, 0));
+      },
+      {row({0.3}), row({0.7})});
+  CHECK(r.inputs[0].verdict == Verdict::pass);
+  CHECK(r.inputs[1].verdict != Verdict::pass);
+}
+
+TEST_CASE("elements that are not finite are not moved, and it is said") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const GradcheckReport r =
+      gradcheck([](Tape&, std::span<const Var> in) { return tanh(in[0]) + in[1] * 0.0; },
+                {row({0.3, infinity}), row({1.0, 2.0})});
+  CHECK(r.inputs[0].verdict == Verdict::pass);
+  CHECK(r.inputs[0].not_moved == 1);
+  CHECK(check([](Var x) { return tanh(x); }, row({infinity})).verdict == Verdict::inconclusive);
+}
+
+TEST_CASE("a decision that the program gives itself is refused") {
+  CHECK_THROWS_WITH_AS(
+      check(
+          [](Var x) {
+            Decisions& d = x.tape().decisions();
+            d.give("mine", x.value());
+            return x * x.tape().constant(
+                           d.decide("mine", DType::f64, x.shape(), [&] { return x.value(); }));
+          },
+          row({0.3}), 1.0, {.hold = Decisions::Hold::nothing}),
+      "[decisions] 'mine' is given from within a program that is being checked. Give it before the "
+      "run.",
+      Error);
+}
+
+TEST_CASE("a selection that is not held and comes out otherwise is another cell") {
+  const GradcheckReport r = check(
+      [](Var x) {
+        return top_k(reshape(x, {1, 3}), 1).values;
+      },
+      row({0.3, 0.3 - 1e-6, 0.1}), 1.0, {.hold = Decisions::Hold::nothing});
+  CHECK(r.verdict == Verdict::pass);
+}
+
+TEST_CASE("state that begins to act during the check is found out") {
+  int calls = 0;
+  const GradcheckReport r = gradcheck(
+      [&](Tape&, std::span<const Var> x) { return tanh(x[0]) * (++calls > 5 ? 2.0 : 1.0); },
+      {row({0.3})});
+  CHECK(r.verdict == Verdict::inconclusive);
+}
+
+TEST_CASE("what a program throws, or another shape, at a moved point is another step") {
+  expect_judged(
+      [](Var x) {
+        if (x.value().at(0) > 0.301) throw std::domain_error("outside");
+        return tanh(x);
+      },
+      row({0.3}));
+  expect_judged(
+      [](Var x) {
+        const Var y = tanh(x);
+        return x.value().at(0) > 0.301 ? slice(y, 0, 0, 1) : y;
+      },
+      row({0.3, 0.2}));
 }
