@@ -66,7 +66,7 @@ struct GradcheckReport {
 // Checks the gradients of any program on the tape against finite differences of the same program
 // with its decisions frozen: so the straight-through, the sparse and the sampled ones too. The
 // program must depend on its inputs, the tape and its decisions only. Inputs are f64 (checked) or
-// i32 (passed through). Outputs whose sizes lie further apart than 1e6 are compared by themselves.
+// i32 (passed through). Outputs whose sizes lie further apart than 1e3 are compared by themselves.
 // Errors: an input of f32; nothing to compare (no floating input or no output with elements, no
 // cotangents, no directions).
 //

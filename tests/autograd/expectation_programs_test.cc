@@ -2,6 +2,7 @@
 // where every random number is enumerated, and a bias that is never invented.
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
 
 #include <doctest/doctest.h>
 
@@ -670,4 +671,53 @@ TEST_CASE("what is not finite is not known") {
   CHECK(!e.biased());
   CHECK(std::isnan(e.bias));
   CHECK(e.text().find("bias: unknown") != std::string::npos);
+}
+
+TEST_CASE("a rare event that is looked at in a copy of the generator is noise") {
+  const Program program = [](Tape& t, In x) {
+    const Rng copy = t.rng();
+    return copy.uniform(0) < 1e-4 ? 2.0 * sum(x[0]) : sum(x[0]);
+  };
+  const Expectation e = of(program, {list({0.3})});
+  CHECK(!e.exact);
+  CHECK(e.noise);
+}
+
+TEST_CASE("a draw that is repeated without end is sampled") {
+  for (const std::int32_t again : {0, 1}) {
+    CAPTURE(again);
+    const Program program = [again](Tape& t, In x) {
+      const Tensor half = Tensor::full({1}, 0.5, DType::f64);
+      double draws = 0.0;
+      do {
+        draws += 1.0;
+      } while (t.decisions().bernoulli("again", half, t.rng()).at(0) == again);
+      return draws * sum(x[0]);
+    };
+    const Expectation e = of(program, {list({0.3})}, few(400));
+    CHECK(!e.exact);
+    CHECK(e.gradient[0].at(0) == doctest::Approx(2.0).epsilon(0.2));
+  }
+}
+
+TEST_CASE("a bias of one element is not hidden by the noise of another") {
+  const Program program = [](Tape& t, In x) {
+    const Var event = 1e3 * sum(threshold(t, sigmoid(x[0])));
+    return event + sum(31.0 * x[1] - 30.0 * stop_gradient(x[1]));
+  };
+  const Expectation e = of(program, {list({0.3}), list({0.7})});
+  CHECK(!e.exact);
+  CHECK(std::abs(e.gradient[1].at(0) - e.true_gradient[1].at(0)) > e.error[1].at(0));
+  CHECK(e.biased());
+}
+
+TEST_CASE("what a program throws at a moved point is another step") {
+  const Program program = [](Tape&, In x) {
+    if (x[0].value().at(0) > 0.301) throw std::domain_error("outside");
+    return sum(square(x[0]));
+  };
+  const Expectation e = of(program, {list({0.3})});
+  CHECK(e.exact);
+  CHECK(!e.biased());
+  CHECK(e.true_gradient[0].at(0) == doctest::Approx(0.6));
 }

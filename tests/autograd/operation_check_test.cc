@@ -292,3 +292,27 @@ TEST_CASE("a claim is enforced: for each claim a liar") {
   INFO(honest.reason);
   CHECK(honest.verdict == Verdict::pass);
 }
+
+TEST_CASE(
+    "an unbiased claim is shown for losses up to degree 4, by a tolerance of their own size") {
+  // ReinMax (Liu et al. 2023): exact for quadratic losses, wrong for cubic ones.
+  const Program reinmax = [](Tape& tape, std::span<const Var> x) {
+    const Var z = reshape(x[0], {1, 3});
+    const Var p = softmax(z);
+    const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    const Var onehot = put_columns(one, drawn.reshape({1, 1}), 3);
+    const Var log_middle = log(0.5 * (stop_gradient(p) + onehot) + 1e-300);
+    const Var middle = softmax(log_middle + (z - stop_gradient(z)));
+    const Var step = 2.0 * middle - 0.5 * p;
+    return onehot + (step - stop_gradient(step));
+  };
+  expect_liar(check_claim(Claim::unbiased, {{{3}}}, reinmax), "of degree 3");
+  const Program small = [](Tape& tape, std::span<const Var> x) {
+    const Var p = softmax(reshape(x[0], {1, 3}));
+    const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    return 1e-4 * straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
+  };
+  expect_liar(check_claim(Claim::unbiased, {{{3}}}, small), "claimed to be unbiased");
+}
