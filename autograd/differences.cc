@@ -7,7 +7,7 @@
 namespace moegrad {
 namespace {
 
-constexpr double kRounding = 8.0 * std::numeric_limits<double>::epsilon();
+constexpr double kRoundingOfDifference = 8.0 * std::numeric_limits<double>::epsilon();
 constexpr double kConverged = 1e-11;  // relative
 constexpr double kUsable = 1e-6;      // relative: further steps that bring nothing end the search
 constexpr double kFurther = 150.0;    // from one of the much smaller steps to the next
@@ -30,7 +30,8 @@ std::optional<Quotient> quotient(const Curve& curve, double h) {
   Quotient q;
   for (std::size_t c = 0; c < up->value.size(); ++c) {
     q.value.push_back((up->value[c] - down->value[c]) / width);
-    q.rounding.push_back(kRounding * std::fmax(up->size[c], down->size[c]) / (0.5 * width));
+    q.rounding.push_back(kRoundingOfDifference * std::fmax(up->size[c], down->size[c]) /
+                         (0.5 * width));
     if (!std::isfinite(q.value.back()) || !std::isfinite(q.rounding.back())) return std::nullopt;
   }
   return q;

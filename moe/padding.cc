@@ -29,7 +29,7 @@ Tensor tokens_of_rows(const Tensor& mask) {
   return tokens;
 }
 
-Shape with_rows(const Tensor& t, std::int64_t rows) {
+Shape of_rows(const Tensor& t, std::int64_t rows) {
   Shape shape = t.shape();
   shape[0] = rows;
   return shape;
@@ -98,7 +98,7 @@ Var with_padding(Var rows, const Tensor& mask) {
 
 Tensor with_padding(const Tensor& rows, const Tensor& mask, double fill) {
   if (!mask.defined()) return rows;
-  Tensor out = Tensor::full(with_rows(rows, mask.numel()), fill, rows.dtype());
+  Tensor out = Tensor::full(of_rows(rows, mask.numel()), fill, rows.dtype());
   const std::int64_t each = rows.numel() / rows.size(0);
   const Tensor places = rows_of_tokens(mask);
   for (std::int64_t t = 0; t < places.numel(); ++t) {
@@ -117,7 +117,7 @@ Tensor tokens_alone(const Tensor& rows, const Tensor& mask) {
   if (!mask.defined()) return rows;
   const std::int64_t each = rows.numel() / std::max<std::int64_t>(1, rows.size(0));
   const Tensor places = rows_of_tokens(mask);
-  Tensor out = Tensor::empty(with_rows(rows, places.numel()), rows.dtype());
+  Tensor out = Tensor::empty(of_rows(rows, places.numel()), rows.dtype());
   for (std::int64_t t = 0; t < places.numel(); ++t) {
     kernels(Device::cpu)
         .copy_block(rows, places.data<std::int32_t>()[t] * each, each, 1, each, t * each, each,

@@ -27,10 +27,11 @@ struct RowTile {
 };
 
 // The sizes of [B, L, d] and where things lie in it.
-struct Sequences {
+struct AttendedSequences {
   std::int64_t batch, length, width;
 
-  explicit Sequences(const Tensor& q) : batch(q.size(0)), length(q.size(1)), width(q.size(2)) {}
+  explicit AttendedSequences(const Tensor& q)
+      : batch(q.size(0)), length(q.size(1)), width(q.size(2)) {}
   std::int64_t tiles() const { return (length + kScoreTile - 1) / kScoreTile; }
   RowTile tile(std::int64_t t) const {
     return {t * kScoreTile, std::min(kScoreTile, length - t * kScoreTile)};
@@ -47,7 +48,8 @@ struct Sequences {
 
 // s [queries, kScoreTile] = scale q k^T, -infinity where the key comes after the query.
 template <class T>
-void scores_of(const Sequences& all, const T* q, RowTile queries, const T* k, RowTile keys, T* s) {
+void scores_of(const AttendedSequences& all, const T* q, RowTile queries, const T* k, RowTile keys,
+               T* s) {
   cpu::product(queries.count, keys.count, all.width, Matrix<T>{q, all.width},
                Matrix<T>{k, all.width, true}, T(0), s, kScoreTile);
   const T scale = all.scale<T>();
@@ -74,8 +76,8 @@ void exp_rows(std::int64_t rows, std::int64_t cols, const T* shift, T* x) {
 // One tile of queries over all its keys. `s` has kScoreTile^2 elements, `top` kScoreTile, `sum`
 // kScoreTile.
 template <class T>
-void attend(const Sequences& all, std::int64_t sequence, std::int64_t tile, const T* q, const T* k,
-            const T* v, T* s, T* top, T* sum, T* out, T* lse) {
+void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t tile, const T* q,
+            const T* k, const T* v, T* s, T* top, T* sum, T* out, T* lse) {
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
   const RowTile queries = all.tile(tile);
   const T* const q_rows = all.rows(q, sequence, queries);
@@ -127,7 +129,7 @@ struct AttentionGradients {
 // p = e^(s - lse) and ds = p (dout v^T - delta): dv += p^T dout, dk += scale ds^T q, dq += scale
 // ds k. `p` and `ds` have kScoreTile^2 elements each.
 template <class T>
-void add_tile(const Sequences& all, std::int64_t sequence, std::int64_t query_tile,
+void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t query_tile,
               std::int64_t key_tile, bool to_keys, bool to_queries, const AttentionGradients<T>& g,
               T* p, T* ds) {
   const RowTile queries = all.tile(query_tile);
@@ -165,7 +167,7 @@ void add_tile(const Sequences& all, std::int64_t sequence, std::int64_t query_ti
 
 void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                   const Tensor& out, const Tensor& lse) {
-  const Sequences all(q);
+  const AttendedSequences all(q);
   with_floating(out.dtype(), "causal_attention", [&](auto zero) {
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = kScoreTile * kScoreTile + 2 * kScoreTile;
@@ -189,7 +191,7 @@ void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor
 void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const Tensor& out, const Tensor& lse, const Tensor& dout,
                                            const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  const Sequences all(q);
+  const AttendedSequences all(q);
   with_floating(dq.dtype(), "causal_attention_backward", [&](auto zero) {
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = 2 * kScoreTile * kScoreTile;

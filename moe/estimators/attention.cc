@@ -29,14 +29,14 @@ namespace moegrad {
 namespace {
 
 // Tokens in their sequences, padding among them: token t has the row of cell[t].
-struct Places {
+struct SequencePlaces {
   Tensor cell;              // i32 [N]; undefined: t
   std::int64_t length = 1;  // L
   std::int64_t sequences = 1;
 
   // The whole batch is one.
-  explicit Places(std::int64_t tokens) : length(std::max<std::int64_t>(1, tokens)) {}
-  explicit Places(const LayerInput& in)
+  explicit SequencePlaces(std::int64_t tokens) : length(std::max<std::int64_t>(1, tokens)) {}
+  explicit SequencePlaces(const LayerInput& in)
       : cell(in.places),
         length(in.sequence),
         sequences((cell.defined() ? in.mask.numel() : in.x.size(0)) / length) {}
@@ -53,7 +53,7 @@ void require_shapes(const EstimatorInput& in) {
          "the router gives {} rows for {} tokens. Use one that keeps the tokens, or scope=batch.",
          in.x.size(0), layer.x.size(0));
   }
-  const Places places(layer);
+  const SequencePlaces places(layer);
   const Shape expected{places.sequences, places.length, places.length};
   if (layer.attention.defined() && !(layer.attention.shape() == expected)) {
     fail("attention", "the scores are {}. They must be {}: sequences, queries, keys.",
@@ -70,7 +70,7 @@ struct Blocks {
 };
 
 // Where each block's slots begin: i32 [blocks + 1].
-Tensor block_offsets(const Plan& plan, const Places& places) {
+Tensor block_offsets(const Plan& plan, const SequencePlaces& places) {
   Tensor offsets = Tensor::zeros({plan.experts * places.sequences + 1}, DType::i32);
   std::int32_t* const counts = offsets.write<std::int32_t>();
   for (std::int64_t e = 0; e < plan.experts; ++e) {
@@ -84,7 +84,7 @@ Tensor block_offsets(const Plan& plan, const Places& places) {
   return offsets;
 }
 
-Blocks blocks_of(const Plan& plan, const Plan& rest, const Places& places) {
+Blocks blocks_of(const Plan& plan, const Plan& rest, const SequencePlaces& places) {
   Blocks blocks;
   blocks.queries.experts = plan.experts * places.sequences;
   blocks.queries.offsets = block_offsets(rest, places);
@@ -104,7 +104,7 @@ Blocks blocks_of(const Plan& plan, const Plan& rest, const Places& places) {
 // Attention scores of tokens in the same sequence.
 struct Scores {
   Tensor table;  // [sequences, L, L]
-  Places places;
+  SequencePlaces places;
   double divisor = 1.0;
   double operator()(std::int64_t q, std::int64_t k) const {
     return table.at(places(q) * places.length + places(k) % places.length) / divisor;
@@ -207,7 +207,7 @@ class AttentionEstimator : public Estimator {
 
   // a_qk: the scores given, or x x^T / sqrt(D) within each sequence.
   Scores scores_of(const EstimatorInput& in, const Tensor& x) const {
-    const Places places = places_of(in);
+    const SequencePlaces places = places_of(in);
     if (in.layer.attention.defined() && !whole_batch_) return {in.layer.attention, places};
     const Tensor all =
         places.cell.defined() ? with_padding(x.to(DType::f64), in.layer.mask) : x.to(DType::f64);
@@ -218,8 +218,8 @@ class AttentionEstimator : public Estimator {
     return {products, places, std::sqrt(static_cast<double>(x.size(1)))};
   }
 
-  Places places_of(const EstimatorInput& in) const {
-    return whole_batch_ ? Places(in.x.size(0)) : Places(in.layer);
+  SequencePlaces places_of(const EstimatorInput& in) const {
+    return whole_batch_ ? SequencePlaces(in.x.size(0)) : SequencePlaces(in.layer);
   }
 
   // i32 [N, planes]: on which side of each plane a token lies; undefined without planes.
