@@ -38,13 +38,13 @@ std::vector<int> classes_of(const Tensor& y, const std::vector<double>& slope) {
   }
   std::vector<int> classes;
   for (std::int64_t i = 0; i < y.numel(); ++i) {
-    const double size = std::isfinite(y.at(i)) ? size_of(i) : std::abs(y.at(i));
-    const double as = size > 0.0 ? size : std::fmin(1.0, largest);
-    const int number =
-        as > 0.0 ? static_cast<int>(std::fmin(std::log(largest / as) / std::log(kFactorOfClass),
-                                              kMostClasses - 1))
-                 : 0;
-    classes.push_back(std::isfinite(size) ? number : -1);
+    int number = -1;
+    if (std::isfinite(y.at(i))) {
+      const double size = size_of(i) > 0.0 ? size_of(i) : std::fmin(1.0, largest);
+      const double steps = size > 0.0 ? std::log(largest / size) / std::log(kFactorOfClass) : 0.0;
+      number = static_cast<int>(std::fmin(steps, kMostClasses - 1));
+    }
+    classes.push_back(number);
   }
   return classes;
 }
