@@ -22,6 +22,12 @@ Var written_sparse(Var h, Var weights, const Plan& plan) {
 }
 
 Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
+  const auto require = [](bool defined, const char* field) {
+    if (!defined) fail("estimator", "Rest::{} is undefined. Set it.", field);
+  };
+  require(rest.plan.offsets.defined(), "plan");
+  require(rest.values.defined(), "values");
+  require(rest.scores.defined(), "scores");
   const Var y = written_sparse(h, weights, plan) +
                 combine(stop_gradient(rest.values), gradient_only(rest.scores), rest.plan);
   if (!rest.experts) return y;

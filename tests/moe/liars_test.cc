@@ -6,8 +6,10 @@
 
 #include "moe/balance.h"
 #include "moe/check.h"
+#include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tests/temporary_files.h"
 
 using namespace moegrad;
 
@@ -159,6 +161,18 @@ TEST_CASE("a field of Routing that is not set is named") {
   expect_found(liar(Claim::exact_on_cell, {},
                     [](Routing& r, const LayerSize&, const LayerInput&) { r.scores = {}; }),
                "router liar leaves Routing::scores undefined. Set it in route().");
+}
+
+TEST_CASE("a field of Rest that is not set is named") {
+  Tape t;
+  const Plan plan = make_plan(Tensor::of<std::int32_t>({1, 1}, {0}), 1);
+  const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64));
+  const auto error = [&](const Rest& rest) {
+    return test::error_of([&] { written_surrogate(one, one, plan, rest); });
+  };
+  CHECK(error({{}, one, one}) == "[estimator] Rest::plan is undefined. Set it.");
+  CHECK(error({plan, {}, one}) == "[estimator] Rest::values is undefined. Set it.");
+  CHECK(error({plan, one, {}}) == "[estimator] Rest::scores is undefined. Set it.");
 }
 
 TEST_CASE("claims of estimators") {
