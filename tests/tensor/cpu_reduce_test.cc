@@ -68,7 +68,7 @@ TEST_CASE("a long sum of f32 keeps its digits") {
     const Tensor sums = reduce(Reduction::sum, x, v);
     for (std::int64_t i = 0; i < v.inner; ++i) {
       const double relative = sums.at(i) * static_cast<double>(v.inner) / want - 1.0;
-      CHECK(std::abs(relative) < 5e-6);
+      CHECK(std::abs(relative) < 1e-6);
     }
   }
 }
