@@ -22,6 +22,7 @@ enum class Defect {
   not_linear,
   zero_cotangent,
   not_repeatable,
+  wrong_alone,
   writes_input_forward,
   writes_input_backward,
   writes_saved,
@@ -101,6 +102,7 @@ struct Product {
         if (defect == Defect::not_linear && largest(b.dy()) > 2.0) v *= 1.5;
         if (defect == Defect::zero_cotangent) v += 1e-18;
         if (defect == Defect::not_repeatable) v *= 1.0 + 1e-14 * ++calls;
+        if (defect == Defect::wrong_alone && !b.wants(1 - operand)) v *= 1.5;
         if (defect == Defect::wrong_f32_gradient && f32) v *= 1.001;
         if (defect == Defect::wrong_when_tied && b.saved(0).same_bits(b.saved(1))) v *= 1.5;
       }
@@ -174,6 +176,7 @@ TEST_CASE("each defect is caught, by the check that is made for it") {
   expect_caught<Defect::not_linear>("backward is not linear in its cotangent");
   expect_caught<Defect::zero_cotangent>("a zero cotangent gives a gradient");
   expect_caught<Defect::not_repeatable>("two backward passes differ");
+  expect_caught<Defect::wrong_alone>("another one where it alone is wanted");
   expect_caught<Defect::writes_input_forward>("forward wrote an input");
   expect_caught<Defect::writes_input_backward>("needs its input 0 (node 0, 'variable')");
   expect_caught<Defect::writes_saved>("backward wrote an input, output or saved tensor");
