@@ -236,6 +236,7 @@ void Tape::reverse_pass(std::size_t start, const BackwardOptions& options, Gradi
                         });
     if (adjoints_[i].defined() && !node.leaf()) {
       if (node.released) released("backward", i);
+      if (options.visit) options.visit(node.value, adjoints_[i]);
       Backward context(*this, i, wanted ? Tensor(adjoints_[i]) : std::move(adjoints_[i]),
                        options.mutation, adjoints_);
       node.operation->backward(context, attributes_.data() + node.attributes);

@@ -20,7 +20,13 @@ void Comparison::add(const Pair& pair, const std::function<Derivative()>& again)
   pairs_.push_back(pair);
   Verdict verdict = judge(pair);
   std::string reason;
-  if (verdict == Verdict::inconclusive) reason = "the error estimate is too large";
+  if (verdict == Verdict::inconclusive) {
+    reason =
+        std::isfinite(pair.error)
+            ? "the error estimate is too large"
+            : "steps of different sizes see different slopes: a shape finer than the steps, or "
+              "rounding within an operation";
+  }
   if (verdict == Verdict::fail) reason = "analytic and numeric differ";
   if (verdict == Verdict::fail && !std::isfinite(pair.analytic)) {
     reason = "the gradient is not finite";
@@ -39,6 +45,8 @@ void Comparison::outside(std::int64_t place, const std::string& why) {
   if (report_.verdict == Verdict::fail) return;
   report_.verdict = Verdict::inconclusive;
   report_.worst = place;
+  report_.analytic = report_.numeric = std::numeric_limits<double>::quiet_NaN();
+  report_.error_estimate = std::numeric_limits<double>::infinity();
   report_.reason = why;
 }
 
@@ -68,18 +76,26 @@ bool Comparison::confirms(const Derivative& second, const Pair& pair) const {
 }
 
 void Comparison::keep_worst(const Pair& pair, Verdict verdict, const std::string& reason) {
-  const double seen = std::fmax(pair.size(), pair.rounding / options_.relative);
-  const double relative_error = pair.difference() == 0.0 ? 0.0 : pair.difference() / seen;
-  const bool worst = report_.worst < 0 || verdict > report_.verdict ||
-                     (verdict == report_.verdict && !(relative_error <= report_.relative_error));
+  const bool worst =
+      report_.worst < 0 || verdict > report_.verdict ||
+      (verdict == report_.verdict && !(relative_error(pair) <= report_.relative_error));
   if (!worst) return;
+  report_.verdict = verdict;
+  keep(pair, reason);
+}
+
+void Comparison::keep(const Pair& pair, const std::string& reason) {
   report_.worst = pair.place;
   report_.analytic = pair.analytic;
   report_.numeric = pair.numeric;
   report_.error_estimate = pair.error;
-  report_.relative_error = relative_error;
-  report_.verdict = verdict;
+  report_.relative_error = relative_error(pair);
   report_.reason = reason;
+}
+
+double Comparison::relative_error(const Pair& pair) const {
+  if (pair.difference() == 0.0) return 0.0;
+  return pair.difference() / std::fmax(pair.size(), pair.rounding / options_.relative);
 }
 
 // A gradient that rounding hides everywhere was not checked, a zero no more than others.
@@ -95,24 +111,31 @@ void Comparison::finish() {
     return;
   }
   report_.dead = report_.verdict == Verdict::pass;
+  std::map<std::int64_t, bool> seen;  // a place, by any of its pairs
   for (const Pair& pair : pairs_) {
-    const double of_class = largest[class_of_[pair.cotangent]];
-    const double hidden = pair.rounding + options_.error_factor * pair.error;
     ++report_.compared;
-    // What agrees by grace of the rounding alone was not seen, however large others are.
-    const bool agrees =
-        pair.difference() <= options_.relative * pair.size() + options_.error_factor * pair.error;
-    if (!(hidden <= kSeen * pair.size()) &&
-        !((agrees || pair.size() <= kSeenZero * of_class) &&
-          hidden <= kSeenZero * (of_class > 0.0 ? of_class : 1.0))) {
-      ++report_.excused;
-    }
+    const bool hidden = hides(pair, largest[class_of_[pair.cotangent]]);
+    if (hidden) ++report_.excused;
+    seen[pair.place] = seen[pair.place] || !hidden;
     if (pair.analytic != 0.0 || pair.numeric != 0.0) report_.dead = false;
   }
-  if (report_.verdict != Verdict::pass || report_.excused < report_.compared) return;
-  report_.verdict = Verdict::inconclusive;
-  report_.reason = "the gradient is smaller than the rounding of the differences";
-  report_.dead = false;
+  if (report_.verdict != Verdict::pass) return;
+  for (const Pair& pair : pairs_) {
+    if (seen[pair.place]) continue;
+    report_.verdict = Verdict::inconclusive;
+    report_.dead = false;
+    keep(pair, "the gradient is smaller than the rounding of the differences");
+    return;
+  }
+}
+
+// What agrees by grace of the rounding alone was not seen, however large others are.
+bool Comparison::hides(const Pair& pair, double largest) const {
+  const double hidden = pair.rounding + options_.error_factor * pair.error;
+  if (hidden <= kSeen * pair.size()) return false;
+  const bool agrees =
+      pair.difference() <= options_.relative * pair.size() + options_.error_factor * pair.error;
+  return !agrees || hidden > kSeenZero * (largest > 0.0 ? largest : 1.0);
 }
 
 }  // namespace moegrad

@@ -36,7 +36,10 @@ class Comparison {
  private:
   Verdict judge(const Pair& pair) const;
   bool confirms(const Derivative& second, const Pair& pair) const;
+  bool hides(const Pair& pair, double largest) const;
+  double relative_error(const Pair& pair) const;
   void keep_worst(const Pair& pair, Verdict verdict, const std::string& reason);
+  void keep(const Pair& pair, const std::string& reason);
 
   const GradcheckOptions& options_;
   const std::vector<int>& class_of_;

@@ -38,12 +38,10 @@ class TooManyDraws : public Error {
 class Decisions {
  public:
   enum class Mode { live, record, replay, enumerate };
-  // Which decisions a replay holds; the others are computed anew, with the same random numbers.
-  enum class Hold {
-    all,
-    discrete,  // those of integers: selections and draws, not stopped gradients
-    nothing,
-  };
+  // Which decisions a replay holds. Where it holds nothing they are computed anew, with the same
+  // random numbers; a selection or a draw that comes out otherwise is a ReplayMismatch: another
+  // cell.
+  enum class Hold { all, nothing };
 
   Decisions() = default;
   static Decisions recorder() { return Decisions(Mode::record); }
@@ -71,7 +69,7 @@ class Decisions {
     if (mode_ == Mode::replay) {
       const Record& record = next(kind, dtype, shape);
       if (record.given) return record.value.clone();
-      if (!holds(dtype)) return unheld(record, compute());
+      if (hold_ == Hold::nothing) return unheld(record, compute());
       require_in_place(record, attempt(compute));
       return record.value.clone();
     }
@@ -147,9 +145,6 @@ class Decisions {
   Decisions(Mode mode, std::int64_t most) : mode_(mode), most_(most) {}
   const Tensor* given(std::string_view kind) const;
   const Record& next(std::string_view kind, DType dtype, const Shape& shape);
-  bool holds(DType dtype) const {
-    return hold_ == Hold::all || (hold_ == Hold::discrete && !is_floating(dtype));
-  }
   // What compute() gives at the replayed point; undefined where it cannot work there.
   template <class Compute>
   static Tensor attempt(Compute&& compute) {

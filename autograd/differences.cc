@@ -11,6 +11,10 @@ constexpr double kRoundingOfDifference = 8.0 * std::numeric_limits<double>::epsi
 constexpr double kConverged = 1e-11;  // relative
 constexpr double kUsable = 1e-6;      // relative: further steps that bring nothing end the search
 constexpr double kFurther = 150.0;    // from one of the much smaller steps to the next
+constexpr double kLast = 1.3;         // times the smallest: the last of them
+constexpr double kHidden = 1e3;       // times the rounding that is known of: within operations
+constexpr double kLeast = 4.0 * std::numeric_limits<double>::denorm_min();
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr int kMostRows = 48;
 constexpr std::size_t kMostOrders = 9;
 
@@ -20,32 +24,34 @@ struct Quotient {
   std::vector<double> rounding;
 };
 
-std::optional<Quotient> quotient(const Curve& curve, double h) {
-  const std::optional<Sample> up = curve(h);
-  if (!up) return std::nullopt;
-  const std::optional<Sample> down = curve(-h);
-  if (!down) return std::nullopt;
-  const double width = up->h - down->h;
+std::optional<Quotient> quotient(const Sample& up, const Sample& down) {
+  const double width = up.h - down.h;
   if (!(width > 0.0)) return std::nullopt;
   Quotient q;
-  for (std::size_t c = 0; c < up->value.size(); ++c) {
-    q.value.push_back((up->value[c] - down->value[c]) / width);
-    q.rounding.push_back(kRoundingOfDifference * std::fmax(up->size[c], down->size[c]) /
-                         (0.5 * width));
+  for (std::size_t c = 0; c < up.value.size(); ++c) {
+    q.value.push_back((up.value[c] - down.value[c]) / width);
+    const double rounding = kRoundingOfDifference * std::fmax(up.size[c], down.size[c]) + kLeast;
+    q.rounding.push_back(rounding / (0.5 * width));
     if (!std::isfinite(q.value.back()) || !std::isfinite(q.rounding.back())) return std::nullopt;
   }
   return q;
+}
+std::optional<Quotient> quotient(const Curve& curve, double h) {
+  const std::optional<Sample> up = curve(h);
+  const std::optional<Sample> down = up ? curve(-h) : std::nullopt;
+  return down ? quotient(*up, *down) : std::nullopt;
 }
 
 class Search {
  public:
   Search(const Curve& curve, std::size_t components, const Steps& steps)
       : curve_(curve), steps_(steps) {
-    constexpr double infinite = std::numeric_limits<double>::infinity();
     best_.value.assign(components, 0.0);
-    best_.error.assign(components, infinite);
+    best_.error.assign(components, kInfinite);
     best_.rounding.assign(components, 0.0);
     step_.assign(components, steps.first);
+    plain_.assign(components, 0.0);
+    unresolved_.assign(components, false);
   }
 
   Derivative run() {
@@ -65,7 +71,6 @@ class Search {
   // From step h on, until all components have converged or steps are too small.
   void descend(double h) {
     std::vector<std::vector<double>> previous;  // the last row of the tableau, by order
-    double last = 0.0;
     int stale = 0;
     for (int rows = 0; h >= steps_.smallest && rows < kMostRows; h /= steps_.factor) {
       const std::optional<Quotient> q = quotient(curve_, h);
@@ -75,7 +80,6 @@ class Search {
         continue;
       }
       ++rows;
-      last = h;
       const bool better = add_row(*q, h, previous);
       stale = better ? 0 : stale + 1;
       if (previous.size() >= 3 && all([&](std::size_t c) {
@@ -89,7 +93,6 @@ class Search {
         break;
       }
     }
-    if (last > 0.0) lowest_ = last;
   }
 
   // Adds a row to the tableau; true where some component's best entry is in it.
@@ -120,6 +123,7 @@ class Search {
           best_.error[c] = error;
           best_.rounding[c] = q.rounding[c];
           step_[c] = h;
+          plain_[c] = std::abs(q.value[c] - value);
           better = true;
         }
       }
@@ -132,59 +136,120 @@ class Search {
   // Looks at much smaller steps: a function may be smooth on the scale of the first ones and have
   // its shape on a smaller one.
   void confirm() {
-    for (double h = lowest_ / kFurther; h >= steps_.smallest; h /= kFurther) {
-      const std::optional<Quotient> q = quotient(curve_, h);
-      if (!q) continue;
-      const auto contradicts = [&](std::size_t c, double noise) {
-        const double error = 10.0 * best_.error[c] * std::fmax(1.0, step_[c] / h);
-        const double allowed =
-            1e-5 * std::abs(best_.value[c]) + error + 4.0 * (q->rounding[c] + noise / h);
-        return !(std::abs(q->value[c] - best_.value[c]) <= allowed);
-      };
-      std::vector<std::size_t> contradicted;
-      for (std::size_t c = 0; c < q->value.size(); ++c) {
-        if (contradicts(c, 0.0) && contradicts(c, noise_of(c))) contradicted.push_back(c);
-      }
-      if (contradicted.empty()) continue;
-      const Derivative before = best_;
-      const std::vector<double> steps_before = step_;
-      for (const std::size_t c : contradicted) {
-        best_.error[c] = std::numeric_limits<double>::infinity();
-      }
-      descend(h * 10.0);
-      for (const std::size_t c : contradicted) {
-        const double gap = std::abs(q->value[c] - before.value[c]);
-        if (4.0 * best_.error[c] + best_.rounding[c] <= gap) continue;  // it explains the gap
-        best_.value[c] = before.value[c];
-        best_.error[c] = std::fmax(before.error[c], gap);
-        best_.rounding[c] = before.rounding[c];
-        step_[c] = steps_before[c];
-      }
-      h = std::min(h, lowest_);
+    here_ = curve_(0.0);
+    const double smallest = kLast * steps_.smallest;
+    double h = *std::ranges::max_element(step_);
+    if (h <= smallest) return;
+    const double looks = std::fmax(2.0, std::ceil(std::log(h / smallest) / std::log(kFurther)));
+    const double factor = std::pow(h / smallest, 1.0 / looks);
+    while (h > smallest) {
+      h = std::fmax(h / factor, smallest);
+      if (h < smallest * std::sqrt(factor)) h = smallest;
+      if (const std::optional<Look> at = look(h)) reconsider(*at);
+    }
+    for (std::size_t c = 0; c < step_.size(); ++c) {
+      if (unresolved_[c] || bent(c)) best_.error[c] = kInfinite;
     }
   }
 
-  // What rounding within the function makes of a component: how far it is from a straight line at
-  // steps so small that a smooth function is one.
-  double noise_of(std::size_t c) {
-    if (noise_.empty()) find_noise();
-    return noise_[c];
+  // The central difference at h, and what the slopes on its two sides differ by.
+  struct Look {
+    double h;
+    Quotient quotient;
+    std::vector<double> bend;
+  };
+  std::optional<Look> look(double h) {
+    const std::optional<Sample> up = curve_(h);
+    const std::optional<Sample> down = up ? curve_(-h) : std::nullopt;
+    std::optional<Quotient> q = down ? quotient(*up, *down) : std::nullopt;
+    if (!q || !here_) return std::nullopt;
+    Look at{h, *std::move(q), {}};
+    for (std::size_t c = 0; c < step_.size(); ++c) {
+      const double above = (up->value[c] - here_->value[c]) / up->h;
+      const double below = (here_->value[c] - down->value[c]) / -down->h;
+      at.bend.push_back(std::abs(above - below));
+    }
+    looks_.push_back(at);
+    return at;
   }
+
+  // Searches anew below h for the components that the quotient at h contradicts; where that finds
+  // nothing, their values are not known.
+  void reconsider(const Look& at) {
+    std::vector<std::size_t> contradicted;
+    for (std::size_t c = 0; c < step_.size(); ++c) {
+      if (unresolved_[c] || contradicts(at, c)) contradicted.push_back(c);
+    }
+    if (contradicted.empty()) return;
+    const Derivative before = best_;
+    const std::vector<double> step = step_;
+    const std::vector<double> plain = plain_;
+    for (const std::size_t c : contradicted) best_.error[c] = kInfinite;
+    descend(at.h * 10.0);
+    for (const std::size_t c : contradicted) {
+      const double gap = std::abs(at.quotient.value[c] - before.value[c]);
+      unresolved_[c] = !(4.0 * best_.error[c] + best_.rounding[c] <= gap) || contradicts(at, c);
+      if (!unresolved_[c]) continue;
+      best_.value[c] = before.value[c];
+      best_.error[c] = before.error[c];
+      best_.rounding[c] = before.rounding[c];
+      step_[c] = step[c];
+      plain_[c] = plain[c];
+    }
+  }
+
+  // By more than errors and rounding explain, and by a smaller step.
+  bool contradicts(const Look& at, std::size_t c) {
+    const double gap = std::abs(at.quotient.value[c] - best_.value[c]);
+    const double size = std::abs(best_.value[c]);
+    const double part = at.h / step_[c];
+    const double allowed =
+        1e-5 * size + std::fmin(10.0 * best_.error[c], 1e-3 * size) + 3.0 * plain_[c] * part * part;
+    return at.h < step_[c] && !(gap <= allowed + 4.0 * at.quotient.rounding[c]) &&
+           !(gap <= allowed + noise_at(at, c));
+  }
+
+  // At the smallest steps the slopes on both sides differ, by no less than at larger ones: a kink,
+  // or a shape finer than the steps. A smooth function's come together as h does.
+  bool bent(std::size_t c) {
+    const std::size_t n = looks_.size();
+    if (n < 2) return false;
+    const auto stays = [&](const Look& before, const Look& at) {
+      const double smooth =
+          std::fmax(3.0 * before.bend[c] * at.h / before.h, 1e-6 * std::abs(best_.value[c]));
+      return at.bend[c] > smooth + 4.0 * at.quotient.rounding[c] &&
+             at.bend[c] > smooth + noise_at(at, c);
+    };
+    if (stays(looks_[n - 2], looks_[n - 1])) return true;
+    return n > 2 && stays(looks_[n - 3], looks_[n - 2]) &&
+           looks_[n - 1].bend[c] + noise_at(looks_[n - 1], c) >= 0.3 * looks_[n - 2].bend[c];
+  }
+
+  double noise_at(const Look& at, std::size_t c) {
+    if (noise_.empty()) find_noise();
+    return 4.0 * (at.quotient.rounding[c] + noise_[c] / at.h);
+  }
+
+  // What rounding within the function makes of a component: how far it is from a straight line at
+  // steps so small that a smooth function is one. More than kHidden times the rounding that is
+  // known of is not taken for rounding: it may be a shape.
   void find_noise() {
     noise_.assign(best_.value.size(), 0.0);
-    const std::optional<Sample> here = curve_(0.0);
     std::optional<Quotient> widest;
     for (const double multiple : {10.0, 7.6, 5.5, 3.8, 2.7, 1.9, 1.3, 1.0}) {
       const double h = steps_.smallest * multiple;
       const std::optional<Sample> up = curve_(h);
       const std::optional<Sample> down = curve_(-h);
-      const std::optional<Quotient> q = quotient(curve_, h);
-      if (!here || !up || !down || !q) continue;
+      if (!up || !down) continue;
+      const std::optional<Quotient> q = quotient(*up, *down);
+      if (!q) continue;
       if (!widest) widest = q;
       for (std::size_t i = 0; i < noise_.size(); ++i) {
-        const double bend = up->value[i] - 2.0 * here->value[i] + down->value[i];
+        const double bend = up->value[i] - 2.0 * here_->value[i] + down->value[i];
         const double turn = (q->value[i] - widest->value[i]) * h;
-        noise_[i] = std::fmax(noise_[i], std::fmax(std::abs(bend), std::abs(turn)));
+        const double known = q->rounding[i] * h;
+        noise_[i] = std::fmax(
+            noise_[i], std::fmin(std::fmax(std::abs(bend), std::abs(turn)), kHidden * known));
       }
     }
   }
@@ -202,7 +267,10 @@ class Search {
   Derivative best_;
   std::vector<double> noise_;  // of each component, once it was asked for
   std::vector<double> step_;   // that each best entry came from
-  double lowest_ = 0.0;        // the last step of a descent
+  std::vector<double> plain_;  // what the quotient there, which is not extrapolated, differs by
+  std::vector<bool> unresolved_;
+  std::optional<Sample> here_;
+  std::vector<Look> looks_;
 };
 
 }  // namespace

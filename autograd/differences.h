@@ -11,7 +11,7 @@ namespace moegrad {
 struct Sample {
   double h = 0.0;             // where it was taken: what rounding made of the h asked for
   std::vector<double> value;  // its components
-  std::vector<double> size;   // of the terms that each component is a sum of, for the rounding
+  std::vector<double> size;   // of what each component is computed from, for the rounding
 };
 // Nothing where h leaves the domain or the cell, or where a value is not finite.
 using Curve = std::function<std::optional<Sample>(double h)>;
@@ -34,8 +34,9 @@ struct Derivative {
 
 // Central differences with Ridders' extrapolation (Ridders, Advances in Engineering Software 4,
 // 1982). Steps without a value are left out. Of the tableau's entries the one with the smallest
-// relative error is taken; then much smaller steps are looked at, and where they contradict it,
-// more than the rounding there explains, the search goes on from them.
+// relative error is taken. Then much smaller steps are looked at: where they contradict it, more
+// than the rounding there explains, the search goes on from them; what stays contradicted, and a
+// bend of the function at 0 that does not vanish with h, is part of the error.
 Derivative derivative_of(const Curve& curve, std::size_t components, const Steps& steps = {});
 
 // The same for a scalar function, whose terms are of the size `size`.

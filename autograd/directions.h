@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <vector>
 
 #include "autograd/differences.h"
 #include "tensor/rng.h"
@@ -14,6 +15,9 @@ double dot(const Tensor& a, const Tensor& b);
 // Of the absolute values of the terms.
 double dot_of_sizes(const Tensor& a, const Tensor& b);
 
+// The root of the sum of their squares, of those that are finite.
+double norm_of_product(const Tensor& a, const Tensor& b);
+
 // x + h u, as new storage.
 Tensor moved(const Tensor& x, double h, const Tensor& u);
 
@@ -23,5 +27,10 @@ inline double scale_of(double x) { return std::fmax(1.0, std::abs(x)); }
 Steps steps_at(double x);
 // Normal, each element times its scale.
 Tensor random_direction(const Tensor& x, Rng& rng);
+
+// For each output the number of its class of size, 0 for the largest; -1 for an infinite one. Its
+// size is that of its value or of its slope, whichever is larger.
+constexpr int kMostClasses = 16;
+std::vector<int> classes_of(const Tensor& y, const std::vector<double>& slope);
 
 }  // namespace moegrad

@@ -363,16 +363,10 @@ std::string oracle_of(Claim claim) {
 }  // namespace
 
 // What the differences hold. A derivative that claims to be exact is not helped by what
-// stop_gradient hides, and on a cell only by selections.
+// stop_gradient hides, nor by a selection that is another one nearby.
 Decisions::Hold held_for(Claim claim) {
-  switch (claim) {
-    case Claim::exact:
-      return Decisions::Hold::nothing;
-    case Claim::exact_on_cell:
-      return Decisions::Hold::discrete;
-    default:
-      return Decisions::Hold::all;
-  }
+  const bool exact = claim == Claim::exact || claim == Claim::exact_on_cell;
+  return exact ? Decisions::Hold::nothing : Decisions::Hold::all;
 }
 
 void CheckRow::note(Verdict result, const std::string& why) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <iosfwd>
 #include <span>
@@ -117,6 +118,8 @@ struct BackwardOptions {
   // Further Vars whose gradients are wanted; each is reached by a leaf with a gradient.
   std::vector<Var> keep = {};
   const Mutation* mutation = nullptr;
+  // Called with the value and the gradient of each result of an operation on the way.
+  std::function<void(const Tensor& value, const Tensor& gradient)> visit = {};
 };
 
 // What an operation's backward is given.
