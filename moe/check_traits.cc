@@ -271,7 +271,7 @@ void check_state(const Parameters& declared, std::string_view state, CheckRow& r
 }
 
 void check_learns(const LayerConfig& config, CheckRow& row) {
-  const LayerFixture f = random_fixture(config, 96, true);  // some near each other, and of equals
+  const LayerFixture f = random_fixture(config, 96, true);  // some in one bucket, near ties
   const Layer layer(config);
   if (layer.estimator().needs_losses()) return;  // the gradient of the task is another
   PassOptions options;
