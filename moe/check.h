@@ -86,7 +86,8 @@ void check_edges(const LayerConfig& config, const RouterTraits& router,
 // with any options.
 void check_traits(const RouterEntry& entry, const LayerConfig& config, CheckRow& row);
 void check_traits(const EstimatorEntry& entry, const LayerConfig& config, CheckRow& row);
-// Layer::router_learns against the gradient of the task.
+// Layer::router_learns against the gradient of the task; of an estimator where the weights are
+// constants.
 void check_learns(const LayerConfig& config, CheckRow& row);
 // What needs no run: the traits of an estimator against its claim and its routers.
 void check_entry(const EstimatorEntry& entry, CheckRow& row);

@@ -264,13 +264,30 @@ TEST_CASE("sparse_training and sparse_inference") {
       r.weights = r.scores;
     };
   };
-  expect_found(with({}, all(true)), "sparse_training is stated, and every token runs all experts");
+  expect_found(with({}, all(true)),
+               "sparse_training is stated to be true, and a token runs 4 of 4");
   expect_found(with({}, all(false)),
-               "sparse_inference is stated, and every token runs all experts");
+               "sparse_inference is stated to be true, and a token runs 4 of 4");
   CHECK(checked(with({.sparse_training = false}, all(true))).verdict == Verdict::pass);
   CHECK(checked(with({.sparse_inference = false}, all(false))).verdict == Verdict::pass);
-  expect_found(with({.sparse_training = false}), "sparse_training is stated to be false, and");
-  expect_found(with({.sparse_inference = false}), "sparse_inference is stated to be false, and");
+  expect_found(with({.sparse_training = false}),
+               "sparse_training is stated to be false, and a token runs 2 of 4 experts");
+  expect_found(with({.sparse_inference = false}),
+               "sparse_inference is stated to be false, and a token runs 2 of 4 experts");
+  // All tokens but the first.
+  const Change nearly_all = [](Routing& r, const LayerSize& size, const LayerInput& in) {
+    if (!in.training) return;
+    const Tensor mine = r.selected;
+    r.choice = mine;
+    r.selected = every_expert(in.x.size(0), size.experts);
+    for (std::int64_t e = 0; e < size.experts; ++e) {
+      std::int32_t& id = r.selected.write<std::int32_t>()[e];
+      id = e < mine.size(1) ? mine.data<std::int32_t>()[e] : -1;
+    }
+    r.weights = take_columns(r.scores, r.selected);
+  };
+  expect_found(with({.in_order = true}, nearly_all),
+               "sparse_training is stated to be true, and a token runs 3.6 of 4");
 }
 
 TEST_CASE("state, auxiliary, losses, constant_aux and constant_logits") {
