@@ -15,6 +15,11 @@ class SharpTopK : public Router {
  public:
   explicit SharpTopK(double power) : power_(power) {}
 
+  // Of one expert the weight is 1, whatever its logit is.
+  ConstantWeights constant_weights(const LayerSize& size) const override {
+    return size.active == 1 ? ConstantWeights::renormalised : ConstantWeights::no;
+  }
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);

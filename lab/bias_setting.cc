@@ -65,6 +65,7 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
   target_ = normal(4, {1, kOutputWidth}, 1.0);
   matrix_ = normal(5, {kOutputWidth, kOutputWidth}, 1.0);
   layer_ = std::make_unique<Layer>(config_);
+  layer_->say_where_silent();
   declare(rng);
   find_logits();
   warm_up(rng);

@@ -1,5 +1,6 @@
 #include "moe/check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "moe/moments.h"
@@ -42,6 +43,14 @@ LayerConfig config_of(const RouterEntry& router, const std::string& estimator,
   return config;
 }
 
+constexpr std::int64_t kManyTokens = 11;
+
+// The same with as few active experts as its router works with.
+LayerConfig with_fewest(LayerConfig config) {
+  config.size.active = router_entry(config.router).least_active;
+  return config;
+}
+
 // y (or the auxiliary loss) of a fixture as a program of its values.
 Program program_of(const LayerFixture& fixture, bool auxiliary) {
   return [&fixture, auxiliary](Tape&, std::span<const Var> in) {
@@ -58,6 +67,11 @@ void check_replayed(const LayerFixture& fixture, const std::string& label, Claim
   options.names = fixture.names;
   options.mutation = mutation;
   options.rng = Rng{17, 0, 0};
+  if (fixture.values[0].size(0) >= kManyTokens) {  // in a few directions
+    options.elementwise_limit = 0;
+    options.directions = 3;
+    options.cotangents = 2;
+  }
   const GradcheckReport y = gradcheck(program_of(fixture, false), fixture.values, options);
   row.error(y.max_error);
   row.note(y.verdict, label + ": " + y.text());
@@ -89,6 +103,19 @@ void check_forms(const LayerFixture& fixture, const std::string& label, CheckRow
   }
 }
 
+// Claim and forms with more of all: 11 tokens, 9 experts, k = 3 where the router permits.
+void check_larger(LayerConfig config, Claim claim, CheckRow& row) {
+  const RouterEntry& router = router_entry(config.router);
+  config.size = {3, 2, 2, 9, std::clamp<std::int64_t>(3, router.least_active, router.most_active)};
+  for (const bool training : {true, false}) {
+    const LayerFixture fixture = random_fixture(config, kManyTokens, training);
+    const std::string label = config.router + ", 9 experts, " + fixture.label;
+    ++row.cases;
+    check_replayed(fixture, label, claim, row, nullptr);
+    check_forms(fixture, label, row, nullptr);
+  }
+}
+
 // The enumerated moments against the recorded figures.
 void check_recorded(const RouterEntry& entry, CheckRow& row) {
   row.note(!entry.recorded.empty(), "no recorded figures");
@@ -114,23 +141,12 @@ void check_recorded(const RouterEntry& entry, CheckRow& row) {
   }
 }
 
-void check_against_sparse(const LayerFixture& fixture, const std::string& label, CheckRow& row) {
-  LayerFixture sparse = fixture;
-  sparse.config.estimator = "sparse";
-  for (const OptionSpec& spec : estimator_entry(fixture.config.estimator).options) {
-    sparse.config.options.erase(spec.name);
-  }
-  PassOptions options;
-  options.given = decisions_of(fixture);
-  const LayerPass mine = run_pass(fixture, options);
-  const LayerPass theirs = run_pass(sparse, options);
-  row.note(mine.y.same_bits(theirs.y), label + ": the forward value is not the sparse layer's");
-}
-
 // Over all outcomes: E[w] = softmax, and the mean router gradient of a loss linear in the weights
 // is the dense layer's.
 void check_unbiased(const RouterEntry& entry, CheckRow& row) {
-  for (const auto& [experts, active] : {std::pair<std::int64_t, std::int64_t>{4, 2}, {5, 3}}) {
+  for (const auto& [experts, active] :
+       {std::pair<std::int64_t, std::int64_t>{4, 2}, {5, 3}, {9, 3}}) {
+    if (entry.noise && experts > 5) continue;  // too many nodes
     for (const OptionMap& variant : variants(entry.options)) {
       Options options("router " + entry.name, entry.options);
       for (const auto& [name, value] : variant) options.set(name, value);
@@ -231,8 +247,10 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
         check_replayed(fixture, fixture.label + text(options), entry.claim, row, mutation);
         if (settled(row, mutation)) return;
       }
+      if (mutation == nullptr) check_learns(with_fewest(config_of(entry, "sparse", options)), row);
     }
-    check_edges(config_of(entry, "sparse", {}), row, mutation);
+    if (mutation == nullptr) check_larger(config_of(entry, "sparse", {}), entry.claim, row);
+    check_edges(config_of(entry, "sparse", {}), entry.traits, {}, row, mutation);
     if (mutation == nullptr) check_traits(entry, config_of(entry, "sparse", {}), row);
     if (entry.claim == Claim::documented) check_recorded(entry, row);
     if (entry.claim == Claim::unbiased) check_unbiased(entry, row);
@@ -242,6 +260,7 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
 CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) {
   return checked(entry, "estimator", [&](CheckRow& row) {
     if (entry.claim == Claim::documented) refuse_claim(entry.claim, "an estimator", row);
+    check_entry(entry, row);
     std::vector<std::pair<std::string, OptionMap>> routers_to_try;
     for (const std::string& router : entry.routers) {
       routers_to_try.emplace_back(router, OptionMap{});
@@ -253,26 +272,32 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         merged.insert(router_options.begin(), router_options.end());
         const LayerConfig config = config_of(router_entry(router), entry.name, merged);
         const std::string label = router + text(merged);
-        const auto forward = options.find("forward");
-        const bool changes_forward =
-            !entry.traits.backward_only || (forward != options.end() && forward->second == "true");
         for (const bool training : {true, false}) {
           const LayerFixture fixture = random_fixture(config, 7, training);
           ++row.cases;
           check_replayed(fixture, label, entry.claim, row, mutation);
           check_forms(fixture, label, row, mutation);
-          if (!changes_forward) check_against_sparse(fixture, label, row);
           if (settled(row, mutation)) return;
         }
         // The weighted cotangent is not the dense layer's by design, whatever k is.
         if (router == "top-k" && router_options.empty() && !options.contains("cotangent")) {
           check_against_dense(config, label, row, mutation);
         }
+        if (mutation != nullptr) continue;
+        check_traits(entry, config, row);
+        check_learns(config, row);
+        check_learns(with_fewest(config), row);
+      }
+      if (options.empty() && mutation == nullptr) {
+        for (const std::string& router : entry.routers) {
+          check_larger(config_of(router_entry(router), entry.name, {}), entry.claim, row);
+        }
       }
       const bool ordered = entry.claim == Claim::biased_order && options.empty();
       if (ordered || entry.claim == Claim::unbiased) check_order(entry, options, row);
       for (const std::string& router : entry.routers) {
-        check_edges(config_of(router_entry(router), entry.name, options), row, mutation);
+        const RouterEntry& with = router_entry(router);
+        check_edges(config_of(with, entry.name, options), with.traits, entry.traits, row, mutation);
         if (settled(row, mutation)) return;
       }
     }

@@ -76,12 +76,23 @@ Tensor random_cotangent(const Shape& shape);
 // The draws and noise of a fixture's run, to be given to others.
 std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fixture);
 
-// Runs the edge suite of a layer and notes what is wrong in the row.
-void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation = nullptr);
+// Runs the edge suite of a layer and notes what is wrong in the row, by the traits given. With the
+// estimator sparse also what the router's traits say it does not keep: it must break somewhere.
+void check_edges(const LayerConfig& config, const RouterTraits& router,
+                 const EstimatorTraits& estimator, CheckRow& row,
+                 const Mutation* mutation = nullptr);
 
-// What a router's traits say, held against what it does: each that the edge suite does not need to
-// know to run. A field of Routing that is not set is named.
+// What the traits of a router and of an estimator say, held against what they do; of an estimator
+// with any options.
 void check_traits(const RouterEntry& entry, const LayerConfig& config, CheckRow& row);
+void check_traits(const EstimatorEntry& entry, const LayerConfig& config, CheckRow& row);
+// Layer::router_learns against the gradient of the task; of an estimator where the weights are
+// constants.
+void check_learns(const LayerConfig& config, CheckRow& row);
+// What needs no run: the traits of an estimator against its claim and its routers.
+void check_entry(const EstimatorEntry& entry, CheckRow& row);
+// `state` names each declared parameter that is not trained, and is empty where there is none.
+void check_state(const Parameters& declared, std::string_view state, CheckRow& row);
 
 // The mean over all outcomes of an estimator's router gradient against the exact one: equal
 // (Claim::unbiased), or equal for losses up to its degree and wrong one above (biased_order).

@@ -62,11 +62,23 @@ std::vector<std::pair<std::string, Tensor>> given_decisions(const LayerFixture& 
   return given;
 }
 
+// What the suite saw break, of that which a router need not keep.
+struct Broken {
+  bool order = false;      // of tokens
+  bool numbering = false;  // of experts
+  bool sums = false;       // of the gradients of a token's logits
+  bool gradients = false;  // there were any
+};
+
 class EdgeCheck {
  public:
-  EdgeCheck(const LayerFixture& fixture, CheckRow& row, const Mutation* mutation)
+  EdgeCheck(const LayerFixture& fixture, const RouterTraits& router,
+            const EstimatorTraits& estimator, CheckRow& row, const Mutation* mutation,
+            Broken& broken)
       : f_(fixture),
-        router_(router_entry(fixture.config.router).traits),
+        broken_(broken),
+        router_(router),
+        estimator_(estimator),
         row_(row),
         given_(given_decisions(fixture)) {
     options_.given = given_;
@@ -78,17 +90,22 @@ class EdgeCheck {
     finite();
     zero_cotangent();
     empty_experts();
-    if (router_.softmax) logit_gradients_sum_to_zero();
+    logit_gradients_sum_to_zero();
     fused_equals_written();
     f32_equals_f64();
     if (!f_.training && router_.picks_largest) ties();
-    if (f_.permutable && !router_.in_order && !causal()) permuted_tokens();
-    if (f_.permutable && router_.exchangeable) permuted_experts();
+    if (f_.permutable && !causal()) permuted_tokens();
+    if (f_.permutable) permuted_experts();
     padding();
   }
 
  private:
   void note(bool ok, const std::string& what) { row_.note(ok, f_.label + ": " + what); }
+  // What the traits promise, or else may break.
+  void note(bool ok, bool promised, bool& broken, const std::string& what) {
+    if (promised) note(ok, what);
+    broken = broken || !ok;
+  }
 
   // The estimator lets no token see later ones: their order matters.
   bool causal() const {
@@ -116,7 +133,7 @@ class EdgeCheck {
   }
 
   void empty_experts() {
-    if (estimator_entry(f_.config.estimator).traits.dense) return;
+    if (estimator_.dense) return;
     if (!(f_.training ? router_.sparse_training : router_.sparse_inference)) return;
     std::vector<bool> used(static_cast<std::size_t>(f_.config.size.experts), false);
     for (const std::int32_t e : base_.selected.values<const std::int32_t>()) {
@@ -145,7 +162,8 @@ class EdgeCheck {
         total += d.at(t * experts + e);
         size += std::abs(d.at(t * experts + e));
       }
-      note(std::abs(total) <= 1e-12 * std::fmax(1.0, size),
+      broken_.gradients = broken_.gradients || size > 0.0;
+      note(std::abs(total) <= 1e-12 * std::fmax(1.0, size), router_.softmax, broken_.sums,
            "the gradients of a token's logits do not sum to zero");
     }
   }
@@ -196,12 +214,13 @@ class EdgeCheck {
     }
     options.cotangent = permuted_rows(random_cotangent(base_.y.shape()), order);
     const LayerPass other = run_pass(f, options);
-    note(close(other.y, permuted_rows(base_.y, order), 1e-12),
+    const bool promised = !router_.in_order;
+    note(close(other.y, permuted_rows(base_.y, order), 1e-12), promised, broken_.order,
          "permuting the tokens does not permute the output");
     for (std::size_t i = 0; i < f.names.size(); ++i) {
       const Tensor& g = base_.gradients[i];
-      note(close(other.gradients[i], i == 0 ? permuted_rows(g, order) : g, 1e-11),
-           "permuting the tokens changes the gradient of " + f.names[i]);
+      note(close(other.gradients[i], i == 0 ? permuted_rows(g, order) : g, 1e-11), promised,
+           broken_.order, "permuting the tokens changes the gradient of " + f.names[i]);
     }
   }
 
@@ -252,17 +271,21 @@ class EdgeCheck {
       options.given.emplace_back(kind, changed);
     }
     const LayerPass other = run_pass(f, options);
-    note(close(other.y, base_.y, 1e-12), "permuting the experts changes the output");
+    const bool promised = router_.exchangeable;
+    note(close(other.y, base_.y, 1e-12), promised, broken_.numbering,
+         "permuting the experts changes the output");
     for (std::size_t i = 0; i < f.names.size(); ++i) {
       const Tensor& g = base_.gradients[i];
       const Tensor expected = i == 0 ? g : permuted_by_expert(g, order);
-      note(close(other.gradients[i], expected, 1e-11),
+      note(close(other.gradients[i], expected, 1e-11), promised, broken_.numbering,
            "permuting the experts does not permute the gradient of " + f.names[i]);
     }
   }
 
   const LayerFixture& f_;
+  Broken& broken_;
   const RouterTraits& router_;
+  const EstimatorTraits& estimator_;
   CheckRow& row_;
   std::vector<std::pair<std::string, Tensor>> given_;
   PassOptions options_;
@@ -271,15 +294,25 @@ class EdgeCheck {
 
 }  // namespace
 
-void check_edges(const LayerConfig& config, CheckRow& row, const Mutation* mutation) {
+void check_edges(const LayerConfig& config, const RouterTraits& router,
+                 const EstimatorTraits& estimator, CheckRow& row, const Mutation* mutation) {
+  Broken broken;
   for (const LayerFixture& fixture : edge_fixtures(config)) {
     ++row.cases;
     try {
-      EdgeCheck(fixture, row, mutation).run();
+      EdgeCheck(fixture, router, estimator, row, mutation, broken).run();
     } catch (const std::exception& e) {
       row.note(Verdict::fail, fixture.label + ": " + e.what());
     }
   }
+  // What a router says it does not keep is left out above: it must be so.
+  if (config.estimator != "sparse" || !config.options.empty()) return;
+  row.note(broken.order || !router.in_order,
+           "traits: in_order is stated, and the order of tokens never matters");
+  row.note(broken.numbering || router.exchangeable,
+           "traits: exchangeable is stated to be false, and the order of experts never matters");
+  row.note(broken.sums || router.softmax || !broken.gradients,
+           "traits: softmax is stated to be false, and the gradients of all logits sum to zero");
 }
 
 }  // namespace moegrad

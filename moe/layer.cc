@@ -9,6 +9,7 @@
 #include <span>
 
 #include "moe/balance.h"
+#include "moe/by_parts.h"
 #include "moe/dispatch.h"
 #include "moe/padding.h"
 #include "moe/registry.h"
@@ -41,53 +42,6 @@ void distribute(const std::map<std::string, std::string>& given, std::span<Optio
          nearest(name, names));
   }
 }
-
-// The router part of one estimator with the expert part of another. Each runs as it is, with what
-// the other is to give held constant; the value is the router part's.
-//
-//   y = a + (b - sg b),  a: no gradient of experts and x;  b: none of weights, scores and logits
-class ByParts : public Estimator {
- public:
-  ByParts(std::unique_ptr<Estimator> router, std::unique_ptr<Estimator> experts)
-      : router_(std::move(router)), experts_(std::move(experts)) {}
-
-  void check(const LayerSize& size, const RouterEntry& router) const override {
-    router_->check(size, router);
-    experts_->check(size, router);
-  }
-  void declare(const LayerSize& size, std::string_view prefix,
-               Parameters& parameters) const override {
-    router_->declare(size, prefix, parameters);
-    experts_->declare(size, prefix, parameters);
-  }
-  bool leaks() const override { return router_->leaks() || experts_->leaks(); }
-  bool weights_alone(bool renormalised) const override {
-    return router_->weights_alone(renormalised);
-  }
-
-  Combined combine(const EstimatorInput& in) const override {
-    if (!in.training()) return router_->combine(in);
-    router_->form = form;
-    experts_->form = form;
-    const auto held = [&](Var v) { return v.defined() ? stop_gradient(v) : v; };
-    const Experts fixed = in.experts.detached();
-    Combined out = router_->combine({held(in.x), in.routing, in.plan, fixed, in.layer});
-    Routing routing = in.routing;
-    routing.weights = held(routing.weights);
-    routing.scores = held(routing.scores);
-    routing.logits = held(routing.logits);
-    routing.log_scores = held(routing.log_scores);
-    routing.log_normaliser = held(routing.log_normaliser);
-    const Combined b = experts_->combine({in.x, routing, in.plan, in.experts, in.layer});
-    out.y = out.y + (b.y - stop_gradient(b.y));
-    out.updates.insert(out.updates.end(), b.updates.begin(), b.updates.end());
-    return out;
-  }
-
- private:
-  std::unique_ptr<Estimator> router_;
-  std::unique_ptr<Estimator> experts_;
-};
 
 void require_by_parts(const EstimatorEntry& entry, const std::string& part) {
   if (entry.traits.by_parts) return;
@@ -153,21 +107,6 @@ std::string loss_text(const RouterEntry& router, const Options& router_options,
   add(own, "aux");
   add(own, "z-loss");
   return text.empty() ? "none" : text;
-}
-
-// Once for each router, however many layers are made.
-void say_constant_weights(const LayerConfig& config) {
-  static std::mutex mutex;
-  static std::set<std::string> said;
-  const std::scoped_lock lock(mutex);
-  if (!said.insert(config.router).second) return;
-  const std::string text = fmt::format(
-      "moegrad: [{}] with k = {} and these options the weights are constants, and estimator {} "
-      "gives "
-      "the router no gradient of the task.\n",
-      config.router, config.size.active,
-      config.router_gradient.empty() ? config.estimator : config.router_gradient);
-  std::fputs(text.c_str(), stderr);
 }
 
 // Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
@@ -255,7 +194,7 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
   router_->check(s);
   estimator_ = parts[0]->make(part_options[0]);
   if (parts.size() == 2) {
-    estimator_ = std::make_unique<ByParts>(std::move(estimator_), parts[1]->make(part_options[1]));
+    estimator_ = by_parts(std::move(estimator_), parts[1]->make(part_options[1]));
   }
   if (!config_.force) {
     estimator_->check(s, router);
@@ -266,13 +205,26 @@ Layer::Layer(const LayerConfig& config) : config_(config) {
   z_loss_ = own.number("z-loss");
   shared_ = own.integer("shared");
   losses_ = loss_text(router, router_options, own);
-  if (!router_learns()) say_constant_weights(config_);
 }
 
 bool Layer::router_learns() const {
   const ConstantWeights constant = router_->constant_weights(config_.size);
   return constant == ConstantWeights::no ||
          !estimator_->weights_alone(constant == ConstantWeights::renormalised);
+}
+
+void Layer::say_where_silent() const {
+  if (router_learns()) return;
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  const std::scoped_lock lock(mutex);
+  if (!said.insert(config_.router).second) return;
+  const std::string text = fmt::format(
+      "moegrad: [{}] with k = {} and these options the weights are constants, and estimator {} "
+      "gives the router no gradient of the task.\n",
+      config_.router, config_.size.active,
+      config_.router_gradient.empty() ? config_.estimator : config_.router_gradient);
+  std::fputs(text.c_str(), stderr);
 }
 
 void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {

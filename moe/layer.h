@@ -59,13 +59,15 @@ struct LayerOutput {
 class Layer {
  public:
   // Errors: unknown router, estimator or option; k outside 1 .. E; sizes below 1; aux or z-loss
-  // where it would be a constant. Says once for each router where it does not learn
-  // (router_learns).
+  // where it would be a constant.
   explicit Layer(const LayerConfig& config);
 
   // False where the task gives the router no gradient: its weights are constants, and the estimator
   // passes the gradient of the weights alone.
   bool router_learns() const;
+  // Says so on standard error, once for each router however many layers there are. For whoever is
+  // about to train, or to show a gradient; the layer itself is silent.
+  void say_where_silent() const;
   // The losses that are added, "balance=0.01, aux=0.01"; "none".
   const std::string& losses() const { return losses_; }
 

@@ -26,22 +26,26 @@ struct RecordedBias {
   double gradient_variance;  // E ||gradient - E[gradient]||^2
 };
 
-// What is true of a router; the edge suite, the studies and `moegrad list` go by it.
+// What is true of a router with its default options; the checks hold each line against what it
+// does, and the edge suite, the studies, the layer and `moegrad list` go by it. Where a line says
+// "or not", the other value promises nothing and is not held against anything.
 struct RouterTraits {
-  bool samples = false;       // draws experts in training
-  bool continuous = false;    // adds noise that cannot be enumerated
-  bool causal = true;         // a token's routing depends on no other token
+  // Draws experts in training: enumerated draws, or noise that chooses (or not, where continuous).
+  bool samples = false;
+  bool continuous = false;    // takes noise in training that cannot be enumerated
+  bool causal = true;         // a token's routing depends on no other token; or not
   bool in_order = false;      // the order of the tokens matters (a capacity)
-  bool exchangeable = true;   // permuting the experts permutes the results
+  bool exchangeable = true;   // permuting the experts, and the choice, permutes the results
   bool softmax = true;        // the gradients of a token's logits sum to zero
-  bool linear = true;         // logits = x W: a study can set them
-  bool picks_largest = true;  // at inference, of equal logits the lowest experts
+  bool linear = true;         // logits = x W + b: a study can set them
+  bool picks_largest = true;  // at inference, of equal logits the lowest experts; or not
   bool categorical = false;   // draws one expert from the softmax, with weight 1
+  // False: every token runs all experts (in training: at first; at inference: far from there too).
   bool sparse_training = true;
   bool sparse_inference = true;
-  const char* state = "";      // what checkpoints keep of it
+  const char* state = "";      // what checkpoints keep of it: the names, in words of any kind
   const char* auxiliary = "";  // losses of its own, and the options that are their coefficients
-  std::vector<std::string> losses = {};
+  std::vector<std::string> losses = {};  // all those options; at 0 there is no loss
   // Why the layer's aux would be a constant, and is refused: "gives every expert the same load".
   const char* constant_aux = "";
   bool constant_logits = false;  // the z-loss too
@@ -75,17 +79,19 @@ struct RouterEntry {
       noise = nullptr;
 };
 
-// What is true of an estimator.
+// What is true of an estimator, held against what it does as a router's traits are.
 struct EstimatorTraits {
-  bool dense = false;         // runs experts that were not selected, in training
-  bool backward_only = true;  // the forward value has the bits of the sparse layer
-  bool categorical = false;   // for routers that draw one expert from the softmax
-  bool by_parts = true;       // its router part and its expert part can be used alone
-  bool continuous = false;    // needs noise that cannot be enumerated
-  bool sparse_inference = true;
-  int order = 0;              // Claim::biased_order: exact up to this degree
-  bool choice_alone = false;  // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
-  const char* state = "";
+  bool dense = false;  // runs experts that a token did not select, in training
+  // In training the value has the bits of the sparse layer. An option `forward` says it in its
+  // place.
+  bool backward_only = true;
+  bool categorical = false;      // for routers that draw one expert from the softmax, and no others
+  bool by_parts = true;          // its router part and its expert part can be used alone; or not
+  bool continuous = false;       // takes noise that cannot be enumerated
+  bool sparse_inference = true;  // runs at inference what a token selected, and nothing else
+  int order = 0;                 // Claim::biased_order: exact up to this degree
+  bool choice_alone = false;     // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
+  const char* state = "";        // what checkpoints keep of it, with the names
 };
 
 struct EstimatorEntry {

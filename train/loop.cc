@@ -428,6 +428,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
 TrainResult train(const TrainConfig& config, const RunOptions& options) {
   const ThreadScope threads(options.threads);
   const Layer mixture(config.layer());  // its errors come before the data are read
+  mixture.say_where_silent();
   const Task loaded = options.task != nullptr ? *options.task
                                               : load_task(config.task, config.data, config.type(),
                                                           static_cast<std::uint64_t>(config.seed));

@@ -123,7 +123,6 @@ RouterEntry comet_router() {
           "auxiliary: entropy sum -P log(P + 1e-6), mean over tokens",
       .claim = Claim::exact_on_cell,
       .traits = {.exchangeable = false,
-                 .softmax = false,
                  .linear = false,
                  .picks_largest = false,
                  .sparse_training = false,

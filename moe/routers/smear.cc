@@ -88,7 +88,8 @@ RouterEntry smear_router() {
               "y = f(x; sum_e p_e theta_e); not causal\n"
               "training drops each expert with probability 0.1 and makes p up of the others",
           .claim = Claim::exact_on_cell,
-          .traits = {.causal = false,
+          .traits = {.samples = true,
+                     .causal = false,
                      .softmax = false,
                      .linear = false,
                      .picks_largest = false,

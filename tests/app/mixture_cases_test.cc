@@ -118,6 +118,18 @@ TEST_CASE("a router that the task gives no gradient: said once") {
   other.insert(other.end(), {"--estimator", "ste-dense-router"});
   layer(file, other);
   CHECK(layer.outcome.err.empty());
+  // Where no gradient is asked for, nothing is said.
+  other = command;
+  other.emplace_back("--eval");
+  layer(file, other);
+  CHECK(layer.outcome.err.empty());
+  CHECK(run(layer.folder, {"gradcheck", "deepseek-v3", "sparse", "categorical"}).err.empty());
+  // A training says it once.
+  const Outcome training =
+      run(layer.folder, {"train", "synthetic", "--router", "deepseek-v3", "--active", "1",
+                         "--epochs", "1", "--out", (layer.folder / "run").string()});
+  CHECK(training.code == 0);
+  CHECK(times(training.err, "the weights are constants") == 1);
   // Many layers of one router say it once.
   const Outcome study = run(
       layer.folder, {"study", "bias", "--routers", "noisy-top-k", "--active", "1", "--experts", "4",
