@@ -270,8 +270,8 @@ class Widths {
     return errors_ * error_of(sum) + kUnseen / samples_ * furthest_of(sum);
   }
   // Jumps within the widest width that no sample shows: of the probability kUnseen / n and of the
-  // height that the losses tell; where the samples are seen to be smooth, by the rule of three (95
-  // %). Where widths up to this one show no jump and wider ones do, these may be here too.
+  // height that the losses tell; where the samples are seen to be smooth, by the rule of three
+  // (95 %). Where widths up to this one show no jump and wider ones do, these may be here too.
   double unseen(std::size_t last) const {
     if (!options_.may_jump) return 0.0;
     const double first = columns_[1].reach;
@@ -300,8 +300,8 @@ class Widths {
     for (const auto& [i, factor] : sum) size += std::abs(factor) / columns_[i].h;
     return 16.0 * kEpsilon * (options_.size + options_.moved) * size;
   }
-  // The standard error. Of jumps alone, two slopes have the covariance jumps_ / wider h, two bends
-  // four times that: what the samples show is not believed where it is less.
+  // The standard error. Of jumps alone, two slopes have the covariance jumps_ / wider h: what the
+  // samples show is not believed where it is less.
   using Matrix = std::vector<std::vector<double>>;
   double error_of(const Combination& sum) const { return error(sum, rest_covariance_, jumps_); }
   double error(const Combination& sum, const Matrix& covariance, double jumps) const {

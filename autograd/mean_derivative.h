@@ -38,14 +38,12 @@ struct MeanDerivativeOptions {
 // A sample that jumps within (-h, h) adds jump / 2h: the mean of the slopes is unbiased but for
 // O(h^2), and their variance grows as 1/h. Smooth samples have a variance that does not depend on
 // h. So widths shrink from the first by 1.8; windows of up to four are extrapolated to h = 0 (in
-// h^2); taken is the one with the least bound, of
-//   sampling: as many standard errors as Student's t has for 4 of a normal number, and the chance
-//   of
-//     one more sample as far off as the furthest (9.7 / n: what n samples miss as rarely as 4
-//     standard errors are exceeded);
-//   jumps that no sample showed: of that probability, and of the height of a jump in the losses
-//     (all losses alike: unknown);
-//   truncation: how far windows disagree.
+// h^2); taken is the one with the least bound. It is the sum of
+// - sampling: as many standard errors as are exceeded under Student's t as rarely as 4 of a normal
+//   number, and the furthest of the n samples once more, with the probability 8 / n (e^-8);
+// - jumps that no sample showed: of such a probability, and of the height that the losses tell; all
+//   losses alike: unknown;
+// - truncation: the disagreement of windows, and kinks of the mean.
 // The standard error is not believed where it is smaller than the 1/h law makes it. A window is not
 // believed further than narrower slopes agree with it, one 10^5 times narrower than the first among
 // them; nor where its bends do not vanish with h: there the mean has a kink; nor at all where its
