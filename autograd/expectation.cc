@@ -57,13 +57,11 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
 
 // --- the reference ----------------------------------------------------------------------------
 
-// The derivative that a mean gradient is held against. |bias| up to kStandardErrors deviations and
-// `truncation` is not distinguishable from 0.
-struct Reference {
-  double value = kNan;
-  double truncation = kInfinity;
-  double deviation = 0.0;
-};
+constexpr const char* kNotFinite = "the mean gradient is not finite";
+constexpr const char* kNoStep = "every step leaves the domain or the cell, or is not finite";
+
+// The derivative that a mean gradient is held against, as far as it is known.
+using Reference = MeanDerivative;
 
 // What f gives; nothing where it throws an Error: the inputs have left the program's domain.
 template <class F>
@@ -84,8 +82,8 @@ Reference derivative_at_0(const std::function<std::optional<double>(double)>& f,
     return Sample{(x + h) - x, {*value}, {std::fmax(size, std::abs(*value))}};
   };
   const Derivative d = derivative_of(curve, 1, steps_at(x));
-  if (!d.found) return {};
-  return {d.value[0], kErrorFactor * d.error[0] + d.rounding[0], 0.0};
+  if (!d.found) return {kNan, kInfinity, kNoStep};
+  return {d.value[0], kErrorFactor * d.error[0] + d.rounding[0], nullptr};
 }
 
 class Differences {
@@ -130,13 +128,11 @@ class Differences {
           own[s] += weight(run) * run.gradients[input].at(element);
       }
       const MeanDerivativeOptions of{.first = 0.4 * std::fmax(1.0, std::abs(x)),
-                                     .spread = std::sqrt(result_.loss_variance),
+                                     .losses = losses_,
                                      .size = size_,
                                      .moved = std::abs(x * result_.gradient[input].at(element)),
                                      .may_jump = result_.noise};
-      const MeanDerivative d =
-          mean_derivative([&](double h) { return sample_differences(moved, h); }, own, of);
-      if (d.inside) reference = {d.value, d.truncation, d.deviation};
+      reference = mean_derivative([&](double h) { return sample_differences(moved, h); }, own, of);
     }
     moved_[input] = inputs_[input];
     return reference;
@@ -245,35 +241,66 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
   double squares = 0.0;
   double error_squares = 0.0;
   double true_squares = 0.0;
+  double worst = kStandardErrors;
+  std::int64_t elements = 0;
+  std::int64_t unknown = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     result.true_gradient.emplace_back();
     result.error.emplace_back();
     if (!is_floating(inputs[i].dtype())) continue;
     const Tensor gradient = Tensor::zeros(inputs[i].shape(), DType::f64);
     const Tensor error = Tensor::zeros(inputs[i].shape(), DType::f64);
+    elements += gradient.numel();
     for (std::int64_t e = 0; e < gradient.numel(); ++e) {
       Reference reference = differences.at(i, e);
       double size = 0.0;  // of the terms of the mean gradient
       for (const ExpectationRun& run : runs) size += run.weight * std::abs(run.gradients[i].at(e));
-      reference.truncation += 16.0 * std::numeric_limits<double>::epsilon() * size;
-      const double bias = result.gradient[i].at(e) - reference.value;
+      reference.error += 16.0 * std::numeric_limits<double>::epsilon() * size;
+      const double mean = result.gradient[i].at(e);
+      const double bias = mean - reference.value;
       gradient.write<double>()[e] = reference.value;
-      error.write<double>()[e] = kStandardErrors * reference.deviation + reference.truncation;
+      error.write<double>()[e] = reference.error;
       squares += bias * bias;
-      error_squares += error.at(e) * error.at(e);
+      error_squares += reference.error * reference.error;
       true_squares += reference.value * reference.value;
-      result.differs = result.differs || std::abs(bias) > error.at(e);
-      const double one = error.at(e) / kStandardErrors;
-      if (!result.exact && one > 0.0) {
-        result.largest_z = std::fmax(result.largest_z, std::abs(bias) / one);
+      if (!std::isfinite(bias) || !std::isfinite(reference.error)) {
+        if (unknown++ > 0) continue;
+        result.unknown = fmt::format("input {}, element {}: {}", i, e,
+                                     std::isfinite(mean) ? reference.unknown : kNotFinite);
+        continue;
       }
+      const double z = std::abs(bias) / (reference.error / kStandardErrors);
+      if (!result.exact && std::isfinite(z)) result.largest_z = std::fmax(result.largest_z, z);
+      if (!(z > worst)) continue;
+      worst = z;
+      result.differing =
+          fmt::format("input {}, element {}: mean gradient {:.6g}, true {:.6g} +- {:.2g}", i, e,
+                      mean, reference.value, reference.error);
     }
     result.true_gradient.back() = gradient;
     result.error.back() = error;
   }
+  if (unknown > 1)
+    result.unknown += fmt::format(" (and {} more of {} elements)", unknown - 1, elements);
   result.bias = std::sqrt(squares);
   result.bias_error = std::sqrt(error_squares);
   result.true_norm = std::sqrt(true_squares);
+}
+
+// Of a program that is not the same when it is run again, nothing is known.
+void forget_bias(Expectation& result) {
+  for (std::size_t i = 0; i < result.error.size(); ++i) {
+    if (!result.error[i].defined()) continue;
+    result.true_gradient[i] = Tensor::full(result.error[i].shape(), kNan, DType::f64);
+    result.error[i] = Tensor::full(result.error[i].shape(), kInfinity, DType::f64);
+  }
+  result.bias = result.true_norm = kNan;
+  result.bias_error = kInfinity;
+  result.largest_z = 0.0;
+  result.differing.clear();
+  result.unknown =
+      "run again at the same point, the program gave another loss or gradient; does it depend on "
+      "hidden state?";
 }
 
 void require_options(std::span<const Tensor> inputs, const ExpectationOptions& options) {
@@ -323,6 +350,7 @@ Expectation expectation(const Program& program, std::span<const Tensor> inputs,
   if (options.bias) {
     Differences differences(sampler, inputs, *runs, samples, result, options);
     compare(differences, inputs, *runs, result);
+    if (!sampler.same_again(inputs, *runs, samples)) forget_bias(result);
   }
   return result;
 }
@@ -339,11 +367,13 @@ std::string Expectation::text() const {
   text += fmt::format("  gradient: variance {:.4g}", total_variance);
   if (true_gradient.empty()) return text;
   text += fmt::format(", norm of the true one {:.6g}\n", true_norm);
-  if (std::isnan(bias) || std::isinf(bias_error)) {
-    return text + "  bias: unknown; every step leaves the domain or the cell, or is not finite";
+  if (unknown.empty()) {
+    text += fmt::format("  bias {:.3g} +- {:.2g}{}", bias, bias_error,
+                        biased() ? "" : ": not distinguishable from 0");
+  } else {
+    text += "  bias: unknown; " + unknown;
   }
-  return text + fmt::format("  bias {:.3g} +- {:.2g}{}", bias, bias_error,
-                            biased() ? "" : ": not distinguishable from 0");
+  return biased() ? text + "\n  biased at " + differing : text;
 }
 
 }  // namespace moegrad

@@ -41,7 +41,8 @@ struct Expectation {
   std::vector<Tensor> variance;       // Var[g], by element
   std::vector<Tensor> true_gradient;  // d E[L] / d input (when asked for); NaN where unknown
   // How far gradient - true_gradient may be from the bias: error of the differences, rounding, and
-  // under Monte Carlo 4 standard errors. Infinite where unknown.
+  // under Monte Carlo 4 standard errors (more for few samples) and what no sample may have shown.
+  // Infinite where unknown.
   std::vector<Tensor> error;
   double bias = 0.0;            // ||E[g] - true gradient||, all inputs
   double bias_error = 0.0;      // ||error||: a bias up to this is not distinguishable from 0
@@ -56,18 +57,20 @@ struct Expectation {
   double largest_z = 0.0;
   std::vector<double> also;  // of ExpectationOptions::also
 
-  bool differs = false;  // some element's bias is larger than its error
+  std::string differing;  // the element whose bias is most larger than its error; empty: none
+  std::string unknown;    // the first element whose bias is unknown (NaN), and why; empty: none
 
-  // The bias is larger than what could be error, in some element. False where it is unknown (NaN).
-  bool biased() const { return differs; }
+  // The bias is larger than what could be error, in some element that is known.
+  bool biased() const { return !differing.empty(); }
   // Some lines for people.
   std::string text() const;
 };
 
 // The program gives a scalar loss, and the same for the same inputs, decisions and random numbers.
-// Inputs are f64 or i32. Errors: f32 inputs; bias without floating inputs; fewer than 1 outcome or
-// 2 samples; a program that depends on hidden state; what the program throws at the inputs
-// themselves (at a moved point an Error means that the step leaves the domain).
+// Inputs are f64 or i32. Errors: f32 inputs; bias without floating inputs; a loss that is not one
+// f64 number; fewer than 1 outcome or 2 samples; a program that depends on hidden state (of one
+// that does so later the bias is unknown); what the program throws at the inputs themselves (at a
+// moved point an Error means that the step leaves the domain).
 Expectation expectation(const Program& program, std::span<const Tensor> inputs,
                         const ExpectationOptions& options = {});
 inline Expectation expectation(const Program& program, std::initializer_list<Tensor> inputs,

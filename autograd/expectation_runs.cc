@@ -23,6 +23,14 @@ ExpectationRun Sampler::run(std::span<const Tensor> inputs, const Rng& rng, Deci
     leaves.push_back(is_floating(input.dtype()) ? tape.variable(input) : tape.constant(input));
   }
   const Var loss = program_(tape, leaves);
+  if (loss.shape().numel() != 1) {
+    fail("expectation", "the program gives a loss of shape {}. Give one number: a sum or a mean.",
+         loss.shape().str());
+  }
+  if (loss.value().dtype() != DType::f64) {
+    fail("expectation", "the program gives a loss of {}. Moments need f64.",
+         name_of(loss.value().dtype()));
+  }
   ExpectationRun result;
   result.weight = decisions.weight();
   result.loss = loss.value().item();
@@ -107,6 +115,21 @@ bool Sampler::noisy(std::span<const Tensor> inputs, const std::vector<Expectatio
     if (!same_run(run_along(inputs, other, of.path, true), of)) return true;
   }
   return false;
+}
+
+bool Sampler::same_again(std::span<const Tensor> inputs, const std::vector<ExpectationRun>& runs,
+                         const std::vector<ExpectationSample>& samples) const {
+  const std::vector<ExpectationSample> all = {{options_.rng, true, 0, runs.size()}};
+  try {
+    for (const ExpectationSample& sample : samples.empty() ? all : samples) {
+      for (std::size_t r = sample.first; r < sample.first + sample.runs; ++r) {
+        if (!same_run(run_along(inputs, sample.rng, runs[r].path, true), runs[r])) return false;
+      }
+    }
+  } catch (const std::exception&) {
+    return false;
+  }
+  return true;
 }
 
 }  // namespace moegrad

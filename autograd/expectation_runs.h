@@ -50,6 +50,9 @@ class Sampler {
                                      std::vector<ExpectationSample>& samples) const;
   // True when the runs depend on the seed. An Error when they depend on something else.
   bool noisy(std::span<const Tensor> inputs, const std::vector<ExpectationRun>& runs) const;
+  // Whether each of the runs gives the same bits once more; `samples` is empty where enumerated.
+  bool same_again(std::span<const Tensor> inputs, const std::vector<ExpectationRun>& runs,
+                  const std::vector<ExpectationSample>& samples) const;
 
  private:
   ExpectationRun run(std::span<const Tensor> inputs, const Rng& rng, Decisions& decisions,
