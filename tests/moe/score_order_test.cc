@@ -194,6 +194,29 @@ TEST_CASE("normal noise and jitter are added to logits less their largest") {
     for (std::size_t i = 0; i < low.size(); ++i) CHECK(low[i].same_bits(high[i]));
     expect_even(low[0]);
   }
+  // Behind one logit of 1e7 the others keep their noise, and without noise their order.
+  for (const std::string name : {"noisy-top-k", "v-moe"}) {
+    CAPTURE(name);
+    const auto selected = [&](const Tensor& o, bool training) {
+      Tape tape({.rng = Rng{13, 0, 0}});
+      Weights weights;
+      weights.set("router.weight", tape.constant(test::identity(4).to(DType::f32)));
+      weights.set("router.noise", tape.constant(Tensor::zeros({4, 4}, DType::f32)));
+      return router_of(name, {{name == "v-moe" ? "capacity" : "load", "4"}})
+          ->route(square_size(4, 2), {tape.constant(o), weights, training})
+          .selected;
+    };
+    const Tensor o = Tensor::zeros({15000, 4}, DType::f32);
+    for (std::int64_t t = 0; t < 15000; ++t) o.write<float>()[4 * t] = 1e7F;
+    std::vector<double> second(4, 0.0);
+    const Tensor ids = selected(o, true);
+    for (std::int64_t t = 0; t < 15000; ++t) {
+      second[static_cast<std::size_t>(ids.data<std::int32_t>()[2 * t + 1])] += 1.0;
+    }
+    CHECK(second[0] == 0.0);
+    for (std::size_t e = 1; e < 4; ++e) CHECK(std::abs(second[e] - 5000.0) < 289.0);
+    CHECK(ids_of(selected(row({1e7, 0.1, 0.3, 0.2}).to(DType::f32), false)) == Ids{0, 2});
+  }
   // Jitter is a part of the features: of 1e7 as of 1.
   for (const double height : {1.0, 1e7}) expect_even(run("switch", height)[0]);
 }
