@@ -58,7 +58,16 @@ json row_json(const CheckRow& row) {
                  {"dtype", row.dtype},         {"cases", row.cases},
                  {"max_error", row.max_error}, {"verdict", name_of(row.verdict)}};
   if (!row.reason.empty()) object["reason"] = row.reason;
+  object["dead"] = row.dead;
+  object["dead_inputs"] = row.dead_inputs;
   return object;
+}
+
+// The oracle; and where the gradient of an input and its differences are zero everywhere.
+std::string remarks(const CheckRow& row) {
+  if (row.dead == 0) return row.oracle;
+  return fmt::format("{}; dead in {} of {} cases: {}", row.oracle, row.dead, row.cases,
+                     fmt::join(row.dead_inputs, ", "));
 }
 
 int run(const std::vector<std::string>& names, const JsonOutput& output) {
@@ -77,7 +86,7 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
     if (row.verdict != Verdict::pass) bad.push_back(row);
     if (!text) continue;
     put(stdout, "{:<21} {:<10} {:<27} {:>5} {:>9.1e}  {:<12} {}\n", row.name, row.kind, row.claim,
-        row.cases, row.max_error, name_of(row.verdict), row.oracle);
+        row.cases, row.max_error, name_of(row.verdict), remarks(row));
   }
   if (output.wanted) output.write(json_text(rows));
   for (const CheckRow& row : bad) {

@@ -12,6 +12,10 @@
 namespace moegrad {
 namespace {
 
+// Bounds of options: with more than these a check would let anything pass.
+constexpr double kLargestRelative = 0.01;
+constexpr double kLargestErrorFactor = 100.0;
+
 double largest_of(const Tensor& x) {
   double largest = 0.0;
   for (std::int64_t i = 0; i < x.numel(); ++i) largest = std::fmax(largest, std::abs(x.at(i)));
@@ -388,6 +392,18 @@ GradcheckReport gradcheck(const Program& program, std::span<const Tensor> inputs
   if (options.cotangents < 1 || options.directions < 1) {
     fail("gradcheck", "{} cotangents and {} directions. Use at least one of each.",
          options.cotangents, options.directions);
+  }
+  if (options.elementwise_limit < 0) {
+    fail("gradcheck", "elementwise_limit is {}. Use 0 or more elements.",
+         options.elementwise_limit);
+  }
+  if (!(options.relative > 0.0 && options.relative <= kLargestRelative)) {
+    fail("gradcheck", "relative is {}. Use a tolerance above 0, at most {}.", options.relative,
+         kLargestRelative);
+  }
+  if (!(options.error_factor >= 0.0 && options.error_factor <= kLargestErrorFactor)) {
+    fail("gradcheck", "error_factor is {}. Use 0 to {} error estimates.", options.error_factor,
+         kLargestErrorFactor);
   }
   return Checker(program, inputs, options).run();
 }

@@ -68,7 +68,8 @@ struct GradcheckReport {
 // program must depend on its inputs, the tape and its decisions only. Inputs are f64 (checked) or
 // i32 (passed through). Outputs whose sizes lie further apart than 1e3 are compared by themselves.
 // Errors: an input of f32; nothing to compare (no floating input or no output with elements, no
-// cotangents, no directions).
+// cotangents, no directions); a tolerance or factor with which anything would pass (above 0.01, or
+// 100 error estimates), or that is negative or NaN.
 //
 //   GradcheckReport r = gradcheck([](Tape&, std::span<const Var> x) { return tanh(x[0]); }, {x});
 GradcheckReport gradcheck(const Program& program, std::span<const Tensor> inputs,

@@ -3,20 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <functional>
 #include <utility>
 
+#include "autograd/case_run.h"
 #include "autograd/expectation.h"
 #include "tensor/kernels.h"
 #include "tensor/storage.h"
 
 namespace moegrad {
 namespace {
-
-// The gradients of <cotangent, y> (+ <extra_i, x_i>), and what came with them.
-struct Pass {
-  Tensor output;
-  std::vector<Tensor> gradients;
-};
 
 class CaseChecker {
  public:
@@ -27,7 +23,7 @@ class CaseChecker {
     GradcheckOptions options;
     options.mutation = mutation_;
     options.hold = held_for(claim);
-    check(case_.program, options, "");
+    row_.count_dead(check(case_.program, options, ""));
     if (caught()) return;
     structure();
     if (caught()) return;
@@ -41,11 +37,11 @@ class CaseChecker {
 
  private:
   // A case of size 0 has no numbers to compare.
-  void check(const Program& program, const GradcheckOptions& options, const char* what) {
-    if (!has_numbers()) return;
-    const GradcheckReport report = gradcheck(program, inputs_, options);
-    row_.error(report.max_error);
-    row_.note(report.verdict, case_.label + what + ": " + report.text());
+  GradcheckReport check(const Program& program, const GradcheckOptions& options, const char* what) {
+    if (!has_numbers()) return {};
+    GradcheckReport report = gradcheck(program, inputs_, options);
+    row_.note(report, case_.label + what);
+    return report;
   }
   bool has_numbers() const {
     Tape tape({.gradients = false});
@@ -63,9 +59,9 @@ class CaseChecker {
     for (int degree = 1; degree <= 4; ++degree) {
       const Program loss = [&](Tape& tape, std::span<const Var> x) {
         const Var y = case_.program(tape, x);
-        const Var weighted = apply<Product>({y, tape.constant(random_like(y.value(), 3))});
+        const Var weighted = apply<InnerProduct>({y, tape.constant(random_like(y.value(), 3))});
         Var power = weighted;
-        for (int i = 1; i < degree; ++i) power = apply<Product>({power, weighted});
+        for (int i = 1; i < degree; ++i) power = apply<InnerProduct>({power, weighted});
         return power;
       };
       const Expectation e = expectation(loss, inputs_);
@@ -74,24 +70,22 @@ class CaseChecker {
                   case_.label + ": claimed unbiased, and its draws cannot be enumerated");
         return;
       }
+      double square = e.total_variance;  // of the estimates of all outcomes, on average
+      for (const Tensor& g : e.gradient) {
+        for (const double v : g.to_vector()) square += v * v;
+      }
+      const double size = std::sqrt(square);
       row_.note(
-          !e.biased() && e.bias_error <= 1e-5 * e.true_norm + 1e-9,
+          !e.biased() && e.bias_error <= 1e-5 * e.true_norm + 1e-9 * std::fmin(1.0, size),
           fmt::format("{}: over {} outcomes the mean gradient of a loss of degree {} is {:.3e} "
                       "from that of the expected loss, claimed to be unbiased",
                       case_.label, e.outcomes, degree, e.bias));
     }
   }
 
-  Pass pass(const Program& program, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
-    Tape tape;
-    std::vector<Var> leaves;
-    for (const Tensor& input : inputs) leaves.push_back(tape.variable(input));
-    const Var y = program(tape, leaves);
-    const Tensor c = cotangent.defined() ? cotangent : random_like(y.value(), 1);
-    const Gradients g = tape.backward(y, {c, true, {}, mutation_});
-    Pass result{y.value(), {}};
-    for (const Var& leaf : leaves) result.gradients.push_back(g[leaf]);
-    return result;
+  CaseRun run_of(const Program& program, const std::vector<Tensor>& inputs,
+                 const Tensor& cotangent = {}) const {
+    return run_case(program, inputs, cotangent, mutation_);
   }
 
   // A mutant that one check has caught needs no other.
@@ -101,25 +95,19 @@ class CaseChecker {
     if (!ok) row_.note(Verdict::fail, case_.label + ": " + what);
   }
 
-  static Tensor random_like(const Tensor& t, std::uint64_t stream) {
-    return Rng{7, stream, 0}.uniform(t.shape(), t.dtype(), -1.0, 1.5);
+  std::vector<double> gradient_rounding(const Program& program, const std::vector<Tensor>& inputs,
+                                        const Tensor& cotangent) const {
+    return rounding_of(program, inputs, cotangent, mutation_).gradients;
   }
 
+  // `rounding`, by number, is asked for where it decides.
   void expect_close(const std::vector<Tensor>& a, const std::vector<Tensor>& b, double tolerance,
-                    std::string_view what) {
+                    std::string_view what, const std::function<std::vector<double>()>& rounding) {
     for (std::size_t i = 0; i < a.size(); ++i) {
-      double largest = 0.0;
-      double difference = 0.0;
-      bool finite = true;
-      for (std::int64_t e = 0; e < a[i].numel(); ++e) {
-        const double d = std::abs(a[i].at(e) - b[i].at(e));
-        finite = finite && std::isfinite(d);
-        largest = std::fmax(largest, std::fmax(std::abs(a[i].at(e)), std::abs(b[i].at(e))));
-        difference = std::fmax(difference, d);
-      }
-      if (finite && difference <= tolerance * std::fmax(1.0, largest)) continue;
+      const Apart apart = apart_of(a[i], b[i]);
+      if (apart.within(tolerance, [&] { return rounding()[i]; })) continue;
       row_.note(Verdict::fail, fmt::format("{}: {} (number {}, difference {:.3g} at size {:.3g})",
-                                           case_.label, what, i, difference, largest));
+                                           case_.label, what, i, apart.difference, apart.size));
     }
   }
 
@@ -169,6 +157,7 @@ class CaseChecker {
     for (std::size_t i = 0; i < g1.size(); ++i) {
       expect(g1[i].same_bits(again[i]), "two backward passes differ");
     }
+    const auto rounding = [&] { return gradient_rounding(case_.program, inputs_, c1); };
     // Linear: g(2 c1 - 3 c2) = 2 g(c1) - 3 g(c2).
     const std::vector<Tensor> g2 = backward(c2);
     const Tensor mixed = Tensor::zeros(c1.shape(), c1.dtype());
@@ -180,7 +169,8 @@ class CaseChecker {
       k.accumulate(2.0, g1[i], expected.back());
       k.accumulate(-3.0, g2[i], expected.back());
     }
-    expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent");
+    expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent",
+                 rounding);
     for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype()))) {
       for (std::int64_t e = 0; e < g.numel(); ++e) {
         expect(g.at(e) == 0.0, "a zero cotangent gives a gradient");
@@ -205,8 +195,11 @@ class CaseChecker {
       const Tensor alone = y.needs_gradient()
                                ? tape.backward(y, {cotangent, true, {}, mutation_})[leaves[wanted]]
                                : Tensor::zeros(inputs_[wanted].shape(), DType::f64);
-      expect_close({alone}, {all[wanted]}, 1e-12,
-                   "a gradient is another one where it alone is wanted");
+      expect_close(
+          {alone}, {all[wanted]}, 1e-12, "a gradient is another one where it alone is wanted", [&] {
+            const CaseRounding r = rounding_of(case_.program, inputs_, cotangent, mutation_);
+            return std::vector<double>{r.gradients[wanted]};
+          });
     }
   }
 
@@ -217,12 +210,12 @@ class CaseChecker {
     Kernels& k = kernels(Device::cpu);
     k.copy_block(cotangent, 0, n, 1, n, 0, 2 * n, both);
     k.copy_block(cotangent, 0, n, 1, n, n, 2 * n, both);
-    const Pass p = pass(
+    const CaseRun twice = run_of(
         [&](Tape& tape, std::span<const Var> x) {
           const Rng start = tape.rng();
           const Var first = case_.program(tape, x);
           tape.rng() = start;  // the same draws
-          return apply<Join>({first, case_.program(tape, x)});
+          return apply<FlatJoin>({first, case_.program(tape, x)});
         },
         inputs_, both);
     std::vector<Tensor> expected;
@@ -230,30 +223,9 @@ class CaseChecker {
       expected.push_back(g.clone());
       k.accumulate(1.0, g, expected.back());
     }
-    expect_close(p.gradients, expected, 1e-12, "a second use of an input is not added");
+    expect_close(twice.gradients, expected, 1e-12, "a second use of an input is not added",
+                 [&] { return gradient_rounding(case_.program, inputs_, cotangent); });
   }
-
-  // Both results, flattened, one behind the other.
-  struct Join {
-    static constexpr std::string_view name = "join", summary = "two flattened tensors in a row";
-    static constexpr Claim claim = Claim::exact;
-    static constexpr Needs needs = Needs::nothing;
-    using Attributes = NoAttributes;
-    static Tensor forward(Forward& in, const NoAttributes&) {
-      const std::int64_t n = in[0].numel();
-      Tensor out = Tensor::empty({2 * n}, in[0].dtype());
-      Kernels& k = kernels(out.device());
-      k.copy_block(in[0], 0, n, 1, n, 0, 2 * n, out);
-      k.copy_block(in[1], 0, n, 1, n, n, 2 * n, out);
-      return out;
-    }
-    static void backward(Backward& b, const NoAttributes&) {
-      const std::int64_t n = b.dy().numel() / 2;
-      b.add(0, b.dy().rows(0, n).reshape(b.input_shape(0)));
-      b.add(1, b.dy().rows(n, 2 * n).reshape(b.input_shape(1)));
-    }
-    static std::vector<OperationCase> cases() { return {}; }
-  };
 
   // f(x, x): the program with its first two inputs of equal shape tied together.
   void same_input_twice(const GradcheckOptions& options) {
@@ -273,27 +245,6 @@ class CaseChecker {
     }
   }
 
-  // <a, b> of two tensors of one shape.
-  struct Product {
-    static constexpr std::string_view name = "product", summary = "sum of a b";
-    static constexpr Claim claim = Claim::exact;
-    static constexpr Needs needs = Needs::inputs;
-    using Attributes = NoAttributes;
-    static Tensor forward(Forward& in, const NoAttributes&) {
-      double sum = 0.0;
-      for (std::int64_t i = 0; i < in[0].numel(); ++i) sum += in[0].at(i) * in[1].at(i);
-      return Tensor::full({}, sum, in[0].dtype());
-    }
-    static void backward(Backward& b, const NoAttributes&) {
-      for (const int i : {0, 1}) {
-        Tensor d = Tensor::zeros(b.input_shape(i), b.dy().dtype());
-        kernels(d.device()).accumulate(b.dy().item(), b.input(1 - i), d);
-        b.add(i, d);
-      }
-    }
-    static std::vector<OperationCase> cases() { return {}; }
-  };
-
   void compare_with_f32() {
     std::vector<Tensor> rounded;  // f64 inputs that f32 holds exactly
     std::vector<Tensor> narrow;
@@ -310,23 +261,25 @@ class CaseChecker {
       return;
     }
     const Tensor cotangent = random_like(y, 1);
-    const Pass w = pass(case_.program, rounded, cotangent.to(DType::f64));
-    const Pass n = pass(case_.program, narrow, cotangent);
-    expect_close({n.output.to(DType::f64)}, {w.output}, 2e-5, "f32 and f64 values differ");
-    std::vector<Tensor> gradients;
-    for (const Tensor& g : n.gradients) gradients.push_back(g.to(DType::f64));
-    expect_close(gradients, w.gradients, 5e-5, "f32 and f64 gradients differ");
+    const CaseRun w = run_of(case_.program, rounded, cotangent.to(DType::f64));
+    const CaseRun n = run_of(case_.program, narrow, cotangent);
+    expect_close({n.output}, {w.output}, 2e-5, "f32 and f64 values differ", [&] {
+      return std::vector<double>{rounding_of(case_.program, narrow, cotangent, mutation_).output};
+    });
+    expect_close(n.gradients, w.gradients, 5e-5, "f32 and f64 gradients differ",
+                 [&] { return gradient_rounding(case_.program, narrow, cotangent); });
   }
 
   void compare_with_written_out(const GradcheckOptions& options) {
     check(case_.written_out, options, ", written out");
-    const Pass fused = pass(case_.program, inputs_, {});
-    const Mutation* mutation = std::exchange(mutation_, nullptr);
-    const Pass plain = pass(case_.written_out, inputs_, {});
-    mutation_ = mutation;
-    expect_close({fused.output}, {plain.output}, 1e-12, "differs from its written-out form");
+    const CaseRun fused = run_of(case_.program, inputs_);
+    const CaseRun plain = run_case(case_.written_out, inputs_, {}, nullptr);
+    expect_close({fused.output}, {plain.output}, 1e-12, "differs from its written-out form", [&] {
+      return std::vector<double>{rounding_of(case_.written_out, inputs_, {}, nullptr).output};
+    });
     expect_close(fused.gradients, plain.gradients, 1e-12,
-                 "gradient differs from the written-out form's");
+                 "gradient differs from the written-out form's",
+                 [&] { return rounding_of(case_.written_out, inputs_, {}, nullptr).gradients; });
   }
 
   const OperationCase& case_;
@@ -373,6 +326,23 @@ void CheckRow::note(Verdict result, const std::string& why) {
   if (result == Verdict::pass) return;
   if (worse(verdict, result) != verdict || reason.empty()) reason = why;
   verdict = worse(verdict, result);
+}
+
+void CheckRow::note(const GradcheckReport& report, const std::string& label) {
+  error(report.max_error);
+  note(report.verdict, label + ": " + report.text());
+}
+
+void CheckRow::count_dead(const GradcheckReport& report) {
+  bool any = false;
+  for (const InputReport& input : report.inputs) {
+    if (!input.dead) continue;
+    any = true;
+    if (std::find(dead_inputs.begin(), dead_inputs.end(), input.name) == dead_inputs.end()) {
+      dead_inputs.push_back(input.name);
+    }
+  }
+  if (any) ++dead;
 }
 
 std::vector<Tensor> make_inputs(const OperationCase& c, DType dtype, std::uint64_t seed) {

@@ -20,6 +20,10 @@ struct CheckRow {
   double max_error = 0.0;  // the largest relative error of a gradient against its oracle
   Verdict verdict = Verdict::pass;
   std::string reason;  // of a verdict other than pass
+  // Cases where the gradient of an input and its differences are zero everywhere, and the names of
+  // such inputs. They pass: a gradient that is zero is then right. Nothing is learned through it.
+  int dead = 0;
+  std::vector<std::string> dead_inputs;
 
   // Notes a result; the first one that is not a pass gives the reason.
   void note(Verdict result, const std::string& why);
@@ -27,6 +31,10 @@ struct CheckRow {
   void error(double e) {
     if (!(e <= max_error)) max_error = e;
   }
+  // What gradcheck found: its verdict and its error.
+  void note(const GradcheckReport& report, const std::string& label);
+  // The dead inputs that it found of a case.
+  void count_dead(const GradcheckReport& report);
 };
 
 // A declared operation, or a documented function composed of operations (`operation` is null then).

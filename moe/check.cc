@@ -73,17 +73,16 @@ void check_replayed(const LayerFixture& fixture, const std::string& label, Claim
     options.cotangents = 2;
   }
   const GradcheckReport y = gradcheck(program_of(fixture, false), fixture.values, options);
-  row.error(y.max_error);
-  row.note(y.verdict, label + ": " + y.text());
+  row.note(y, label);
+  row.count_dead(y);
   Tape tape({.rng = Rng{17, 0, 0}});
   std::vector<Var> leaves;
   for (const Tensor& value : fixture.values) leaves.push_back(tape.constant(value));
   Weights weights;
   const Layer layer(fixture.config);
   if (!layer.forward(fixture.input(leaves, weights)).auxiliary.defined()) return;
-  const GradcheckReport aux = gradcheck(program_of(fixture, true), fixture.values, options);
-  row.error(aux.max_error);
-  row.note(aux.verdict, label + ", auxiliary loss: " + aux.text());
+  row.note(gradcheck(program_of(fixture, true), fixture.values, options),
+           label + ", auxiliary loss");
 }
 
 // Fused against written out, on the same decisions.

@@ -34,6 +34,12 @@ Tensor less_largest(const Tensor& x) {
   return out;
 }
 
+Tensor noisy_order(const Tensor& logits, const Tensor& noise) {
+  Tensor order = less_largest(logits.to(DType::f64));
+  if (noise.defined()) kernels(order.device()).accumulate(1.0, noise.to(DType::f64), order);
+  return order;
+}
+
 Var normal_cdf(Var z) { return affine(erf(z * std::sqrt(0.5)), 0.5, 0.5); }
 
 }  // namespace moegrad

@@ -13,6 +13,9 @@ Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviatio
 // not.
 Var less_largest(Var x);
 Tensor less_largest(const Tensor& x);
+// The same plus `noise` (undefined: none) in f64, to be ranked by: noise counts behind a large
+// logit too.
+Tensor noisy_order(const Tensor& logits, const Tensor& noise);
 
 // The distribution function of the standard normal: (1 + erf(z / sqrt 2)) / 2.
 Var normal_cdf(Var z);

@@ -13,11 +13,9 @@ namespace {
 constexpr std::int64_t kTokensPerPiece = 32;  // whose weights are worked out together
 
 Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
-  const Tensor noisy = rng.gumbel(logits.shape(), logits.dtype()).to(DType::f64);
-  Kernels& kernel = kernels(Device::cpu);
-  kernel.accumulate(1.0, less_largest(logits.to(DType::f64)), noisy);
+  const Tensor noisy = noisy_order(logits, rng.gumbel(logits.shape(), logits.dtype()));
   Tensor selected = Tensor::empty({logits.size(0), k}, DType::i32);
-  kernel.top_k(noisy, k, selected);
+  kernels(Device::cpu).top_k(noisy, k, selected);
   return selected;
 }
 

@@ -1,5 +1,7 @@
 #include "ops/select.h"
 
+#include <algorithm>
+
 #include "ops/broadcast.h"
 #include "ops/checks.h"
 #include "ops/elementwise.h"
@@ -8,19 +10,18 @@
 namespace moegrad {
 namespace {
 
-// The smallest gap between the k-th and the next largest of a row.
+// The smallest gap between neighbours in the order of the k largest of a row and the next one.
 void report_margin(const Tensor& x, std::int64_t k, Cell& cell) {
   const std::int64_t rows = x.size(0);
   const std::int64_t cols = x.size(1);
-  if (k == cols) return;
-  const Tensor index = Tensor::empty({rows, k + 1}, DType::i32, x.device());
-  kernels(x.device()).top_k(x, k + 1, index);
-  const auto value = [&](std::int64_t row, std::int64_t j) {
-    return x.at(row * cols + index.values<std::int32_t>()[static_cast<std::size_t>(j)]);
-  };
+  const std::int64_t seen = std::min(k + 1, cols);
+  const Tensor index = Tensor::empty({rows, seen}, DType::i32, x.device());
+  kernels(x.device()).top_k(x, seen, index);
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t last = row * (k + 1) + k;
-    cell.distance(value(row, last - 1) - value(row, last));
+    const std::int32_t* const place = index.data<std::int32_t>() + row * seen;
+    for (std::int64_t j = 1; j < seen; ++j) {
+      cell.distance(x.at(row * cols + place[j - 1]) - x.at(row * cols + place[j]));
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "tensor/cpu_kernels.h"
 #include "tensor/cpu_lines.h"
@@ -19,6 +20,8 @@ using cpu::Matrix;
 constexpr std::int64_t kScoreTile = 64;  // queries and keys of a tile of scores
 constexpr std::int64_t kManySequences =
     8;  // from here on backward gives each sequence to one worker
+// Tiles whose sums are added in the type of the numbers; beyond, sums of so many go to f64.
+constexpr std::int64_t kTilesTogether = 16;
 
 // Rows [first, first + count) of the sequences of a batch.
 struct RowTile {
@@ -33,6 +36,8 @@ struct AttendedSequences {
   explicit AttendedSequences(const Tensor& q)
       : batch(q.size(0)), length(q.size(1)), width(q.size(2)) {}
   std::int64_t tiles() const { return (length + kScoreTile - 1) / kScoreTile; }
+  // What LongSums counts as summands: enough for sums in f64 where there are that many tiles.
+  std::int64_t summands() const { return tiles() > kTilesTogether ? length : 0; }
   RowTile tile(std::int64_t t) const {
     return {t * kScoreTile, std::min(kScoreTile, length - t * kScoreTile)};
   }
@@ -73,6 +78,33 @@ void exp_rows(std::int64_t rows, std::int64_t cols, const T* shift, T* x) {
   }
 }
 
+// The sums of a tile of queries in f64, of what was summed in T relative to e^shift.
+template <class T>
+class AttendedSums {
+ public:
+  AttendedSums(std::int64_t rows, std::int64_t width)
+      : width_(width),
+        shift_(static_cast<std::size_t>(rows), -std::numeric_limits<double>::infinity()),
+        sum_(shift_.size(), 0.0),
+        out_(static_cast<std::size_t>(rows * width), 0.0) {}
+
+  // Adds the sums of row r, and gives back all so far.
+  void add(std::int64_t r, T shift, T& sum, T* out) {
+    const auto row = static_cast<std::size_t>(r);
+    const double factor = std::exp(shift_[row] - static_cast<double>(shift));
+    shift_[row] = static_cast<double>(shift);
+    sum = static_cast<T>(sum_[row] = sum_[row] * factor + static_cast<double>(sum));
+    double* const total = out_.data() + r * width_;
+    for (std::int64_t c = 0; c < width_; ++c) {
+      out[c] = static_cast<T>(total[c] = total[c] * factor + static_cast<double>(out[c]));
+    }
+  }
+
+ private:
+  std::int64_t width_;
+  PoolVector<double> shift_, sum_, out_;
+};
+
 // One tile of queries over all its keys. `s` has kScoreTile^2 elements, `top` kScoreTile, `sum`
 // kScoreTile.
 template <class T>
@@ -84,8 +116,11 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
   T* const out_rows = all.rows(out, sequence, queries);
   std::fill(top, top + queries.count, kLowest);
   std::fill(sum, sum + queries.count, T(0));
+  std::optional<AttendedSums<T>> totals;
+  if (tile >= kTilesTogether) totals.emplace(queries.count, all.width);
   for (std::int64_t t = 0; t <= tile; ++t) {
     const RowTile keys = all.tile(t);
+    const bool starts = t % kTilesTogether == 0;  // sums of their own
     scores_of(all, q_rows, queries, all.rows(k, sequence, keys), keys, s);
     T shift[kScoreTile];
     for (std::int64_t r = 0; r < queries.count; ++r) {
@@ -95,10 +130,10 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
       top[r] = here > before || here != here ? here : before;
       shift[r] = top[r] == kLowest ? T(0) : top[r];
       // What was summed so far was relative to the largest score before.
-      const T factor = t == 0 ? T(0) : cpu::exp(before - shift[r]);
+      const T factor = starts ? T(0) : cpu::exp(before - shift[r]);
       sum[r] *= factor;
       T* const so_far = out_rows + r * all.width;
-      if (t > 0) {
+      if (!starts) {
         for (std::int64_t c = 0; c < all.width; ++c) so_far[c] *= factor;
       }
     }
@@ -108,8 +143,12 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
       sum[r] += cpu::lane_sum<T>(keys.count, [=](std::int64_t c) { return row[c]; });
     }
     cpu::product(queries.count, all.width, keys.count, Matrix<T>{s, kScoreTile},
-                 Matrix<T>{all.rows(v, sequence, keys), all.width}, t == 0 ? T(0) : T(1), out_rows,
+                 Matrix<T>{all.rows(v, sequence, keys), all.width}, starts ? T(0) : T(1), out_rows,
                  all.width);
+    if (!totals || (t < tile && (t + 1) % kTilesTogether > 0)) continue;
+    for (std::int64_t r = 0; r < queries.count; ++r) {
+      totals->add(r, shift[r], sum[r], out_rows + r * all.width);
+    }
   }
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = out_rows + r * all.width;
@@ -213,16 +252,31 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
                       });
     const Tensor workspace = Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>);
     T* const space = workspace.write<T>();
-    for (T* const d : {g.dq, g.dk, g.dv}) std::fill(d, d + dq.numel(), T(0));
     const std::int64_t tiles = all.tiles();
+    // The sums of rows of dq, dk or dv, of which each tile adds something.
+    const auto sums_of = [=](T* rows, std::int64_t count) {
+      return cpu::LongSums<T>(rows, count * width, all.summands(), kTilesTogether);
+    };
+    const auto sums_of_tile = [=](T* x, std::int64_t sequence, std::int64_t tile) {
+      return sums_of(all.rows(x, sequence, all.tile(tile)), all.tile(tile).count);
+    };
     if (all.batch >= kManySequences) {
       cpu::parallel_pieces(all.batch, [=](std::int64_t sequence, int worker) {
         T* const p = space + worker * kAttentionSpace;
+        auto to_queries = sums_of(g.dq + sequence * all.length * width, all.length);
         for (std::int64_t key = 0; key < tiles; ++key) {
+          auto to_keys = sums_of_tile(g.dk, sequence, key);
+          auto to_values = sums_of_tile(g.dv, sequence, key);
           for (std::int64_t query = key; query < tiles; ++query) {
             add_tile(all, sequence, query, key, true, true, g, p, p + kScoreTile * kScoreTile);
+            to_keys.added();
+            to_values.added();
           }
+          to_keys.finish();
+          to_values.finish();
+          to_queries.added();
         }
+        to_queries.finish();
       });
       return;
     }
@@ -233,14 +287,23 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
       const std::int64_t sequence = piece / 2 % all.batch;
       const std::int64_t place = piece / 2 / all.batch;  // the longest first
       if (piece % 2 == 0) {
+        auto to_keys = sums_of_tile(g.dk, sequence, place);
+        auto to_values = sums_of_tile(g.dv, sequence, place);
         for (std::int64_t query = place; query < tiles; ++query) {
           add_tile(all, sequence, query, place, true, false, g, p, p + kScoreTile * kScoreTile);
+          to_keys.added();
+          to_values.added();
         }
+        to_keys.finish();
+        to_values.finish();
       } else {
         const std::int64_t query = tiles - 1 - place;
+        auto to_queries = sums_of_tile(g.dq, sequence, query);
         for (std::int64_t key = 0; key <= query; ++key) {
           add_tile(all, sequence, query, key, false, true, g, p, p + kScoreTile * kScoreTile);
+          to_queries.added();
         }
+        to_queries.finish();
       }
     });
   });

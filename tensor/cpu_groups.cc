@@ -126,12 +126,24 @@ void CpuKernels::group_means_backward(const Tensor& dmeans, const Tensor& invers
       std::int64_t j = 0;
       for (std::int64_t s = begin; s < end; ++s) {
         while (view.offsets[j + 1] <= s) ++j;
-        view.for_each_set(s, j, [=](std::int64_t i, T w) {
+        const auto add_to = [=](T* sum, std::int64_t i, T w) {
           const T factor = w * scale[i * experts + j];
           const T* const row = from + (i * experts + j) * cols;
-          T* const sum = to + s * cols;
           for (std::int64_t c = 0; c < cols; ++c) sum[c] += factor * row[c];
+        };
+        T* const sum = to + s * cols;
+        if (view.groups <= cpu::kShortSum) {
+          view.for_each_set(s, j, [=](std::int64_t i, T w) { add_to(sum, i, w); });
+          continue;
+        }
+        PoolVector<T> many(static_cast<std::size_t>(cols));
+        cpu::LongSums<T> sums(many.data(), cols, view.groups);
+        view.for_each_set(s, j, [&](std::int64_t i, T w) {
+          add_to(many.data(), i, w);
+          sums.added();
         });
+        sums.finish();
+        for (std::int64_t c = 0; c < cols; ++c) sum[c] += many[static_cast<std::size_t>(c)];
       }
     });
   });

@@ -116,6 +116,21 @@ void add_rows(const T* h, std::int64_t cols, const std::int32_t* slots, const T*
   if (!started) std::fill(to, to + cols, T(0));
 }
 
+// The same for many j.
+template <class T>
+void add_many_rows(const T* h, std::int64_t cols, const std::int32_t* slots, const T* w,
+                   std::int64_t k, T* to) {
+  cpu::LongSums<T> sums(to, cols, k);
+  for (std::int64_t j = 0; j < k; ++j) {
+    if (slots[j] < 0) continue;
+    const T* const row = h + slots[j] * cols;
+    const T factor = w == nullptr ? T(1) : w[j];
+    for (std::int64_t c = 0; c < cols; ++c) to[c] += row[c] * factor;
+    sums.added();
+  }
+  sums.finish();
+}
+
 }  // namespace
 
 void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
@@ -130,14 +145,24 @@ void CpuKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const T
     const T* const from = h.data<T>();
     const T* const weight = cpu::data_or_null<T>(weights);
     T* const to = out.write<T>();
-    cpu::parallel_for(tokens, cpu::items_per_grain(cols * (k + 1)),
-                      [=](std::int64_t begin, std::int64_t end) {
-                        for (std::int64_t t = begin; t < end; ++t) {
-                          if (t + 1 < end) fetch_rows(from, cols, slot_of + (t + 1) * k, k);
-                          const T* const w = weight == nullptr ? nullptr : weight + t * k;
-                          add_rows(from, cols, slot_of + t * k, w, k, to + t * cols);
-                        }
-                      });
+    const auto of_token = [=](std::int64_t t) {
+      return weight == nullptr ? weight : weight + t * k;
+    };
+    const std::int64_t grain = cpu::items_per_grain(cols * (k + 1));
+    if (k > cpu::kShortSum) {
+      cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t) {
+          add_many_rows(from, cols, slot_of + t * k, of_token(t), k, to + t * cols);
+        }
+      });
+      return;
+    }
+    cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        if (t + 1 < end) fetch_rows(from, cols, slot_of + (t + 1) * k, k);
+        add_rows(from, cols, slot_of + t * k, of_token(t), k, to + t * cols);
+      }
+    });
   });
 }
 

@@ -19,7 +19,7 @@ struct Matrix {
 inline constexpr std::int64_t kPad = 16;
 
 // Products that are added up before their sum goes to memory. In f32 a sum of so many equal numbers
-// keeps 2e-6; where it is one of very many sums, kSumBlock (cpu_sum.h) is the depth to take.
+// keeps 3e-6; where it is one of very many sums, kSumBlock (cpu_sum.h) is the depth to take.
 inline constexpr std::int64_t kDepth = 256;
 
 // What can compute a product: plain loops, Eigen (short single rows and columns), our own

@@ -82,10 +82,8 @@ class CategoricalRouter : public Router {
       return tape.rng().gumbel(logits.shape(), DType::f64);
     });
     r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1}, [&] {
-      const Tensor noisy = noise.clone();
-      kernels(Device::cpu).accumulate(1.0, less_largest(logits.to(DType::f64)), noisy);
       Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32);
-      kernels(Device::cpu).top_k(noisy, 1, largest);
+      kernels(Device::cpu).top_k(noisy_order(logits, noise), 1, largest);
       return largest;
     });
     r.noise = noise.to(logits.dtype());

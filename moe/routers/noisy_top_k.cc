@@ -52,12 +52,13 @@ class NoisyTopKRouter : public Router {
       h = h + noise;
     }
     r.scores = softmax(h);
-    r.selected = top_k_indices(h, size.active, "selected");
+    const Var order = h.tape().constant(noisy_order(r.logits.value(), r.noise));
+    r.selected = top_k_indices(order, size.active, "selected");
     r.weights = softmax(take_columns(h, r.selected));
     r.log_normaliser = log(sum(take_columns(r.scores, r.selected), 1, true));
     const Var importance = sum_over_tokens(put_columns(r.weights, r.selected, size.experts));
     const bool smooth = in.training && size.active < size.experts;
-    const Var load = smooth ? expected_tokens(r, h, noise, deviation) : tokens(r);
+    const Var load = smooth ? expected_tokens(r, order.value(), noise, deviation) : tokens(r);
     r.add_loss("importance", importance_, squared_variation(importance, kEpsilon));
     r.add_loss("load", load_, squared_variation(load, kEpsilon));
     return r;
@@ -68,7 +69,8 @@ class NoisyTopKRouter : public Router {
 
   // sum_t Phi((o - thr)/sd) with thr = o + noise at its place: the difference of the logits comes
   // first, so that large ones do not round the noise away.
-  static Var expected_tokens(const Routing& r, Var h, Var noise, Var deviation) {
+  // `h` is H in f64, less the largest o.
+  static Var expected_tokens(const Routing& r, const Tensor& h, Var noise, Var deviation) {
     const std::int64_t rows = h.size(0);
     const std::int64_t k = r.selected.size(1);
     const Tensor is_in = Tensor::zeros(h.shape(), DType::i32);
@@ -80,9 +82,9 @@ class NoisyTopKRouter : public Router {
       }
       last.write<std::int32_t>()[t] = chosen[k - 1];
     }
-    const Tensor next = h.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
+    const Tensor next = noise.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
       Tensor largest = Tensor::empty({rows, k + 1}, DType::i32);
-      kernels(h.value().device()).top_k(h.value(), k + 1, largest);
+      kernels(h.device()).top_k(h, k + 1, largest);
       Tensor first_out = Tensor::empty({rows, 1}, DType::i32);
       for (std::int64_t t = 0; t < rows; ++t) {
         const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);

@@ -40,12 +40,11 @@ class PriorityRouter : public Router {
       return r;
     }
     Tape& tape = r.logits.tape();
-    const Tensor logits = less_largest(r.logits.value().to(DType::f64));
+    const Tensor logits = r.logits.value();
     const Tensor noise = tape.decisions().decide("noise", DType::f64, logits.shape(), [&] {
       return tape.rng().gumbel(logits.shape(), DType::f64);
     });
-    const Tensor noisy = noise.clone();
-    kernels(Device::cpu).accumulate(1.0, logits, noisy);
+    const Tensor noisy = noisy_order(logits, noise);
     r.selected =
         tape.decisions().decide("selected", DType::i32, {logits.size(0), size.active}, [&] {
           Tensor largest = Tensor::empty({logits.size(0), size.active}, DType::i32);

@@ -94,16 +94,16 @@ class RelaxedTopKRouter : public Router {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const DType dtype = r.logits.dtype();
-    const Tensor noisy = less_largest(r.logits.value().to(DType::f64));
+    Tensor drawn;
     Var noise;
     if (in.training) {
       const Shape& shape = r.logits.shape();
-      const Tensor drawn = tape.decisions().decide(
-          "noise", DType::f64, shape, [&] { return tape.rng().gumbel(shape, DType::f64); });
-      kernels(Device::cpu).accumulate(1.0, drawn, noisy);
+      drawn = tape.decisions().decide("noise", DType::f64, shape,
+                                      [&] { return tape.rng().gumbel(shape, DType::f64); });
       r.noise = drawn.to(dtype);
       noise = tape.constant(r.noise);
     }
+    const Tensor noisy = noisy_order(r.logits.value(), drawn);
     const auto largest = [&](const char* kind) {
       return top_k_indices(tape.constant(noisy), k, kind);
     };

@@ -150,10 +150,9 @@ class SparsemixerRouter : public Router {
     }
     return decisions.decide("selected", DType::i32, {tokens, k}, [&] {
       return draw_all([&](const Tensor& left) {
-        const Tensor noisy = less_largest(left);
-        kernels(Device::cpu).accumulate(1.0, tape.rng().gumbel(left.shape(), DType::f64), noisy);
+        const Tensor noise = tape.rng().gumbel(left.shape(), DType::f64);
         const Tensor one = Tensor::empty({tokens, 1}, DType::i32);
-        kernels(Device::cpu).top_k(noisy, 1, one);
+        kernels(Device::cpu).top_k(noisy_order(left, noise), 1, one);
         return one;
       });
     });

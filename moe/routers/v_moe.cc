@@ -50,7 +50,8 @@ class VMoeRouter : public Router {
       noisy = noisy + noise;
     }
     r.scores = softmax(noisy);
-    r.choice = top_k_indices(noisy, size.active, "selected");
+    const Tensor order = noisy_order(r.logits.value(), r.noise);
+    r.choice = top_k_indices(in.x.tape().constant(order), size.active, "selected");
     if (in.training) {
       // tau = o + noise at the k-th place; the difference of the logits comes first, so that large
       // ones do not round the noise away.
@@ -61,12 +62,13 @@ class VMoeRouter : public Router {
       const Var wins = normal_cdf(margin * static_cast<double>(size.experts));
       r.add_loss("load", half, squared_variation(mean_over_tokens(wins), 0.0));
     }
-    select(r, in, noisy.value(), size);
+    select(r, in, order, size);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }
 
  private:
+  // `noisy`: o' in f64, less the largest o.
   void select(Routing& r, const LayerInput& in, const Tensor& noisy, const LayerSize& size) const {
     const std::int64_t tokens = noisy.size(0);
     const std::int64_t capacity =

@@ -88,6 +88,21 @@ TEST_CASE("gradcheck: a row for each name") {
   }
 }
 
+TEST_CASE("gradcheck: where a gradient is dead") {
+  const TemporaryFolder folder;
+  const Outcome outcome = run(folder, {"gradcheck", "relu", "mul", "--json"});
+  CHECK(outcome.code == 0);
+  const json rows = json::parse(outcome.out);
+  CHECK(rows[0].at("verdict") == "pass");
+  CHECK(rows[0].at("cases") == 4);
+  CHECK(rows[0].at("dead") == 1);  // the one number of a case is negative
+  CHECK(rows[0].at("dead_inputs") == json::array({"input 0"}));
+  CHECK(rows[1].at("dead") == 0);
+  CHECK(rows[1].at("dead_inputs") == json::array());
+  const std::string text = run(folder, {"gradcheck", "relu"}).out;
+  CHECK(text.find("; dead in 1 of 4 cases: input 0\n") != std::string::npos);
+}
+
 TEST_CASE("gradcheck: a name that is none") {
   const TemporaryFolder folder;
   const Outcome outcome = run(folder, {"gradcheck", "softmix"});

@@ -175,6 +175,46 @@ TEST_CASE("the margin of a top-k is reported as the distance to the wall") {
   CHECK(r.wall == 0.5);  // 3 against 2.5 in the first row, 2 against 1 in the second
 }
 
+TEST_CASE("a sort of equal values is at a wall: held it is smooth, else inconclusive") {
+  const Program sorted = [](Tape& t, std::span<const Var> v) {
+    const Tensor order = top_k_indices(v[0], 4, "order");
+    return take_columns(v[0], order) * t.constant(Tensor::of<double>({1, 4}, {1, -2, 0.7, 3}));
+  };
+  const Tensor tied = Tensor::of<double>({1, 4}, {0.5, 0.2, 0.5, 0.9});
+  CHECK(gradcheck(sorted, {tied}).verdict == Verdict::pass);
+  CHECK(gradcheck(sorted, {tied}).wall == 0.0);
+  for (const auto hold : {Decisions::Hold::discrete, Decisions::Hold::nothing}) {
+    const GradcheckReport r = gradcheck(sorted, {tied}, {.hold = hold});
+    CHECK(r.wall == 0.0);
+    const bool held = hold == Decisions::Hold::discrete;
+    CHECK(r.verdict == (held ? Verdict::pass : Verdict::inconclusive));
+  }
+  const Tensor apart = Tensor::of<double>({1, 4}, {0.5, 0.2, 0.4, 0.9});
+  const GradcheckReport r = gradcheck(sorted, {apart}, {.hold = Decisions::Hold::nothing});
+  CHECK(r.verdict == Verdict::pass);
+  CHECK(r.wall == doctest::Approx(0.1));
+}
+
+TEST_CASE("a tolerance with which anything would pass is an error") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto run = [](GradcheckOptions options) {
+    gradcheck([](Tape&, std::span<const Var> x) { return tanh(x[0]); }, {row({0.3})}, options);
+  };
+  CHECK_THROWS_WITH_AS(run({.relative = 10.0}),
+                       "[gradcheck] relative is 10. Use a tolerance above 0, at most 0.01.", Error);
+  CHECK_THROWS_WITH_AS(run({.error_factor = -1.0}),
+                       "[gradcheck] error_factor is -1. Use 0 to 100 error estimates.", Error);
+  CHECK_THROWS_WITH_AS(run({.elementwise_limit = -1}),
+                       "[gradcheck] elementwise_limit is -1. Use 0 or more elements.", Error);
+  for (const double bad : {nan, -1e-7, 0.0, 0.011, std::numeric_limits<double>::infinity()}) {
+    CHECK_THROWS_AS(run({.relative = bad}), Error);
+  }
+  for (const double bad : {nan, 101.0, std::numeric_limits<double>::infinity()}) {
+    CHECK_THROWS_AS(run({.error_factor = bad}), Error);
+  }
+  run({.relative = 0.01, .error_factor = 0.0, .elementwise_limit = 0});
+}
+
 TEST_CASE("a gradient lost in the rounding of a large value is not certified") {
   const GradcheckReport r = gradcheck(
       [](Tape&, std::span<const Var> x) { return x[0] * 1e-12 + 1e6; }, {row({0.3, 0.4})});

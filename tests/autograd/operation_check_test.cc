@@ -38,6 +38,13 @@ enum class Defect {
   throws,
   no_gradient,
   other_than_written_out,
+  small,  // none, of numbers around 1e-6, as the following
+  small_wrong_f32_value,
+  small_wrong_f32_gradient,
+  small_not_linear,
+  small_wrong_alone,
+  small_other_than_written_out,
+  cancelling,  // none: a b - a with b near 1, terms 1e4 times as large as their difference
 };
 
 double largest(const Tensor& t) {
@@ -76,6 +83,7 @@ struct Product {
     for (std::size_t i = 0; i < y.size(); ++i) {
       y[i] = a[i] * b[i];
       if (defect == Defect::wrong_f32_value && in[0].dtype() == DType::f32) y[i] *= 1.001;
+      if (defect == Defect::small_wrong_f32_value && in[0].dtype() == DType::f32) y[i] *= 1.001;
     }
     if (defect == Defect::unwritten_output && !y.empty()) y.pop_back();
     if (defect == Defect::throws) fail(name, "it throws. Do nothing.");
@@ -104,6 +112,9 @@ struct Product {
         if (defect == Defect::not_repeatable) v *= 1.0 + 1e-14 * ++calls;
         if (defect == Defect::wrong_alone && !b.wants(1 - operand)) v *= 1.5;
         if (defect == Defect::wrong_f32_gradient && f32) v *= 1.001;
+        if (defect == Defect::small_wrong_f32_gradient && f32) v *= 1.001;
+        if (defect == Defect::small_not_linear && largest(b.dy()) > 2.0) v *= 1.0 + 1e-7;
+        if (defect == Defect::small_wrong_alone && !b.wants(1 - operand)) v *= 1.0 + 1e-7;
         if (defect == Defect::wrong_when_tied && b.saved(0).same_bits(b.saved(1))) v *= 1.5;
       }
       if (defect == Defect::unwritten_gradient && !d.empty()) d.pop_back();
@@ -130,10 +141,22 @@ struct Product {
     const Program another = [](Tape&, std::span<const Var> x) {
       return apply<Product<Defect::none>>({x[1], apply<Product<Defect::none>>({x[0], x[0]})});
     };
+    const Program nearly = [](Tape&, std::span<const Var> x) {
+      return (1.0 + 1e-7) * apply<Product<Defect::none>>({x[0], x[1]});
+    };
+    const Program difference = [](Tape&, std::span<const Var> x) {
+      return apply<Product<defect>>({x[0], x[1]}) - x[0];
+    };
+    const double size = defect >= Defect::small ? 1e-6 : 2.0;
     for (const Shape& shape : {Shape{2, 3}, Shape{}, Shape{0, 2}}) {
       if (defect == Defect::no_empty_case && shape.numel() == 0) continue;
       if (defect == Defect::no_single_case && shape.numel() == 1) continue;
-      cases.push_back({shape.str(), {{shape}, {shape}}, program});
+      const CaseInput input{shape, -size, size};
+      cases.push_back({shape.str(), {input, input}, program});
+      if (defect == Defect::cancelling) {
+        cases.back() = {shape.str(), {{shape}, {shape, 1.0, 1.0 + 1e-4}}, difference};
+      }
+      if (defect == Defect::small_other_than_written_out) cases.back().written_out = nearly;
       if (defect == Defect::other_than_written_out) cases.back().written_out = another;
     }
     return cases;
@@ -192,6 +215,20 @@ TEST_CASE("each defect is caught, by the check that is made for it") {
   expect_caught<Defect::throws>("[product] it throws. Do nothing.");
   expect_caught<Defect::no_gradient>("analytic and numeric differ");
   expect_caught<Defect::other_than_written_out>("differs from its written-out form");
+}
+
+TEST_CASE("numbers are compared by their own size, and terms that cancel by theirs") {
+  const CheckRow small = check<Defect::small>();
+  INFO(small.reason);
+  CHECK(small.verdict == Verdict::pass);
+  expect_caught<Defect::small_wrong_f32_value>("f32 and f64 values differ");
+  expect_caught<Defect::small_wrong_f32_gradient>("f32 and f64 gradients differ");
+  expect_caught<Defect::small_not_linear>("backward is not linear in its cotangent");
+  expect_caught<Defect::small_wrong_alone>("another one where it alone is wanted");
+  expect_caught<Defect::small_other_than_written_out>("differs from its written-out form");
+  const CheckRow cancelling = check<Defect::cancelling>();
+  INFO(cancelling.reason);
+  CHECK(cancelling.verdict == Verdict::pass);
 }
 
 TEST_CASE("a tape that does not accumulate is caught: the mutant that overwrites an adjoint") {
@@ -297,6 +334,16 @@ TEST_CASE("a claim is enforced: for each claim a liar") {
   CHECK(honest.verdict == Verdict::pass);
 }
 
+TEST_CASE("cases with a dead input are counted, and the inputs named") {
+  const Program second = [](Tape&, std::span<const Var> x) { return 0.0 * x[0] + square(x[1]); };
+  const CheckRow dead = check_claim(Claim::exact, {{{1}}, {{1}}}, second);
+  CHECK(dead.verdict == Verdict::pass);
+  CHECK(dead.dead == 1);
+  CHECK(dead.dead_inputs == std::vector<std::string>{"input 0"});
+  const Program both = [](Tape&, std::span<const Var> x) { return x[0] * x[1]; };
+  CHECK(check_claim(Claim::exact, {{{1}}, {{1}}}, both).dead == 0);
+}
+
 TEST_CASE(
     "an unbiased claim is shown for losses up to degree 4, by a tolerance of their own size") {
   // ReinMax (Liu et al. 2023): exact for quadratic losses, wrong for cubic ones.
@@ -319,4 +366,12 @@ TEST_CASE(
     return 1e-4 * straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
   };
   expect_liar(check_claim(Claim::unbiased, {{{3}}}, small), "claimed to be unbiased");
+  const Program small_dropped = [](Tape& tape, std::span<const Var> x) {
+    const Tensor p = Tensor::of<double>({1, 2}, {0.25, 0.75});
+    const Tensor kept = tape.decisions().categorical("kept", p, tape.rng());
+    return x[0] * (1e-3 * kept.at(0) / 0.75);
+  };
+  const CheckRow honest = check_claim(Claim::unbiased, {{{1}}}, small_dropped);
+  INFO(honest.reason);
+  CHECK(honest.verdict == Verdict::pass);
 }

@@ -1,5 +1,6 @@
 // Sums in f32 over millions of positive numbers keep their digits: every kernel that adds.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -116,6 +117,16 @@ TEST_CASE("digits: products with a long inner side, thin and not, however they l
   }
 }
 
+TEST_CASE("digits: products whose sums are not blocked keep 3e-6") {
+  for (const std::int64_t inner : {256, 1024, 4096, 16384}) {
+    CAPTURE(inner);
+    const Tensor out = f32({33, 40});
+    const Tensor ones = Tensor::full({inner, 40}, 1.0, DType::f32);
+    k().matmul(tenths({33, inner}), false, ones, false, 0.0, out);
+    CHECK(error(out, kTenth * static_cast<double>(inner)) < 3e-6);
+  }
+}
+
 TEST_CASE("digits: the thin and the long products against f64, at odd sizes") {
   Rng rng{.seed = 7};
   for (const std::int64_t inner : {257, 1000, 4096, 4097, 5001}) {
@@ -204,6 +215,77 @@ TEST_CASE("digits: sums, means and products of groups") {
     CHECK(error(means, kTenth) < kBound);
     CHECK(error(inverse, 1.0 / (static_cast<double>(tokens) * (weighted ? kTenth : 1.0))) < kBound);
   }
+}
+
+TEST_CASE("digits: tokens with thousands of slots, slots in thousands of groups") {
+  const std::int64_t slots = 20000;
+  const Tensor inverse = Tensor::empty({1, slots}, DType::i32);
+  for (std::int64_t s = 0; s < slots; ++s) {
+    inverse.write<std::int32_t>()[s] = static_cast<std::int32_t>(slots - 1 - s);
+  }
+  inverse.write<std::int32_t>()[7] = -1;
+  for (const bool weighted : {false, true}) {
+    const Tensor ones = Tensor::full({1, slots}, 1.0, DType::f32);
+    const Tensor out = both([&] {
+      const Tensor y = f32({1, 3});
+      k().slots_to_tokens(tenths({slots, 3}), weighted ? ones : Tensor(), inverse, y);
+      return y;
+    });
+    CHECK(error(out, kTenth * static_cast<double>(slots - 1)) < kBound);
+  }
+  // One slot, of expert 0, in the groups of all experts.
+  const std::int64_t experts = 1000;
+  GroupSets sets;
+  sets.ids = Tensor::empty({1, experts}, DType::i32);
+  sets.offsets = Tensor::full({experts + 1}, 1, DType::i32);
+  sets.offsets.write<std::int32_t>()[0] = 0;
+  sets.order = Tensor::zeros({1}, DType::i32);
+  sets.choices = 1;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    sets.ids.write<std::int32_t>()[e] = static_cast<std::int32_t>(e);
+  }
+  const Tensor ones = Tensor::full({experts, experts}, 1.0, DType::f32);
+  const Tensor dh = Tensor::full({1, 2}, 0.5, DType::f32);
+  k().group_means_backward(tenths({experts, experts, 2}), ones, sets, dh);
+  CHECK(error(dh, 0.5 + kTenth * static_cast<double>(experts)) < kBound);
+}
+
+// With equal scores token i gives 1/(i+1) to each of its keys.
+TEST_CASE("digits: attention over thousands of keys and queries") {
+  const std::int64_t length = 12000;
+  const std::int64_t half = length / 2;
+  const Tensor scores = tenths({1, length, 1});
+  // The first half of the values is 1, so that their gradients of scores are positive.
+  const Tensor v = Tensor::zeros({1, length, 1}, DType::f32);
+  std::fill_n(v.write<float>(), half, 1.0F);
+  const Tensor out = f32({1, length, 1});
+  const Tensor lse = f32({1, length});
+  k().causal_attention(scores, scores, tenths({1, length, 1}), out, lse);
+  CHECK(error(out, kTenth) < kBound);
+  k().causal_attention(scores, scores, v, out, lse);
+  std::vector<double> of_key(static_cast<std::size_t>(length) + 1, 0.0);  // sum over i >= j
+  double dk = 0.0;  // of the first key: dout = 1, dp = 1, delta = out
+  double worst_lse = 0.0;
+  for (std::int64_t i = length - 1; i >= 0; --i) {
+    const double p = 1.0 / static_cast<double>(i + 1);
+    const auto place = static_cast<std::size_t>(i);
+    of_key[place] = of_key[place + 1] + p;
+    dk += kTenth * p * (1.0 - static_cast<double>(std::min(half, i + 1)) * p);
+    worst_lse = std::fmax(worst_lse, std::abs(lse.at(i) - kTenth * kTenth + std::log(p)));
+  }
+  CHECK(worst_lse < 10.0 * kBound);  // of numbers up to 9.4
+  const Tensor ones = Tensor::full({1, length, 1}, 1.0, DType::f32);
+  const Tensor dq = f32({1, length, 1});
+  const Tensor dkeys = f32({1, length, 1});
+  const Tensor dv = f32({1, length, 1});
+  k().causal_attention_backward(scores, scores, v, out, lse, ones, dq, dkeys, dv);
+  double worst_dv = 0.0;
+  for (std::int64_t j = 0; j < length; ++j) {
+    const double want = of_key[static_cast<std::size_t>(j)];
+    worst_dv = std::fmax(worst_dv, std::abs(dv.at(j) / want - 1.0));
+  }
+  CHECK(worst_dv < kBound);
+  CHECK(std::abs(dkeys.at(0) / dk - 1.0) < kBound);
 }
 
 TEST_CASE("digits: products of slots and tokens of great width") {
