@@ -12,9 +12,9 @@ constexpr double kConverged = 1e-11;  // relative
 constexpr double kUsable = 1e-6;      // relative: further steps that bring nothing end the search
 constexpr double kFurther = 150.0;    // from one of the much smaller steps to the next
 constexpr double kLast = 1.3;         // times the smallest: the last of them
-constexpr double kHidden = 1e3;       // times the rounding that is known of: within operations
+constexpr double kOwnNoise = 1e3;       // times the rounding that is known of: within operations
 constexpr double kLeast = 4.0 * std::numeric_limits<double>::denorm_min();
-constexpr double kInfinite = std::numeric_limits<double>::infinity();
+constexpr double kInfiniteError = std::numeric_limits<double>::infinity();
 constexpr int kMostRows = 48;
 constexpr std::size_t kMostOrders = 9;
 
@@ -47,7 +47,7 @@ class Search {
   Search(const Curve& curve, std::size_t components, const Steps& steps)
       : curve_(curve), steps_(steps) {
     best_.value.assign(components, 0.0);
-    best_.error.assign(components, kInfinite);
+    best_.error.assign(components, kInfiniteError);
     best_.rounding.assign(components, 0.0);
     step_.assign(components, steps.first);
     plain_.assign(components, 0.0);
@@ -148,7 +148,7 @@ class Search {
       if (const std::optional<Look> at = look(h)) reconsider(*at);
     }
     for (std::size_t c = 0; c < step_.size(); ++c) {
-      if (unresolved_[c] || bent(c)) best_.error[c] = kInfinite;
+      if (unresolved_[c] || bent(c)) best_.error[c] = kInfiniteError;
     }
   }
 
@@ -184,7 +184,7 @@ class Search {
     const Derivative before = best_;
     const std::vector<double> step = step_;
     const std::vector<double> plain = plain_;
-    for (const std::size_t c : contradicted) best_.error[c] = kInfinite;
+    for (const std::size_t c : contradicted) best_.error[c] = kInfiniteError;
     descend(at.h * 10.0);
     for (const std::size_t c : contradicted) {
       const double gap = std::abs(at.quotient.value[c] - before.value[c]);
@@ -231,7 +231,7 @@ class Search {
   }
 
   // What rounding within the function makes of a component: how far it is from a straight line at
-  // steps so small that a smooth function is one. More than kHidden times the rounding that is
+  // steps so small that a smooth function is one. More than kOwnNoise times the rounding that is
   // known of is not taken for rounding: it may be a shape.
   void find_noise() {
     noise_.assign(best_.value.size(), 0.0);
@@ -249,7 +249,7 @@ class Search {
         const double turn = (q->value[i] - widest->value[i]) * h;
         const double known = q->rounding[i] * h;
         noise_[i] = std::fmax(
-            noise_[i], std::fmin(std::fmax(std::abs(bend), std::abs(turn)), kHidden * known));
+            noise_[i], std::fmin(std::fmax(std::abs(bend), std::abs(turn)), kOwnNoise * known));
       }
     }
   }

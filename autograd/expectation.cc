@@ -58,6 +58,7 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
 // --- the reference ----------------------------------------------------------------------------
 
 constexpr const char* kNotFinite = "the mean gradient is not finite";
+constexpr const char* kOtherSlopes = "steps of different sizes see different slopes";
 constexpr const char* kNoStep = "every step leaves the domain or the cell, or is not finite";
 
 // The derivative that a mean gradient is held against, as far as it is known.
@@ -83,6 +84,7 @@ Reference derivative_at_0(const std::function<std::optional<double>(double)>& f,
   };
   const Derivative d = derivative_of(curve, 1, steps_at(x));
   if (!d.found) return {kNan, kInfinity, kNoStep};
+  if (!std::isfinite(d.error[0])) return {kNan, kInfinity, kOtherSlopes};
   return {d.value[0], kErrorFactor * d.error[0] + d.rounding[0], nullptr};
 }
 

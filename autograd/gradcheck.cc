@@ -324,34 +324,6 @@ class Checker {
       }
     }
     comparison.finish();
-    if (!report.dead) return;
-    const double largest = largest_result_of(leaves_[i].index());
-    if (largest * std::numeric_limits<double>::epsilon() <= 1e-6) return;
-    report.dead = false;
-    report.verdict = Verdict::inconclusive;
-    report.reason = fmt::format(
-        "gradient and differences are zero everywhere, and a result on the way of size "
-        "{:.3g} may absorb them",
-        largest);
-  }
-
-  // Of the results that depend on a leaf.
-  double largest_result_of(std::int32_t leaf) const {
-    double largest = 0.0;
-    std::vector<bool> depends(tape_.size(), false);
-    depends[static_cast<std::size_t>(leaf)] = true;
-    for (std::size_t i = 0; i < tape_.size(); ++i) {
-      const Tape::NodeView node = tape_.node(i);
-      for (const std::int32_t source : node.sources) {
-        depends[i] = depends[i] || depends[static_cast<std::size_t>(source)];
-      }
-      if (node.operation == nullptr || !depends[i] || !is_floating(node.output.dtype())) continue;
-      for (std::int64_t e = 0; e < node.output.numel(); ++e) {
-        const double size = std::abs(node.output.at(e));
-        if (std::isfinite(size)) largest = std::fmax(largest, size);
-      }
-    }
-    return largest;
   }
 
   const Program& program_;

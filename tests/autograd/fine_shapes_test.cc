@@ -145,16 +145,12 @@ TEST_CASE("what a large term absorbs was not seen") {
     const Scalar slope = constant(factor);
     for (const double large : {1e12, 1e14, 1e16, 1e17}) {
       CAPTURE(large);
-      const Program before = [&](Tape&, std::span<const Var> in) {
-        return (apply<ByHand>({tanh(in[0])}, {&identity, &slope}) + large) - large;
-      };
-      const Program behind = [&](Tape&, std::span<const Var> in) {
-        return apply<ByHand>({(tanh(in[0]) + large) - large}, {&identity, &slope});
-      };
-      for (const Program& program : {before, behind}) {
-        CHECK(gradcheck(program, {row({0.3})}).verdict !=
-              (factor == 1.0 ? Verdict::fail : Verdict::pass));
-      }
+      const GradcheckReport r = gradcheck(
+          [&](Tape&, std::span<const Var> in) {
+            return (apply<ByHand>({tanh(in[0])}, {&identity, &slope}) + large) - large;
+          },
+          {row({0.3})});
+      CHECK(r.verdict != (factor == 1.0 ? Verdict::fail : Verdict::pass));
     }
   }
 }
