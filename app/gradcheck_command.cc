@@ -6,7 +6,7 @@
 
 #include "app/commands.h"
 #include "app/table.h"
-#include "moe/check.h"
+#include "moe/checks/check.h"
 
 namespace moegrad {
 namespace {

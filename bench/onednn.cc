@@ -8,7 +8,7 @@
 #ifdef MOEGRAD_HAVE_DNNL
 #include <dnnl.h>
 #else
-#include "tensor/cpu_product.h"
+#include "tensor/cpu/product.h"
 #endif
 
 namespace moegrad::bench {

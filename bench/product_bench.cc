@@ -9,7 +9,7 @@
 
 #include "bench/benches.h"
 #include "bench/onednn.h"
-#include "tensor/cpu_product.h"
+#include "tensor/cpu/product.h"
 
 namespace moegrad {
 namespace {

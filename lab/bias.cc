@@ -8,7 +8,7 @@
 #include "autograd/expectation.h"
 #include "lab/bias_setting.h"
 #include "moe/registry.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 
 namespace moegrad {
 namespace {

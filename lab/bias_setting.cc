@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "moe/moments.h"
+#include "moe/checks/moments.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 

@@ -4,7 +4,7 @@
 #include <bit>
 #include <limits>
 
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {

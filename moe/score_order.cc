@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "moe/noise.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <type_traits>
 
-#include "tensor/cpu_math.h"
+#include "tensor/cpu/math.h"
 
 // What the functors of unary_functors.h and binary_functors.h are made of.
 

@@ -1,6 +1,6 @@
 #include "tensor/kernels.h"
 
-#include "tensor/cpu_kernels.h"
+#include "tensor/cpu/kernels.h"
 
 namespace moegrad {
 namespace {

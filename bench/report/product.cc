@@ -1,7 +1,7 @@
 #include "bench/report/product.h"
 
 #include "bench/onednn.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/rng.h"
 #include "tensor/threads.h"
 

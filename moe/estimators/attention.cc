@@ -22,7 +22,7 @@
 #include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {

@@ -20,7 +20,7 @@
 #include "moe/dispatch.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 
 namespace moegrad {
 namespace {

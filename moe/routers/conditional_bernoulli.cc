@@ -25,7 +25,7 @@
 #include "moe/sampling.h"
 #include "moe/set_probability.h"
 #include "ops/ops.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {

@@ -24,7 +24,7 @@
 #include "moe/noise.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/cpu_parallel.h"
+#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {

@@ -4,7 +4,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
+#include "moe/checks/check.h"
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
 

@@ -7,7 +7,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
+#include "moe/checks/check.h"
 #include "moe/dispatch.h"
 #include "ops/ops.h"
 

@@ -6,7 +6,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
+#include "moe/checks/check.h"
 
 namespace moegrad::test {
 

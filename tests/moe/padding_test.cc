@@ -7,7 +7,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
+#include "moe/checks/check.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
 #include "tests/moe/router_cases.h"

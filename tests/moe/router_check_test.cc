@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
+#include "moe/checks/check.h"
 
 using namespace moegrad;
 

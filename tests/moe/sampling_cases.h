@@ -9,8 +9,8 @@
 
 #include <doctest/doctest.h>
 
-#include "moe/check.h"
-#include "moe/moments.h"
+#include "moe/checks/check.h"
+#include "moe/checks/moments.h"
 #include "moe/registry.h"
 #include "moe/set_probability.h"
 #include "ops/ops.h"

@@ -6,7 +6,7 @@
 #include <doctest/doctest.h>
 
 #include "moe/balance.h"
-#include "moe/check.h"
+#include "moe/checks/check.h"
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
 

@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-#include "kernel_checks.h"
+#include "tests/kernels/kernel_checks.h"
 
 using namespace moegrad;
 

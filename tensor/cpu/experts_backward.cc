@@ -1,0 +1,366 @@
+// The way back through the experts' networks: the activations are computed again, and each weight
+// gradient has one owner that goes through its rows in order.
+
+#include <tuple>
+
+#include "tensor/cpu/experts.h"
+#include "tensor/cpu/sum.h"
+#include "tensor/cpu/tiles.h"
+
+namespace moegrad {
+namespace cpu::network {
+namespace {
+
+// Multiply-adds below which a pass runs on the calling thread.
+constexpr std::int64_t kSerialExperts = std::int64_t{1} << 18;
+// A weight gradient is cut into parts where one expert has more rows than three experts of sixteen
+// would have on average: the largest part is what one thread does alone.
+constexpr std::int64_t kLeastPart = 512;
+constexpr std::int64_t kPartShare = 3;
+constexpr std::int64_t kPartExperts = 16;
+
+// Rows of a part beyond which its products are added in f64, those of kTilesOfSum tiles at once.
+constexpr std::int64_t kManyRows = 4096;
+constexpr std::int64_t kTilesOfSum = 8;
+
+// The rows of x are padded.
+template <class T>
+void add_column_sums(const T* x, std::int64_t rows, std::int64_t cols, T* to, LongSums<T>& sums) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* const row = x + r * (cols + kPad);
+    for (std::int64_t c = 0; c < cols; ++c) to[c] += row[c];
+    sums.added();
+  }
+}
+
+template <class T>
+T dot(const T* a, const T* b, std::int64_t n) {
+  return lane_sum<T>(n, [=](std::int64_t i) { return a[i] * b[i]; });
+}
+
+// to [rows, w.rows] = x [rows, w.cols] w_e^T + beta to; rows of `to` are `stride` apart
+template <class T>
+void times_transposed(Matrix<T> x, std::int64_t rows, Stack<const T> w, std::int64_t e, T beta,
+                      T* to, std::int64_t stride) {
+  product(rows, w.rows, w.cols, x, Matrix<T>{w.at(e), w.cols, true}, beta, to, stride);
+}
+// sum [m, n] = left [rows, m]^T right [rows, n] + beta sum
+template <class T>
+void add_product(Matrix<T> left, std::int64_t m, Matrix<T> right, std::int64_t n, std::int64_t rows,
+                 T beta, T* sum, std::int64_t depth) {
+  left.transposed = true;
+  product(m, n, rows, left, right, beta, sum, n, depth);
+}
+
+// With the adjoint du of u, times `scale`: da in its place, and dc where c is given. (Derivatives
+// are put down before they are multiplied by: else relu's becomes a branch, and a slow one.)
+template <class F, class T>
+void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T* dc) {
+  if (c != nullptr) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T g = du[i] * scale;
+      dc[i] = g * F::f(a[i], {});
+      du[i] = g * c[i] * F::df(a[i], T(0), {});
+    }
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) dc[i] = F::df(a[i], T(0), {});
+    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * dc[i];
+  }
+}
+
+// Both at once where there is no c: u = scale act(a), and da in the place of du. Returns
+// <act(a), du>.
+template <class F, class T>
+T activate_both_ways(const T* __restrict a, T scale, std::int64_t n, T* __restrict u,
+                     T* __restrict du) {
+  return lane_blocks<T>(n, [=](std::int64_t first, auto count, T* lanes) {
+    T value[kLanes];
+    T slope[kLanes];
+    for (std::int64_t l = 0; l < count; ++l) value[l] = F::f(a[first + l], {});
+    for (std::int64_t l = 0; l < count; ++l) slope[l] = F::df(a[first + l], T(0), {});
+    for (std::int64_t l = 0; l < count; ++l) lanes[l] += value[l] * du[first + l];
+    for (std::int64_t l = 0; l < count; ++l) u[first + l] = value[l] * scale;
+    for (std::int64_t l = 0; l < count; ++l) du[first + l] = du[first + l] * scale * slope[l];
+  });
+}
+
+// What one owner adds up: the rows [first, last) of expert e, into the gradients of that expert, or
+// into a partial sum of its own where an expert has several owners.
+struct Part {
+  std::int64_t expert, first, last;
+  std::int64_t partial;  // -1: the gradients themselves
+};
+
+PoolVector<Part> parts_of(const Tensor& offsets) {
+  const std::int64_t experts = offsets.numel() - 1;
+  const std::int32_t* const bounds = offsets.data<std::int32_t>();
+  const std::int64_t most =
+      std::max(kLeastPart, kPartShare * bounds[experts] / std::max(experts, kPartExperts));
+  PoolVector<Part> parts;
+  std::int64_t partials = 0;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const std::int64_t rows = bounds[e + 1] - bounds[e];
+    const std::int64_t count = std::max<std::int64_t>(1, tiles_of(rows, most));
+    for (std::int64_t i = 0; i < count; ++i) {
+      parts.push_back({e, bounds[e] + rows * i / count, bounds[e] + rows * (i + 1) / count,
+                       i == 0 ? -1 : partials++});
+    }
+  }
+  std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {  // the largest first
+    return std::tuple(b.last - b.first, a.expert, a.first) <
+           std::tuple(a.last - a.first, b.expert, b.first);
+  });
+  return parts;
+}
+
+// Where one owner adds up its gradients; null where they are not wanted.
+template <class T>
+struct Sums {
+  T *w1 = nullptr, *b1 = nullptr, *w3 = nullptr, *b3 = nullptr, *w2 = nullptr, *b2 = nullptr;
+};
+
+// The sums over rows among them, where these are many.
+template <class T>
+struct BiasSums {
+  LongSums<T> b1, b3, b2;
+};
+
+template <class F, class T>
+class ExpertsBackward {
+ public:
+  ExpertsBackward(const ExpertTensors& w, const Tensor& x, Slots slots, const Tensor& offsets,
+                  const Tensor& a, const Tensor& c, const Tensor& kept, const Tensor& dy,
+                  const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                  const ExpertTensors& dw)
+      : w_(w),
+        dw_(dw),
+        slots_(slots),
+        kept_{kept.defined() ? kept.data<std::int32_t>() : nullptr,
+              kept.defined() ? kept.size(1) : 0},
+        model_(w_.w1.rows),
+        hidden_(w_.w1.cols),
+        output_(w_.w2.cols),
+        x_(x.data<T>()),
+        a_(data_or_null<T>(a)),
+        c_(data_or_null<T>(c)),
+        dy_(dy.data<T>()),
+        weights_(data_or_null<T>(weights)),
+        dslots_(dslots.defined() ? dslots.write<T>() : nullptr),
+        dweights_(dweights.defined() ? dweights.write<T>() : nullptr),
+        parts_(parts_of(offsets)),
+        tile_rows_(tile_rows(model_ * hidden_)),
+        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (kept_.choices < slots.k ? 2 * hidden_ : 0)) {
+    std::int64_t partials = 0;
+    for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
+    partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
+  }
+
+  void operator()() {
+    const auto count = static_cast<std::int64_t>(parts_.size());
+    const auto run = [&](std::int64_t i, int worker) {
+      part(parts_[static_cast<std::size_t>(i)], worker);
+    };
+    std::int64_t rows = kPanelRows * count;
+    for (const Part& part : parts_) rows += part.last - part.first;
+    if (rows * model_ * hidden_ <= kSerialExperts) {
+      for (std::int64_t i = 0; i < count; ++i) run(i, 0);
+    } else {
+      parallel_pieces(count, run);
+    }
+    add_partials();
+  }
+
+ private:
+  static std::int64_t each(const Stack<T>& s) { return s ? s.rows * s.cols : 0; }
+  std::int64_t count_of_sums() const {
+    std::int64_t sum = 0;
+    for (const Stack<T>* s : {&dw_.w1, &dw_.b1, &dw_.w3, &dw_.b3, &dw_.w2, &dw_.b2})
+      sum += each(*s);
+    return sum;
+  }
+
+  Sums<T> sums_of(const Part& part) const {
+    Sums<T> sums;
+    T* next = part.partial < 0 ? nullptr : partial_.write<T>() + part.partial * count_of_sums();
+    const auto place = [&](T*& at, const Stack<T>& s) {
+      if (!s) return;
+      at = next == nullptr ? s.at(part.expert) : next;
+      if (next != nullptr) next += each(s);
+      // The first tile's products overwrite the matrices.
+      if (part.first == part.last) std::fill(at, at + each(s), T(0));
+    };
+    place(sums.w1, dw_.w1);
+    place(sums.b1, dw_.b1);
+    place(sums.w3, dw_.w3);
+    place(sums.b3, dw_.b3);
+    place(sums.w2, dw_.w2);
+    place(sums.b2, dw_.b2);
+    return sums;
+  }
+
+  void part(const Part& part, int worker) const {
+    const Sums<T> sums = sums_of(part);
+    const std::int64_t rows = part.last - part.first;
+    const std::int64_t tiles = tiles_of(rows, tile_rows_);
+    const auto bias_sums = [=](T* at, std::int64_t cols) {
+      return LongSums<T>(at, at == nullptr ? 0 : cols, rows);
+    };
+    BiasSums<T> of_biases{bias_sums(sums.b1, hidden_), bias_sums(sums.b3, hidden_),
+                          bias_sums(sums.b2, output_)};
+    const bool many = rows > kManyRows;
+    PoolVector<LongSums<T>> of_matrices;
+    if (many) {
+      if (sums.w1 != nullptr) of_matrices.emplace_back(sums.w1, each(dw_.w1), rows, kTilesOfSum);
+      if (sums.w3 != nullptr) of_matrices.emplace_back(sums.w3, each(dw_.w3), rows, kTilesOfSum);
+      if (sums.w2 != nullptr) of_matrices.emplace_back(sums.w2, each(dw_.w2), rows, kTilesOfSum);
+    }
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const std::int64_t first = rows * i / tiles;
+      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first,
+           i == 0 && !many ? T(0) : T(1), many ? kSumBlock : kDepth, sums, of_biases, worker);
+      for (LongSums<T>& sum : of_matrices) sum.added();
+    }
+    for (LongSums<T>& sum : of_matrices) sum.finish();
+    of_biases.b1.finish();
+    of_biases.b3.finish();
+    of_biases.b2.finish();
+  }
+
+  // The row of a and c that belongs to a slot of this token, -1 where it was not kept.
+  std::int64_t kept_row(std::int64_t slot, std::int64_t token) const {
+    const std::int64_t choice = slots_.order[slot] - token * slots_.k;
+    return choice < kept_.choices ? kept_.rows[token * kept_.choices + choice] : -1;
+  }
+
+  // Pre-activations of those of a tile's rows for which they were not kept, one behind the other.
+  void once_more(std::int64_t e, std::int64_t first, std::int64_t rows, const std::int32_t* tokens,
+                 std::int32_t* those, T* a, T* c) const {
+    std::int64_t count = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (kept_row(first + r, tokens[r]) < 0) those[count++] = tokens[r];
+    }
+    if (count == 0) return;
+    const Matrix<T> x{x_, model_, false, those};
+    linear(x, count, w_.w1, w_.b1, e, a);
+    if (w_.w3) linear(x, count, w_.w3, w_.b3, e, c);
+  }
+
+  // beta: 0 where this tile starts the sums of products; depth: see product()
+  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, std::int64_t depth,
+            const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
+    const std::int64_t wide = hidden_ + kPad;
+    T* const u = workspace_.of(worker);
+    T* const da = u + tile_rows_ * wide;
+    T* const dc = da + tile_rows_ * wide;
+    const std::int32_t* const tokens = slots_.tokens(first, rows, workspace_.tokens(worker));
+    const Matrix<T> x{x_, model_, false, tokens};
+    T* const again_a = dc + tile_rows_ * wide;
+    T* const again_c = again_a + tile_rows_ * hidden_;
+    once_more(e, first, rows, tokens, workspace_.more_tokens(worker), again_a, again_c);
+    // dy of the tokens, to be multiplied by their weights; or of the slots themselves
+    const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
+                                            : Matrix<T>{dy_ + first * output_, output_};
+    times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
+    // u, times the weight: u (weight g)^T = (weight u) g^T
+    const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
+    std::int64_t again = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t there = kept_row(first + r, tokens[r]);
+      const std::int64_t row = there < 0 ? again++ : there;
+      const T* const a_row = (there < 0 ? again_a : a_) + row * hidden_;
+      const T* const c_row = !w_.w3 ? nullptr : (there < 0 ? again_c : c_) + row * hidden_;
+      T* const u_row = u + r * wide;
+      T* const da_row = da + r * wide;
+      const T* const g_row = dy_ + (weights_ != nullptr ? tokens[r] : first + r) * output_;
+      const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
+      T gate(0);
+      if (recompute && c_row == nullptr) {
+        gate = activate_both_ways<F>(a_row, scale, hidden_, u_row, da_row);
+      } else {
+        if (recompute) {
+          activate<F>(a_row, c_row, hidden_, u_row);
+          gate = dot<T>(u_row, da_row, hidden_);
+          for (std::int64_t i = 0; i < hidden_; ++i) u_row[i] *= scale;
+        }
+        activate_backward<F>(a_row, c_row, scale, hidden_, da_row, dc + r * wide);
+      }
+      if (dweights_ != nullptr) {
+        if (w_.b2) gate += dot<T>(g_row, w_.b2.at(e), output_);
+        dweights_[slots_.order[first + r]] = gate;
+      }
+      if (sums.b2 != nullptr) {
+        for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
+        of_biases.b2.added();
+      }
+    }
+    const Matrix<T> u_rows{u, wide};
+    const Matrix<T> da_rows{da, wide};
+    const Matrix<T> dc_rows{dc, wide};
+    if (sums.w2 != nullptr) add_product(u_rows, hidden_, g, output_, rows, beta, sums.w2, depth);
+    if (sums.w1 != nullptr) add_product(x, model_, da_rows, hidden_, rows, beta, sums.w1, depth);
+    if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1, of_biases.b1);
+    if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3, depth);
+    if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3, of_biases.b3);
+    if (dslots_ == nullptr) return;
+    T* const dx = dslots_ + first * model_;
+    times_transposed(da_rows, rows, w_.w1, e, T(0), dx, model_);
+    if (w_.w3) times_transposed(dc_rows, rows, w_.w3, e, T(1), dx, model_);
+  }
+
+  // The partial sums of an expert, in order, on top of its first part's.
+  void add_partials() const {
+    PoolVector<const Part*> partial(static_cast<std::size_t>(partial_.size(0)));
+    for (const Part& part : parts_) {
+      if (part.partial >= 0) partial[static_cast<std::size_t>(part.partial)] = &part;
+    }
+    const T* from = partial_.data<T>();
+    for (const Part* part : partial) {
+      for (const Stack<T>* s : {&dw_.w1, &dw_.b1, &dw_.w3, &dw_.b3, &dw_.w2, &dw_.b2}) {
+        if (!*s) continue;
+        T* const to = s->at(part->expert);
+        parallel_for(each(*s), kGrain, [=](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
+        });
+        from += each(*s);
+      }
+    }
+  }
+
+  // Where the pre-activations are that were kept: [N, choices], of each token's first choices.
+  struct Kept {
+    const std::int32_t* rows;
+    std::int64_t choices;
+  };
+
+  Network<const T> w_;
+  Network<T> dw_;
+  Slots slots_;
+  Kept kept_;
+  std::int64_t model_, hidden_, output_;
+  const T *x_, *a_, *c_, *dy_, *weights_;
+  T *dslots_, *dweights_;
+  PoolVector<Part> parts_;
+  std::int64_t tile_rows_;
+  Workspace<T> workspace_;
+  Tensor partial_;
+};
+
+}  // namespace
+}  // namespace cpu::network
+
+void CpuKernels::experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
+                                  const Tensor& order, const Tensor& offsets, std::int64_t k,
+                                  const Tensor& a, const Tensor& c, const Tensor& kept,
+                                  const Tensor& dy, const Tensor& weights, const Tensor& dslots,
+                                  const Tensor& dweights, const ExpertTensors& dw) {
+  const cpu::network::Slots slots{order.data<std::int32_t>(), k};
+  if (dweights.defined()) fill(0.0, dweights);
+  with_floating(x.dtype(), "experts", [&](auto zero) {
+    cpu::network::with_activation(activation, [&](auto functor) {
+      cpu::network::ExpertsBackward<decltype(functor), decltype(zero)>(
+          w, x, slots, offsets, a, c, kept, dy, weights, dslots, dweights, dw)();
+    });
+  });
+}
+
+}  // namespace moegrad

@@ -1,0 +1,97 @@
+// Random numbers: element i is a function of the generator and i alone.
+
+#include <cmath>
+#include <numbers>
+
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/parallel.h"
+
+namespace moegrad {
+namespace {
+
+constexpr std::int64_t kRandomGrain = 2048;
+
+// The number in (0, 1) of 64 random bits, as Rng::uniform gives it.
+double unit(std::uint64_t bits) { return (static_cast<double>(bits >> 12) + 0.5) * 0x1.0p-52; }
+
+// Calls f(i, u) with the uniform numbers i of [begin, end), in order: two from each block of the
+// generator.
+template <class F>
+void for_each_uniform(const Rng& rng, std::int64_t begin, std::int64_t end, F&& f) {
+  std::int64_t i = begin;
+  const auto one = [&] {
+    f(i, rng.uniform(static_cast<std::uint64_t>(i)));
+    ++i;
+  };
+  if (i < end && (rng.position + static_cast<std::uint64_t>(i)) % 2 == 1) one();
+  for (; i + 1 < end; i += 2) {
+    const auto words =
+        philox(rng.seed, (rng.position + static_cast<std::uint64_t>(i)) / 2, rng.stream);
+    f(i, unit((std::uint64_t{words[1]} << 32) | words[0]));
+    f(i + 1, unit((std::uint64_t{words[3]} << 32) | words[2]));
+  }
+  if (i < end) one();
+}
+
+// out[i] = f(uniform number i), computed as a double.
+template <class F>
+void generate(const Rng& rng, const Tensor& out, const char* operation, F f) {
+  with_floating(out.dtype(), operation, [&](auto zero) {
+    using T = decltype(zero);
+    T* const to = out.write<T>();
+    cpu::parallel_for(out.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
+      for_each_uniform(rng, begin, end,
+                       [&](std::int64_t i, double u) { to[i] = static_cast<T>(f(u)); });
+    });
+  });
+}
+
+}  // namespace
+
+void CpuKernels::random_uniform(const Rng& rng, double low, double high, const Tensor& out) {
+  // Rounding must not reach the open end of the interval.
+  const double last =
+      out.dtype() == DType::f32
+          ? static_cast<double>(std::nextafter(static_cast<float>(high), static_cast<float>(low)))
+          : std::nextafter(high, low);
+  generate(rng, out, "random_uniform",
+           [=](double u) { return std::min(low + (high - low) * u, last); });
+}
+
+void CpuKernels::random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) {
+  // Box-Muller, one value of the pair.
+  with_floating(out.dtype(), "random_normal", [&](auto zero) {
+    using T = decltype(zero);
+    T* const to = out.write<T>();
+    cpu::parallel_for(out.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
+      double radius = 0.0;
+      for_each_uniform(rng, 2 * begin, 2 * end, [&](std::int64_t i, double u) {
+        if (i % 2 == 0) {
+          radius = std::sqrt(-2.0 * std::log(u));
+        } else {
+          const double angle = 2.0 * std::numbers::pi * u;
+          to[i / 2] = static_cast<T>(mean + deviation * (radius * std::cos(angle)));
+        }
+      });
+    });
+  });
+}
+
+void CpuKernels::random_gumbel(const Rng& rng, const Tensor& out) {
+  generate(rng, out, "random_gumbel", [](double u) { return -std::log(-std::log(u)); });
+}
+
+void CpuKernels::dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) {
+  with_floating(y.dtype(), "dropout", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = x.data<T>();
+    T* const to = y.write<T>();
+    const T kept = static_cast<T>(1.0 - p);
+    cpu::parallel_for(y.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
+      for_each_uniform(rng, begin, end,
+                       [=](std::int64_t i, double u) { to[i] = u >= p ? from[i] / kept : T(0); });
+    });
+  });
+}
+
+}  // namespace moegrad

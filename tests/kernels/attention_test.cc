@@ -1,0 +1,178 @@
+#include <algorithm>
+
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Case {
+  std::int64_t batch, length, width;
+};
+// Lengths around the tile of 64, and beyond sixteen tiles; nine sequences are shared out in another
+// way than two.
+const std::vector<Case> kCases = {{0, 3, 2},  {2, 0, 3},    {1, 1, 1},   {3, 1, 4},
+                                  {2, 5, 3},  {2, 63, 8},   {1, 64, 5},  {2, 65, 16},
+                                  {9, 66, 4}, {1, 200, 32}, {1, 1100, 2}};
+
+// Plain loops with all scores of one row at a time.
+struct Expected {
+  Values out, lse, dq, dk, dv;
+};
+Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v,
+                  const Tensor& dout) {
+  const auto [batch, length, width] = c;
+  const auto rows = at(batch * length);
+  const auto size = at(batch * length * width);
+  Expected e{Values(size), Values(rows), Values(size), Values(size), Values(size)};
+  const double scale = 1.0 / std::sqrt(static_cast<double>(width));
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t i = 0; i < length; ++i) {
+      const std::int64_t row = b * length + i;
+      Values p;
+      double sum = 0.0;
+      for (std::int64_t j = 0; j <= i; ++j) {
+        double s = 0.0;
+        for (std::int64_t c_ = 0; c_ < width; ++c_) {
+          s += scale * q.at(row * width + c_) * k.at((b * length + j) * width + c_);
+        }
+        p.push_back(s);
+      }
+      const double top = *std::max_element(p.begin(), p.end());
+      for (double& x : p) {
+        x = std::exp(x - top);
+        sum += x;
+      }
+      e.lse[at(row)] = top + std::log(sum);
+      Values dp;
+      double dot = 0.0;
+      for (std::int64_t j = 0; j <= i; ++j) {
+        p[at(j)] /= sum;
+        double d = 0.0;
+        for (std::int64_t c_ = 0; c_ < width; ++c_) {
+          const std::int64_t of_v = (b * length + j) * width + c_;
+          e.out[at(row * width + c_)] += p[at(j)] * v.at(of_v);
+          e.dv[at(of_v)] += p[at(j)] * dout.at(row * width + c_);
+          d += dout.at(row * width + c_) * v.at(of_v);
+        }
+        dp.push_back(d);
+        dot += p[at(j)] * d;
+      }
+      for (std::int64_t j = 0; j <= i; ++j) {
+        const double ds = scale * p[at(j)] * (dp[at(j)] - dot);
+        for (std::int64_t c_ = 0; c_ < width; ++c_) {
+          const std::int64_t of_k = (b * length + j) * width + c_;
+          e.dq[at(row * width + c_)] += ds * k.at(of_k);
+          e.dk[at(of_k)] += ds * q.at(row * width + c_);
+        }
+      }
+    }
+  }
+  return e;
+}
+
+}  // namespace
+
+TEST_CASE("causal attention and its backward pass equal plain loops") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      CAPTURE(c.batch);
+      CAPTURE(c.length);
+      CAPTURE(c.width);
+      const Shape shape{c.batch, c.length, c.width};
+      const Tensor q = random(shape, dtype, 1);
+      const Tensor k = random(shape, dtype, 2);
+      const Tensor v = random(shape, dtype, 3);
+      const Tensor dout = random(shape, dtype, 4);
+      const Expected want = expected(c, q, k, v, dout);
+      const auto got = at_all_threads([&] {
+        std::vector<Tensor> r;
+        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype));
+        r.push_back(Tensor::empty({c.batch, c.length}, dtype));
+        cpu_kernels().causal_attention(q, k, v, r[0], r[4]);
+        cpu_kernels().causal_attention_backward(q, k, v, r[0], r[4], dout, r[1], r[2], r[3]);
+        return r;
+      });
+      check_close(got[0], want.out);
+      check_close(got[4], want.lse);
+      check_close(got[1], want.dq, 16.0);
+      check_close(got[2], want.dk, 16.0);
+      check_close(got[3], want.dv, 16.0);
+    }
+  }
+}
+
+TEST_CASE("causal attention: a sequence has the same bits among few and among many") {
+  for (const std::int64_t length : {130, 1100}) {
+    const Shape one{1, length, 8};
+    const Shape many{9, length, 8};
+    const auto repeated = [&](std::uint64_t seed) {
+      const Tensor x = random(one, DType::f32, seed);
+      Tensor all = Tensor::empty(many, DType::f32);
+      for (std::int64_t i = 0; i < all.numel(); ++i) {
+        all.write<float>()[i] = x.data<float>()[i % x.numel()];
+      }
+      return all;
+    };
+    const std::vector<Tensor> inputs = {repeated(1), repeated(2), repeated(3), repeated(4)};
+    const auto gradients = [&](std::int64_t sequences) {
+      std::vector<Tensor> in;
+      for (const Tensor& x : inputs) in.push_back(x.rows(0, sequences));
+      std::vector<Tensor> r;
+      for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(in[0].shape(), DType::f32));
+      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32);
+      cpu_kernels().causal_attention(in[0], in[1], in[2], r[0], lse);
+      cpu_kernels().causal_attention_backward(in[0], in[1], in[2], r[0], lse, in[3], r[1], r[2],
+                                              r[3]);
+      return r;
+    };
+    const auto few = gradients(1);
+    const auto all = gradients(9);
+    for (std::size_t i = 0; i < few.size(); ++i) {
+      CHECK(few[i].same_bits(all[i].rows(0, 1)));
+      CHECK(few[i].same_bits(all[i].rows(8, 9)));
+    }
+  }
+}
+
+TEST_CASE("causal attention: scores that rise or fall along many tiles") {
+  for (const DType dtype : floating()) {
+    for (const double slope : {0.01, 1.0, -1.0}) {
+      const Case c{1, 1500, 1};
+      const Shape shape{1, c.length, 1};
+      const Tensor q = Tensor::full(shape, 1.0, dtype);
+      const Tensor k = Tensor::empty(shape, DType::f64);
+      for (std::int64_t i = 0; i < c.length; ++i)
+        k.write<double>()[i] = slope * static_cast<double>(i) / 8.0;
+      const Tensor v = random(shape, dtype, 3);
+      const Tensor out = Tensor::empty(shape, dtype);
+      const Tensor lse = Tensor::empty({1, c.length}, dtype);
+      const Tensor keys = k.to(dtype);
+      cpu_kernels().causal_attention(q, keys, v, out, lse);
+      const Expected want = expected(c, q, keys, v, v);
+      check_close(out, want.out, 16.0);
+      check_close(lse, want.lse, 16.0);
+    }
+  }
+}
+
+TEST_CASE("causal attention: NaN stays NaN, and large scores do not overflow") {
+  for (const DType dtype : floating()) {
+    const std::int64_t length = 1100;
+    const Shape shape{1, length, 2};
+    const Tensor v = random(shape, dtype, 3);
+    const Tensor out = Tensor::empty(shape, dtype);
+    const Tensor lse = Tensor::empty({1, length}, dtype);
+    const Tensor large = Tensor::full(shape, 100.0, dtype);
+    cpu_kernels().causal_attention(large, large, v, out, lse);
+    CHECK(cpu_kernels().all_finite(out));
+    CHECK(cpu_kernels().all_finite(lse));
+
+    Tensor q = random(shape, dtype, 1);
+    if (dtype == DType::f32) q.write<float>()[2 * 66] = NAN;
+    if (dtype == DType::f64) q.write<double>()[2 * 66] = NAN;
+    cpu_kernels().causal_attention(q, random(shape, dtype, 2), v, out, lse);
+    for (std::int64_t i = 0; i < length; ++i) CHECK(std::isnan(out.at(2 * i)) == (i == 66));
+  }
+}

@@ -1,0 +1,258 @@
+// The fused experts against the composition of grouped products, element-wise functions and moved
+// rows, kernel by kernel.
+
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Case {
+  const char* label;
+  Tensor selected;  // [N, k]
+  std::int64_t experts, model, hidden, output;
+};
+
+std::vector<Case> cases() {
+  // Skewed: nearly all tokens choose expert 1, whose gradients then have several owners.
+  Tensor skewed = random_integers({900, 2}, 3, -1, 4);
+  for (std::int64_t i = 0; i < 1500; ++i) skewed.write<std::int32_t>()[i] = 1;
+  return {{"no tokens", Tensor::empty({0, 2}, DType::i32), 3, 4, 5, 2},
+          {"no choices", Tensor::full({3, 2}, -1, DType::i32), 3, 4, 5, 2},
+          {"no hidden units", random_integers({3, 2}, 1, 0, 3), 3, 4, 0, 2},
+          {"one of everything", Tensor::zeros({1, 1}, DType::i32), 1, 1, 1, 1},
+          {"dropped choices", random_integers({7, 3}, 2, -1, 4), 4, 5, 6, 3},
+          {"an expert of several tiles", random_integers({300, 1}, 4, 0, 2), 3, 17, 33, 9},
+          {"an expert of several owners", skewed, 4, 6, 10, 7}};
+}
+
+struct Setting {
+  Activation activation;
+  bool biases, weighted;
+};
+const std::vector<Setting> kSettings = {{Activation::relu, true, true},
+                                        {Activation::gelu, false, true},
+                                        {Activation::silu, true, false},
+                                        {Activation::swiglu, false, false},
+                                        {Activation::swiglu, true, true}};
+
+int functor_of(Activation a) {
+  return a == Activation::relu   ? UnaryFunctors::index_of<functor::Relu>()
+         : a == Activation::gelu ? UnaryFunctors::index_of<functor::GeluErf>()
+                                 : UnaryFunctors::index_of<functor::Silu>();
+}
+
+struct Sorted {
+  Sorted(const Tensor& selected, std::int64_t experts)
+      : offsets(Tensor::empty({experts + 1}, DType::i32)),
+        inverse(Tensor::empty(selected.shape(), DType::i32)) {
+    const Tensor room = Tensor::empty({selected.numel()}, DType::i32);
+    cpu_kernels().plan(selected, experts, offsets, room, inverse);
+    order = room.rows(0, offsets.data<std::int32_t>()[experts]);
+  }
+  std::int64_t slots() const { return order.size(0); }
+  Tensor offsets, order, inverse;
+};
+
+struct Problem {
+  Problem(const Case& c, const Setting& s, DType d)
+      : dtype(d), k(c.selected.size(1)), selected(c.selected), plan(c.selected, c.experts) {
+    const auto random_of = [&](const Shape& shape) { return random(shape, d, ++seed, -1.0, 1.0); };
+    const std::int64_t e = c.experts;
+    w.w1 = random_of({e, c.model, c.hidden});
+    w.w2 = random_of({e, c.hidden, c.output});
+    if (s.activation == Activation::swiglu) w.w3 = random_of({e, c.model, c.hidden});
+    if (s.biases) w.b1 = random_of({e, c.hidden});
+    if (s.biases) w.b2 = random_of({e, c.output});
+    if (s.biases && w.w3.defined()) w.b3 = random_of({e, c.hidden});
+    tokens = c.selected.size(0);
+    x = random_of({tokens, c.model});
+    slots = plan.slots();
+    if (s.weighted) weights = random_of({tokens, k});
+    dy = random_of({s.weighted ? tokens : slots, c.output});
+    activation = s.activation;
+  }
+  Tensor like(const Shape& shape) const { return Tensor::empty(shape, dtype); }
+
+  std::uint64_t seed = 0;
+  DType dtype;
+  Activation activation = Activation::relu;
+  std::int64_t k, tokens = 0, slots = 0;
+  Tensor selected;
+  Sorted plan;
+  ExpertTensors w;
+  Tensor x, weights, dy;
+};
+
+// The pre-activations of the first choices of each token, as the forward pass leaves them, and its
+// outputs h.
+struct Kept {
+  Kept() = default;
+  Kept(const Problem& p, std::int64_t choices) {
+    const Tensor first = Tensor::empty({p.tokens, choices}, DType::i32);
+    cpu_kernels().copy_block(p.selected, 0, p.k, p.tokens, choices, 0, choices, first);
+    const Sorted plan(first, p.w.w1.size(0));
+    inverse = plan.inverse;
+    a = p.like({plan.slots(), p.w.w1.size(2)});
+    if (p.w.w3.defined()) c = p.like(a.shape());
+    h = p.like({plan.slots(), p.w.w2.size(2)});
+    cpu_kernels().experts(p.activation, p.w, p.x, plan.order, plan.offsets, choices, a, c, h);
+  }
+  Tensor inverse, a, c, h;
+};
+
+// dslots, dweights, dw1, db1, dw3, db3, dw2, db2, those of them that there are; with the
+// pre-activations of `choices` per token kept, and the others worked out once more.
+std::vector<Tensor> backward(const Problem& p, std::int64_t choices) {
+  const Kept kept = choices > 0 ? Kept(p, choices) : Kept();
+  const auto gradient = [&](const Tensor& t) { return t.defined() ? p.like(t.shape()) : Tensor(); };
+  const ExpertTensors dw = {gradient(p.w.w1), gradient(p.w.b1), gradient(p.w.w3),
+                            gradient(p.w.b3), gradient(p.w.w2), gradient(p.w.b2)};
+  const Tensor dslots = p.like({p.slots, p.x.size(1)});
+  const Tensor dweights = gradient(p.weights);
+  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, kept.a,
+                                 kept.c, kept.inverse, p.dy, p.weights, dslots, dweights, dw);
+  std::vector<Tensor> out = {dslots};
+  for (const Tensor& t : {dweights, dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
+    if (t.defined()) out.push_back(t);
+  }
+  return out;
+}
+
+// h, and what backward() gives.
+std::vector<Tensor> fused(const Problem& p, std::int64_t choices) {
+  const Kept all(p, p.k);
+  const Tensor again = p.like(all.h.shape());
+  cpu_kernels().experts(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, Tensor(),
+                        Tensor(), again);
+  check_close(again, all.h.to_vector(), 32.0);  // small products round by their result's alignment
+  std::vector<Tensor> out = backward(p, choices);
+  out.insert(out.begin(), all.h);
+  return out;
+}
+
+std::vector<Tensor> composed(const Problem& p) {
+  Kernels& kernel = cpu_kernels();
+  const Tensor rows = p.like({p.slots, p.x.size(1)});
+  kernel.tokens_to_slots(p.x, Tensor(), p.plan.order, p.k, rows);
+  const auto linear = [&](const Tensor& from, const Tensor& w, const Tensor& b) {
+    const Tensor product = p.like({p.slots, w.size(2)});
+    kernel.grouped_matmul(from, w, false, p.plan.offsets, product);
+    if (!b.defined()) return product;
+    const Tensor sum = p.like(product.shape());
+    kernel.grouped_bias(product, b, p.plan.offsets, sum);
+    return sum;
+  };
+  const auto times = [&](const Tensor& left, const Tensor& right) {
+    const Tensor out = p.like(left.shape());
+    const Layout each{left.numel(), 1};
+    kernel.binary(BinaryFunctors::index_of<functor::Mul>(), 1, left.numel(), left, each, right,
+                  each, out);
+    return out;
+  };
+  const int f = functor_of(p.activation);
+  const Tensor a = linear(rows, p.w.w1, p.w.b1);
+  const Tensor act = p.like(a.shape());
+  kernel.unary(f, {}, a, act);
+  const Tensor c = p.w.w3.defined() ? linear(rows, p.w.w3, p.w.b3) : Tensor();
+  const Tensor u = c.defined() ? times(act, c) : act;
+  const Tensor h = linear(u, p.w.w2, p.w.b2);
+
+  Tensor g = p.dy;
+  Tensor dweights;
+  if (p.weights.defined()) {
+    g = p.like(h.shape());
+    kernel.tokens_to_slots(p.dy, p.weights, p.plan.order, p.k, g);
+    dweights = p.like(p.weights.shape());
+    kernel.slot_products(p.dy, h, p.plan.inverse, dweights);
+  }
+  const auto sum = [&](const Tensor& from, const Tensor& b) {
+    if (!b.defined()) return Tensor();
+    const Tensor out = p.like(b.shape());
+    kernel.grouped_sum(from, p.plan.offsets, out);
+    return out;
+  };
+  const auto outer = [&](const Tensor& left, const Tensor& right, const Tensor& w) {
+    const Tensor out = p.like(w.shape());
+    kernel.grouped_outer(left, right, p.plan.offsets, out);
+    return out;
+  };
+  const Tensor du = p.like(u.shape());
+  kernel.grouped_matmul(g, p.w.w2, true, p.plan.offsets, du);
+  const Tensor da = p.like(a.shape());
+  kernel.unary_backward(f, {}, a, Tensor(), c.defined() ? times(du, c) : du, da);
+  const Tensor dslots = p.like(rows.shape());
+  kernel.grouped_matmul(da, p.w.w1, true, p.plan.offsets, dslots);
+  Tensor dw3;
+  Tensor db3;
+  if (c.defined()) {
+    const Tensor dc = times(du, act);
+    const Tensor more = p.like(rows.shape());
+    kernel.grouped_matmul(dc, p.w.w3, true, p.plan.offsets, more);
+    kernel.accumulate(1.0, more, dslots);
+    dw3 = outer(rows, dc, p.w.w3);
+    db3 = sum(dc, p.w.b3);
+  }
+  std::vector<Tensor> out = {h, dslots};
+  for (const Tensor& t : {dweights, outer(rows, da, p.w.w1), sum(da, p.w.b1), dw3, db3,
+                          outer(u, g, p.w.w2), sum(g, p.w.b2)}) {
+    if (t.defined()) out.push_back(t);
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("the fused experts are the composition, at every number of threads") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : cases()) {
+      for (const Setting& s : kSettings) {
+        CAPTURE(c.label);
+        CAPTURE(static_cast<int>(s.activation));
+        const Problem p(c, s, dtype);
+        const std::vector<Tensor> want = composed(p);
+        for (std::int64_t kept = 0; kept <= p.k; ++kept) {
+          CAPTURE(kept);
+          const std::vector<Tensor> got = at_all_threads([&] { return fused(p, kept); });
+          REQUIRE(got.size() == want.size());
+          for (std::size_t i = 0; i < got.size(); ++i) {
+            CAPTURE(i);
+            check_close(got[i], want[i].to_vector(), 128.0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("what is not wanted of the experts' backward pass is not worked out") {
+  const Problem p(cases()[4], kSettings[0], DType::f64);
+  const Kept kept(p, p.k);
+  const std::vector<Tensor> all = backward(p, p.k);
+  const auto one = [&](const Tensor& dslots, const ExpertTensors& dw) {
+    cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k,
+                                   kept.a, Tensor(), kept.inverse, p.dy, p.weights, dslots,
+                                   Tensor(), dw);
+  };
+  const Tensor dslots = p.like(all[0].shape());
+  one(dslots, {});
+  CHECK(dslots.same_bits(all[0]));
+  ExpertTensors only;
+  only.w2 = p.like(p.w.w2.shape());
+  one(Tensor(), only);
+  CHECK(only.w2.same_bits(all[4]));
+}
+
+TEST_CASE("a NaN reaches its own token's outputs and its expert's gradients, and no others") {
+  Problem p(cases()[4], kSettings[0], DType::f32);
+  p.x.write<float>()[0] = std::nanf("");
+  const std::vector<Tensor> out = fused(p, p.k);
+  const Tensor h = out[0];
+  for (std::int64_t s = 0; s < p.slots; ++s) {
+    const bool hit = p.plan.order.data<std::int32_t>()[s] / p.k == 0;
+    for (std::int64_t o = 0; o < h.size(1); ++o) {
+      CHECK(std::isnan(h.at(s * h.size(1) + o)) == hit);
+    }
+  }
+}

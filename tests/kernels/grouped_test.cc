@@ -1,0 +1,141 @@
+#include <numeric>
+
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Case {
+  std::vector<std::int32_t> rows;  // of each group
+  std::int64_t k, m;
+
+  std::int64_t groups() const { return static_cast<std::int64_t>(rows.size()); }
+  std::int64_t total() const { return std::accumulate(rows.begin(), rows.end(), std::int64_t{0}); }
+  Tensor offsets() const {
+    std::vector<std::int32_t> bounds = {0};
+    for (const std::int32_t n : rows) bounds.push_back(bounds.back() + n);
+    return Tensor::of({groups() + 1}, bounds);
+  }
+  // The group of each row.
+  std::vector<std::int64_t> group_of() const {
+    std::vector<std::int64_t> result;
+    for (std::int64_t e = 0; e < groups(); ++e) {
+      result.insert(result.end(), at(rows[at(e)]), e);
+    }
+    return result;
+  }
+};
+
+// No rows, no columns, empty groups at either end, a group of several tiles, many small groups.
+const std::vector<Case> kCases = {{{0}, 3, 4},
+                                  {{0, 0, 0}, 3, 4},
+                                  {{2, 1}, 0, 4},
+                                  {{2, 1}, 3, 0},
+                                  {{1}, 1, 1},
+                                  {{2, 0, 3}, 3, 4},
+                                  {{0, 5, 0, 1, 0}, 7, 5},
+                                  {{300, 1, 129, 0}, 65, 33},
+                                  {{128, 256}, 130, 70},
+                                  {std::vector<std::int32_t>(40, 7), 20, 30},
+                                  {{700}, 140, 300}};
+
+}  // namespace
+
+TEST_CASE("grouped products of rows and weights") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      const auto group = c.group_of();
+      const Tensor x = random({c.total(), c.k}, dtype, 1);
+      for (const bool transposed : {false, true}) {
+        const Tensor w = random(
+            transposed ? Shape{c.groups(), c.m, c.k} : Shape{c.groups(), c.k, c.m}, dtype, 2);
+        Values want(at(c.total() * c.m), 0.0);
+        for (std::int64_t r = 0; r < c.total(); ++r) {
+          const std::int64_t first = group[at(r)] * c.k * c.m;
+          for (std::int64_t l = 0; l < c.k; ++l) {
+            for (std::int64_t j = 0; j < c.m; ++j) {
+              want[at(r * c.m + j)] +=
+                  x.at(r * c.k + l) * w.at(first + (transposed ? j * c.k + l : l * c.m + j));
+            }
+          }
+        }
+        check_close(run_on({c.total(), c.m}, dtype,
+                           [&](const Tensor& out) {
+                             cpu_kernels().grouped_matmul(x, w, transposed, c.offsets(), out);
+                           }),
+                    want, 32.0);
+      }
+    }
+  }
+}
+
+TEST_CASE("grouped gradients of weights") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      const auto group = c.group_of();
+      const Tensor x = random({c.total(), c.k}, dtype, 1);
+      const Tensor dy = random({c.total(), c.m}, dtype, 2);
+      Values want(at(c.groups() * c.k * c.m), 0.0);
+      for (std::int64_t r = 0; r < c.total(); ++r) {
+        for (std::int64_t l = 0; l < c.k; ++l) {
+          for (std::int64_t j = 0; j < c.m; ++j) {
+            want[at((group[at(r)] * c.k + l) * c.m + j)] += x.at(r * c.k + l) * dy.at(r * c.m + j);
+          }
+        }
+      }
+      check_close(
+          run_on({c.groups(), c.k, c.m}, dtype,
+                 [&](const Tensor& out) { cpu_kernels().grouped_outer(x, dy, c.offsets(), out); }),
+          want, 64.0);
+    }
+  }
+}
+
+TEST_CASE("grouped bias and its gradient") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      const auto group = c.group_of();
+      const Tensor x = random({c.total(), c.m}, dtype, 1);
+      const Tensor bias = random({c.groups(), c.m}, dtype, 2);
+      Values y = x.to_vector();
+      Values sums(at(c.groups() * c.m), 0.0);
+      for (std::int64_t r = 0; r < c.total(); ++r) {
+        for (std::int64_t j = 0; j < c.m; ++j) {
+          y[at(r * c.m + j)] += bias.at(group[at(r)] * c.m + j);
+          sums[at(group[at(r)] * c.m + j)] += x.at(r * c.m + j);
+        }
+      }
+      check_close(
+          run_on({c.total(), c.m}, dtype,
+                 [&](const Tensor& out) { cpu_kernels().grouped_bias(x, bias, c.offsets(), out); }),
+          y);
+      check_close(
+          run_on({c.groups(), c.m}, dtype,
+                 [&](const Tensor& out) { cpu_kernels().grouped_sum(x, c.offsets(), out); }),
+          sums, 16.0);
+    }
+  }
+}
+
+TEST_CASE("rows behind the last group become zero and count for nothing") {
+  for (const DType dtype : floating()) {
+    const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 1, 2});
+    const Tensor x = Tensor::full({4, 1}, 3.0, dtype);
+    cpu_kernels().fill(std::nan(""), x.rows(2, 4));
+    const Tensor w = tensor_of({2, 1, 1}, dtype, {2, 5});
+    const Tensor y = Tensor::empty({4, 1}, dtype);
+    cpu_kernels().grouped_matmul(x, w, false, offsets, y);
+    check_close(y, {6, 15, 0, 0}, 0.0);
+    const Tensor z = Tensor::empty({4, 1}, dtype);
+    cpu_kernels().grouped_bias(x, w.reshape({2, 1}), offsets, z);
+    check_close(z, {5, 8, 0, 0}, 0.0);
+    const Tensor dw = Tensor::empty({2, 1, 1}, dtype);
+    cpu_kernels().grouped_outer(x, y, offsets, dw);
+    check_close(dw, {18, 45}, 0.0);
+    const Tensor sums = Tensor::empty({2, 1}, dtype);
+    cpu_kernels().grouped_sum(x, offsets, sums);
+    check_close(sums, {3, 3}, 0.0);
+  }
+}

@@ -1,0 +1,159 @@
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Case {
+  std::int64_t images, channels, height, width, filters;
+  Window window;
+
+  std::int64_t out_height() const {
+    return (height + 2 * window.padding - window.height) / window.stride + 1;
+  }
+  std::int64_t out_width() const {
+    return (width + 2 * window.padding - window.width) / window.stride + 1;
+  }
+  Shape x() const { return {images, channels, height, width}; }
+  Shape weight() const { return {filters, channels, window.height, window.width}; }
+  Shape y() const { return {images, filters, out_height(), out_width()}; }
+};
+
+const std::vector<Case> kCases = {
+    {0, 2, 4, 4, 3, {3, 3, 1, 1}},   {1, 1, 1, 1, 1, {1, 1, 1, 0}},
+    {2, 0, 3, 3, 2, {2, 2, 1, 0}},   {2, 3, 3, 3, 0, {2, 2, 1, 0}},
+    {1, 1, 4, 5, 1, {2, 3, 1, 0}},   {2, 3, 7, 6, 4, {3, 2, 2, 1}},
+    {3, 2, 5, 5, 2, {5, 5, 1, 2}},   {37, 2, 6, 6, 5, {3, 3, 1, 1}},
+    {2, 1, 3, 3, 2, {2, 2, 1, 2}},   {70, 8, 12, 12, 16, {3, 3, 1, 1}},
+    {2, 9, 41, 40, 3, {3, 3, 1, 1}}, {1, 20, 63, 60, 2, {5, 5, 2, 3}}};
+
+// Calls f(element of x, element of the weight, element of y) for every product of the convolution.
+template <class F>
+void for_products(const Case& c, F&& f) {
+  const auto [h, w, stride, padding] = c.window;
+  std::int64_t y = 0;
+  for (std::int64_t n = 0; n < c.images; ++n) {
+    for (std::int64_t o = 0; o < c.filters; ++o) {
+      for (std::int64_t oy = 0; oy < c.out_height(); ++oy) {
+        for (std::int64_t ox = 0; ox < c.out_width(); ++ox, ++y) {
+          for (std::int64_t ch = 0; ch < c.channels; ++ch) {
+            for (std::int64_t i = 0; i < h; ++i) {
+              for (std::int64_t j = 0; j < w; ++j) {
+                const std::int64_t iy = oy * stride + i - padding;
+                const std::int64_t ix = ox * stride + j - padding;
+                if (iy < 0 || iy >= c.height || ix < 0 || ix >= c.width) continue;
+                f(((n * c.channels + ch) * c.height + iy) * c.width + ix,
+                  ((o * c.channels + ch) * h + i) * w + j, y);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("convolution and both of its gradients") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      CAPTURE(c.images);
+      CAPTURE(c.height);
+      const Values x = random(c.x(), dtype, 1).to_vector();
+      const Values w = random(c.weight(), dtype, 2).to_vector();
+      const Values dy = random(c.y(), dtype, 3).to_vector();
+      Values y(at(c.y().numel()), 0.0);
+      Values dx(x.size(), 0.0);
+      Values dw(w.size(), 0.0);
+      for_products(c, [&](std::int64_t i_x, std::int64_t i_w, std::int64_t i_y) {
+        y[at(i_y)] += x[at(i_x)] * w[at(i_w)];
+        dx[at(i_x)] += dy[at(i_y)] * w[at(i_w)];
+        dw[at(i_w)] += dy[at(i_y)] * x[at(i_x)];
+      });
+      const Tensor tx = tensor_of(c.x(), dtype, x);
+      const Tensor tw = tensor_of(c.weight(), dtype, w);
+      const Tensor tdy = tensor_of(c.y(), dtype, dy);
+      check_close(run_on(c.y(), dtype,
+                         [&](const Tensor& out) { cpu_kernels().conv2d(tx, tw, c.window, out); }),
+                  y, 32.0);
+      check_close(run_on(c.x(), dtype,
+                         [&](const Tensor& out) {
+                           cpu_kernels().conv2d_backward_input(tw, tdy, c.window, out);
+                         }),
+                  dx, 32.0);
+      check_close(run_on(c.weight(), dtype,
+                         [&](const Tensor& out) {
+                           cpu_kernels().conv2d_backward_weight(tx, tdy, c.window, out);
+                         }),
+                  dw, 64.0);
+    }
+  }
+}
+
+TEST_CASE("the largest of each window and its gradient") {
+  for (const DType dtype : floating()) {
+    for (Case c : kCases) {
+      c.filters = c.channels;
+      if (c.window.padding >= c.window.height || c.window.padding >= c.window.width) continue;
+      // Few values, so that there are ties; the first place wins.
+      const Tensor x = random_integers(c.x(), 4, -3, 3).to(dtype);
+      const Tensor dy = random(c.y(), dtype, 5);
+      Values y, place;
+      Values dx(at(c.x().numel()), 0.0);
+      const std::int64_t plane = c.height * c.width;
+      for (std::int64_t o = 0; o < c.y().numel(); ++o) {
+        const std::int64_t p = c.out_height() * c.out_width();
+        const std::int64_t top = o % p / c.out_width() * c.window.stride - c.window.padding;
+        const std::int64_t left = o % c.out_width() * c.window.stride - c.window.padding;
+        std::int64_t best = -1;
+        for (std::int64_t e = 0; e < plane; ++e) {
+          const std::int64_t row = e / c.width - top;
+          const std::int64_t col = e % c.width - left;
+          if (row < 0 || row >= c.window.height || col < 0 || col >= c.window.width) continue;
+          if (best < 0 || x.at(o / p * plane + e) > x.at(o / p * plane + best)) best = e;
+        }
+        y.push_back(x.at(o / p * plane + best));
+        place.push_back(static_cast<double>(best));
+        dx[at(o / p * plane + best)] += dy.at(o);
+      }
+      const auto forward = at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty(c.y(), dtype), Tensor::empty(c.y(), DType::i32)};
+        cpu_kernels().max_pool2d(x, c.window, out[0], out[1]);
+        return out;
+      });
+      check_close(forward[0], y, 0.0);
+      check_close(forward[1], place, 0.0);
+      check_close(run_on(c.x(), dtype,
+                         [&](const Tensor& out) {
+                           cpu_kernels().max_pool2d_backward(dy, forward[1], out);
+                         }),
+                  dx);
+    }
+  }
+}
+
+TEST_CASE("a NaN wins its windows; -infinity is still an element") {
+  const double nan = std::nan("");
+  for (const DType dtype : floating()) {
+    const Tensor x = tensor_of({1, 1, 2, 4}, dtype,
+                               {1, nan, -HUGE_VAL, -HUGE_VAL, nan, 2, -HUGE_VAL, -HUGE_VAL});
+    const Tensor y = Tensor::empty({1, 1, 1, 2}, dtype);
+    const Tensor index = Tensor::empty({1, 1, 1, 2}, DType::i32);
+    cpu_kernels().max_pool2d(x, {2, 2, 2, 0}, y, index);
+    check_close(y, {nan, -HUGE_VAL}, 0.0);
+    check_close(index, {1, 2}, 0.0);
+  }
+}
+
+TEST_CASE("a window of nothing but padding has no place and no gradient") {
+  const Tensor x = Tensor::full({1, 1, 1, 1}, 5.0, DType::f64);
+  const Tensor y = Tensor::empty({1, 1, 3, 3}, DType::f64);
+  const Tensor index = Tensor::empty({1, 1, 3, 3}, DType::i32);
+  cpu_kernels().max_pool2d(x, {1, 1, 1, 1}, y, index);
+  check_close(index, {-1, -1, -1, -1, 0, -1, -1, -1, -1}, 0.0);
+  const Tensor dx = Tensor::empty({1, 1, 1, 1}, DType::f64);
+  cpu_kernels().max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64), index, dx);
+  check_close(dx, {2}, 0.0);
+}

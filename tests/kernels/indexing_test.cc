@@ -1,0 +1,157 @@
+#include <algorithm>
+#include <numeric>
+
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+std::int64_t integer(const Tensor& t, std::int64_t i) { return static_cast<std::int64_t>(t.at(i)); }
+
+}  // namespace
+
+TEST_CASE("rows by index, and their sum by index") {
+  struct Case {
+    std::int64_t rows, table, cols;
+  };
+  for (const DType dtype : floating()) {
+    for (const auto& [rows, table, cols] :
+         {Case{0, 3, 2}, Case{3, 1, 1}, Case{2, 4, 0}, Case{7, 3, 5}, Case{701, 30, 129},
+          Case{1000, 5000, 9}, Case{0, 0, 3}}) {
+      const Tensor index = random_integers({rows}, 1, -1, table);
+      const Tensor x = random({table, cols}, dtype, 2);
+      const Tensor dy = random({rows, cols}, dtype, 3);
+      Values gathered;
+      Values sums(at(table * cols), 0.0);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < cols; ++c) {
+          const std::int64_t v = integer(index, r);
+          gathered.push_back(v < 0 ? 0.0 : x.at(v * cols + c));
+          if (v >= 0) sums[at(v * cols + c)] += dy.at(r * cols + c);
+        }
+      }
+      check_close(run_on({rows, cols}, dtype,
+                         [&](const Tensor& out) { cpu_kernels().gather_rows(x, index, out); }),
+                  gathered, 0.0);
+      check_close(
+          run_on({table, cols}, dtype,
+                 [&](const Tensor& out) { cpu_kernels().scatter_add_rows(dy, index, out); }),
+          sums);
+    }
+  }
+}
+
+TEST_CASE("scattered rows are added in their order") {
+  // 1e8 swallows a one that comes after it; two ones before it make themselves felt.
+  const Tensor x = Tensor::of<float>({4, 1}, {4.0F, 4.0F, 1e8F, -1e8F});
+  const Tensor out = Tensor::empty({1, 1}, DType::f32);
+  cpu_kernels().scatter_add_rows(x, Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}), out);
+  CHECK(out.at(0) == 8.0);
+  const Tensor y = Tensor::of<float>({4, 1}, {1e8F, 4.0F, 4.0F, -1e8F});
+  cpu_kernels().scatter_add_rows(y, Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}), out);
+  CHECK(out.at(0) == 0.0);
+}
+
+TEST_CASE("columns by index, and their sum by index") {
+  struct Case {
+    std::int64_t rows, cols, k;
+  };
+  for (const DType dtype : floating()) {
+    for (const auto& [rows, cols, k] :
+         {Case{0, 3, 2}, Case{3, 4, 0}, Case{1, 1, 1}, Case{5, 3, 7}, Case{2001, 16, 9}}) {
+      const Tensor index = random_integers({rows, k}, 4, -1, cols);
+      const Tensor x = random({rows, cols}, dtype, 5);
+      const Tensor dy = random({rows, k}, dtype, 6);
+      Values taken;
+      Values put(at(rows * cols), 0.0);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t j = 0; j < k; ++j) {
+          const std::int64_t c = integer(index, r * k + j);
+          taken.push_back(c < 0 ? 0.0 : x.at(r * cols + c));
+          if (c >= 0) put[at(r * cols + c)] += dy.at(r * k + j);
+        }
+      }
+      check_close(run_on({rows, k}, dtype,
+                         [&](const Tensor& out) { cpu_kernels().take_columns(x, index, out); }),
+                  taken, 0.0);
+      check_close(run_on({rows, cols}, dtype,
+                         [&](const Tensor& out) { cpu_kernels().put_columns(dy, index, out); }),
+                  put);
+    }
+  }
+}
+
+TEST_CASE("an index outside the table is an error") {
+  const Tensor x = Tensor::zeros({3, 3}, DType::f32);
+  const Tensor out = Tensor::empty({1, 3}, DType::f32);
+  for (const std::int32_t bad : {-2, 3}) {
+    const Tensor index = Tensor::of<std::int32_t>({1}, {bad});
+    CHECK_THROWS_AS(cpu_kernels().gather_rows(x, index, out), Error);
+    CHECK_THROWS_AS(cpu_kernels().scatter_add_rows(out, index, x), Error);
+    CHECK_THROWS_AS(cpu_kernels().take_columns(out, index.reshape({1, 1}), Tensor::scalar(0.0F)),
+                    Error);
+    CHECK_THROWS_AS(cpu_kernels().put_columns(Tensor::scalar(0.0F), index.reshape({1, 1}), out),
+                    Error);
+  }
+}
+
+TEST_CASE("the k largest of each row, the first among equals") {
+  struct Case {
+    std::int64_t rows, cols, k;
+  };
+  for (const DType dtype : floating()) {
+    for (const auto& sizes :
+         {Case{0, 3, 2}, Case{3, 4, 0}, Case{2, 0, 0}, Case{1, 1, 1}, Case{7, 5, 1}, Case{7, 5, 5},
+          Case{3001, 16, 2}, Case{40, 64, 4}, Case{33, 256, 8}, Case{33, 257, 8}, Case{30, 64, 9},
+          Case{30, 64, 32}, Case{30, 64, 33}, Case{70, 257, 100}}) {
+      const auto& rows = sizes.rows;
+      const auto& cols = sizes.cols;
+      const auto& k = sizes.k;
+      // Many ties, and none.
+      for (const Tensor& x :
+           {random_integers({rows, cols}, 7, -3, 4).to(dtype), random({rows, cols}, dtype, 8)}) {
+        Values want;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          std::vector<std::int64_t> order(at(cols));
+          std::iota(order.begin(), order.end(), 0);
+          std::stable_sort(order.begin(), order.end(), [&](std::int64_t i, std::int64_t j) {
+            return x.at(r * cols + i) > x.at(r * cols + j);
+          });
+          want.insert(want.end(), order.begin(), order.begin() + k);
+        }
+        check_close(run_on({rows, k}, DType::i32,
+                           [&, n = k](const Tensor& out) { cpu_kernels().top_k(x, n, out); }),
+                    want, 0.0);
+      }
+    }
+  }
+}
+
+TEST_CASE("top_k takes NaN for the largest and every infinity") {
+  const double nan = std::nan("");
+  for (const DType dtype : floating()) {
+    for (const std::int64_t cols : {6, 300}) {
+      Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype);
+      cpu_kernels().copy_block(tensor_of({4}, dtype, {nan, 1, HUGE_VAL, nan}), 0, 4, 1, 4, 1, 4, x);
+      check_close(
+          run_on({1, 6}, DType::i32, [&](const Tensor& out) { cpu_kernels().top_k(x, 6, out); }),
+          {1, 4, 3, 2, 0, 5}, 0.0);
+    }
+    const Tensor all = Tensor::full({1, 70}, nan, dtype);
+    for (const std::int64_t k : {3, 20, 50}) {
+      Values want(at(k));
+      std::iota(want.begin(), want.end(), 0.0);
+      check_close(run_on({1, k}, DType::i32,
+                         [&, n = k](const Tensor& out) { cpu_kernels().top_k(all, n, out); }),
+                  want, 0.0);
+    }
+  }
+}
+
+TEST_CASE("top_k of more than there are is an error") {
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32);
+  CHECK_THROWS_WITH_AS(cpu_kernels().top_k(x, 4, Tensor::empty({2, 4}, DType::i32)),
+                       "[top_k] k is 4 for rows of 3 elements. Use 0 to 3.", Error);
+}

@@ -1,0 +1,126 @@
+#include <algorithm>
+
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+struct Case {
+  std::int64_t tokens, experts, k, cols;
+};
+const std::vector<Case> kCases = {{0, 3, 2, 4}, {3, 2, 0, 4}, {1, 1, 1, 1},    {5, 3, 2, 0},
+                                  {7, 4, 2, 5}, {9, 1, 1, 3}, {301, 8, 3, 65}, {9001, 5, 2, 3}};
+
+// Choices with some slots left empty.
+Tensor choices(const Case& c) { return random_integers({c.tokens, c.k}, 1, -1, c.experts); }
+
+struct Plan {
+  Tensor offsets, order, inverse;
+  std::int64_t slots = 0;
+};
+
+Plan plan(const Case& c) {
+  const auto parts = at_all_threads([&] {
+    std::vector<Tensor> out = {Tensor::empty({c.experts + 1}, DType::i32),
+                               Tensor::full({c.tokens * c.k}, -7, DType::i32),
+                               Tensor::empty({c.tokens, c.k}, DType::i32)};
+    cpu_kernels().plan(choices(c), c.experts, out[0], out[1], out[2]);
+    return out;
+  });
+  return {parts[0], parts[1], parts[2], static_cast<std::int64_t>(parts[0].at(c.experts))};
+}
+
+}  // namespace
+
+TEST_CASE("a plan sorts the choices by expert and keeps their order") {
+  for (const Case& c : kCases) {
+    const Values expert = choices(c).to_vector();
+    Values offsets = {0};
+    Values order;
+    Values inverse(expert.size(), -1.0);
+    for (std::int64_t e = 0; e < c.experts; ++e) {
+      for (std::size_t i = 0; i < expert.size(); ++i) {
+        if (expert[i] != static_cast<double>(e)) continue;
+        inverse[i] = static_cast<double>(order.size());
+        order.push_back(static_cast<double>(i));
+      }
+      offsets.push_back(static_cast<double>(order.size()));
+    }
+    order.resize(expert.size(), -7.0);  // not written
+    const Plan p = plan(c);
+    check_close(p.offsets, offsets, 0.0);
+    check_close(p.order, order, 0.0);
+    check_close(p.inverse, inverse, 0.0);
+  }
+}
+
+TEST_CASE("a choice that is no expert is an error") {
+  for (const std::int32_t bad : {-2, 2}) {
+    const Tensor one = Tensor::empty({1}, DType::i32);
+    CHECK_THROWS_AS(
+        cpu_kernels().plan(Tensor::of<std::int32_t>({1, 1}, {bad}), 2,
+                           Tensor::empty({3}, DType::i32), one, one.clone().reshape({1, 1})),
+        Error);
+  }
+}
+
+TEST_CASE("rows to slots, rows to tokens, and the products of both") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : kCases) {
+      CAPTURE(c.tokens);
+      CAPTURE(c.cols);
+      const Plan p = plan(c);
+      const Tensor x = random({c.tokens, c.cols}, dtype, 2);
+      const Tensor h = random({p.slots, c.cols}, dtype, 3);
+      const Tensor w = random({c.tokens, c.k}, dtype, 4);
+      for (const bool weighted : {false, true}) {
+        Values slots(at(p.slots * c.cols), 0.0);
+        Values tokens(at(c.tokens * c.cols), 0.0);
+        Values products(at(c.tokens * c.k), 0.0);
+        for (std::int64_t i = 0; i < c.tokens * c.k; ++i) {
+          const auto slot = static_cast<std::int64_t>(p.inverse.at(i));
+          if (slot < 0) continue;
+          const double w_i = weighted ? w.at(i) : 1.0;
+          for (std::int64_t col = 0; col < c.cols; ++col) {
+            const double x_i = x.at(i / c.k * c.cols + col);
+            const double h_i = h.at(slot * c.cols + col);
+            slots[at(slot * c.cols + col)] = x_i * w_i;
+            tokens[at(i / c.k * c.cols + col)] += h_i * w_i;
+            products[at(i)] += x_i * h_i;
+          }
+        }
+        const Tensor weights = weighted ? w : Tensor();
+        check_close(run_on({p.slots, c.cols}, dtype,
+                           [&](const Tensor& out) {
+                             cpu_kernels().tokens_to_slots(x, weights, p.order, c.k, out);
+                           }),
+                    slots);
+        check_close(run_on({c.tokens, c.cols}, dtype,
+                           [&](const Tensor& out) {
+                             cpu_kernels().slots_to_tokens(h, weights, p.inverse, out);
+                           }),
+                    tokens);
+        check_close(
+            run_on({c.tokens, c.k}, dtype,
+                   [&](const Tensor& out) { cpu_kernels().slot_products(x, h, p.inverse, out); }),
+            products, 16.0);
+      }
+    }
+  }
+}
+
+TEST_CASE("an expert without tokens and a token without experts") {
+  const Tensor selected = Tensor::of<std::int32_t>({3, 2}, {2, 0, -1, -1, -1, 2});
+  const Tensor offsets = Tensor::empty({4}, DType::i32);
+  const Tensor order = Tensor::zeros({6}, DType::i32);
+  const Tensor inverse = Tensor::empty({3, 2}, DType::i32);
+  cpu_kernels().plan(selected, 3, offsets, order, inverse);
+  check_close(offsets, {0, 1, 1, 3}, 0.0);
+  check_close(order.rows(0, 3), {1, 0, 5}, 0.0);
+  check_close(inverse, {1, 0, -1, -1, -1, 2}, 0.0);
+  const Tensor y = Tensor::empty({3, 1}, DType::f64);
+  cpu_kernels().slots_to_tokens(Tensor::of<double>({3, 1}, {10, 20, 30}), Tensor(), inverse, y);
+  check_close(y, {30, 0, 30}, 0.0);
+}

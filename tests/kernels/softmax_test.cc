@@ -1,0 +1,236 @@
+#include "tests/kernels/kernel_checks.h"
+
+using namespace moegrad;
+using namespace moegrad::test;
+
+namespace {
+
+const std::vector<AxisView> kViews = {{0, 3, 2},   {2, 0, 3},   {2, 3, 0},  {1, 1, 1},
+                                      {1, 7, 1},   {1, 1, 7},   {3, 5, 4},  {1, 5001, 1},
+                                      {97, 33, 1}, {1, 60, 37}, {40, 7, 11}};
+
+// The elements of the lines along the axis.
+std::vector<std::vector<std::size_t>> lines_of(AxisView v) {
+  std::vector<std::vector<std::size_t>> lines;
+  for (std::int64_t o = 0; o < v.outer; ++o) {
+    for (std::int64_t i = 0; i < v.inner; ++i) {
+      std::vector<std::size_t> line;
+      for (std::int64_t j = 0; j < v.n; ++j) line.push_back(at((o * v.n + j) * v.inner + i));
+      lines.push_back(line);
+    }
+  }
+  return lines;
+}
+
+double logsumexp(const Values& x, const std::vector<std::size_t>& line) {
+  double sum = 0.0;
+  for (const std::size_t e : line) sum += std::exp(x[e]);
+  return std::log(sum);
+}
+
+Shape shape_of(AxisView v) { return {v.outer, v.n, v.inner}; }
+
+Tensor softmax(const Tensor& x, AxisView v) {
+  return run_on(shape_of(v), x.dtype(), [&](const Tensor& y) { cpu_kernels().softmax(x, v, y); });
+}
+Tensor log_softmax(const Tensor& x, AxisView v) {
+  return run_on(shape_of(v), x.dtype(),
+                [&](const Tensor& y) { cpu_kernels().log_softmax(x, v, y); });
+}
+
+}  // namespace
+
+TEST_CASE("softmax and log_softmax with their backward passes") {
+  for (const DType dtype : floating()) {
+    for (const AxisView v : kViews) {
+      CAPTURE(v.outer);
+      CAPTURE(v.n);
+      CAPTURE(v.inner);
+      const Tensor x = random(shape_of(v), dtype, 1, -5, 5);
+      const Tensor dy = random(shape_of(v), dtype, 2);
+      const Values x_values = x.to_vector();
+      const Values dy_values = dy.to_vector();
+      Values p(x_values.size());
+      Values log_p(x_values.size());
+      Values dx(x_values.size());
+      Values log_dx(x_values.size());
+      for (const auto& line : lines_of(v)) {
+        const double lse = logsumexp(x_values, line);
+        double dot = 0.0;
+        double sum = 0.0;
+        for (const std::size_t e : line) {
+          log_p[e] = x_values[e] - lse;
+          p[e] = std::exp(log_p[e]);
+          dot += dy_values[e] * p[e];
+          sum += dy_values[e];
+        }
+        for (const std::size_t e : line) {
+          dx[e] = p[e] * (dy_values[e] - dot);
+          log_dx[e] = dy_values[e] - p[e] * sum;
+        }
+      }
+      const Tensor y = softmax(x, v);
+      const Tensor log_y = log_softmax(x, v);
+      check_close(y, p);
+      check_close(log_y, log_p);
+      check_close(run_on(shape_of(v), dtype,
+                         [&](const Tensor& out) { cpu_kernels().softmax_backward(y, dy, v, out); }),
+                  dx);
+      check_close(
+          run_on(shape_of(v), dtype,
+                 [&](const Tensor& out) { cpu_kernels().log_softmax_backward(log_y, dy, v, out); }),
+          log_dx, 16.0);
+    }
+  }
+}
+
+TEST_CASE("softmax of extreme rows") {
+  const double low = -HUGE_VAL;
+  const Values x = {1e4, -1e4, 0, 1e4, 1e4, low, low, 2, low, -1e4, -1e4, -1e4};
+  for (const DType dtype : floating()) {
+    for (const AxisView v : {AxisView{4, 3, 1}, AxisView{1, 3, 4}}) {
+      // The same rows, stored as rows or as columns.
+      const auto stored = [&](const Values& rows) {
+        if (v.inner == 1) return rows;
+        Values columns(rows.size());
+        for (std::size_t i = 0; i < rows.size(); ++i) columns[i % 3 * 4 + i / 3] = rows[i];
+        return columns;
+      };
+      const double third = 1.0 / 3.0;
+      check_close(softmax(tensor_of({4, 3}, dtype, stored(x)), v),
+                  stored({1, 0, 0, 0.5, 0.5, 0, 0, 1, 0, third, third, third}));
+      const double half = std::log(0.5);
+      check_close(log_softmax(tensor_of({4, 3}, dtype, stored(x)), v),
+                  stored({0, -2e4, -1e4, half, half, low, low, 0, low, std::log(third),
+                          std::log(third), std::log(third)}));
+    }
+  }
+}
+
+TEST_CASE("the backward pass of log_softmax takes entries of -infinity") {
+  for (const DType dtype : floating()) {
+    const Tensor y = tensor_of({1, 2}, dtype, {0, -HUGE_VAL});
+    const Tensor dx = Tensor::empty({1, 2}, dtype);
+    cpu_kernels().log_softmax_backward(y, tensor_of({1, 2}, dtype, {3, 4}), {1, 2, 1}, dx);
+    check_close(dx, {3 - 7, 4});
+  }
+}
+
+TEST_CASE("the backward pass of logsumexp") {
+  for (const DType dtype : floating()) {
+    for (const AxisView v : kViews) {
+      const Tensor x = random(shape_of(v), dtype, 3, -5, 5);
+      const Tensor dy = random({v.outer, v.inner}, dtype, 4);
+      const Tensor y = Tensor::empty({v.outer, v.inner}, dtype);
+      cpu_kernels().reduce(Reduction::logsumexp, x, v, y);
+      const Values x_values = x.to_vector();
+      Values want(x_values.size());
+      std::int64_t line_index = 0;
+      for (const auto& line : lines_of(v)) {
+        const double lse = logsumexp(x_values, line);
+        for (const std::size_t e : line) {
+          want[e] = std::exp(x_values[e] - lse) * dy.at(line_index);
+        }
+        ++line_index;
+      }
+      check_close(
+          run_on(shape_of(v), dtype,
+                 [&](const Tensor& out) { cpu_kernels().logsumexp_backward(x, y, dy, v, out); }),
+          want, 16.0);
+    }
+    const double low = -HUGE_VAL;
+    const Tensor dx = Tensor::empty({2, 2}, dtype);
+    cpu_kernels().logsumexp_backward(tensor_of({2, 2}, dtype, {low, low, low, 1}),
+                                     tensor_of({2}, dtype, {low, 1}), tensor_of({2}, dtype, {2, 3}),
+                                     {2, 2, 1}, dx);
+    check_close(dx, {0, 0, 0, 3});
+  }
+}
+
+TEST_CASE("cross-entropy and its backward pass") {
+  struct Case {
+    std::int64_t rows, classes;
+  };
+  for (const DType dtype : floating()) {
+    for (const auto& sizes :
+         {Case{0, 3}, Case{1, 1}, Case{1, 2}, Case{5, 7}, Case{301, 33}, Case{3, 5001}}) {
+      const auto& rows = sizes.rows;
+      const auto& classes = sizes.classes;
+      const Tensor x = random({rows, classes}, dtype, 5, -5, 5);
+      const Tensor labels = random_integers({rows}, 6, 0, classes);
+      const Tensor dy = tensor_of({}, dtype, {-1.5});
+      const double scale = 0.25;
+      const Values x_values = x.to_vector();
+      Values loss;
+      Values lse;
+      Values dx(x_values.size());
+      for (const auto& line : lines_of({rows, classes, 1})) {
+        const auto label =
+            at(static_cast<std::int64_t>(labels.at(static_cast<std::int64_t>(loss.size()))));
+        const double l = logsumexp(x_values, line);
+        lse.push_back(l);
+        loss.push_back(l - x_values[line[label]]);
+        for (std::size_t c = 0; c < line.size(); ++c) {
+          dx[line[c]] = scale * -1.5 * (std::exp(x_values[line[c]] - l) - (c == label ? 1.0 : 0.0));
+        }
+      }
+      const auto forward = at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows}, dtype), Tensor::empty({rows}, dtype)};
+        cpu_kernels().cross_entropy(x, labels, out[0], out[1]);
+        return out;
+      });
+      check_close(forward[0], loss);
+      check_close(forward[1], lse);
+      check_close(run_on({rows, classes}, dtype,
+                         [&](const Tensor& out) {
+                           cpu_kernels().cross_entropy_backward(x, labels, forward[1], dy, scale,
+                                                                out);
+                         }),
+                  dx, 16.0);
+    }
+  }
+}
+
+TEST_CASE("cross-entropy of extreme logits") {
+  for (const DType dtype : floating()) {
+    const Tensor x = tensor_of({3, 2}, dtype, {1e4, -1e4, 1e4, -1e4, 1, -HUGE_VAL});
+    const Tensor loss = Tensor::empty({3}, dtype);
+    const Tensor lse = Tensor::empty({3}, dtype);
+    cpu_kernels().cross_entropy(x, Tensor::of<std::int32_t>({3}, {0, 1, 0}), loss, lse);
+    check_close(loss, {0, 2e4, 0});
+    check_close(lse, {1e4, 1e4, 1});
+  }
+}
+
+TEST_CASE("cross-entropy: a row without a label has the loss 0 and no gradient") {
+  const double nan = std::nan("");
+  for (const DType dtype : floating()) {
+    const Tensor x = tensor_of({3, 2}, dtype, {nan, HUGE_VAL, 1, 1, nan, nan});
+    const Tensor labels = Tensor::of<std::int32_t>({3}, {-1, 1, -1});
+    const Tensor loss = Tensor::empty({3}, dtype);
+    const Tensor lse = Tensor::empty({3}, dtype);
+    cpu_kernels().cross_entropy(x, labels, loss, lse);
+    check_close(loss, {0, std::log(2.0), 0});
+    const Tensor dx = Tensor::empty({3, 2}, dtype);
+    cpu_kernels().cross_entropy_backward(x, labels, lse, tensor_of({}, dtype, {-3}), 1.0, dx);
+    check_close(dx, {0, 0, -1.5, 1.5, 0, 0});
+  }
+}
+
+TEST_CASE("a label that is no class is an error") {
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32);
+  const Tensor out = Tensor::empty({2}, DType::f32);
+  for (const std::int32_t bad : {-2, 3}) {
+    const Tensor labels = Tensor::of<std::int32_t>({2}, {0, bad});
+    CHECK_THROWS_WITH_AS(
+        cpu_kernels().cross_entropy(x, labels, out, out.clone()),
+        fmt::format("[cross_entropy] an index is {}, outside [-1, 3). Check the indices against "
+                    "the sizes.",
+                    bad)
+            .c_str(),
+        Error);
+    CHECK_THROWS_AS(
+        cpu_kernels().cross_entropy_backward(x, labels, out, Tensor::scalar(1.0F), 1.0, x.clone()),
+        Error);
+  }
+}
