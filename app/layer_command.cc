@@ -55,7 +55,7 @@ std::int64_t padding_of(const Tensor& mask) {
 // n copies of each row of x [N, D], one behind the other.
 Var copies_of(Var x, std::int64_t n) {
   if (n == 1) return x;
-  Tensor rows = Tensor::empty({n * x.size(0)}, DType::i32);
+  Tensor rows = Tensor::empty({n * x.size(0)}, DType::i32, Device::cpu);
   for (std::int64_t i = 0; i < rows.numel(); ++i) {
     rows.write<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
   }
@@ -65,7 +65,7 @@ Var copies_of(Var x, std::int64_t n) {
 // Each entry n times, one behind the other.
 Tensor copies_of(const Tensor& mask, std::int64_t n) {
   if (!mask.defined() || n == 1) return mask;
-  Tensor out = Tensor::empty({n * mask.numel()}, DType::i32);
+  Tensor out = Tensor::empty({n * mask.numel()}, DType::i32, Device::cpu);
   for (std::int64_t i = 0; i < out.numel(); ++i) {
     out.write<std::int32_t>()[i] = mask.data<std::int32_t>()[i / n];
   }

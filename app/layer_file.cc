@@ -137,7 +137,7 @@ Tensor places(const std::string& file, const Tensor& unadjusted, const Tensor& s
   if (!selected.defined()) {
     fail("layer", "{}: 'unadjusted' is given without 'selected'. Give both or neither.", file);
   }
-  Tensor out = Tensor::empty(unadjusted.shape(), DType::i32);
+  Tensor out = Tensor::empty(unadjusted.shape(), DType::i32, Device::cpu);
   const std::int64_t k = selected.size(1);
   for (std::int64_t t = 0; t < out.numel(); ++t) {
     const std::int32_t wanted = unadjusted.data<std::int32_t>()[t];

@@ -17,7 +17,7 @@ constexpr int kMoves = 4;
 Tensor moved_by_last_bits(const Tensor& x, std::uint64_t stream) {
   const double epsilon = x.dtype() == DType::f32 ? 0x1p-23 : 0x1p-52;
   const Tensor by = Rng{19, stream, 0}.uniform(x.shape(), DType::f64, 0.0, 2.0 * epsilon);
-  const Tensor moved = Tensor::empty(x.shape(), DType::f64);
+  const Tensor moved = Tensor::empty(x.shape(), DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < x.numel(); ++i) {
     moved.write<double>()[i] = x.at(i) + x.at(i) * by.at(i);
   }
@@ -80,7 +80,7 @@ CaseRounding rounding_of(const Program& program, const std::vector<Tensor>& inpu
 
 Tensor FlatJoin::forward(Forward& in, const NoAttributes&) {
   const std::int64_t n = in[0].numel();
-  Tensor out = Tensor::empty({2 * n}, in[0].dtype());
+  Tensor out = Tensor::empty({2 * n}, in[0].dtype(), Device::cpu);
   Kernels& k = kernels(out.device());
   k.copy_block(in[0], 0, n, 1, n, 0, 2 * n, out);
   k.copy_block(in[1], 0, n, 1, n, n, 2 * n, out);
@@ -95,11 +95,11 @@ void FlatJoin::backward(Backward& b, const NoAttributes&) {
 Tensor InnerProduct::forward(Forward& in, const NoAttributes&) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < in[0].numel(); ++i) sum += in[0].at(i) * in[1].at(i);
-  return Tensor::full({}, sum, in[0].dtype());
+  return Tensor::full({}, sum, in[0].dtype(), Device::cpu);
 }
 void InnerProduct::backward(Backward& b, const NoAttributes&) {
   for (const int i : {0, 1}) {
-    Tensor d = Tensor::zeros(b.input_shape(i), b.dy().dtype());
+    Tensor d = Tensor::zeros(b.input_shape(i), b.dy().dtype(), Device::cpu);
     kernels(d.device()).accumulate(b.dy().item(), b.input(1 - i), d);
     b.add(i, d);
   }

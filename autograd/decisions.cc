@@ -138,7 +138,7 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
   if (mode_ == Mode::enumerate && given(kind) == nullptr) return enumerated(probabilities);
   return decide(kind, DType::i32, {rows}, [&] {
     const std::int64_t outcomes = probabilities.size(1);
-    const Tensor drawn = Tensor::empty({rows}, DType::i32);
+    const Tensor drawn = Tensor::empty({rows}, DType::i32, Device::cpu);
     const Rng at = rng.take(static_cast<std::uint64_t>(rows));
     for (std::int64_t row = 0; row < rows; ++row) {
       const double u = at.uniform(static_cast<std::uint64_t>(row));
@@ -172,7 +172,7 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
   };
   const Shape& shape = probabilities.shape();
   const auto drawn = [&](const auto& draw) {
-    const Tensor ones = Tensor::empty(shape, DType::i32);
+    const Tensor ones = Tensor::empty(shape, DType::i32, Device::cpu);
     for (std::int64_t i = 0; i < ones.numel(); ++i) ones.write<std::int32_t>()[i] = draw(i, at(i));
     return ones;
   };
@@ -197,7 +197,7 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
   ++draws_;
   const std::int64_t rows = probabilities.size(0);
   const std::int64_t categories = probabilities.size(1);
-  const Tensor drawn = Tensor::empty({rows}, DType::i32);
+  const Tensor drawn = Tensor::empty({rows}, DType::i32, Device::cpu);
   for (std::int64_t row = 0; row < rows; ++row) {
     Outcomes outcomes;
     double sum = 0.0;

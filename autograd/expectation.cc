@@ -36,8 +36,8 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
       result.variance.emplace_back();
       continue;
     }
-    const Tensor mean = Tensor::zeros(inputs[i].shape(), DType::f64);
-    const Tensor variance = Tensor::zeros(inputs[i].shape(), DType::f64);
+    const Tensor mean = Tensor::zeros(inputs[i].shape(), DType::f64, Device::cpu);
+    const Tensor variance = Tensor::zeros(inputs[i].shape(), DType::f64, Device::cpu);
     for (std::int64_t e = 0; e < mean.numel(); ++e) {
       double m = 0.0;
       for (const ExpectationRun& run : runs) m += run.weight * run.gradients[i].at(e);
@@ -250,8 +250,8 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
     result.true_gradient.emplace_back();
     result.error.emplace_back();
     if (!is_floating(inputs[i].dtype())) continue;
-    const Tensor gradient = Tensor::zeros(inputs[i].shape(), DType::f64);
-    const Tensor error = Tensor::zeros(inputs[i].shape(), DType::f64);
+    const Tensor gradient = Tensor::zeros(inputs[i].shape(), DType::f64, Device::cpu);
+    const Tensor error = Tensor::zeros(inputs[i].shape(), DType::f64, Device::cpu);
     elements += gradient.numel();
     for (std::int64_t e = 0; e < gradient.numel(); ++e) {
       Reference reference = differences.at(i, e);
@@ -293,8 +293,8 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
 void forget_bias(Expectation& result) {
   for (std::size_t i = 0; i < result.error.size(); ++i) {
     if (!result.error[i].defined()) continue;
-    result.true_gradient[i] = Tensor::full(result.error[i].shape(), kNan, DType::f64);
-    result.error[i] = Tensor::full(result.error[i].shape(), kInfinity, DType::f64);
+    result.true_gradient[i] = Tensor::full(result.error[i].shape(), kNan, DType::f64, Device::cpu);
+    result.error[i] = Tensor::full(result.error[i].shape(), kInfinity, DType::f64, Device::cpu);
   }
   result.bias = result.true_norm = kNan;
   result.bias_error = kInfinity;

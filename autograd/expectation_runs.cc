@@ -47,8 +47,8 @@ ExpectationRun Sampler::run(std::span<const Tensor> inputs, const Rng& rng, Deci
     if (floating && reached) {
       result.gradients.push_back(g[leaves[i]]);
     } else {
-      result.gradients.push_back(floating ? Tensor::zeros(inputs[i].shape(), inputs[i].dtype())
-                                          : Tensor());
+      result.gradients.push_back(
+          floating ? Tensor::zeros(inputs[i].shape(), inputs[i].dtype(), Device::cpu) : Tensor());
     }
   }
   return result;

@@ -119,7 +119,7 @@ class Checker {
       const Tensor whole = rng.uniform(output_.shape(), DType::f64, -1.0, 1.5);
       for (int number = 0; number < kMostClasses; ++number) {
         if (std::find(classes.begin(), classes.end(), number) == classes.end()) continue;
-        cotangents_.push_back(Tensor::zeros(output_.shape(), DType::f64));
+        cotangents_.push_back(Tensor::zeros(output_.shape(), DType::f64, Device::cpu));
         class_of_cotangent_.push_back(number);
         for (std::size_t i = 0; i < classes.size(); ++i) {
           if (classes[i] != number) continue;
@@ -158,7 +158,7 @@ class Checker {
       if (!y.needs_gradient()) {
         inner_size_.push_back(0.0);
         for (const Tensor& input : inputs_) {
-          analytic_.back().push_back(Tensor::zeros(input.shape(), DType::f64));
+          analytic_.back().push_back(Tensor::zeros(input.shape(), DType::f64, Device::cpu));
         }
         continue;
       }
@@ -294,7 +294,7 @@ class Checker {
       if (elementwise && !std::isfinite(x.at(place))) continue;
       Tensor direction;
       if (elementwise) {
-        direction = Tensor::zeros(x.shape(), DType::f64);
+        direction = Tensor::zeros(x.shape(), DType::f64, Device::cpu);
         direction.write<double>()[place] = 1.0;
       } else {
         direction = directions[static_cast<std::size_t>(place)];

@@ -160,18 +160,18 @@ class CaseChecker {
     const auto rounding = [&] { return gradient_rounding(case_.program, inputs_, c1); };
     // Linear: g(2 c1 - 3 c2) = 2 g(c1) - 3 g(c2).
     const std::vector<Tensor> g2 = backward(c2);
-    const Tensor mixed = Tensor::zeros(c1.shape(), c1.dtype());
+    const Tensor mixed = Tensor::zeros(c1.shape(), c1.dtype(), Device::cpu);
     k.accumulate(2.0, c1, mixed);
     k.accumulate(-3.0, c2, mixed);
     std::vector<Tensor> expected;
     for (std::size_t i = 0; i < g1.size(); ++i) {
-      expected.push_back(Tensor::zeros(g1[i].shape(), g1[i].dtype()));
+      expected.push_back(Tensor::zeros(g1[i].shape(), g1[i].dtype(), Device::cpu));
       k.accumulate(2.0, g1[i], expected.back());
       k.accumulate(-3.0, g2[i], expected.back());
     }
     expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent",
                  rounding);
-    for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype()))) {
+    for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype(), Device::cpu))) {
       for (std::int64_t e = 0; e < g.numel(); ++e) {
         expect(g.at(e) == 0.0, "a zero cotangent gives a gradient");
       }
@@ -194,7 +194,7 @@ class CaseChecker {
       const Var y = case_.program(tape, leaves);
       const Tensor alone = y.needs_gradient()
                                ? tape.backward(y, {cotangent, true, {}, mutation_})[leaves[wanted]]
-                               : Tensor::zeros(inputs_[wanted].shape(), DType::f64);
+                               : Tensor::zeros(inputs_[wanted].shape(), DType::f64, Device::cpu);
       expect_close(
           {alone}, {all[wanted]}, 1e-12, "a gradient is another one where it alone is wanted", [&] {
             const CaseRounding r = rounding_of(case_.program, inputs_, cotangent, mutation_);
@@ -206,7 +206,7 @@ class CaseChecker {
   // Two uses of the same inputs in one program: the second contribution is added to the first.
   void accumulation(const std::vector<Tensor>& single, const Tensor& cotangent) {
     const std::int64_t n = cotangent.numel();
-    const Tensor both = Tensor::empty({2 * n}, DType::f64);
+    const Tensor both = Tensor::empty({2 * n}, DType::f64, Device::cpu);
     Kernels& k = kernels(Device::cpu);
     k.copy_block(cotangent, 0, n, 1, n, 0, 2 * n, both);
     k.copy_block(cotangent, 0, n, 1, n, n, 2 * n, both);

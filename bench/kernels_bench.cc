@@ -27,7 +27,7 @@ Tensor values(const Shape& shape) {
   static Rng rng{.seed = 1};
   return rng.uniform(shape, DType::f32, -2.0, 2.0);
 }
-Tensor fresh(const Shape& shape) { return Tensor::empty(shape, DType::f32); }
+Tensor fresh(const Shape& shape) { return Tensor::empty(shape, DType::f32, Device::cpu); }
 
 void add(const std::string& name, std::int64_t bytes, const std::function<void()>& run) {
   benchmark::RegisterBenchmark(("kernels/" + name).c_str(),
@@ -79,8 +79,8 @@ void add_rows(std::int64_t cols) {
   const Tensor mean = fresh({rows});
   const Tensor rstd = fresh({rows});
   const Tensor lse = values({rows});
-  const Tensor labels = Tensor::zeros({rows}, DType::i32);
-  const Tensor one = Tensor::full({}, 1.0, DType::f32);
+  const Tensor labels = Tensor::zeros({rows}, DType::i32, Device::cpu);
+  const Tensor one = Tensor::full({}, 1.0, DType::f32, Device::cpu);
   const auto row = [&](const std::string& name, const std::function<void()>& run) {
     add(fmt::format("rows/{}/{}", cols, name), bytes, run);
   };
@@ -110,7 +110,7 @@ void add_convolution(std::int64_t images, std::int64_t channels, std::int64_t si
   const Tensor dy = values(y.shape());
   const Tensor dx = fresh(x.shape());
   const Tensor dweight = fresh(weight.shape());
-  const Tensor unfolded = Tensor::full({images, taps, places}, 1.0, DType::f32);
+  const Tensor unfolded = Tensor::full({images, taps, places}, 1.0, DType::f32, Device::cpu);
   const auto row = [&](const std::string& name, const std::function<void()>& run) {
     add(fmt::format("conv2d/N{}-C{}-{}x{}-O{}/{}", images, channels, size, size, filters, name),
         4 * (x.numel() + y.numel()), run);
@@ -144,11 +144,11 @@ void add_attention(const Shape& shape) {
 }
 
 void add_embedding(std::int64_t vocabulary, std::int64_t tokens, std::int64_t width) {
-  const Tensor table = Tensor::full({vocabulary, width}, 1.0, DType::f32);
+  const Tensor table = Tensor::full({vocabulary, width}, 1.0, DType::f32, Device::cpu);
   const Tensor dtable = fresh(table.shape());
   const Tensor rows = values({tokens, width});
   const Tensor out = fresh(rows.shape());
-  const Tensor index = Tensor::empty({tokens}, DType::i32);
+  const Tensor index = Tensor::empty({tokens}, DType::i32, Device::cpu);
   const Rng rng{.seed = 2};
   for (std::int64_t i = 0; i < tokens; ++i) {
     index.write<std::int32_t>()[i] = static_cast<std::int32_t>(

@@ -56,7 +56,7 @@ void run_product(benchmark::State& state) {
   Rng rng{.seed = 1};
   const Tensor a = rng.normal({kSize, kSize}, DType::f32);
   const Tensor b = rng.normal({kSize, kSize}, DType::f32);
-  const Tensor out = Tensor::empty({kSize, kSize}, DType::f32);
+  const Tensor out = Tensor::empty({kSize, kSize}, DType::f32, Device::cpu);
   for ([[maybe_unused]] auto _ : state) {
     kernels(Device::cpu).matmul(a, false, b, false, 0.0, out);
   }

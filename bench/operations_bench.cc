@@ -32,7 +32,7 @@ void backward(benchmark::State& state, const OperationCase& c) {
   Tape tape;
   const Var y = run(tape, c, inputs);
   BackwardOptions options;
-  options.cotangent = Tensor::full(y.shape(), 1.0, y.dtype());
+  options.cotangent = Tensor::full(y.shape(), 1.0, y.dtype(), Device::cpu);
   options.retain = true;
   for ([[maybe_unused]] auto _ : state) benchmark::DoNotOptimize(tape.backward(y, options));
 }

@@ -34,7 +34,7 @@ Var chain(Tape& tape, Step step, const Tensor& x) {
 enum class Part { record, backward, step };
 
 void run_chain(benchmark::State& state, Step step, Part part) {
-  const Tensor x = Tensor::full({}, 1.0, DType::f32);
+  const Tensor x = Tensor::full({}, 1.0, DType::f32, Device::cpu);
   Tape tape;
   for ([[maybe_unused]] auto _ : state) {
     const Clock::time_point start = Clock::now();

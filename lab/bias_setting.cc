@@ -25,14 +25,14 @@ Rng warm_up_rng(const Rng& draw, std::uint64_t pass) {
 
 // [rows, columns]: 1 on the diagonal.
 Tensor diagonal(std::int64_t rows, std::int64_t columns) {
-  const Tensor w = Tensor::zeros({rows, columns}, DType::f64);
+  const Tensor w = Tensor::zeros({rows, columns}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < std::min(rows, columns); ++i)
     w.write<double>()[i * columns + i] = 1.0;
   return w;
 }
 
 Tensor ids_of(std::int64_t tokens) {
-  const Tensor ids = Tensor::empty({tokens}, DType::i32);
+  const Tensor ids = Tensor::empty({tokens}, DType::i32, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t)
     ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
   return ids;
@@ -49,7 +49,7 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
   config_.activation = Activation::silu;
   config_.options = of.options;
   config_.options.try_emplace("shared", "0");
-  x_ = Tensor::empty({tokens_, of.experts + kFeatures}, DType::f64);
+  x_ = Tensor::empty({tokens_, of.experts + kFeatures}, DType::f64, Device::cpu);
   const auto normal = [&](std::uint64_t stream, const Shape& shape, double deviation) {
     return setting_rng(rng, stream).normal(shape, DType::f64, 0.0, deviation);
   };
@@ -126,7 +126,7 @@ void BiasSetting::find_logits() {
     by_logits_ = router_entry(of_.router).traits.linear && off <= 1e-9 * most;
   }
   if (by_logits_) {
-    inputs_ = {Tensor::empty({1, experts()}, DType::f64)};
+    inputs_ = {Tensor::empty({1, experts()}, DType::f64, Device::cpu)};
     for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].write<double>()[e] = x_.at(e);
   }
   if (inputs_.empty()) {

@@ -99,7 +99,7 @@ class Probe {
     selected = out.routing.selected;
     std::vector<Tensor> all;
     for (std::int64_t d = 0; d < out.y.size(1); ++d) {
-      const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64);
+      const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64, Device::cpu);
       for (std::int64_t t = 0; t < out.y.size(0); ++t) {
         cotangent.write<double>()[t * out.y.size(1) + d] = 1.0;
       }
@@ -188,7 +188,7 @@ std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch&
                                           std::int64_t classes) {
   const Classifier classifier(batch.x.size(1), classes, model.config.layer());
   const Point point = point_of(model, classifier, batch);
-  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64);
+  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, Device::cpu);
   const Probe dense(model, point, "ste-dense");
   const Tensor dense_real = dense.router_gradient(point.gradient);
   const Tensor dense_ones = dense.router_gradient(ones);

@@ -13,7 +13,7 @@ constexpr double kNearOne = 1e-3;
 
 void require_shares(const Tensor& shares) {
   const std::int64_t tokens = shares.size(0);
-  const Tensor sums = Tensor::empty({tokens}, shares.dtype());
+  const Tensor sums = Tensor::empty({tokens}, shares.dtype(), Device::cpu);
   kernels(shares.device()).reduce(Reduction::sum, shares, {tokens, shares.size(1), 1}, sums);
   for (std::int64_t t = 0; t < tokens; ++t) {
     if (std::abs(sums.at(t) - 1.0) > kNearOne) {
@@ -31,7 +31,7 @@ Tensor expert_counts(const Tensor& selected, std::int64_t experts) {
   return expert_counts(selected, experts, Sequences(selected.size(0)));
 }
 Tensor expert_counts(const Tensor& selected, std::int64_t experts, const Sequences& sequences) {
-  Tensor counts = Tensor::zeros({sequences.count(), experts}, DType::f64);
+  Tensor counts = Tensor::zeros({sequences.count(), experts}, DType::f64, Device::cpu);
   const std::int64_t k = selected.rank() == 1 ? 1 : selected.size(1);
   const std::int32_t* const ids = selected.data<std::int32_t>();
   for (std::int64_t i = 0; i < selected.numel(); ++i) {

@@ -22,7 +22,7 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
     fail("capacity", "the queue is {} {} for {} tokens. It must be i32, with one place each.",
          name_of(queue.dtype()), queue.shape(), tokens);
   }
-  Tensor kept = Tensor::full(selected.shape(), -1.0, DType::i32);
+  Tensor kept = Tensor::full(selected.shape(), -1.0, DType::i32, Device::cpu);
   std::vector<std::int64_t> load(static_cast<std::size_t>(experts), 0);
   for (std::int64_t rank = 0; rank < k; ++rank) {
     for (std::int64_t place = 0; place < tokens; ++place) {
@@ -60,14 +60,15 @@ void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
 }
 
 Var kept_weights(Var weights, const Tensor& selected) {
-  const Tensor kept = Tensor::empty(selected.shape(), DType::i32);
+  const Tensor kept = Tensor::empty(selected.shape(), DType::i32, Device::cpu);
   bool all = true;
   for (std::int64_t i = 0; i < selected.numel(); ++i) {
     kept.write<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
     all = all && kept.data<std::int32_t>()[i] == 1;
   }
   if (all) return weights;
-  return where(kept, weights, weights.tape().constant(Tensor::zeros({}, weights.dtype())));
+  return where(kept, weights,
+               weights.tape().constant(Tensor::zeros({}, weights.dtype(), Device::cpu)));
 }
 
 namespace {

@@ -241,7 +241,8 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) c
           .decays = true;
     };
     const auto bias = [&](const char* name, std::int64_t out) {
-      if (config_.biases) parameters.add(start + name, Tensor::zeros({count, out}, DType::f64));
+      if (config_.biases)
+        parameters.add(start + name, Tensor::zeros({count, out}, DType::f64, Device::cpu));
     };
     matrix("w1", s.model, s.hidden);
     bias("b1", s.hidden);

@@ -17,7 +17,7 @@ Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviatio
 namespace {
 
 Tensor largest_of_rows(const Tensor& x) {
-  Tensor largest = Tensor::empty({x.size(0), 1}, x.dtype());
+  Tensor largest = Tensor::empty({x.size(0), 1}, x.dtype(), Device::cpu);
   kernels(x.device()).reduce(Reduction::max, x, {x.size(0), x.size(1), 1}, largest);
   return largest;
 }
@@ -27,7 +27,7 @@ Tensor largest_of_rows(const Tensor& x) {
 Var less_largest(Var x) { return x - x.tape().constant(largest_of_rows(x.value())); }
 
 Tensor less_largest(const Tensor& x) {
-  Tensor out = Tensor::empty(x.shape(), x.dtype());
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), Device::cpu);
   kernels(x.device())
       .binary(BinaryFunctors::index_of<functor::Sub>(), x.size(0), x.size(1), x, {x.size(1), 1},
               largest_of_rows(x), {1, 0}, out);

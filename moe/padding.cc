@@ -11,7 +11,7 @@ namespace {
 // i32 [N']: the rows of the tokens.
 Tensor rows_of_tokens(const Tensor& mask) {
   const std::span<const std::int32_t> m = mask.values<std::int32_t>();
-  Tensor rows = Tensor::empty({std::count(m.begin(), m.end(), 1)}, DType::i32);
+  Tensor rows = Tensor::empty({std::count(m.begin(), m.end(), 1)}, DType::i32, Device::cpu);
   std::int32_t* next = rows.write<std::int32_t>();
   for (std::size_t row = 0; row < m.size(); ++row) {
     if (m[row] == 1) *next++ = static_cast<std::int32_t>(row);
@@ -21,7 +21,7 @@ Tensor rows_of_tokens(const Tensor& mask) {
 
 // i32 [N]: the token of each row, -1 for padding.
 Tensor tokens_of_rows(const Tensor& mask) {
-  Tensor tokens = Tensor::empty(mask.shape(), DType::i32);
+  Tensor tokens = Tensor::empty(mask.shape(), DType::i32, Device::cpu);
   std::int32_t next = 0;
   for (std::int64_t row = 0; row < mask.numel(); ++row) {
     tokens.write<std::int32_t>()[row] = mask.data<std::int32_t>()[row] == 1 ? next++ : -1;
@@ -98,7 +98,7 @@ Var with_padding(Var rows, const Tensor& mask) {
 
 Tensor with_padding(const Tensor& rows, const Tensor& mask, double fill) {
   if (!mask.defined()) return rows;
-  Tensor out = Tensor::full(of_rows(rows, mask.numel()), fill, rows.dtype());
+  Tensor out = Tensor::full(of_rows(rows, mask.numel()), fill, rows.dtype(), Device::cpu);
   const std::int64_t each = rows.numel() / rows.size(0);
   const Tensor places = rows_of_tokens(mask);
   for (std::int64_t t = 0; t < places.numel(); ++t) {
@@ -117,7 +117,7 @@ Tensor tokens_alone(const Tensor& rows, const Tensor& mask) {
   if (!mask.defined()) return rows;
   const std::int64_t each = rows.numel() / std::max<std::int64_t>(1, rows.size(0));
   const Tensor places = rows_of_tokens(mask);
-  Tensor out = Tensor::empty(of_rows(rows, places.numel()), rows.dtype());
+  Tensor out = Tensor::empty(of_rows(rows, places.numel()), rows.dtype(), Device::cpu);
   for (std::int64_t t = 0; t < places.numel(); ++t) {
     kernels(Device::cpu)
         .copy_block(rows, places.data<std::int32_t>()[t] * each, each, 1, each, t * each, each,

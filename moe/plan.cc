@@ -38,9 +38,9 @@ Plan make_plan(const Tensor& selected, std::int64_t experts) {
   Plan plan;
   plan.experts = experts;
   plan.choices = k;
-  plan.offsets = Tensor::empty({experts + 1}, DType::i32);
-  const Tensor order = Tensor::empty({selected.numel()}, DType::i32);
-  plan.inverse = Tensor::empty(selected.shape(), DType::i32);
+  plan.offsets = Tensor::empty({experts + 1}, DType::i32, Device::cpu);
+  const Tensor order = Tensor::empty({selected.numel()}, DType::i32, Device::cpu);
+  plan.inverse = Tensor::empty(selected.shape(), DType::i32, Device::cpu);
   kernels(selected.device()).plan(selected, experts, plan.offsets, order, plan.inverse);
   plan.order = order.rows(0, plan.offsets.data<std::int32_t>()[experts]);
   return plan;
@@ -56,9 +56,9 @@ Plan joined(const Plan& first, const Plan& second) {
   Plan plan;
   plan.experts = first.experts;
   plan.choices = first.choices + second.choices;
-  plan.offsets = Tensor::empty({plan.experts + 1}, DType::i32);
-  plan.order = Tensor::empty({first.slots() + second.slots()}, DType::i32);
-  plan.inverse = Tensor::full({first.tokens(), plan.choices}, -1.0, DType::i32);
+  plan.offsets = Tensor::empty({plan.experts + 1}, DType::i32, Device::cpu);
+  plan.order = Tensor::empty({first.slots() + second.slots()}, DType::i32, Device::cpu);
+  plan.inverse = Tensor::full({first.tokens(), plan.choices}, -1.0, DType::i32, Device::cpu);
   std::int32_t* const offsets = plan.offsets.write<std::int32_t>();
   std::int32_t* const order = plan.order.write<std::int32_t>();
   std::int32_t* const inverse = plan.inverse.write<std::int32_t>();
@@ -113,7 +113,7 @@ Tensor unselected(const Tensor& selected, std::int64_t experts) {
     }
   });
   const std::int64_t width = tokens == 0 ? 0 : *std::ranges::max_element(counts);
-  Tensor out = Tensor::empty({tokens, width}, DType::i32);
+  Tensor out = Tensor::empty({tokens, width}, DType::i32, Device::cpu);
   std::int32_t* const rest = out.write<std::int32_t>();
   cpu::parallel_for(tokens, grain, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {

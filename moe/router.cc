@@ -14,7 +14,7 @@ void Router::declare(const LayerSize& size, std::string_view prefix, Parameters&
       .add(start + "router.weight",
            rng.normal({size.model, size.experts}, DType::f64, 0.0, deviation))
       .decays = true;
-  parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64));
+  parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64, Device::cpu));
 }
 
 void Routing::add_loss(const char* name, double coefficient, Var value) {
@@ -30,7 +30,7 @@ Var router_logits(Var x, const Weights& weights) {
 }
 
 Tensor every_expert(std::int64_t tokens, std::int64_t experts) {
-  Tensor selected = Tensor::empty({tokens, experts}, DType::i32);
+  Tensor selected = Tensor::empty({tokens, experts}, DType::i32, Device::cpu);
   const std::span<std::int32_t> ids = selected.write_values<std::int32_t>();
   for (std::size_t i = 0; i < ids.size(); ++i) {
     ids[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(experts));

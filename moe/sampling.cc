@@ -13,8 +13,9 @@ namespace {
 constexpr std::int64_t kTokensPerPiece = 32;  // whose weights are worked out together
 
 Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
-  const Tensor noisy = noisy_order(logits, rng.gumbel(logits.shape(), logits.dtype()));
-  Tensor selected = Tensor::empty({logits.size(0), k}, DType::i32);
+  const Tensor noisy =
+      noisy_order(logits, rng.gumbel(logits.shape(), logits.dtype(), logits.device()));
+  Tensor selected = Tensor::empty({logits.size(0), k}, DType::i32, Device::cpu);
   kernels(Device::cpu).top_k(noisy, k, selected);
   return selected;
 }
@@ -25,8 +26,8 @@ Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replace
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor left = logits.to(DType::f64).clone();
-  const Tensor probabilities = Tensor::empty(left.shape(), DType::f64);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  const Tensor probabilities = Tensor::empty(left.shape(), DType::f64, Device::cpu);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
   for (std::int64_t draw = 0; draw < k; ++draw) {
     kernels(Device::cpu).softmax(left, {tokens, experts, 1}, probabilities);
     const Tensor drawn = tape.decisions().categorical("draw", probabilities, tape.rng());
@@ -52,7 +53,7 @@ Tensor sample_experts(Var logits, std::int64_t k, bool replacement) {
   }
   return decisions.decide("selected", DType::i32, {value.size(0), k}, [&] {
     if (!replacement) return gumbel_top_k(value, k, tape.rng());
-    Tensor selected = Tensor::empty({value.size(0), k}, DType::i32);
+    Tensor selected = Tensor::empty({value.size(0), k}, DType::i32, Device::cpu);
     for (std::int64_t j = 0; j < k; ++j) {
       const Tensor one = gumbel_top_k(value, 1, tape.rng());
       kernels(value.device()).copy_block(one, 0, 1, one.size(0), 1, j, k, selected);
@@ -67,7 +68,7 @@ Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& v
   const std::int64_t k = selected.size(1);
   const Tensor held = tape.decisions().decide("weights", logits.dtype(), {tokens, k}, [&] {
     const Tensor o = less_largest(logits.value().to(DType::f64));
-    Tensor w = Tensor::empty({tokens, k}, DType::f64);
+    Tensor w = Tensor::empty({tokens, k}, DType::f64, Device::cpu);
     const std::span<double> weights = w.write_values<double>();
     const auto experts = static_cast<std::size_t>(o.size(1));
     const auto active = static_cast<std::size_t>(k);

@@ -153,17 +153,17 @@ Tensor log_odds(const Tensor& logits) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = less_largest(logits.to(DType::f64));
-  const Tensor e = Tensor::empty(o.shape(), DType::f64);
+  const Tensor e = Tensor::empty(o.shape(), DType::f64, Device::cpu);
   k.unary(UnaryFunctors::index_of<functor::Exp>(), {}, o, e);
   // Of all but the largest: the others hold it, at least 1 of the total is theirs.
-  const Tensor total = Tensor::empty({tokens, 1}, DType::f64);
+  const Tensor total = Tensor::empty({tokens, 1}, DType::f64, Device::cpu);
   k.reduce(Reduction::sum, e, {tokens, experts, 1}, total);
-  const Tensor others = Tensor::empty(o.shape(), DType::f64);
+  const Tensor others = Tensor::empty(o.shape(), DType::f64, Device::cpu);
   k.binary(BinaryFunctors::index_of<functor::Sub>(), tokens, experts, total, {1, 0}, e,
            {experts, 1}, others);
-  const Tensor log_others = Tensor::empty(o.shape(), DType::f64);
+  const Tensor log_others = Tensor::empty(o.shape(), DType::f64, Device::cpu);
   k.unary(UnaryFunctors::index_of<functor::Log>(), {}, others, log_others);
-  Tensor odds = Tensor::empty(o.shape(), DType::f64);
+  Tensor odds = Tensor::empty(o.shape(), DType::f64, Device::cpu);
   k.binary(BinaryFunctors::index_of<functor::Sub>(), tokens, experts, o, {experts, 1}, log_others,
            {experts, 1}, odds);
   for (std::int64_t t = 0; t < tokens; ++t) {
@@ -200,7 +200,7 @@ Tensor top_biased(Score score, const Tensor& scores, const Tensor& logits, const
   // Beyond the error of a score and of its sum, far as the logits of a softmax may be apart.
   const double rounding = f32 ? 1e-4 : 1e-12;
   Kernels& kernel = kernels(Device::cpu);
-  Tensor sums = Tensor::empty(scores.shape(), scores.dtype());
+  Tensor sums = Tensor::empty(scores.shape(), scores.dtype(), Device::cpu);
   kernel.binary(BinaryFunctors::index_of<functor::Add>(), tokens, experts, scores, {experts, 1},
                 bias, {0, 1}, sums);
   sums = sums.to(DType::f64);
@@ -214,9 +214,9 @@ Tensor top_biased(Score score, const Tensor& scores, const Tensor& logits, const
   std::vector<char> clear(static_cast<std::size_t>(tokens), 1);
   if (kept < groups) keep_groups(sums, groups, kept, apart, clear);
   const std::int64_t more = std::min(k + 1, kept < groups ? kept * each : experts);
-  const Tensor best = Tensor::empty({tokens, more}, DType::i32);
+  const Tensor best = Tensor::empty({tokens, more}, DType::i32, Device::cpu);
   kernel.top_k(sums, more, best);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
   const Tensor o = logits.to(DType::f64);
   cpu::parallel_for(tokens, kTokensPerOrder, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {

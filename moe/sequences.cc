@@ -18,9 +18,9 @@ Sequences::Sequences(const LayerInput& in) : Sequences(in.x.size(0), in.sequence
   count_ = static_cast<std::int64_t>(lengths.size());
   length_ = longest;
   if (shortest == longest) return;
-  rows_ = Tensor::full({count_, length_}, -1.0, DType::i32);
-  cells_ = Tensor::empty({tokens}, DType::i32);
-  lengths_ = Tensor::empty({count_, 1}, DType::f64);
+  rows_ = Tensor::full({count_, length_}, -1.0, DType::i32, Device::cpu);
+  cells_ = Tensor::empty({tokens}, DType::i32, Device::cpu);
+  lengths_ = Tensor::empty({count_, 1}, DType::f64, Device::cpu);
   std::int32_t token = 0;
   for (std::int64_t s = 0; s < count_; ++s) {
     const std::int64_t length = lengths[static_cast<std::size_t>(s)];
@@ -37,7 +37,7 @@ Var Sequences::split(Var x, double fill) const {
   if (!rows_.defined()) return reshape(x, shape);
   const Var there = reshape(gather_rows(x, rows_.reshape({rows_.numel()})), shape);
   if (fill == 0.0) return there;
-  Tensor behind = Tensor::zeros({count_, length_, 1}, DType::f64);
+  Tensor behind = Tensor::zeros({count_, length_, 1}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < rows_.numel(); ++i) {
     if (rows_.data<std::int32_t>()[i] < 0) behind.write<double>()[i] = fill;
   }

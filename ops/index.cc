@@ -14,7 +14,7 @@ Tensor indices(const Shape& shape, std::initializer_list<std::int32_t> values) {
 
 // A fixed sequence that repeats and leaves out some of the numbers 0 to limit-1.
 Tensor scattered(const Shape& shape, std::int64_t limit) {
-  Tensor index = Tensor::empty(shape, DType::i32);
+  Tensor index = Tensor::empty(shape, DType::i32, Device::cpu);
   for (std::int64_t i = 0; i < index.numel(); ++i) {
     index.write<std::int32_t>()[i] = static_cast<std::int32_t>((i * i + 3 * i) % limit);
   }
@@ -215,7 +215,7 @@ Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_
   }
   // Each place reads one of the two, and zeros of the other.
   const Tensor others = index.clone();
-  const Tensor padded = Tensor::full(index.shape(), -1, DType::i32);
+  const Tensor padded = Tensor::full(index.shape(), -1, DType::i32, Device::cpu);
   for (std::int64_t i = 0; i < index.numel(); ++i) {
     if (index.data<std::int32_t>()[i] != *padding_id) continue;
     others.write<std::int32_t>()[i] = -1;

@@ -12,7 +12,7 @@ namespace {
 // The state of a generator as a decision: i32 [6], each number as its low and high half.
 Tensor packed(const Rng& rng) {
   const std::uint64_t numbers[] = {rng.seed, rng.stream, rng.position};
-  Tensor state = Tensor::empty({6}, DType::i32);
+  Tensor state = Tensor::empty({6}, DType::i32, Device::cpu);
   for (std::size_t i = 0; i < 3; ++i) {
     state.write<std::int32_t>()[2 * i] = static_cast<std::int32_t>(numbers[i]);
     state.write<std::int32_t>()[2 * i + 1] = static_cast<std::int32_t>(numbers[i] >> 32);
@@ -63,8 +63,8 @@ Var dropout(Var x, double p) {
       decisions.enumerates(std::exp2(static_cast<double>(x.shape().numel())))) {
     require_floating(Dropout::name, x.value());
     const Tensor kept = decisions.bernoulli(
-        Dropout::name, Tensor::full(x.shape(), 1.0 - p, DType::f64), tape.rng());
-    return where(kept, x / (1.0 - p), tape.constant(Tensor::zeros({}, x.dtype())));
+        Dropout::name, Tensor::full(x.shape(), 1.0 - p, DType::f64, Device::cpu), tape.rng());
+    return where(kept, x / (1.0 - p), tape.constant(Tensor::zeros({}, x.dtype(), Device::cpu)));
   }
   const Tensor state = decisions.decide(Dropout::name, DType::i32, {6}, [&] {
     return packed(tape.rng().take(static_cast<std::uint64_t>(x.shape().numel())));

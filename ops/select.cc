@@ -131,7 +131,7 @@ void Where::backward(Backward& b, const Attributes&) {
 std::vector<OperationCase> Where::cases() {
   std::vector<OperationCase> cases;
   const auto add = [&](const Shape& shape, const Shape& a, const Shape& b) {
-    Tensor condition = Tensor::empty(shape, DType::i32);
+    Tensor condition = Tensor::empty(shape, DType::i32, Device::cpu);
     for (std::int64_t i = 0; i < condition.numel(); ++i) {
       condition.write<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 3 % 2);
     }

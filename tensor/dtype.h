@@ -9,14 +9,18 @@
 namespace moegrad {
 
 enum class DType : std::uint8_t { f32, f64, i32 };
-enum class Device : std::uint8_t { cpu, cuda };
+// guarded: the CPU's kernels on memory that can be touched by kernels and transfers alone, as a
+// GPU's; for tests.
+enum class Device : std::uint8_t { cpu, guarded, cuda };
 
 constexpr std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 constexpr bool is_floating(DType dtype) { return dtype != DType::i32; }
 constexpr std::string_view name_of(DType dtype) {
   return dtype == DType::f32 ? "f32" : dtype == DType::f64 ? "f64" : "i32";
 }
-constexpr std::string_view name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+constexpr std::string_view name_of(Device device) {
+  return device == Device::cpu ? "cpu" : device == Device::guarded ? "guarded" : "cuda";
+}
 
 template <class T>
 inline constexpr DType dtype_of = T::no_dtype_for_this_type;

@@ -77,6 +77,10 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
 
+  // --- between the host and the device: x.bytes() bytes; download waits for all before it
+  virtual void upload(const std::byte* host, const Tensor& out) = 0;
+  virtual void download(const Tensor& x, std::byte* host) = 0;
+
   // --- filling, copying, converting
   virtual void fill(double value, const Tensor& out) = 0;
   virtual void copy(const Tensor& x, const Tensor& out) = 0;     // same dtype and numel

@@ -7,23 +7,23 @@
 
 namespace moegrad {
 
-Tensor Rng::uniform(const Shape& shape, DType dtype, double low, double high) {
-  Tensor t = Tensor::empty(shape, dtype);
-  kernels(Device::cpu).random_uniform(take(static_cast<std::uint64_t>(t.numel())), low, high, t);
+Tensor Rng::uniform(const Shape& shape, DType dtype, Device device, double low, double high) {
+  Tensor t = Tensor::empty(shape, dtype, device);
+  kernels(device).random_uniform(take(static_cast<std::uint64_t>(t.numel())), low, high, t);
   return t;
 }
 
-Tensor Rng::normal(const Shape& shape, DType dtype, double mean, double deviation) {
-  Tensor t = Tensor::empty(shape, dtype);
+Tensor Rng::normal(const Shape& shape, DType dtype, Device device, double mean, double deviation) {
+  Tensor t = Tensor::empty(shape, dtype, device);
   // Two uniform numbers for each normal one.
-  kernels(Device::cpu)
-      .random_normal(take(2 * static_cast<std::uint64_t>(t.numel())), mean, deviation, t);
+  kernels(device).random_normal(take(2 * static_cast<std::uint64_t>(t.numel())), mean, deviation,
+                                t);
   return t;
 }
 
-Tensor Rng::gumbel(const Shape& shape, DType dtype) {
-  Tensor t = Tensor::empty(shape, dtype);
-  kernels(Device::cpu).random_gumbel(take(static_cast<std::uint64_t>(t.numel())), t);
+Tensor Rng::gumbel(const Shape& shape, DType dtype, Device device) {
+  Tensor t = Tensor::empty(shape, dtype, device);
+  kernels(device).random_gumbel(take(static_cast<std::uint64_t>(t.numel())), t);
   return t;
 }
 
@@ -32,7 +32,7 @@ Tensor Rng::permutation(std::int64_t n) {
     fail("permutation", "{} numbers asked for. They are i32: use 0 to {}.", n,
          std::numeric_limits<std::int32_t>::max());
   }
-  Tensor t = Tensor::empty({n}, DType::i32);
+  Tensor t = Tensor::empty({n}, DType::i32, Device::cpu);
   const std::span<std::int32_t> p = t.write_values<std::int32_t>();
   std::iota(p.begin(), p.end(), 0);
   const Rng at = take(static_cast<std::uint64_t>(n));

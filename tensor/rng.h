@@ -53,11 +53,21 @@ struct Rng {
     return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1.0p-52;
   }
 
-  // The next numbers as a tensor: uniform in [low, high), normal, Gumbel (-log(-log u)).
-  Tensor uniform(const Shape& shape, DType dtype, double low = 0.0, double high = 1.0);
-  Tensor normal(const Shape& shape, DType dtype, double mean = 0.0, double deviation = 1.0);
-  Tensor gumbel(const Shape& shape, DType dtype);
-  // A permutation of 0..n-1 (Fisher-Yates), i32 [n].
+  // The next numbers as a tensor of a device: uniform in [low, high), normal, Gumbel
+  // (-log(-log u)).
+  Tensor uniform(const Shape& shape, DType dtype, Device device, double low = 0.0,
+                 double high = 1.0);
+  Tensor normal(const Shape& shape, DType dtype, Device device, double mean = 0.0,
+                double deviation = 1.0);
+  Tensor gumbel(const Shape& shape, DType dtype, Device device);
+  // On the host.
+  Tensor uniform(const Shape& shape, DType dtype, double low = 0.0, double high = 1.0) {
+    return uniform(shape, dtype, Device::cpu, low, high);
+  }
+  Tensor normal(const Shape& shape, DType dtype, double mean = 0.0, double deviation = 1.0) {
+    return normal(shape, dtype, Device::cpu, mean, deviation);
+  }
+  // A permutation of 0..n-1 (Fisher-Yates), i32 [n], on the host.
   Tensor permutation(std::int64_t n);
 
   friend bool operator==(const Rng&, const Rng&) = default;

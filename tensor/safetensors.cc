@@ -388,7 +388,7 @@ TensorFile read_safetensors(const std::filesystem::path& path) {
 
   TensorFile result{.tensors = {}, .metadata = std::move(reader.metadata), .path = path};
   for (const Entry* entry : entries) {
-    const Tensor tensor = Tensor::empty(*entry->shape, entry->stored->dtype);
+    const Tensor tensor = Tensor::empty(*entry->shape, entry->stored->dtype, Device::cpu);
     read_elements(input, data_begin + entry->offsets[0], *entry, tensor);
     result.tensors.emplace(entry->name, tensor);
   }

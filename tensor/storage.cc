@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "tensor/guarded/memory.h"
+
 namespace moegrad {
 namespace {
 
@@ -49,17 +51,20 @@ std::size_t alignment_of(std::size_t capacity) {
   return capacity >= 2 * kHugePage ? kHugePage : kAlignment;
 }
 
-// Room for a block and its header, or null.
-void* from_system(std::size_t capacity) {
+// Room for a block, or null. In front of it there is room for its header's address.
+std::byte* from_system(std::size_t capacity) {
   const std::size_t alignment = alignment_of(capacity);
   void* const memory =
-      ::operator new (sizeof(Storage::Block) + capacity, std::align_val_t{alignment}, std::nothrow);
+      ::operator new (kAlignment + capacity, std::align_val_t{alignment}, std::nothrow);
 #ifdef MADV_HUGEPAGE
   if (memory != nullptr && alignment == kHugePage) {  // a wish: its failure is no error
     madvise(memory, capacity / kHugePage * kHugePage, MADV_HUGEPAGE);
   }
 #endif
-  return memory;
+  return memory == nullptr ? nullptr : static_cast<std::byte*>(memory) + kAlignment;
+}
+void to_system(std::byte* memory, std::size_t capacity) {
+  ::operator delete (memory - kAlignment, std::align_val_t{alignment_of(capacity)});
 }
 
 // A lock that is held for a few instructions: one atomic exchange where nobody else wants it.
@@ -76,27 +81,35 @@ class SpinLock {
   std::atomic<bool> held_{false};
 };
 
+// Test mode; see pool::set_checked.
+constinit std::atomic<bool> fill_and_check{false};
+
 // What this thread may still take from the system, where there is a pool::Budget.
 constinit thread_local std::size_t budget_left = std::numeric_limits<std::size_t>::max();
 
-class CpuPool {
+class Pool {
  public:
+  constexpr explicit Pool(Device device) : device_(device) {}
+
   Storage::Block* take(std::size_t bytes) {
-    const bool guarded = checked_.load(std::memory_order_relaxed);
+    const bool checked = fill_and_check.load(std::memory_order_relaxed);
     if (bytes > kMostBytes) fail("storage", "{} bytes asked for. Use smaller tensors.", bytes);
-    const int size_class = class_of(bytes + (guarded ? kGuardBytes : 0));
+    const int size_class = class_of(bytes + (checked ? kGuardBytes : 0));
     Storage::Block* block = take_cached(size_class);
     if (block == nullptr) block = take_from_system(bytes, size_class);
     block->bytes = bytes;
-    block->guarded = guarded;
+    block->checked = checked;
     block->references.store(1, std::memory_order_relaxed);
     block->version.store(0, std::memory_order_relaxed);
-    if (guarded) std::memset(block->data() + bytes, kGuard, kGuardBytes);
+    if (checked) {
+      const guarded::Open open(device_);
+      std::memset(block->data + bytes, kGuard, kGuardBytes);
+    }
     return block;
   }
 
   void give(Storage::Block* block) {
-    if (block->guarded) check_guard(*block);
+    if (block->checked) check_guard(*block);
     const std::lock_guard lock(lock_);
     stats_.bytes_in_use -= block->capacity;
     stats_.bytes_cached += block->capacity;
@@ -115,7 +128,12 @@ class CpuPool {
     for (Storage::Block* head : lists) {
       while (head != nullptr) {
         Storage::Block* block = std::exchange(head, head->next_free);
-        ::operator delete (block, std::align_val_t{alignment_of(block->capacity)});
+        if (device_ == Device::guarded) {
+          guarded::give(block->data, block->capacity);
+        } else {
+          to_system(block->data, block->capacity);
+        }
+        delete block;
       }
     }
   }
@@ -128,7 +146,6 @@ class CpuPool {
     const std::lock_guard lock(lock_);
     stats_.peak_bytes_in_use = stats_.bytes_in_use;
   }
-  std::atomic<bool>& checked() { return checked_; }
 
  private:
   // Null where none of this class is cached.
@@ -157,17 +174,20 @@ class CpuPool {
            "{} bytes asked for, where {} are left. Use smaller sizes, or a larger limit.", bytes,
            budget_left);
     }
-    void* memory = from_system(capacity);
+    std::byte* memory = more(capacity);
     if (memory == nullptr) {  // cached blocks of other sizes may be in the way
       release_cached();
-      memory = from_system(capacity);
+      memory = more(capacity);
     }
     if (memory == nullptr) {
       fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
     }
     if (budget_left != std::numeric_limits<std::size_t>::max()) budget_left -= capacity;
-    auto* const block = new (memory) Storage::Block{};
+    auto* const block = new Storage::Block;
+    block->data = memory;
+    block->device = device_;
     block->capacity = capacity;
+    if (device_ == Device::cpu) std::memcpy(memory - kAlignment, &block, sizeof block);
     block->size_class = size_class;
     const std::lock_guard lock(lock_);
     ++stats_.system_allocations;
@@ -175,9 +195,14 @@ class CpuPool {
     return block;
   }
 
+  std::byte* more(std::size_t capacity) const {
+    return device_ == Device::guarded ? guarded::take(capacity) : from_system(capacity);
+  }
+
   static void check_guard(Storage::Block& block) {
+    const guarded::Open open(block.device);
     for (std::size_t i = 0; i < kGuardBytes; ++i) {
-      if (block.data()[block.bytes + i] != std::byte{kGuard}) {
+      if (block.data[block.bytes + i] != std::byte{kGuard}) {
         std::fprintf(stderr, "moegrad: byte %zu behind a tensor of %zu bytes was overwritten\n", i,
                      block.bytes);
         std::abort();
@@ -185,61 +210,70 @@ class CpuPool {
     }
   }
 
+  Device device_;
   SpinLock lock_;
   std::array<Storage::Block*, kSizeClasses> free_{};
   PoolStats stats_;
-  std::atomic<bool> checked_{false};
 };
 
 // Constant from the start and never destroyed: tensors of static lifetime may come before and
 // after everything else.
-constinit CpuPool cpu_pool;
-static_assert(std::is_trivially_destructible_v<CpuPool>);
+constinit Pool cpu_pool{Device::cpu};
+constinit Pool guarded_pool{Device::guarded};
+static_assert(std::is_trivially_destructible_v<Pool>);
 
-void require_cpu(Device device) {
-  if (device != Device::cpu) {
-    fail("storage", "this build has no {} device. Configure with CUDA, or use the cpu device.",
-         name_of(device));
-  }
+Pool& pool_of(Device device) {
+  if (device == Device::cpu) return cpu_pool;
+  if (device == Device::guarded) return guarded_pool;
+  fail("storage", "this build has no {} device. Configure with CUDA, or use the cpu device.",
+       name_of(device));
 }
 
 }  // namespace
 
 Storage Storage::allocate(std::size_t bytes, Device device) {
-  require_cpu(device);
-  return Storage(cpu_pool.take(bytes));
+  return Storage(pool_of(device).take(bytes));
+}
+
+Storage Storage::view(void* data, std::size_t bytes, Device device, std::shared_ptr<void> owner) {
+  auto* const block = new Block;
+  block->data = static_cast<std::byte*>(data);
+  block->bytes = bytes;
+  block->device = device;
+  block->owner = owner == nullptr ? std::shared_ptr<void>(data, [](void*) {}) : std::move(owner);
+  return Storage(block);
 }
 
 void Storage::drop(Block* block) {
   // The only handle needs no atomic subtraction: nobody else can make another one.
-  if (block->references.load(std::memory_order_acquire) == 1 ||
-      block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    cpu_pool.give(block);
+  if (block->references.load(std::memory_order_acquire) != 1 &&
+      block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) {
+    return;
+  }
+  if (block->owner == nullptr) {
+    pool_of(block->device).give(block);
+  } else {
+    delete block;
   }
 }
 
 namespace pool {
 
-PoolStats stats(Device device) {
-  require_cpu(device);
-  return cpu_pool.stats();
-}
-void reset_peak(Device device) {
-  require_cpu(device);
-  cpu_pool.reset_peak();
-}
-void release_cached(Device device) {
-  require_cpu(device);
-  cpu_pool.release_cached();
-}
-bool set_checked(bool checked) { return cpu_pool.checked().exchange(checked); }
-bool checked() { return cpu_pool.checked().load(); }
+PoolStats stats(Device device) { return pool_of(device).stats(); }
+void reset_peak(Device device) { pool_of(device).reset_peak(); }
+void release_cached(Device device) { pool_of(device).release_cached(); }
+bool set_checked(bool checked) { return fill_and_check.exchange(checked); }
+bool checked() { return fill_and_check.load(); }
 
 Budget::Budget(std::size_t bytes) : before_(std::exchange(budget_left, bytes)) {}
 Budget::~Budget() { budget_left = before_; }
 
-void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data(); }
-void give(void* memory) { cpu_pool.give(Storage::Block::of(memory)); }
+void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data; }
+void give(void* memory) {
+  Storage::Block* block = nullptr;
+  std::memcpy(&block, static_cast<std::byte*>(memory) - kAlignment, sizeof block);
+  cpu_pool.give(block);
+}
 
 }  // namespace pool
 }  // namespace moegrad

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -62,11 +63,14 @@ struct PoolAllocator {
 template <class T>
 using PoolVector = std::vector<T, PoolAllocator<T>>;
 
-// A reference-counted block of 64-byte aligned memory from the pool of its device.
+// A reference-counted block of 64-byte aligned memory from the pool of its device, or memory of
+// somebody else's.
 class Storage {
  public:
   Storage() = default;
   static Storage allocate(std::size_t bytes, Device device);
+  // `bytes` from `data` on of that device, kept alive by `owner` as long as any handle to them is.
+  static Storage view(void* data, std::size_t bytes, Device device, std::shared_ptr<void> owner);
 
   Storage(const Storage& other) noexcept : block_(other.block_) {
     if (block_ != nullptr) block_->references.fetch_add(1, std::memory_order_relaxed);
@@ -80,7 +84,9 @@ class Storage {
     if (block_ != nullptr) drop(block_);
   }
 
-  std::byte* data() const { return block_ == nullptr ? nullptr : block_->data(); }
+  // Where the bytes are on their device. Of a device that is not the CPU the host must not read
+  // there.
+  std::byte* data() const { return block_ == nullptr ? nullptr : block_->data; }
   std::size_t bytes() const { return block_ == nullptr ? 0 : block_->bytes; }
   // How often somebody was about to write, since the block was handed out.
   std::uint32_t version() const {
@@ -97,18 +103,18 @@ class Storage {
   explicit operator bool() const { return block_ != nullptr; }
   friend bool operator==(const Storage& a, const Storage& b) { return a.block_ == b.block_; }
 
-  // Stands in front of its memory.
-  struct alignas(64) Block {
-    std::size_t bytes;     // asked for
-    std::size_t capacity;  // of the size class
-    Block* next_free;
-    std::atomic<int> references;
-    std::atomic<std::uint32_t> version;
-    int size_class;
-    bool guarded;  // has guard bytes behind `bytes`
-
-    std::byte* data() { return reinterpret_cast<std::byte*>(this + 1); }
-    static Block* of(void* data) { return static_cast<Block*>(data) - 1; }
+  // On the host, apart from its bytes.
+  struct Block {
+    std::byte* data = nullptr;
+    std::size_t bytes = 0;     // asked for
+    std::size_t capacity = 0;  // of the size class
+    Block* next_free = nullptr;
+    std::atomic<int> references{1};
+    std::atomic<std::uint32_t> version{0};
+    int size_class = 0;
+    Device device = Device::cpu;
+    bool checked = false;         // has guard bytes behind `bytes`
+    std::shared_ptr<void> owner;  // of bytes that are not the pool's
   };
 
  private:

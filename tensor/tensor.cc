@@ -1,7 +1,9 @@
 #include "tensor/tensor.h"
 
+#include <atomic>
 #include <cstring>
 
+#include "tensor/guarded/memory.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -14,6 +16,8 @@ void poison(std::byte* data, std::size_t bytes) {
   for (std::size_t i = 0; i + 4 <= bytes; i += 4) std::memcpy(data + i, &kPoison, 4);
 }
 
+std::atomic<std::uint64_t> waits{0};
+
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
@@ -23,7 +27,10 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   t.dtype_ = dtype;
   t.device_ = device;
   t.storage_ = Storage::allocate(t.bytes(), device);
-  if (device == Device::cpu && pool::checked()) poison(t.write_raw(), t.bytes());
+  if (pool::checked() && device != Device::cuda) {
+    const guarded::Open open(device);
+    poison(t.write_raw(), t.bytes());
+  }
   return t;
 }
 
@@ -49,13 +56,34 @@ Tensor Tensor::of(const Shape& shape, std::span<const T> values) {
     fail("tensor", "{} values for shape {}, which has {} elements. Give as many values.",
          values.size(), shape, shape.numel());
   }
-  Tensor t = empty(shape, dtype_of<T>);
+  Tensor t = empty(shape, dtype_of<T>, Device::cpu);
   if (!values.empty()) std::memcpy(t.write_raw(), values.data(), t.bytes());
   return t;
 }
 template Tensor Tensor::of<float>(const Shape&, std::span<const float>);
 template Tensor Tensor::of<double>(const Shape&, std::span<const double>);
 template Tensor Tensor::of<std::int32_t>(const Shape&, std::span<const std::int32_t>);
+
+Tensor Tensor::view(const Shape& shape, DType dtype, Device device, void* data,
+                    std::shared_ptr<void> owner) {
+  if (reinterpret_cast<std::uintptr_t>(data) % size_of(dtype) != 0) {
+    fail("tensor", "a view of {} at an address that is no multiple of {}. Copy the elements.",
+         name_of(dtype), size_of(dtype));
+  }
+  Tensor t;
+  t.shape_ = shape;
+  t.numel_ = shape.numel();
+  t.dtype_ = dtype;
+  t.device_ = device;
+  t.storage_ = Storage::view(data, t.bytes(), device, std::move(owner));
+  return t;
+}
+
+void Tensor::require_host() const {
+  if (device_ == Device::guarded && guarded::is_open()) return;
+  fail("tensor", "elements of a {} tensor {} asked for on the host. Copy it: to(Device::cpu).",
+       name_of(device_), shape_);
+}
 
 void Tensor::refuse(DType dtype) const {
   fail("tensor", "elements are {}, asked for as {}. Convert with to().", name_of(dtype_),
@@ -78,12 +106,13 @@ double Tensor::at(std::int64_t index) const {
 
 double Tensor::item() const {
   if (numel_ != 1) fail("tensor", "item() of shape {}. It needs exactly one element.", shape_);
-  return at(0);
+  return to(Device::cpu).at(0);
 }
 
 std::vector<double> Tensor::to_vector() const {
+  const Tensor host = to(Device::cpu);
   std::vector<double> values(static_cast<std::size_t>(numel_));
-  for (std::int64_t i = 0; i < numel_; ++i) values[static_cast<std::size_t>(i)] = at(i);
+  for (std::int64_t i = 0; i < numel_; ++i) values[static_cast<std::size_t>(i)] = host.at(i);
   return values;
 }
 
@@ -122,9 +151,27 @@ Tensor Tensor::to(DType dtype) const {
   return t;
 }
 
+Tensor Tensor::to(Device device) const {
+  if (device == device_) return *this;
+  Tensor t = empty(shape_, dtype_, device);
+  if (device_ == Device::cpu) {
+    if (bytes() > 0) kernels(device).upload(raw(), t);
+    return t;
+  }
+  if (device != Device::cpu) return to(Device::cpu).to(device);
+  if (bytes() > 0) {
+    ++waits;
+    kernels(device_).download(*this, t.write_raw());
+  }
+  return t;
+}
+
+std::uint64_t waits_for_devices() { return waits; }
+
 bool Tensor::same_bits(const Tensor& other) const {
   return shape_ == other.shape_ && dtype_ == other.dtype_ && defined() == other.defined() &&
-         (bytes() == 0 || std::memcmp(raw(), other.raw(), bytes()) == 0);
+         (bytes() == 0 ||
+          std::memcmp(to(Device::cpu).raw(), other.to(Device::cpu).raw(), bytes()) == 0);
 }
 
 }  // namespace moegrad

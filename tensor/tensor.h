@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -20,10 +21,13 @@ class Tensor {
   Tensor() = default;
 
   // Elements not set. (In the pool's checked mode: signalling NaN.)
-  static Tensor empty(const Shape& shape, DType dtype, Device device = Device::cpu);
-  static Tensor zeros(const Shape& shape, DType dtype, Device device = Device::cpu);
-  static Tensor full(const Shape& shape, double value, DType dtype, Device device = Device::cpu);
-  // The values in row-major order; as many as the shape has elements.
+  static Tensor empty(const Shape& shape, DType dtype, Device device);
+  static Tensor zeros(const Shape& shape, DType dtype, Device device);
+  static Tensor full(const Shape& shape, double value, DType dtype, Device device);
+  // Elements not set, with this type and on this device.
+  Tensor like(const Shape& shape) const { return empty(shape, dtype_, device_); }
+  Tensor like() const { return like(shape_); }
+  // On the host: the values in row-major order; as many as the shape has elements.
   template <class T>
   static Tensor of(const Shape& shape, std::span<const T> values);
   template <class T>
@@ -38,6 +42,10 @@ class Tensor {
   static Tensor scalar(T value) {
     return of<T>({}, {value});
   }
+  // Somebody else's elements, row-major from `data` on of that device, without a copy; `owner` is
+  // kept as long as a handle is. Errors: an address that is not a multiple of the element's size.
+  static Tensor view(const Shape& shape, DType dtype, Device device, void* data,
+                     std::shared_ptr<void> owner);
 
   bool defined() const { return static_cast<bool>(storage_); }
   const Shape& shape() const { return shape_; }
@@ -54,7 +62,8 @@ class Tensor {
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
 
-  // The elements, on the host, to read. T must be the type of dtype().
+  // The elements, on the host, to read. T must be the type of dtype(). Of another device than the
+  // CPU an Error: to(Device::cpu) copies.
   template <class T>
   const T* data() const {
     require(dtype_of<std::remove_const_t<T>>);
@@ -74,17 +83,21 @@ class Tensor {
   std::span<T> write_values() const {
     return {write<T>(), static_cast<std::size_t>(numel_)};
   }
-  const std::byte* raw() const { return storage_.data() + offset_; }
+  const std::byte* raw() const {
+    if (device_ != Device::cpu) require_host();
+    return storage_.data() + offset_;
+  }
   std::byte* write_raw() const {
+    if (device_ != Device::cpu) require_host();
     storage_.count_write();
     return storage_.data() + offset_;
   }
   // How often elements of this storage were asked for to be changed, by any handle or view of it. A
   // tape notes it where backward will want the elements, and compares.
   std::uint32_t version() const { return storage_.version(); }
-  // One element as a double, whatever the dtype; for tests and reports.
+  // One element as a double, whatever the dtype; for tests and reports. On the host.
   double at(std::int64_t index) const;
-  // The only element of a tensor of one element.
+  // The only element of a tensor of one element, and all of them; copied from another device.
   double item() const;
   std::vector<double> to_vector() const;
 
@@ -95,6 +108,9 @@ class Tensor {
   Tensor clone() const;
   // A copy as another type; itself when the type is the same already.
   Tensor to(DType dtype) const;
+  // A copy on another device; itself when it is there already. From a device to the host is a wait
+  // for all that was asked of the device before.
+  Tensor to(Device device) const;
 
   // The same shape, type and bits (NaN equals the same NaN).
   bool same_bits(const Tensor& other) const;
@@ -104,6 +120,7 @@ class Tensor {
     if (dtype_ != dtype) refuse(dtype);
   }
   [[noreturn]] void refuse(DType dtype) const;
+  void require_host() const;
 
   Storage storage_;
   std::size_t offset_ = 0;
@@ -112,5 +129,8 @@ class Tensor {
   DType dtype_ = DType::f32;
   Device device_ = Device::cpu;
 };
+
+// How often this process has waited for a device, to have a copy of its elements on the host.
+std::uint64_t waits_for_devices();
 
 }  // namespace moegrad

@@ -54,8 +54,8 @@ Dataset read_images(const fs::path& folder, const std::string& part, DType dtype
     fail("vision", "{}: {} labels for {} images. Run scripts/data.", labels_path.string(),
          labels.sizes[0], n);
   }
-  Dataset dataset{.x = Tensor::empty({n, images.sizes[1] * images.sizes[2]}, dtype),
-                  .labels = Tensor::empty({n}, DType::i32),
+  Dataset dataset{.x = Tensor::empty({n, images.sizes[1] * images.sizes[2]}, dtype, Device::cpu),
+                  .labels = Tensor::empty({n}, DType::i32, Device::cpu),
                   .classes = kVisionClasses};
   with_floating(dtype, "vision", [&]<class T>(T) {
     std::array<T, 256> scaled;
@@ -85,8 +85,8 @@ struct Clusters {
 
 Dataset draw_synthetic(const SyntheticOptions& o, const Clusters& clusters, std::int64_t size,
                        DType dtype, Rng rng) {
-  Dataset dataset{.x = Tensor::empty({size, o.dimension}, dtype),
-                  .labels = Tensor::empty({size}, DType::i32),
+  Dataset dataset{.x = Tensor::empty({size, o.dimension}, dtype, Device::cpu),
+                  .labels = Tensor::empty({size}, DType::i32, Device::cpu),
                   .classes = o.classes};
   const Rng choice = rng.take(static_cast<std::uint64_t>(size));
   const Tensor noise = rng.normal({size, o.dimension}, DType::f64);
@@ -219,9 +219,9 @@ Batch Batches::get(std::int64_t i) const {
   const std::int64_t first = i * batch_size_;
   const std::int64_t rows = std::min(batch_size_, dataset_.x.size(0) - first);
   const std::int64_t columns = dataset_.x.size(1);
-  Batch batch{.x = Tensor::empty({rows, columns}, dataset_.x.dtype()),
-              .labels = Tensor::empty({rows}, DType::i32),
-              .ids = Tensor::empty({rows}, DType::i32)};
+  Batch batch{.x = Tensor::empty({rows, columns}, dataset_.x.dtype(), Device::cpu),
+              .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
+              .ids = Tensor::empty({rows}, DType::i32, Device::cpu)};
   const std::size_t row_bytes = static_cast<std::size_t>(columns) * size_of(dataset_.x.dtype());
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t source =

@@ -34,7 +34,7 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
     const Classifier::Output out =
         model.forward(tape.constant(batch.x), parameters, false, batch.ids, dropless);
     loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
-    const Tensor guess = Tensor::empty({rows}, DType::i32);
+    const Tensor guess = Tensor::empty({rows}, DType::i32, Device::cpu);
     kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
     for (std::int64_t r = 0; r < rows; ++r) {
       right += guess.data<std::int32_t>()[r] == batch.labels.data<std::int32_t>()[r] ? 1 : 0;

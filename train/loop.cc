@@ -46,8 +46,8 @@ std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters
 Tensor repeated(const Tensor& rows, std::int64_t n) {
   if (n == 1) return rows;
   const std::int64_t count = n * rows.size(0);
-  Tensor out =
-      Tensor::empty(rows.rank() == 1 ? Shape{count} : Shape{count, rows.size(1)}, rows.dtype());
+  Tensor out = Tensor::empty(rows.rank() == 1 ? Shape{count} : Shape{count, rows.size(1)},
+                             rows.dtype(), Device::cpu);
   const std::int64_t each = rows.numel() / rows.size(0);
   for (std::int64_t copy = 0; copy < n; ++copy) {
     kernels(rows.device())

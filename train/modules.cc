@@ -22,7 +22,7 @@ void Linear::declare(std::string_view prefix, Parameters& parameters, Rng& rng) 
   const std::string start(prefix);
   parameters.add(start + "weight", rng.uniform({inputs, outputs}, DType::f64, -bound, bound))
       .decays = true;
-  parameters.add(start + "bias", Tensor::zeros({outputs}, DType::f64));
+  parameters.add(start + "bias", Tensor::zeros({outputs}, DType::f64, Device::cpu));
 }
 
 Var Linear::operator()(Var x, const Weights& weights) const {
@@ -31,8 +31,8 @@ Var Linear::operator()(Var x, const Weights& weights) const {
 
 void LayerNormModule::declare(std::string_view prefix, Parameters& parameters) const {
   const std::string start(prefix);
-  parameters.add(start + "scale", Tensor::full({width}, 1.0, DType::f64));
-  parameters.add(start + "shift", Tensor::zeros({width}, DType::f64));
+  parameters.add(start + "scale", Tensor::full({width}, 1.0, DType::f64, Device::cpu));
+  parameters.add(start + "shift", Tensor::zeros({width}, DType::f64, Device::cpu));
 }
 
 Var LayerNormModule::operator()(Var x, const Weights& weights) const {

@@ -25,14 +25,14 @@ Var chain(Tape& tape, const Tensor& x) {
 // 100 operations on one element.
 CountCase record_case() {
   const auto tape = std::make_shared<Tape>();
-  const Tensor x = Tensor::full({}, 1.0, DType::f32);
+  const Tensor x = Tensor::full({}, 1.0, DType::f32, Device::cpu);
   return {.call = [=] { chain(*tape, x); }, .prepare = [=] { tape->clear(); }};
 }
 
 CountCase backward_case() {
   const auto tape = std::make_shared<Tape>();
   const auto y = std::make_shared<Var>();
-  const Tensor x = Tensor::full({}, 1.0, DType::f32);
+  const Tensor x = Tensor::full({}, 1.0, DType::f32, Device::cpu);
   return {.call = [=] { tape->backward(*y); },
           .prepare =
               [=] {
@@ -90,7 +90,7 @@ CountCase layer_case(const char* router, const char* estimator) {
 CountCase softmax_case() {
   Rng rng{.seed = 1};
   const Tensor x = rng.normal({256, 64}, DType::f32);
-  const Tensor y = Tensor::empty({256, 64}, DType::f32);
+  const Tensor y = Tensor::empty({256, 64}, DType::f32, Device::cpu);
   return {.call = [=] { kernels(Device::cpu).softmax(x, {256, 64, 1}, y); }};
 }
 
@@ -112,7 +112,7 @@ CountCase layer_norm_case() {
 // 1024 tokens with two of 16 experts each.
 CountCase plan_case() {
   Rng rng{.seed = 1};
-  const Tensor selected = Tensor::empty({1024, 2}, DType::i32);
+  const Tensor selected = Tensor::empty({1024, 2}, DType::i32, Device::cpu);
   kernels(Device::cpu).top_k(rng.normal({1024, 16}, DType::f32), 2, selected);
   return {.call = [=] { make_plan(selected, 16); }};
 }
@@ -127,7 +127,7 @@ CountCase adamw_case() {
   };
   const auto state = std::make_shared<State>();
   Rng rng{.seed = 1};
-  Var loss = state->tape.constant(Tensor::zeros({}, DType::f32));
+  Var loss = state->tape.constant(Tensor::zeros({}, DType::f32, Device::cpu));
   for (const char* name : {"a.weight", "b.weight", "c.weight", "d.weight"}) {
     const Parameter& p = state->parameters.add(name, rng.normal({64, 64}, DType::f32));
     loss = loss + sum(square(state->tape.parameter(p)));

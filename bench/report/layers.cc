@@ -58,7 +58,7 @@ BareLayer::BareLayer(const Size& size) : size_(size) {
       rounded(normal(rng, {size.experts, size.model, size.hidden}, deviation(size.model)), 512.0F);
   w2_ = normal(rng, {size.experts, size.hidden, size.model}, deviation(size.hidden));
   dy_ = normal(rng, {size.tokens, size.model});
-  selected_ = Tensor::empty({size.tokens, size.active}, DType::i32);
+  selected_ = Tensor::empty({size.tokens, size.active}, DType::i32, Device::cpu);
   kernels(Device::cpu)
       .top_k(rng.uniform({size.tokens, size.experts}, DType::f32), size.active, selected_);
   plan_ = make_plan(selected_, size.experts);

@@ -56,7 +56,7 @@ TensorFile Model::file() {
 namespace {
 
 Tensor random_labels(Rng& rng, std::int64_t rows, std::int64_t classes) {
-  const Tensor labels = Tensor::empty({rows}, DType::i32);
+  const Tensor labels = Tensor::empty({rows}, DType::i32, Device::cpu);
   kernels(Device::cpu).argmax(rng.uniform({rows, classes}, DType::f32), {rows, classes, 1}, labels);
   return labels;
 }
@@ -180,8 +180,8 @@ std::unique_ptr<Model> make_transformer() { return std::make_unique<Transformer>
 
 TapeTimes time_tape(int calls) {
   constexpr int kOperations = 1000;
-  const Tensor one = Tensor::full({1}, 1.0, DType::f32);
-  const Tensor factor = Tensor::full({1}, 0.999, DType::f32);
+  const Tensor one = Tensor::full({1}, 1.0, DType::f32, Device::cpu);
+  const Tensor factor = Tensor::full({1}, 0.999, DType::f32, Device::cpu);
   static Tape tape;
   using Clock = std::chrono::steady_clock;
   Clock::duration record{}, backward{};

@@ -12,7 +12,7 @@ Product::Product(int threads) {
   for (int i = 0; i < threads; ++i) {
     of_thread_.push_back({rng.normal({kSize, kSize}, DType::f32),
                           rng.normal({kSize, kSize}, DType::f32),
-                          Tensor::empty({kSize, kSize}, DType::f32)});
+                          Tensor::empty({kSize, kSize}, DType::f32, Device::cpu)});
   }
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 // Rows of t in another order: row r of the result is row order[r]; t as [rows, rest].
 Tensor permuted_rows(const Tensor& t, const std::vector<std::int32_t>& order) {
-  const Tensor out = Tensor::empty(t.shape(), t.dtype());
+  const Tensor out = Tensor::empty(t.shape(), t.dtype(), Device::cpu);
   const std::int64_t rest = t.numel() / static_cast<std::int64_t>(order.size());
   for (std::size_t r = 0; r < order.size(); ++r) {
     kernels(Device::cpu)
@@ -23,7 +23,7 @@ Tensor permuted_rows(const Tensor& t, const std::vector<std::int32_t>& order) {
 }
 
 Tensor permuted_columns(const Tensor& t, const std::vector<std::int32_t>& order) {
-  const Tensor out = Tensor::empty(t.shape(), t.dtype());
+  const Tensor out = Tensor::empty(t.shape(), t.dtype(), Device::cpu);
   const auto columns = static_cast<std::int64_t>(order.size());
   for (std::int64_t c = 0; c < columns; ++c) {
     kernels(Device::cpu)
@@ -123,7 +123,7 @@ class EdgeCheck {
 
   void zero_cotangent() {
     PassOptions options = options_;
-    options.cotangent = Tensor::zeros(base_.y.shape(), DType::f64);
+    options.cotangent = Tensor::zeros(base_.y.shape(), DType::f64, Device::cpu);
     options.auxiliary = false;
     for (const Tensor& g : run_pass(f_, options).gradients) {
       bool zero = true;
@@ -227,7 +227,7 @@ class EdgeCheck {
   // A row at the front, one in the middle and one at the end.
   void padding() {
     const std::int64_t tokens = base_.y.size(0);
-    Tensor mask = Tensor::full({tokens + 3}, 1.0, DType::i32);
+    Tensor mask = Tensor::full({tokens + 3}, 1.0, DType::i32, Device::cpu);
     for (const std::int64_t row : {std::int64_t{0}, 1 + (tokens + 1) / 2, tokens + 2}) {
       mask.write<std::int32_t>()[row] = 0;
     }

@@ -80,7 +80,7 @@ void add_router(LayerFixture& f, std::int64_t blind, std::uint64_t seed, Make ma
 void add_context(LayerFixture& f, std::uint64_t seed) {
   const std::int64_t tokens = f.values[0].size(0);
   f.sequence = tokens;
-  f.ids = Tensor::empty({tokens}, DType::i32);
+  f.ids = Tensor::empty({tokens}, DType::i32, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t) {
     f.ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t * 7 + static_cast<int>(seed));
   }
@@ -154,7 +154,8 @@ LayerFixture padded(const LayerFixture& fixture, const Tensor& mask, std::int64_
   f.values[0] = with_padding(fixture.values[0], mask, garbage);
   if (fixture.ids.defined()) f.ids = with_padding(fixture.ids, mask, -7.0);
   if (!fixture.attention.defined()) return f;
-  f.attention = Tensor::full({mask.numel() / sequence, sequence, sequence}, garbage, DType::f64);
+  f.attention =
+      Tensor::full({mask.numel() / sequence, sequence, sequence}, garbage, DType::f64, Device::cpu);
   // The rows of the tokens.
   std::vector<std::int64_t> rows;
   for (std::int64_t row = 0; row < mask.numel(); ++row) {
@@ -189,8 +190,8 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config) {
       const Tensor logits = random({edge.tokens, experts}, 5, 1, 1.5);
       edge.shape_logits(logits);
       const Tensor features = random({edge.tokens, 3}, 5, 2, 1.0);
-      const Tensor x = Tensor::empty({edge.tokens, experts + 3}, DType::f64);
-      const Tensor weight = Tensor::zeros({experts + 3, experts}, DType::f64);
+      const Tensor x = Tensor::empty({edge.tokens, experts + 3}, DType::f64, Device::cpu);
+      const Tensor weight = Tensor::zeros({experts + 3, experts}, DType::f64, Device::cpu);
       for (std::int64_t t = 0; t < edge.tokens; ++t) {
         for (std::int64_t e = 0; e < experts + 3; ++e) {
           x.write<double>()[t * (experts + 3) + e] =

@@ -8,7 +8,7 @@ namespace moegrad {
 namespace {
 
 Tensor identity(std::int64_t n) {
-  const Tensor t = Tensor::zeros({n, n}, DType::f64);
+  const Tensor t = Tensor::zeros({n, n}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < n; ++i) t.write<double>()[i * n + i] = 1.0;
   return t;
 }

@@ -109,7 +109,7 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
   Rng rng{33, 0, 0};
   layer.declare("", parameters, rng);
   const LayerSize& s = c.config.size;
-  const Tensor identity = Tensor::zeros({s.experts, s.experts}, DType::f64);
+  const Tensor identity = Tensor::zeros({s.experts, s.experts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < s.experts; ++e) {
     identity.write<double>()[e * s.experts + e] = 1.0;
   }
@@ -118,13 +118,14 @@ std::vector<double> mean_gradient(const OrderCase& c, Form form, int degree) {
     for (const Parameter& p : parameters) {
       Tensor value = p.value;
       if (p.name == "router.weight") value = identity;
-      if (p.name == "experts.w2") value = Tensor::zeros(value.shape(), DType::f64);
+      if (p.name == "experts.w2") value = Tensor::zeros(value.shape(), DType::f64, Device::cpu);
       if (p.name == "experts.b2") value = c.outputs;
-      if (p.name.starts_with("estimator.")) value = Tensor::full(value.shape(), 0.2, DType::f64);
+      if (p.name.starts_with("estimator."))
+        value = Tensor::full(value.shape(), 0.2, DType::f64, Device::cpu);
       weights.set(p.name, tape.constant(value));
     }
     const std::int64_t copies = layer.estimator().samples();
-    const Var x = gather_rows(in[0], Tensor::zeros({copies}, DType::i32));
+    const Var x = gather_rows(in[0], Tensor::zeros({copies}, DType::i32, Device::cpu));
     const LayerInput input{x, weights, true};
     const LayerOutput out = layer.forward(input);
     const Var losses = polynomial(out.y, degree);

@@ -71,7 +71,7 @@ struct Blocks {
 
 // Where each block's slots begin: i32 [blocks + 1].
 Tensor block_offsets(const Plan& plan, const SequencePlaces& places) {
-  Tensor offsets = Tensor::zeros({plan.experts * places.sequences + 1}, DType::i32);
+  Tensor offsets = Tensor::zeros({plan.experts * places.sequences + 1}, DType::i32, Device::cpu);
   std::int32_t* const counts = offsets.write<std::int32_t>();
   for (std::int64_t e = 0; e < plan.experts; ++e) {
     const std::int32_t* const bounds = plan.offsets.data<std::int32_t>() + e;
@@ -93,7 +93,8 @@ Blocks blocks_of(const Plan& plan, const Plan& rest, const SequencePlaces& place
   for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
     blocks.most = std::max<std::int64_t>(blocks.most, bounds[b + 1] - bounds[b]);
   }
-  blocks.slots = Tensor::full({blocks.queries.experts * blocks.most}, -1.0, DType::i32);
+  blocks.slots =
+      Tensor::full({blocks.queries.experts * blocks.most}, -1.0, DType::i32, Device::cpu);
   for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
     std::int32_t* const slots = blocks.slots.write<std::int32_t>() + b * blocks.most;
     std::iota(slots, slots + bounds[b + 1] - bounds[b], bounds[b]);
@@ -171,7 +172,7 @@ class AttentionEstimator : public Estimator {
   Tensor attend(const EstimatorInput& in, const Tensor& x, const Tensor& bucket,
                 const Blocks& blocks, const Plan& rest) const {
     const Scores scores = scores_of(in, x);
-    Tensor weights = Tensor::zeros({rest.slots(), blocks.most}, x.dtype());
+    Tensor weights = Tensor::zeros({rest.slots(), blocks.most}, x.dtype(), Device::cpu);
     const std::int32_t* const query = rest.order.data<std::int32_t>();
     const std::int32_t* const key = in.plan.order.data<std::int32_t>();
     with_floating(x.dtype(), "attention", [&](auto zero) {
@@ -213,7 +214,7 @@ class AttentionEstimator : public Estimator {
         places.cell.defined() ? with_padding(x.to(DType::f64), in.layer.mask) : x.to(DType::f64);
     const Tensor rows = all.reshape({places.sequences, places.length, x.size(1)});
     const Tensor products =
-        Tensor::empty({places.sequences, places.length, places.length}, DType::f64);
+        Tensor::empty({places.sequences, places.length, places.length}, DType::f64, Device::cpu);
     kernels(x.device()).matmul(rows, false, rows, true, 0.0, products);
     return {products, places, std::sqrt(static_cast<double>(x.size(1)))};
   }
@@ -230,9 +231,9 @@ class AttentionEstimator : public Estimator {
       return Rng{seed_, 0, 0}.normal({planes_, width}, DType::f64);
     });
     return tape.decisions().decide("buckets", DType::i32, {x.size(0), planes_}, [&] {
-      const Tensor products = Tensor::empty({x.size(0), planes_}, DType::f64);
+      const Tensor products = Tensor::empty({x.size(0), planes_}, DType::f64, Device::cpu);
       kernels(Device::cpu).matmul(x.to(DType::f64), false, normals, true, 0.0, products);
-      Tensor side = Tensor::empty(products.shape(), DType::i32);
+      Tensor side = Tensor::empty(products.shape(), DType::i32, Device::cpu);
       for (std::int64_t i = 0; i < side.numel(); ++i) {
         side.write<std::int32_t>()[i] = products.data<double>()[i] >= 0.0 ? 1 : 0;
       }

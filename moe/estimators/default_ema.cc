@@ -30,7 +30,7 @@ class DefaultEmaEstimator : public Estimator {
   void declare(const LayerSize& size, std::string_view prefix,
                Parameters& parameters) const override {
     parameters.add(std::string(prefix) + kMean,
-                   Tensor::zeros({size.experts, size.output}, DType::f64), false);
+                   Tensor::zeros({size.experts, size.output}, DType::f64, Device::cpu), false);
   }
   bool leaks() const override { return forward_; }
 
@@ -61,19 +61,19 @@ class DefaultEmaEstimator : public Estimator {
     const Plan& plan = in.plan;
     const Tensor rows = stop_gradient(h).value();
     Kernels& k = kernels(rows.device());
-    const Tensor weight = Tensor::full({plan.slots()}, 1.0, rows.dtype());
+    const Tensor weight = Tensor::full({plan.slots()}, 1.0, rows.dtype(), Device::cpu);
     if (weighted_) {
       const Tensor p = stop_gradient(in.routing.scores).value();
-      const Tensor chosen = Tensor::empty(in.routing.selected.shape(), p.dtype());
+      const Tensor chosen = Tensor::empty(in.routing.selected.shape(), p.dtype(), Device::cpu);
       k.take_columns(p, in.routing.selected, chosen);
       k.tokens_to_slots(chosen.reshape({chosen.numel(), 1}), Tensor(), plan.order, 1,
                         weight.reshape({plan.slots(), 1}));
     }
     // The sums over each expert's rows: of the weights, and of weight times row.
-    const Tensor total = Tensor::empty({plan.experts, 1}, rows.dtype());
+    const Tensor total = Tensor::empty({plan.experts, 1}, rows.dtype(), Device::cpu);
     k.grouped_sum(weight.reshape({plan.slots(), 1}), plan.offsets, total);
     const std::int64_t width = rows.size(1);
-    const Tensor sum = Tensor::empty({plan.experts, width}, rows.dtype());
+    const Tensor sum = Tensor::empty({plan.experts, width}, rows.dtype(), Device::cpu);
     k.grouped_sum(weighted_ ? scaled_rows(rows, weight) : rows, plan.offsets, sum);
     const Tensor means = stored.to(DType::f64).clone();
     for (std::int64_t e = 0; e < plan.experts; ++e) {
@@ -88,7 +88,7 @@ class DefaultEmaEstimator : public Estimator {
   }
 
   static Tensor scaled_rows(const Tensor& rows, const Tensor& factor) {
-    Tensor out = Tensor::empty(rows.shape(), rows.dtype());
+    Tensor out = Tensor::empty(rows.shape(), rows.dtype(), Device::cpu);
     kernels(rows.device())
         .binary(BinaryFunctors::index_of<functor::Mul>(), rows.size(0), rows.size(1), rows,
                 {rows.size(1), 1}, factor, {1, 0}, out);
@@ -101,7 +101,7 @@ class DefaultEmaEstimator : public Estimator {
     Rest rest;
     rest.plan = make_plan(ids, plan.experts);
     rest.scores = take_columns(r.scores, ids);
-    Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32);
+    Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32, Device::cpu);
     for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
       experts.write<std::int32_t>()[s] =
           ids.data<std::int32_t>()[rest.plan.order.data<const std::int32_t>()[s]];
@@ -115,7 +115,7 @@ class DefaultEmaEstimator : public Estimator {
   // The same by one matrix product, (p off R, 0 on R) [N, E] times the means [E, Dout].
   Var product(const Routing& r, Var means) const {
     Tape& tape = means.tape();
-    const Var zero = tape.constant(Tensor::full({}, 0.0, r.scores.dtype()));
+    const Var zero = tape.constant(Tensor::full({}, 0.0, r.scores.dtype(), Device::cpu));
     const Tensor on = selected_flags(r.selected, r.scores.size(1));
     const Var p = where(on, zero, r.scores);
     return matmul(forward_ ? p : p - stop_gradient(p), means);

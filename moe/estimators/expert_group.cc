@@ -48,7 +48,7 @@ struct Groups {
 Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t experts, DType dtype) {
   const std::int64_t tokens = ids.size(0);
   const std::int64_t g = ids.size(1);
-  const Tensor share = Tensor::empty({tokens}, DType::f64);
+  const Tensor share = Tensor::empty({tokens}, DType::f64, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int32_t* const id = ids.data<std::int32_t>() + t * g;
     const auto count = static_cast<double>(g - std::count(id, id + g, -1));
@@ -56,8 +56,9 @@ Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t expert
   }
   Kernels& k = kernels(ids.device());
   const Tensor on = selected_flags(selected, experts);
-  Tensor off = Tensor::empty(on.shape(), dtype);
-  k.where(on, tokens, experts, Tensor::zeros({1}, dtype), {0, 0}, share.to(dtype), {1, 0}, off);
+  Tensor off = Tensor::empty(on.shape(), dtype, Device::cpu);
+  k.where(on, tokens, experts, Tensor::zeros({1}, dtype, Device::cpu), {0, 0}, share.to(dtype),
+          {1, 0}, off);
   return off;
 }
 
@@ -73,13 +74,13 @@ Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, cons
   const std::int64_t tokens = p.size(0);
   Kernels& k = kernels(p.device());
   const auto p_of = [&](const Tensor& ids) {
-    Tensor out = Tensor::empty(ids.shape(), p.dtype());
+    Tensor out = Tensor::empty(ids.shape(), p.dtype(), Device::cpu);
     k.take_columns(p, ids, out);
     return out;
   };
   Groups groups;
   groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, o.groups}, [&] {
-    Tensor ids = Tensor::empty({tokens, o.groups}, DType::i32);
+    Tensor ids = Tensor::empty({tokens, o.groups}, DType::i32, Device::cpu);
     k.top_k(order.defined() ? order : p, o.groups, ids);
     if (o.minimum_score > 0.0) {
       const Tensor score = p_of(ids).to(DType::f64);
@@ -89,7 +90,8 @@ Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, cons
     }
     return ids;
   });
-  groups.weights = o.weighted ? p_of(groups.ids) : Tensor::empty({0, o.groups}, p.dtype());
+  groups.weights =
+      o.weighted ? p_of(groups.ids) : Tensor::empty({0, o.groups}, p.dtype(), Device::cpu);
   groups.plan = make_plan(groups.ids, experts);
   groups.off = shares_off(groups.ids, selected, experts, p.dtype());
   groups.members_only = plan.choices >= o.groups;  // M = G

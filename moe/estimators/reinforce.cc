@@ -83,9 +83,10 @@ class ReinforceEstimator : public Estimator {
   void declare(const LayerSize& size, std::string_view prefix,
                Parameters& parameters) const override {
     if (baseline_ != "learned") return;
-    parameters.add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64))
+    parameters
+        .add(std::string(prefix) + kWeight, Tensor::zeros({size.model, 1}, DType::f64, Device::cpu))
         .decays = true;
-    parameters.add(std::string(prefix) + kBias, Tensor::zeros({1}, DType::f64));
+    parameters.add(std::string(prefix) + kBias, Tensor::zeros({1}, DType::f64, Device::cpu));
   }
 
   Combined combine(const EstimatorInput& in) const override {
@@ -130,8 +131,8 @@ class ReinforceEstimator : public Estimator {
     const std::int64_t rows = loss.size(0);
     const std::int64_t experts = logits.size(1);
     const auto n = static_cast<std::size_t>(samples_);
-    const Tensor weight = Tensor::empty({rows}, DType::f64);
-    const Tensor score = Tensor::empty({rows}, DType::f64);
+    const Tensor weight = Tensor::empty({rows}, DType::f64, Device::cpu);
+    const Tensor score = Tensor::empty({rows}, DType::f64, Device::cpu);
     const double tokens = static_cast<double>(rows) / static_cast<double>(samples_);
     for (std::int64_t t = 0; t < rows; t += samples_) {
       const std::int32_t* drawn = routing.selected.data<std::int32_t>() + t;

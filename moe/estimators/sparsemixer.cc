@@ -34,7 +34,7 @@ class SparsemixerEstimator : public Estimator {
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
-    Tensor factor = Tensor::full(r.selected.shape(), factor_, r.weights.dtype());
+    Tensor factor = Tensor::full(r.selected.shape(), factor_, r.weights.dtype(), Device::cpu);
     if (r.scale.defined()) {
       const Layout same{r.scale.numel(), 1};
       kernels(r.scale.device())

@@ -78,14 +78,14 @@ class SteDenseEstimator : public Estimator {
     if (weighted_) {
       const Tensor p = stop_gradient(r.scores).value();
       Kernels& k = kernels(p.device());
-      off = Tensor::empty(ids.shape(), p.dtype());
+      off = Tensor::empty(ids.shape(), p.dtype(), Device::cpu);
       k.take_columns(p, ids, off);
-      on = Tensor::empty(r.selected.shape(), p.dtype());
+      on = Tensor::empty(r.selected.shape(), p.dtype(), Device::cpu);
       k.take_columns(p, r.selected, on);
-      k.accumulate(1.0, Tensor::full(on.shape(), 1.0, p.dtype()), on);
+      k.accumulate(1.0, Tensor::full(on.shape(), 1.0, p.dtype(), Device::cpu), on);
     }
     if (r.log_normaliser.defined() && renormalised_ == "conventional") {
-      off = Tensor::zeros(ids.shape(), r.scores.dtype());
+      off = Tensor::zeros(ids.shape(), r.scores.dtype(), Device::cpu);
     }
     return {on, off};
   }

@@ -59,7 +59,7 @@ Var centred(const Routing& r) { return r.logits - stop_gradient(max(r.logits, 1,
 
 Var reinmax(const Routing& r, double temperature) {
   Tape& tape = r.logits.tape();
-  const Tensor one = Tensor::full(r.selected.shape(), 1.0, r.logits.dtype());
+  const Tensor one = Tensor::full(r.selected.shape(), 1.0, r.logits.dtype(), Device::cpu);
   const Var drawn = put_columns(tape.constant(one), r.selected, r.logits.size(1));
   const Var half = 0.5 * (stop_gradient(softmax(centred(r) / temperature)) + drawn);
   // J_half gbar, of the linear function half (o - <half, o>); o less itself, for a value of 0.
@@ -74,8 +74,8 @@ constexpr std::int64_t kTokensPerNoise = 64;
 // logsumexp(o), and the others are Gumbel around o, truncated there.
 Tensor conditional_noise(const Tensor& logits, const Tensor& selected, Rng& rng) {
   const std::int64_t experts = logits.size(1);
-  const Tensor noise = rng.gumbel(logits.shape(), DType::f64);
-  const Tensor tops = rng.gumbel({logits.size(0)}, DType::f64);
+  const Tensor noise = rng.gumbel(logits.shape(), DType::f64, logits.device());
+  const Tensor tops = rng.gumbel({logits.size(0)}, DType::f64, logits.device());
   const std::int64_t k = selected.size(1);
   cpu::parallel_for(logits.size(0), kTokensPerNoise, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {

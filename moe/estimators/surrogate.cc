@@ -36,10 +36,10 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
 
 Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
   Kernels& k = kernels(selected.device());
-  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32);
-  k.put_columns(Tensor::full(selected.shape(), 1.0, DType::f32), selected, times);
-  Tensor flags = Tensor::empty(times.shape(), DType::i32);
-  k.greater(times, Tensor::zeros(times.shape(), DType::f32), flags);
+  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32, Device::cpu);
+  k.put_columns(Tensor::full(selected.shape(), 1.0, DType::f32, Device::cpu), selected, times);
+  Tensor flags = Tensor::empty(times.shape(), DType::i32, Device::cpu);
+  k.greater(times, Tensor::zeros(times.shape(), DType::f32, Device::cpu), flags);
   return flags;
 }
 

@@ -47,8 +47,8 @@ class CategoricalRouter : public Router {
     } else {
       r.selected = top_k_indices(r.logits, 1, "selected");
     }
-    r.weights =
-        r.logits.tape().constant(Tensor::full({r.logits.size(0), 1}, 1.0, r.logits.dtype()));
+    r.weights = r.logits.tape().constant(
+        Tensor::full({r.logits.size(0), 1}, 1.0, r.logits.dtype(), Device::cpu));
     r.log_probability = take_columns(log_softmax(r.logits), r.selected);
     return r;
   }
@@ -62,7 +62,7 @@ class CategoricalRouter : public Router {
            "whole copies, and copies <= experts.",
            rows, copies_, r.logits.size(1));
     }
-    Tensor first = Tensor::empty({rows / copies_}, DType::i32);
+    Tensor first = Tensor::empty({rows / copies_}, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < first.numel(); ++t) {
       first.write<std::int32_t>()[t] = static_cast<std::int32_t>(t * copies_);
     }
@@ -79,10 +79,10 @@ class CategoricalRouter : public Router {
     }
     const Tensor logits = r.logits.value();
     const Tensor noise = decisions.decide("noise", DType::f64, logits.shape(), [&] {
-      return tape.rng().gumbel(logits.shape(), DType::f64);
+      return tape.rng().gumbel(logits.shape(), DType::f64, logits.device());
     });
     r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1}, [&] {
-      Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32);
+      Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32, Device::cpu);
       kernels(Device::cpu).top_k(noisy_order(logits, noise), 1, largest);
       return largest;
     });

@@ -49,7 +49,7 @@ class CometRouter : public Router {
     const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
     parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation))
         .decays = true;
-    parameters.add(start + "leaf_bias", Tensor::zeros({leaves}, DType::f64));
+    parameters.add(start + "leaf_bias", Tensor::zeros({leaves}, DType::f64, Device::cpu));
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -59,13 +59,15 @@ class CometRouter : public Router {
     const Tensor reached = tape.decisions().decide("reached", DType::i32, p.shape(), [&] {
       const Tensor value = p.value();
       const double least = least_probability(value.dtype());
-      Tensor out = Tensor::empty(value.shape(), DType::i32);
+      Tensor out = Tensor::empty(value.shape(), DType::i32, Device::cpu);
       for (std::int64_t i = 0; i < value.numel(); ++i) {
         out.write<std::int32_t>()[i] = value.at(i) >= least ? 1 : 0;
       }
       return out;
     });
-    const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, p.dtype())); };
+    const auto number = [&](double v) {
+      return tape.constant(Tensor::full({}, v, p.dtype(), Device::cpu));
+    };
     const Var leaf = reshape(
         matmul(in.x, in.weights.at("router.leaf")) + in.weights.at("router.leaf_bias"), p.shape());
     const Var u = where(reached, leaf + log(where(reached, p, number(1.0))), number(kNever));
@@ -85,7 +87,7 @@ class CometRouter : public Router {
   Var paths(const LayerSize& size, const LayerInput& in) const {
     const std::int64_t rows = in.x.size(0) * size.active;
     const std::int64_t experts = size.experts;
-    Var p = in.x.tape().constant(Tensor::full({rows, 1}, 1.0, in.x.dtype()));
+    Var p = in.x.tape().constant(Tensor::full({rows, 1}, 1.0, in.x.dtype(), Device::cpu));
     if (experts == 1) return p;
     const Var z =
         reshape(matmul(in.x, in.weights.at("router.split")) + in.weights.at("router.split_bias"),

@@ -45,7 +45,7 @@ Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
   std::int32_t* const ids = selected.write<std::int32_t>();
   cpu::parallel_for(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
@@ -67,8 +67,8 @@ Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
   const std::int64_t tokens = logits.size(0);
   const Tensor o = logits.to(DType::f64);
   std::vector<std::int64_t> left(static_cast<std::size_t>(tokens), k);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32);
-  const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
+  const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64, Device::cpu);
   for (std::int64_t i = logits.size(1); i-- > 0;) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t open = left[static_cast<std::size_t>(t)];
@@ -105,7 +105,7 @@ Var marginals(Var logits, std::int64_t k) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const auto constant = [&](double value) {
-    return tape.constant(Tensor::full({tokens, 1}, value, logits.dtype()));
+    return tape.constant(Tensor::full({tokens, 1}, value, logits.dtype(), Device::cpu));
   };
   const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
   const Var o = logits - stop_gradient(slice(largest, 1, k - 1, k));
@@ -135,7 +135,8 @@ Var marginals(Var logits, std::int64_t k) {
   // reach [N, min(i+1, k)]: the probability that j are to be taken from the experts 0 .. i.
   Var reach = constant(1.0);
   if (k > 1) {
-    reach = concat({tape.constant(Tensor::zeros({tokens, k - 1}, logits.dtype())), reach}, 1);
+    reach = concat(
+        {tape.constant(Tensor::zeros({tokens, k - 1}, logits.dtype(), Device::cpu)), reach}, 1);
   }
   std::vector<Var> mu(static_cast<std::size_t>(experts));
   for (std::int64_t i = experts; i-- > 0;) {
@@ -176,8 +177,8 @@ class ConditionalBernoulliRouter : public Router {
       r.weights = even + (p - stop_gradient(p));
     } else {
       r.selected = top_k_indices(r.logits, k, "selected");
-      r.weights =
-          r.logits.tape().constant(Tensor::full({r.logits.size(0), k}, even, r.logits.dtype()));
+      r.weights = r.logits.tape().constant(
+          Tensor::full({r.logits.size(0), k}, even, r.logits.dtype(), Device::cpu));
     }
     return r;
   }

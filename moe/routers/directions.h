@@ -11,7 +11,7 @@ namespace moegrad {
 // 1 / the largest |x| of each row of x [R, C], [R, 1]; 0 for a row of zeros.
 template <class T>
 Tensor inverse_sizes(const Tensor& x) {
-  Tensor out = Tensor::zeros({x.size(0), 1}, x.dtype());
+  Tensor out = Tensor::zeros({x.size(0), 1}, x.dtype(), Device::cpu);
   const T* v = x.data<T>();
   for (std::int64_t row = 0; row < x.size(0); ++row, v += x.size(1)) {
     T largest = 0;
@@ -33,7 +33,7 @@ inline Var unit_rows(Var x) {
     const Tensor v = x.value();
     return v.dtype() == DType::f32 ? inverse_sizes<float>(v) : inverse_sizes<double>(v);
   });
-  const Tensor is_zero = Tensor::zeros(column, DType::f64);
+  const Tensor is_zero = Tensor::zeros(column, DType::f64, Device::cpu);
   for (std::int64_t row = 0; row < x.size(0); ++row) {
     if (inverse.at(row) == 0.0) is_zero.write<double>()[row] = 1.0;
   }

@@ -43,7 +43,7 @@ class GshardRouter : public Router {
     r.log_normaliser = log(normaliser);
     r.weights = both / normaliser;
     const std::int64_t tokens = in.x.size(0);
-    const Tensor first = Tensor::empty({tokens}, DType::i32);
+    const Tensor first = Tensor::empty({tokens}, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < tokens; ++t) {
       first.write<std::int32_t>()[t] = r.selected.data<const std::int32_t>()[2 * t];
     }
@@ -61,7 +61,7 @@ class GshardRouter : public Router {
     Tape& tape = r.weights.tape();
     const std::int64_t tokens = r.weights.size(0);
     const Tensor w = r.weights.value();
-    const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64);
+    const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64, Device::cpu);
     for (std::int64_t t = 0; t < tokens; ++t) {
       const double keep = std::fmin(1.0, w.at(2 * t + 1) / settings_.threshold);
       probabilities.write<double>()[2 * t] = 1.0 - keep;

@@ -26,7 +26,7 @@ class HashRouter : public Router {
     Tape& tape = in.x.tape();
     Routing r;
     r.selected = tape.decisions().decide("selected", DType::i32, {tokens, 1}, [&] {
-      Tensor selected = Tensor::empty({tokens, 1}, DType::i32);
+      Tensor selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
       for (std::int64_t t = 0; t < tokens; ++t) {
         const auto id = static_cast<std::uint64_t>(in.ids.data<std::int32_t>()[t]);
         selected.write<std::int32_t>()[t] =
@@ -35,9 +35,9 @@ class HashRouter : public Router {
       return selected;
     });
     const DType dtype = in.x.dtype();
-    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype));
+    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype, Device::cpu));
     r.scores = put_columns(r.weights, r.selected, size.experts);
-    r.logits = tape.constant(Tensor::zeros({tokens, size.experts}, dtype));
+    r.logits = tape.constant(Tensor::zeros({tokens, size.experts}, dtype, Device::cpu));
     return r;
   }
 

@@ -23,7 +23,7 @@ class LossFreeRouter : public Router {
                Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     parameters.add(std::string(prefix) + "router.balance",
-                   Tensor::zeros({size.experts}, DType::f64), false);
+                   Tensor::zeros({size.experts}, DType::f64, Device::cpu), false);
   }
 
   ConstantWeights constant_weights(const LayerSize& size) const override {

@@ -59,8 +59,8 @@ class MoesartRouter : public Router {
 
  private:
   static Var uniform(const Routing& r, std::int64_t k) {
-    return r.logits.tape().constant(
-        Tensor::full({r.logits.size(0), k}, 1.0 / static_cast<double>(k), r.logits.dtype()));
+    return r.logits.tape().constant(Tensor::full(
+        {r.logits.size(0), k}, 1.0 / static_cast<double>(k), r.logits.dtype(), Device::cpu));
   }
 
   Var training_weights(const Routing& r, std::int64_t k) const {
@@ -70,15 +70,17 @@ class MoesartRouter : public Router {
     // underflowed, and no large numbers for large logits.
     Tape& tape = r.logits.tape();
     const std::int64_t tokens = r.logits.size(0);
-    const Tensor even = Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), DType::f64);
+    const Tensor even =
+        Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), DType::f64, Device::cpu);
     const Tensor j = tape.decisions().categorical("unadjusted", even, tape.rng());
-    const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32);
+    const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < tokens; ++t) {
       is_j.write<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
     }
     const Var log_g = take_columns(log_softmax(r.logits), r.selected);
     const double others = -std::log(static_cast<double>(k) - 1.0);
-    return softmax(where(is_j, log_g, tape.constant(Tensor::full({}, others, r.logits.dtype()))));
+    return softmax(
+        where(is_j, log_g, tape.constant(Tensor::full({}, others, r.logits.dtype(), Device::cpu))));
   }
 
   Weighting weighting_;

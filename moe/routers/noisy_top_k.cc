@@ -29,7 +29,7 @@ class NoisyTopKRouter : public Router {
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                Rng&) const override {
-    const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64);
+    const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64, Device::cpu);
     parameters.add(std::string(prefix) + "router.weight", zero).decays = true;
     parameters.add(std::string(prefix) + "router.noise", zero.clone()).decays = true;
   }
@@ -73,8 +73,8 @@ class NoisyTopKRouter : public Router {
   static Var expected_tokens(const Routing& r, const Tensor& h, Var noise, Var deviation) {
     const std::int64_t rows = h.size(0);
     const std::int64_t k = r.selected.size(1);
-    const Tensor is_in = Tensor::zeros(h.shape(), DType::i32);
-    const Tensor last = Tensor::empty({rows, 1}, DType::i32);
+    const Tensor is_in = Tensor::zeros(h.shape(), DType::i32, Device::cpu);
+    const Tensor last = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < rows; ++t) {
       const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
       for (std::int64_t j = 0; j < k; ++j) {
@@ -83,9 +83,9 @@ class NoisyTopKRouter : public Router {
       last.write<std::int32_t>()[t] = chosen[k - 1];
     }
     const Tensor next = noise.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
-      Tensor largest = Tensor::empty({rows, k + 1}, DType::i32);
+      Tensor largest = Tensor::empty({rows, k + 1}, DType::i32, Device::cpu);
       kernels(h.device()).top_k(h, k + 1, largest);
-      Tensor first_out = Tensor::empty({rows, 1}, DType::i32);
+      Tensor first_out = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
       for (std::int64_t t = 0; t < rows; ++t) {
         const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);
         while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;

@@ -42,12 +42,12 @@ class PriorityRouter : public Router {
     Tape& tape = r.logits.tape();
     const Tensor logits = r.logits.value();
     const Tensor noise = tape.decisions().decide("noise", DType::f64, logits.shape(), [&] {
-      return tape.rng().gumbel(logits.shape(), DType::f64);
+      return tape.rng().gumbel(logits.shape(), DType::f64, logits.device());
     });
     const Tensor noisy = noisy_order(logits, noise);
     r.selected =
         tape.decisions().decide("selected", DType::i32, {logits.size(0), size.active}, [&] {
-          Tensor largest = Tensor::empty({logits.size(0), size.active}, DType::i32);
+          Tensor largest = Tensor::empty({logits.size(0), size.active}, DType::i32, Device::cpu);
           kernels(Device::cpu).top_k(noisy, size.active, largest);
           return largest;
         });
@@ -101,7 +101,8 @@ std::vector<NoiseNode> priority_noise(const std::vector<double>& logits, std::in
       for (const double o : inside) log_density += log1mexp(o - kappa);
       const double probability = step * std::exp(log_density);
       if (probability < 1e-30) continue;
-      const Tensor noise = Tensor::empty({1, static_cast<std::int64_t>(experts)}, DType::f64);
+      const Tensor noise =
+          Tensor::empty({1, static_cast<std::int64_t>(experts)}, DType::f64, Device::cpu);
       bool threshold = false;  // one expert outside is at kappa, the others are below
       for (std::size_t i = 0; i < experts; ++i) {
         const bool selected = ((set >> i) & 1U) != 0;

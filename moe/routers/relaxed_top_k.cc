@@ -32,7 +32,7 @@ constexpr double kLeftOut = -1e30;
 // The expert of the largest x [N, E] of each row, i32 [N, 1]. No decision: what is made of it is
 // the same function whichever of them it is.
 Tensor top_of(const Tensor& x) {
-  Tensor top = Tensor::empty({x.size(0), 1}, DType::i32);
+  Tensor top = Tensor::empty({x.size(0), 1}, DType::i32, Device::cpu);
   kernels(x.device()).top_k(x, 1, top);
   return top;
 }
@@ -48,7 +48,9 @@ Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
   Tape& tape = logits.tape();
   const Tensor o = logits.value();
   const Shape& shape = o.shape();
-  const auto number = [&](double v) { return tape.constant(Tensor::full({}, v, o.dtype())); };
+  const auto number = [&](double v) {
+    return tape.constant(Tensor::full({}, v, o.dtype(), Device::cpu));
+  };
   Var k_hot;
   for (std::int64_t round = 0; round < k; ++round) {
     Tensor total = o;
@@ -56,13 +58,13 @@ Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
       total = o.clone();
       kernels(o.device()).accumulate(1.0, added.value(), total);
     }
-    const Tensor leading = Tensor::empty({shape[0], 1}, o.dtype());
+    const Tensor leading = Tensor::empty({shape[0], 1}, o.dtype(), Device::cpu);
     kernels(o.device()).take_columns(o, top_of(total), leading);
     Var s = logits - tape.constant(leading);
     if (added.defined()) s = s + added;
     s = s / temperature;
     const Tensor top = top_of(s.value());
-    const Tensor is_top = Tensor::zeros(shape, DType::i32);
+    const Tensor is_top = Tensor::zeros(shape, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < shape[0]; ++t) {
       is_top.write<std::int32_t>()[t * shape[1] + top.data<std::int32_t>()[t]] = 1;
     }
@@ -98,8 +100,9 @@ class RelaxedTopKRouter : public Router {
     Var noise;
     if (in.training) {
       const Shape& shape = r.logits.shape();
-      drawn = tape.decisions().decide("noise", DType::f64, shape,
-                                      [&] { return tape.rng().gumbel(shape, DType::f64); });
+      drawn = tape.decisions().decide("noise", DType::f64, shape, [&] {
+        return tape.rng().gumbel(shape, DType::f64, r.logits.value().device());
+      });
       r.noise = drawn.to(dtype);
       noise = tape.constant(r.noise);
     }
@@ -115,7 +118,8 @@ class RelaxedTopKRouter : public Router {
       return r;
     }
     r.selected = largest("selected");
-    r.weights = tape.constant(Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), dtype));
+    r.weights =
+        tape.constant(Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), dtype, Device::cpu));
     if (in.training) r.weights = straight_through(r.weights, take_columns(r.scores, r.selected));
     return r;
   }

@@ -33,8 +33,8 @@ class ReMoERouter : public Router {
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
-    parameters.add(std::string(prefix) + "router.lambda", Tensor::full({1}, lambda_, DType::f64),
-                   false);
+    parameters.add(std::string(prefix) + "router.lambda",
+                   Tensor::full({1}, lambda_, DType::f64, Device::cpu), false);
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -68,7 +68,7 @@ class ReMoERouter : public Router {
     const double factor = open > active * tokens ? multiplier_ : 1.0 / multiplier_;
     const double now = lambda.value().item();
     const double next = now > 0.0 ? std::fmax(now * factor, kLeastLambda) : 0.0;
-    r.updates.emplace_back("router.lambda", Tensor::full({1}, next, DType::f64));
+    r.updates.emplace_back("router.lambda", Tensor::full({1}, next, DType::f64, Device::cpu));
   }
 
   double lambda_;

@@ -34,21 +34,22 @@ class SmearRouter : public Router {
     const std::int64_t tokens = in.x.size(0);
     const Sequences sequences(in);
     const std::int64_t batch = sequences.count();
-    const Var normal = layer_norm(in.x, tape.constant(Tensor::full({size.model}, 1.0, dtype)),
-                                  tape.constant(Tensor::zeros({size.model}, dtype)));
+    const Var normal =
+        layer_norm(in.x, tape.constant(Tensor::full({size.model}, 1.0, dtype, Device::cpu)),
+                   tape.constant(Tensor::zeros({size.model}, dtype, Device::cpu)));
     const Var logits = router_logits(mean_over_tokens(normal, sequences), in.weights);
     Var kept = logits;
     if (in.training && dropout_ > 0.0) {
       kept = where(drawn(tape, batch, size.experts), logits,
-                   tape.constant(Tensor::full({}, kDropped, dtype)));
+                   tape.constant(Tensor::full({}, kDropped, dtype, Device::cpu)));
     }
     Routing r;
     r.merge = softmax(kept);
-    r.selected = Tensor::empty({tokens, 1}, DType::i32);
+    r.selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
     for (std::int64_t t = 0; t < tokens; ++t) {
       r.selected.write<std::int32_t>()[t] = static_cast<std::int32_t>(sequences.of(t));
     }
-    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype));
+    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype, Device::cpu));
     r.logits = gather_rows(logits, r.selected.reshape({tokens}));
     r.scores = softmax(r.logits);
     return r;

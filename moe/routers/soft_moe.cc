@@ -38,7 +38,7 @@ class SoftMoERouter : public Router {
         .add(start + "router.slots",
              rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation))
         .decays = true;
-    parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64));
+    parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64, Device::cpu));
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -60,9 +60,9 @@ class SoftMoERouter : public Router {
  private:
   void describe_rows(const LayerSize& size, std::int64_t rows, Routing& r) const {
     const DType dtype = r.mix.dtype();
-    r.selected = Tensor::empty({rows, 1}, DType::i32);
-    const Tensor scores = Tensor::zeros({rows, size.experts}, DType::f64);
-    const Tensor logits = Tensor::full({rows, size.experts}, -1e4, DType::f64);
+    r.selected = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
+    const Tensor scores = Tensor::zeros({rows, size.experts}, DType::f64, Device::cpu);
+    const Tensor logits = Tensor::full({rows, size.experts}, -1e4, DType::f64, Device::cpu);
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t expert = row / slots_ % size.experts;
       r.selected.write<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
@@ -70,7 +70,7 @@ class SoftMoERouter : public Router {
       logits.write<double>()[row * size.experts + expert] = 0.0;
     }
     Tape& tape = r.mix.tape();
-    r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype));
+    r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype, Device::cpu));
     r.scores = tape.constant(scores.to(dtype));
     r.logits = tape.constant(logits.to(dtype));
   }

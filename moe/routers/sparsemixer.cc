@@ -59,7 +59,7 @@ std::int64_t largest(const double* z, std::int64_t experts, const std::int32_t* 
 Tensor mask_of(const Tensor& z, const Tensor& selected, std::int64_t draw, double epsilon) {
   const std::int64_t experts = z.size(1);
   const std::int64_t k = selected.size(1);
-  Tensor mask = Tensor::empty(z.shape(), DType::i32);
+  Tensor mask = Tensor::empty(z.shape(), DType::i32, Device::cpu);
   const double* const logits = z.data<double>();
   const std::int32_t* const ids = selected.data<std::int32_t>();
   std::int32_t* const out = mask.write<std::int32_t>();
@@ -90,7 +90,7 @@ class SparsemixerRouter : public Router {
     Router::declare(size, prefix, parameters, rng);
     if (!version_.gain) return;
     parameters.add(std::string(prefix) + "router.omega",
-                   Tensor::full({size.output}, 1.0, DType::f64));
+                   Tensor::full({size.output}, 1.0, DType::f64, Device::cpu));
   }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
@@ -100,7 +100,7 @@ class SparsemixerRouter : public Router {
     const std::int64_t k = size.active;
     const Tensor z = r.logits.value().to(DType::f64);
     r.selected = in.training ? draw(tape, z, k) : top_k_indices(r.logits, k, "selected");
-    const Var low = tape.constant(Tensor::full({}, kMasked, r.logits.dtype()));
+    const Var low = tape.constant(Tensor::full({}, kMasked, r.logits.dtype(), Device::cpu));
     std::vector<Var> chosen;
     for (std::int64_t j = 0; j < k; ++j) {
       const Tensor mask =
@@ -108,7 +108,7 @@ class SparsemixerRouter : public Router {
                                   [&] { return mask_of(z, r.selected, j, epsilon_); });
       const Var p = softmax(where(mask, low, r.logits));
       if (j == 0) r.scores = p;
-      Tensor ids = Tensor::empty({z.size(0), 1}, DType::i32);
+      Tensor ids = Tensor::empty({z.size(0), 1}, DType::i32, Device::cpu);
       kernels(Device::cpu).copy_block(r.selected, j, k, z.size(0), 1, 0, 1, ids);
       chosen.push_back(take_columns(p, ids));
     }
@@ -131,27 +131,27 @@ class SparsemixerRouter : public Router {
     Decisions& decisions = tape.decisions();
     const std::int64_t tokens = z.size(0);
     const auto draw_all = [&](auto one_of) {
-      const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32);
+      const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, Device::cpu);
       for (std::int64_t j = 0; j < k; ++j) {
-        const Tensor left = Tensor::empty(z.shape(), DType::f64);
+        const Tensor left = Tensor::empty(z.shape(), DType::f64, Device::cpu);
         kernels(Device::cpu)
             .where(mask_of(z, selected, j, epsilon_), 1, z.numel(),
-                   Tensor::full({1}, kMasked, DType::f64), {0, 0}, z, {0, 1}, left);
+                   Tensor::full({1}, kMasked, DType::f64, Device::cpu), {0, 0}, z, {0, 1}, left);
         kernels(Device::cpu).copy_block(one_of(left), 0, 1, tokens, 1, j, k, selected);
       }
       return selected;
     };
     if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
       return draw_all([&](const Tensor& left) {
-        const Tensor p = Tensor::empty(left.shape(), DType::f64);
+        const Tensor p = Tensor::empty(left.shape(), DType::f64, Device::cpu);
         kernels(Device::cpu).softmax(left, {tokens, z.size(1), 1}, p);
         return decisions.categorical("draw", p, tape.rng());
       });
     }
     return decisions.decide("selected", DType::i32, {tokens, k}, [&] {
       return draw_all([&](const Tensor& left) {
-        const Tensor noise = tape.rng().gumbel(left.shape(), DType::f64);
-        const Tensor one = Tensor::empty({tokens, 1}, DType::i32);
+        const Tensor noise = tape.rng().gumbel(left.shape(), DType::f64, left.device());
+        const Tensor one = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
         kernels(Device::cpu).top_k(noisy_order(left, noise), 1, one);
         return one;
       });
@@ -170,13 +170,13 @@ class SparsemixerRouter : public Router {
       row.push_back(p);
     }
     const auto outcomes = static_cast<std::int64_t>(row.size());
-    const Tensor probabilities = Tensor::empty({z.size(0), outcomes}, DType::f64);
+    const Tensor probabilities = Tensor::empty({z.size(0), outcomes}, DType::f64, Device::cpu);
     for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
       probabilities.write<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
     }
     const Tensor half = tape.decisions().categorical("half", probabilities, tape.rng());
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {
-      Tensor s = Tensor::full(selected.shape(), 1.0, DType::f64);
+      Tensor s = Tensor::full(selected.shape(), 1.0, DType::f64, Device::cpu);
       for (std::int64_t t = 0; t < z.size(0); ++t) {
         for (std::int64_t j = 0; j < k; ++j) {
           const std::int32_t* const drawn = selected.data<std::int32_t>() + t * k;

@@ -60,7 +60,7 @@ class SwitchRouter : public Router {
       return tape.rng().uniform(x.shape(), DType::f64, 1.0 - settings_.jitter,
                                 1.0 + settings_.jitter);
     });
-    const Tensor change = Tensor::empty(u.shape(), DType::f64);
+    const Tensor change = Tensor::empty(u.shape(), DType::f64, Device::cpu);
     kernels(Device::cpu).unary(UnaryFunctors::index_of<functor::Affine>(), {1.0, -1.0}, u, change);
     return change.to(x.dtype());
   }

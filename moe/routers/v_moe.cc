@@ -77,9 +77,9 @@ class VMoeRouter : public Router {
     if (settings_.priority) {
       queue = r.scores.tape().decisions().decide("queue", DType::i32, {1, tokens}, [&] {
         Kernels& k = kernels(Device::cpu);
-        const Tensor largest = Tensor::empty({1, tokens}, DType::f64);
+        const Tensor largest = Tensor::empty({1, tokens}, DType::f64, Device::cpu);
         k.reduce(Reduction::max, log_odds(noisy), {tokens, noisy.size(1), 1}, largest);
-        Tensor order = Tensor::empty({1, tokens}, DType::i32);
+        Tensor order = Tensor::empty({1, tokens}, DType::i32, Device::cpu);
         k.top_k(largest, tokens, order);
         return order;
       });

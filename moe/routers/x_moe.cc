@@ -47,7 +47,7 @@ Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& r
       for (std::int64_t i = 0; i < n; ++i) v[a * n + i] /= norm;
     }
   }
-  Tensor out = Tensor::empty({rows, columns}, DType::f64);
+  Tensor out = Tensor::empty({rows, columns}, DType::f64, Device::cpu);
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) {
       out.write<double>()[r * columns + c] =

@@ -215,7 +215,8 @@ void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor
     const T* const v_data = v.data<T>();
     T* const out_data = out.write<T>();
     T* const lse_data = lse.write<T>();
-    const Tensor workspace = Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>);
+    const Tensor workspace =
+        Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>, Device::cpu);
     T* const space = workspace.write<T>();
     // The last tiles of a sequence have the most keys: they come first.
     cpu::parallel_pieces(all.batch * all.tiles(), [=](std::int64_t piece, int worker) {
@@ -234,7 +235,7 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
   with_floating(dq.dtype(), "causal_attention_backward", [&](auto zero) {
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = 2 * kScoreTile * kScoreTile;
-    const Tensor deltas = Tensor::empty(lse.shape(), dtype_of<T>);
+    const Tensor deltas = Tensor::empty(lse.shape(), dtype_of<T>, Device::cpu);
     T* const delta = deltas.write<T>();
     const T* const o = out.data<T>();
     const AttentionGradients<T> g{q.data<T>(),    k.data<T>(),   v.data<T>(),
@@ -250,7 +251,8 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
                           });
                         }
                       });
-    const Tensor workspace = Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>);
+    const Tensor workspace =
+        Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>, Device::cpu);
     T* const space = workspace.write<T>();
     const std::int64_t tiles = all.tiles();
     // The sums of rows of dq, dk or dv, of which each tile adds something.

@@ -68,7 +68,7 @@ template <class T>
 void norms_of_rows(const T* x, AxisView view, T* out) {
   const auto [outer, n, inner] = view;
   const std::int64_t chunks = std::max<std::int64_t>(1, (n + kNormChunk - 1) / kNormChunk);
-  const Tensor workspace = Tensor::empty({outer, chunks}, DType::f64);
+  const Tensor workspace = Tensor::empty({outer, chunks}, DType::f64, Device::cpu);
   double* const partial = workspace.write<double>();
   cpu::parallel_for(outer * chunks, cpu::items_per_grain(std::min(n, kNormChunk)),
                     [=, n = n](std::int64_t begin, std::int64_t end) {

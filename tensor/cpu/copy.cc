@@ -78,6 +78,14 @@ void CpuKernels::fill(double value, const Tensor& out) {
   });
 }
 
+void CpuKernels::upload(const std::byte* host, const Tensor& out) {
+  std::memcpy(out.write_raw(), host, out.bytes());
+}
+
+void CpuKernels::download(const Tensor& x, std::byte* host) {
+  std::memcpy(host, x.raw(), x.bytes());
+}
+
 void CpuKernels::copy(const Tensor& x, const Tensor& out) {
   const std::byte* const from = x.raw();
   std::byte* const to = out.write_raw();

@@ -77,8 +77,8 @@ class Workspace {
   Workspace(std::int64_t rows, std::int64_t cols)
       : rows_(rows),
         count_(rows * cols),
-        memory_(Tensor::empty({workers(), count_}, dtype_of<T>)),
-        tokens_(Tensor::empty({workers(), 2 * rows}, DType::i32)) {}
+        memory_(Tensor::empty({workers(), count_}, dtype_of<T>, Device::cpu)),
+        tokens_(Tensor::empty({workers(), 2 * rows}, DType::i32, Device::cpu)) {}
   T* of(int worker) const { return memory_.write<T>() + worker * count_; }
   std::int32_t* tokens(int worker) const {
     return tokens_.write<std::int32_t>() + 2 * worker * rows_;

@@ -152,7 +152,7 @@ class ExpertsBackward {
         workspace_(tile_rows_, 3 * (hidden_ + kPad) + (kept_.choices < slots.k ? 2 * hidden_ : 0)) {
     std::int64_t partials = 0;
     for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
-    partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>);
+    partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>, Device::cpu);
   }
 
   void operator()() {

@@ -81,7 +81,8 @@ void CpuKernels::group_means(const Tensor& h, const GroupSets& sets, const Tenso
 
     // One owner for a block of columns of an expert, its sums side by side.
     const std::int64_t blocks = (cols + kGroupColumns - 1) / kGroupColumns;
-    const Tensor workspace = Tensor::empty({cpu::workers(), experts, kGroupColumns}, means.dtype());
+    const Tensor workspace =
+        Tensor::empty({cpu::workers(), experts, kGroupColumns}, means.dtype(), Device::cpu);
     T* const sums_of = workspace.write<T>();
     cpu::parallel_pieces(experts * blocks, [=](std::int64_t piece, int worker) {
       const std::int64_t j = piece / blocks;

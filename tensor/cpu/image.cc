@@ -121,7 +121,8 @@ void fold(const Sizes& s, RowBlock block, const T* unfolded, T* image) {
 // Space for one unfolded block for each worker.
 template <class T>
 Tensor unfolded_blocks(const Sizes& s) {
-  return Tensor::empty({cpu::workers(), s.taps() * block_rows(s) * s.out_width}, dtype_of<T>);
+  return Tensor::empty({cpu::workers(), s.taps() * block_rows(s) * s.out_width}, dtype_of<T>,
+                       Device::cpu);
 }
 
 }  // namespace
@@ -189,7 +190,7 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     const std::int64_t weights = s.filters * s.taps();
     const Tensor workspace = unfolded_blocks<T>(s);
     const std::int64_t space = workspace.size(1);
-    const Tensor sums = Tensor::empty({chunks, weights}, dtype_of<T>);
+    const Tensor sums = Tensor::empty({chunks, weights}, dtype_of<T>, Device::cpu);
     T* const unfolded = workspace.write<T>();
     T* const partial = sums.write<T>();
     cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {

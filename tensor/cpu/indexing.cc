@@ -161,7 +161,7 @@ void CpuKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const Te
       if (target[r] >= 0) ++starts[static_cast<std::size_t>(target[r] / range) + 1];
     }
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    const Tensor sorted = Tensor::empty({rows}, DType::i32);
+    const Tensor sorted = Tensor::empty({rows}, DType::i32, Device::cpu);
     std::int32_t* const order = sorted.write<std::int32_t>();
     auto next = starts;
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -270,7 +270,7 @@ void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
       });
       return;
     }
-    const Tensor workspace = Tensor::empty({cpu::workers(), n}, DType::i32);
+    const Tensor workspace = Tensor::empty({cpu::workers(), n}, DType::i32, Device::cpu);
     std::int32_t* const places = workspace.write<std::int32_t>();
     cpu::parallel_pieces((rows + grain - 1) / grain, [=](std::int64_t piece, int worker) {
       for (std::int64_t r = piece * grain; r < std::min(rows, (piece + 1) * grain); ++r) {

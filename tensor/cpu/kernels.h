@@ -4,10 +4,12 @@
 
 namespace moegrad {
 
-// The kernels of the CPU. Each family is one file, cpu_<family>.cc; work is cut into pieces of
-// fixed size (cpu_parallel.h), so that results have the same bits at every number of threads.
-class CpuKernels final : public Kernels {
+// The kernels of the CPU. Each family is one file, cpu/<family>.cc; work is cut into pieces of
+// fixed size (cpu/parallel.h), so that results have the same bits at every number of threads.
+class CpuKernels : public Kernels {
  public:
+  void upload(const std::byte* host, const Tensor& out) override;
+  void download(const Tensor& x, std::byte* host) override;
   void fill(double value, const Tensor& out) override;
   void copy(const Tensor& x, const Tensor& out) override;
   void convert(const Tensor& x, const Tensor& out) override;

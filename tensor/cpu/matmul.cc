@@ -180,7 +180,7 @@ void CpuKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tenso
     const T* const x_data = x.data<T>();
     T* const out_data = out.write<T>();
     const GroupTiles tiles(offsets, cpu::kSumBlock);
-    const Tensor workspace = Tensor::empty({tiles.count(), m}, dtype_of<T>);
+    const Tensor workspace = Tensor::empty({tiles.count(), m}, dtype_of<T>, Device::cpu);
     T* const partial = workspace.write<T>();
     tiles.for_each(m, [=](const Tile& t) {
       T* const sums = partial + t.index * m;

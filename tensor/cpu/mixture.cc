@@ -23,7 +23,7 @@ void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor
 
   // First pass: how often each chunk of choices uses each expert.
   const std::int64_t chunks = (choices + kPlanChunk - 1) / kPlanChunk;
-  const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32);
+  const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32, Device::cpu);
   std::int32_t* const next = counts.write<std::int32_t>();
   cpu::parallel_for(choices, kPlanChunk, [=](std::int64_t begin, std::int64_t end) {
     std::int32_t* const mine = next + begin / kPlanChunk * experts;

@@ -19,7 +19,7 @@ constexpr std::int64_t kNormRows = 64;  // rows of one partial sum of a scale's 
 template <class T, class F>
 void sum_over_rows(std::int64_t rows, std::int64_t width, T* out, F&& f) {
   const std::int64_t chunks = (rows + kNormRows - 1) / kNormRows;
-  const Tensor workspace = Tensor::empty({chunks, width}, dtype_of<T>);
+  const Tensor workspace = Tensor::empty({chunks, width}, dtype_of<T>, Device::cpu);
   T* const partial = workspace.write<T>();
   cpu::parallel_pieces(chunks, [&](std::int64_t chunk, int) {
     T* const sums = partial + chunk * width;
@@ -106,7 +106,7 @@ void CpuKernels::layer_norm_backward(const Tensor& x, const Tensor& scale, const
     const T* const rstd_data = rstd.data<T>();
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.write<T>();
-    const Tensor both = Tensor::empty({2 * cols}, dtype_of<T>);
+    const Tensor both = Tensor::empty({2 * cols}, dtype_of<T>, Device::cpu);
     T* const both_data = both.write<T>();
     // With h = (x - mean) rstd and g = dy scale: dx = rstd (g - mean(g) - h mean(g h)).
     sum_over_rows(mean.numel(), 2 * cols, both_data,

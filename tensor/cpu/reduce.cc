@@ -37,7 +37,7 @@ void sum_long_rows(std::int64_t outer, std::int64_t n, T* out, F term) {
     });
     return;
   }
-  const Tensor workspace = Tensor::empty({outer, chunks}, dtype_of<T>);
+  const Tensor workspace = Tensor::empty({outer, chunks}, dtype_of<T>, Device::cpu);
   T* const partial = workspace.write<T>();
   parallel_for(outer * chunks, cpu::items_per_grain(kSumChunk),
                [=](std::int64_t begin, std::int64_t end) {
@@ -75,7 +75,7 @@ void sum_columns(const T* x, AxisView view, T* out, F f) {
   const std::int64_t chunks = pieces_of(n, rows);
   const std::int64_t blocks = pieces_of(inner, kColumnBlock);
   Tensor workspace;
-  if (chunks > 1) workspace = Tensor::empty({outer, chunks, inner}, dtype_of<T>);
+  if (chunks > 1) workspace = Tensor::empty({outer, chunks, inner}, dtype_of<T>, Device::cpu);
   T* const partial = chunks > 1 ? workspace.write<T>() : out;
   const std::int64_t cost = std::min(n, rows) * std::min(inner, kColumnBlock);
   parallel_for(outer * chunks * blocks, cpu::items_per_grain(cost),

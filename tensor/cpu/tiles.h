@@ -34,8 +34,8 @@ class GroupTiles {
     for (std::int64_t e = 0; e < groups_; ++e) {
       count += tiles_of(bounds[e + 1] - bounds[e], most);
     }
-    tiles_ = Tensor::empty({count, 3}, DType::i32);
-    starts_ = Tensor::empty({groups_ + 1}, DType::i32);
+    tiles_ = Tensor::empty({count, 3}, DType::i32, Device::cpu);
+    starts_ = Tensor::empty({groups_ + 1}, DType::i32, Device::cpu);
     std::int32_t* tile = tiles_.write<std::int32_t>();
     std::int32_t* const starts = starts_.write<std::int32_t>();
     std::int32_t index = 0;

@@ -4,6 +4,7 @@
 
 #include "tests/app/layer_program.h"
 
+using moegrad::Device;
 using moegrad::DType;
 using moegrad::Tensor;
 using moegrad::TensorFile;
@@ -87,13 +88,13 @@ TEST_CASE("what it refuses") {
         "moegrad: [layer] FILE: 'x' holds nan at element 4. Give finite numbers.\n");
   CHECK(refused(
             [](TensorFile& f) {
-              f.tensors["x"] = Tensor::zeros({kN, kD}, DType::i32);
+              f.tensors["x"] = Tensor::zeros({kN, kD}, DType::i32, Device::cpu);
             },
             top2) == "moegrad: [layer] FILE: 'x' is i32. Give F32 or F64.\n");
   CHECK(refused(
             [](TensorFile& f) {
-              f.tensors["x"] = Tensor::zeros({0, kD}, DType::f64);
-              f.tensors["dy"] = Tensor::zeros({0, kO}, DType::f64);
+              f.tensors["x"] = Tensor::zeros({0, kD}, DType::f64, Device::cpu);
+              f.tensors["dy"] = Tensor::zeros({0, kO}, DType::f64, Device::cpu);
             },
             top2) == "moegrad: [layer] the batch has 0 tokens. Give at least one.\n");
   const auto same = [](TensorFile&) {};
@@ -119,12 +120,18 @@ TEST_CASE("what it refuses") {
         "moegrad: [layer] FILE: 'selected' names expert 4 for token 2. Use 0 to 3.\n");
   CHECK(refused(with_selected({0, 1, 2, 2, 0, 1, 0, 1, 0, 1}), top2) ==
         "moegrad: [layer] FILE: 'selected' names expert 2 twice for token 1. Name each once.\n");
-  CHECK(refused([](TensorFile& f) { f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32); },
-                top2) ==
+  CHECK(refused(
+            [](TensorFile& f) {
+              f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32, Device::cpu);
+            },
+            top2) ==
         "moegrad: [layer] FILE: 'unadjusted' is a decision of moesart in training only. Leave it "
         "out.\n");
-  CHECK(refused([](TensorFile& f) { f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32); },
-                {"--active", "2", "--router", "moesart"}) ==
+  CHECK(refused(
+            [](TensorFile& f) {
+              f.tensors["unadjusted"] = Tensor::zeros({kN}, DType::i32, Device::cpu);
+            },
+            {"--active", "2", "--router", "moesart"}) ==
         "moegrad: [layer] FILE: 'unadjusted' is given without 'selected'. Give both or neither.\n");
   CHECK(refused(
             [&](TensorFile& f) {

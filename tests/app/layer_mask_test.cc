@@ -2,6 +2,7 @@
 
 #include "tests/app/layer_program.h"
 
+using moegrad::Device;
 using moegrad::DType;
 using moegrad::read_safetensors;
 using moegrad::Shape;
@@ -22,7 +23,7 @@ namespace {
 Tensor spread(const Tensor& t, double fill) {
   constexpr std::int64_t kRows[] = {1, 2, 4, 6, 7};
   const std::int64_t each = t.numel() / kN;
-  Tensor out = Tensor::full(each == 1 ? Shape{8} : Shape{8, each}, fill, t.dtype());
+  Tensor out = Tensor::full(each == 1 ? Shape{8} : Shape{8, each}, fill, t.dtype(), Device::cpu);
   for (std::int64_t i = 0; i < t.numel(); ++i) {
     const std::int64_t at = kRows[i / each] * each + i % each;
     if (t.dtype() == DType::i32) {
@@ -139,13 +140,13 @@ TEST_CASE("a mask by another name, and what is none") {
     f.tensors["mask"] = mask;
     return layer.refused(f, {"--active", "2"});
   };
-  CHECK(with(Tensor::zeros({kN}, DType::i32)) ==
+  CHECK(with(Tensor::zeros({kN}, DType::i32, Device::cpu)) ==
         "moegrad: [mask] all 5 rows are padding. Give at least one token.\n");
   CHECK(with(Tensor::of<std::int32_t>({kN}, {1, 1, 3, 1, 1})) ==
         "moegrad: [mask] row 2 has the mask 3. Use 1 for a token, 0 for padding.\n");
-  CHECK(with(Tensor::full({kN}, 1.0, DType::f64)) ==
+  CHECK(with(Tensor::full({kN}, 1.0, DType::f64, Device::cpu)) ==
         "moegrad: [mask] the mask is f64 [5] for 5 rows. It must be i32 [5], 1 for a token, 0 for "
         "padding.\n");
-  CHECK(with(Tensor::full({4}, 1.0, DType::i32))
+  CHECK(with(Tensor::full({4}, 1.0, DType::i32, Device::cpu))
             .starts_with("moegrad: [layer] FILE: 'mask' is [4] and should be [N]"));
 }

@@ -5,6 +5,7 @@
 #include "tensor/safetensors.h"
 #include "tests/app/program.h"
 
+using moegrad::Device;
 using moegrad::DType;
 using moegrad::read_safetensors;
 using moegrad::Tensor;
@@ -27,8 +28,8 @@ TensorFile mixture(const Tensor& x, const std::vector<double>& outs, double cota
   TensorFile file;
   file.tensors = {
       {"x", x},
-      {"dy", Tensor::full({x.size(0), 1}, cotangent, dtype)},
-      {"experts.w1", Tensor::full({experts, x.size(1), 1}, 1.0, dtype)},
+      {"dy", Tensor::full({x.size(0), 1}, cotangent, dtype, Device::cpu)},
+      {"experts.w1", Tensor::full({experts, x.size(1), 1}, 1.0, dtype, Device::cpu)},
       {"experts.w2", numbers({experts, 1, 1}, outs, dtype)},
   };
   return file;

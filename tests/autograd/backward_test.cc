@@ -55,7 +55,7 @@ struct Places {
   using Attributes = NoAttributes;
   static Tensor forward(Forward& in, const NoAttributes&) {
     in.save(in[0]);
-    return Tensor::zeros({}, DType::i32);
+    return Tensor::zeros({}, DType::i32, Device::cpu);
   }
   static void backward(Backward&, const NoAttributes&) { throw std::logic_error("never called"); }
   static std::vector<OperationCase> cases() { return {}; }
@@ -74,7 +74,7 @@ struct Undeclared {
     if (which == 1) b.add(0, b.output());
     if (which == 2) b.add(0, b.saved(0));
     if (which == 3) b.add(1, b.dy());
-    if (which == 4) b.add(0, Tensor::zeros({5}, DType::f64));
+    if (which == 4) b.add(0, Tensor::zeros({5}, DType::f64, Device::cpu));
     if (which == 5) b.add(0, b.dy().to(DType::f32));
   }
   static std::vector<OperationCase> cases() { return {}; }
@@ -170,7 +170,7 @@ TEST_CASE("a backward pass releases what it went through") {
   }
   SUBCASE("the memory goes back to the pool") {
     t.clear();
-    const Var big = t.variable(Tensor::full({1000}, 1.0, DType::f64));
+    const Var big = t.variable(Tensor::full({1000}, 1.0, DType::f64, Device::cpu));
     const std::size_t before = pool::stats(Device::cpu).bytes_in_use;
     const Var end = sum(exp(exp(exp(big))));
     CHECK(pool::stats(Device::cpu).bytes_in_use >= before + 24000);

@@ -189,7 +189,7 @@ TEST_CASE("a categorical draw") {
   SUBCASE("follows its probabilities") {
     constexpr int kDraws = 20000;
     const double p[] = {0.1, 0.0, 0.6, 0.3};
-    const Tensor rows = Tensor::empty({kDraws, 4}, DType::f64);
+    const Tensor rows = Tensor::empty({kDraws, 4}, DType::f64, Device::cpu);
     for (int i = 0; i < 4 * kDraws; ++i) rows.write<double>()[i] = p[i % 4];
     Rng rng{3, 0, 0};
     Decisions d;
@@ -206,9 +206,9 @@ TEST_CASE("a categorical draw") {
     Decisions d;
     Rng a{1, 2, 3};
     Rng b{1, 2, 3};
-    const Tensor p = Tensor::full({50, 4}, 0.25, DType::f32);
+    const Tensor p = Tensor::full({50, 4}, 0.25, DType::f32, Device::cpu);
     CHECK(d.categorical("draw", p, a).same_bits(d.categorical("draw", p, b)));
-    CHECK(!d.categorical("draw", p, a).same_bits(Tensor::zeros({50}, DType::i32)));
+    CHECK(!d.categorical("draw", p, a).same_bits(Tensor::zeros({50}, DType::i32, Device::cpu)));
     CHECK(a.position == 103);
   }
   SUBCASE("takes the last possible outcome where rounding leaves the sum short") {
@@ -219,7 +219,7 @@ TEST_CASE("a categorical draw") {
   SUBCASE("is replayed, taking the same numbers") {
     Decisions d = Decisions::recorder();
     Rng rng{5, 0, 0};
-    const Tensor p = Tensor::full({6, 3}, 1.0 / 3.0, DType::f64);
+    const Tensor p = Tensor::full({6, 3}, 1.0 / 3.0, DType::f64, Device::cpu);
     const Tensor drawn = d.categorical("draw", p, rng);
     d.replay();
     const Rng after = rng;
@@ -233,13 +233,13 @@ TEST_CASE("a categorical draw") {
   SUBCASE("of no rows") {
     Decisions d;
     Rng rng;
-    CHECK(d.categorical("draw", Tensor::zeros({0, 3}, DType::f64), rng).numel() == 0);
+    CHECK(d.categorical("draw", Tensor::zeros({0, 3}, DType::f64, Device::cpu), rng).numel() == 0);
   }
   SUBCASE("refuses what is no distribution") {
     Rng rng;
     for (Decisions d : {Decisions(), Decisions::enumerator()}) {
       CHECK_THROWS_WITH_AS(
-          d.categorical("draw", Tensor::full({3}, 0.5, DType::f64), rng),
+          d.categorical("draw", Tensor::full({3}, 0.5, DType::f64, Device::cpu), rng),
           "[categorical] probabilities are f64 [3]. They must be floating, [rows, outcomes].",
           Error);
       CHECK_THROWS_WITH_AS(
@@ -321,7 +321,7 @@ TEST_CASE("a given draw is not enumerated") {
 TEST_CASE("a Bernoulli draw") {
   Rng rng{4, 0, 0};
   SUBCASE("follows its probabilities, in their shape") {
-    const Tensor p = Tensor::empty({3, 10000}, DType::f64);
+    const Tensor p = Tensor::empty({3, 10000}, DType::f64, Device::cpu);
     for (std::int64_t i = 0; i < p.numel(); ++i) p.write<double>()[i] = i < 10000 ? 0.25 : 0.9;
     Decisions d;
     const Tensor drawn = d.bernoulli("coin", p, rng);
@@ -348,19 +348,19 @@ TEST_CASE("a Bernoulli draw") {
   }
   SUBCASE("is replayed, whatever the generator stands at; a given one is taken") {
     Decisions d = Decisions::recorder();
-    const Tensor p = Tensor::full({20}, 0.5, DType::f32);
+    const Tensor p = Tensor::full({20}, 0.5, DType::f32, Device::cpu);
     const Tensor drawn = d.bernoulli("coin", p, rng);
     d.replay();
     CHECK(rng.position == 20);
     CHECK(d.bernoulli("coin", p, rng).same_bits(drawn));
     Decisions given = Decisions::enumerator();
-    given.give("coin", Tensor::zeros({20}, DType::i32));
-    CHECK(given.bernoulli("coin", p, rng).same_bits(Tensor::zeros({20}, DType::i32)));
+    given.give("coin", Tensor::zeros({20}, DType::i32, Device::cpu));
+    CHECK(given.bernoulli("coin", p, rng).same_bits(Tensor::zeros({20}, DType::i32, Device::cpu)));
     CHECK(!given.next_outcome());
   }
   SUBCASE("of nothing") {
     Decisions d = Decisions::enumerator();
-    CHECK(d.bernoulli("coin", Tensor::zeros({0, 3}, DType::f64), rng).numel() == 0);
+    CHECK(d.bernoulli("coin", Tensor::zeros({0, 3}, DType::f64, Device::cpu), rng).numel() == 0);
     CHECK(!d.next_outcome());
   }
   SUBCASE("refuses what is no probability") {
@@ -370,7 +370,7 @@ TEST_CASE("a Bernoulli draw") {
                            "[bernoulli] element 1 holds the probability 1.5. Use 0 to 1.", Error);
       CHECK_THROWS_AS(d.bernoulli("coin", row({-1e-9}), rng), Error);
       CHECK_THROWS_AS(d.bernoulli("coin", row({nan}), rng), Error);
-      CHECK_THROWS_WITH_AS(d.bernoulli("coin", Tensor::zeros({2}, DType::i32), rng),
+      CHECK_THROWS_WITH_AS(d.bernoulli("coin", Tensor::zeros({2}, DType::i32, Device::cpu), rng),
                            "[bernoulli] probabilities are i32. They must be floating.", Error);
     }
   }

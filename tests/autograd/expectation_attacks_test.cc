@@ -14,8 +14,8 @@ namespace {
 Var normal(Tape& t) { return t.constant(t.rng().normal({1}, DType::f64)); }
 // 1 where y > 0.
 Var up(Tape& t, Var y) {
-  const Var zero = t.constant(Tensor::zeros(y.shape(), DType::f64));
-  const Var one = t.constant(Tensor::full(y.shape(), 1.0, DType::f64));
+  const Var zero = t.constant(Tensor::zeros(y.shape(), DType::f64, Device::cpu));
+  const Var one = t.constant(Tensor::full(y.shape(), 1.0, DType::f64, Device::cpu));
   return where(greater(y, zero), one, zero);
 }
 // The value `cost`, the gradient cost * d log_p.
@@ -145,7 +145,7 @@ TEST_CASE("draws whose outcomes no sample showed") {
     const Var z = t.constant(t.decisions().bernoulli("z", p.value(), t.rng()).to(DType::f64));
     return 1e6 * sum(straight_through(z, p));
   };
-  const Expectation e = of(coins, {Tensor::full({20}, -13.8, DType::f64)}, few(100));
+  const Expectation e = of(coins, {Tensor::full({20}, -13.8, DType::f64, Device::cpu)}, few(100));
   CHECK(!e.exact);
   CHECK(!e.biased());
   CHECK(std::isinf(e.bias_error));
@@ -195,7 +195,8 @@ TEST_CASE("what is not one number of f64 is no loss") {
       of([](Tape& t, In) { return t.constant(Tensor::of<std::int32_t>({1}, {3})); }, {list({1.0})}),
       "[expectation] the program gives a loss of i32. Moments need f64.", Error);
   CHECK_THROWS_WITH_AS(
-      of([](Tape& t, In) { return t.constant(Tensor::zeros({1}, DType::f32)); }, {list({1.0})}),
+      of([](Tape& t, In) { return t.constant(Tensor::zeros({1}, DType::f32, Device::cpu)); },
+         {list({1.0})}),
       "[expectation] the program gives a loss of f32. Moments need f64.", Error);
 }
 

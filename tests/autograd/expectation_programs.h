@@ -65,8 +65,8 @@ inline void check_exact_and_unbiased(const Expectation& e, const std::vector<dou
 // 1 where u < p, by a number taken by hand.
 inline Var threshold(Tape& t, Var p) {
   const Var u = t.constant(t.rng().uniform(p.shape(), DType::f64));
-  const Var one = t.constant(Tensor::full(p.shape(), 1.0, DType::f64));
-  return where(greater(p, u), one, t.constant(Tensor::zeros(p.shape(), DType::f64)));
+  const Var one = t.constant(Tensor::full(p.shape(), 1.0, DType::f64, Device::cpu));
+  return where(greater(p, u), one, t.constant(Tensor::zeros(p.shape(), DType::f64, Device::cpu)));
 }
 
 }  // namespace moegrad::expectation_test

@@ -54,7 +54,7 @@ TEST_CASE("Gumbel-max written by hand is noise, and its expectation that of the 
   const std::vector<double> costs = {1.0, -2.0, 0.5};
   const Expectation e = of(
       [](Tape& t, In x) {
-        const Var noisy = x[0] + t.constant(t.rng().gumbel({1, 3}, DType::f64));
+        const Var noisy = x[0] + t.constant(t.rng().gumbel({1, 3}, DType::f64, Device::cpu));
         return sum(take_columns(t.constant(row({1.0, -2.0, 0.5})), top_k_indices(noisy, 1)));
       },
       {logits}, few(8000));
@@ -191,7 +191,7 @@ TEST_CASE("kinks at random places are smooth on average, and noise with a jump i
   const Expectation jump = of(
       [&](Tape& t, In x) {
         const Var y = x[0] + uniform(t);
-        const Tensor up = greater(y, t.constant(Tensor::zeros({1}, DType::f64)));
+        const Tensor up = greater(y, t.constant(Tensor::zeros({1}, DType::f64, Device::cpu)));
         return sum(relu(y) + where(up, constant(t, 2.0), constant(t, 0.0)));
       },
       {list({0.1})}, few(20000));
@@ -267,7 +267,8 @@ TEST_CASE("more programs of noise: how they are judged") {
   SUBCASE("100 numbers compared: 100, of which the program's gradient has none") {
     const Expectation e = of(
         [](Tape& t, In x) {
-          return sum(threshold(t, x[0] + t.constant(Tensor::zeros({100}, DType::f64))));
+          return sum(
+              threshold(t, x[0] + t.constant(Tensor::zeros({100}, DType::f64, Device::cpu))));
         },
         {list({0.3})});
     check_reference(e, {100.0}, 5.0);
@@ -364,7 +365,7 @@ TEST_CASE("a draw that is repeated without end is sampled") {
   for (const std::int32_t again : {0, 1}) {
     CAPTURE(again);
     const Program program = [again](Tape& t, In x) {
-      const Tensor half = Tensor::full({1}, 0.5, DType::f64);
+      const Tensor half = Tensor::full({1}, 0.5, DType::f64, Device::cpu);
       double draws = 0.0;
       do {
         draws += 1.0;

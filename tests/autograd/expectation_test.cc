@@ -34,7 +34,7 @@ Var reinforce(Tape& tape, Var logits, Var costs) {
 // (straight-through one-hot . costs)^2
 Var straight_through_loss(Tape& tape, Var logits, Var costs) {
   const Draw d = draw(tape, logits);
-  const Var one = tape.constant(Tensor::full({1, 1}, 1.0, DType::f64));
+  const Var one = tape.constant(Tensor::full({1, 1}, 1.0, DType::f64, Device::cpu));
   const Var y = straight_through(put_columns(one, d.index, 4), d.p);
   return square(sum(y * costs));
 }
@@ -106,7 +106,7 @@ TEST_CASE("the straight-through estimator is biased, measurably") {
     const Expectation linear = expectation(
         [](Tape& t, std::span<const Var> x) {
           const Draw d = draw(t, x[0]);
-          const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64));
+          const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64, Device::cpu));
           return sum(straight_through(put_columns(one, d.index, 4), d.p) * x[1]);
         },
         {kLogits, kCosts});
@@ -183,7 +183,7 @@ TEST_CASE("integer inputs pass through, f32 is refused") {
   CHECK(e.bias < 1e-9);
   CHECK_THROWS_WITH_AS(
       expectation([](Tape&, std::span<const Var> x) { return sum(x[0]); },
-                  {Tensor::zeros({2}, DType::f32)}),
+                  {Tensor::zeros({2}, DType::f32, Device::cpu)}),
       "[expectation] input 0 is f32. Exact moments need f64: convert it with to().", Error);
 }
 

@@ -168,9 +168,11 @@ TEST_CASE("a decision that holds a rounded copy of a number is no cell to stay i
                [](Tape& tape, std::span<const Var> in) {
                  const Tensor x = in[0].value();
                  const Tensor q = tape.decisions().decide("q", DType::i32, x.shape(), [&] {
-                   return Tensor::full(x.shape(), std::round(x.at(0) * 1e9), DType::i32);
+                   return Tensor::full(x.shape(), std::round(x.at(0) * 1e9), DType::i32,
+                                       Device::cpu);
                  });
-                 return in[0] * tape.constant(Tensor::full(x.shape(), 1e-9 * q.at(0), DType::f64));
+                 return in[0] * tape.constant(Tensor::full(x.shape(), 1e-9 * q.at(0), DType::f64,
+                                                           Device::cpu));
                },
                {row({0.3})}, {.hold = hold})
         .verdict;

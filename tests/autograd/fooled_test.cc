@@ -27,7 +27,7 @@ struct Lie {
   };
   static Tensor forward(Forward& in, const Attributes&) { return in[0].clone(); }
   static void backward(Backward& b, const Attributes& a) {
-    Tensor dx = Tensor::zeros(b.dy().shape(), DType::f64);
+    Tensor dx = Tensor::zeros(b.dy().shape(), DType::f64, Device::cpu);
     for (std::int64_t i = 0; i < dx.numel(); ++i) {
       dx.write<double>()[i] = a.factor == 0.0 ? 0.0 : a.factor * b.dy().at(i);
     }
@@ -82,12 +82,12 @@ void expect_judged(const Function& f, const Tensor& x) {
 }
 
 Var plus(Var x, double constant) {
-  return x + x.tape().constant(Tensor::full(x.shape(), constant, DType::f64));
+  return x + x.tape().constant(Tensor::full(x.shape(), constant, DType::f64, Device::cpu));
 }
 
 // x and a constant behind it.
 Var beside(Var x, double constant) {
-  const Var parts[] = {x, x.tape().constant(Tensor::full({1}, constant, DType::f64))};
+  const Var parts[] = {x, x.tape().constant(Tensor::full({1}, constant, DType::f64, Device::cpu))};
   return concat(parts, 0);
 }
 
@@ -247,7 +247,7 @@ TEST_CASE("nothing to compare is an error") {
                        Error);
   CHECK_THROWS_AS(check(f, row({0.3}), 1.0, {.directions = 0}), Error);
   CHECK_THROWS_WITH_AS(
-      check(f, Tensor::zeros({0}, DType::f64)),
+      check(f, Tensor::zeros({0}, DType::f64, Device::cpu)),
       "[gradcheck] none of the 1 inputs is floating and has elements: nothing to compare. Give one "
       "of f64.",
       Error);

@@ -140,7 +140,7 @@ TEST_CASE("integer inputs pass through") {
 }
 
 TEST_CASE("f32 is refused") {
-  const Tensor x = Tensor::zeros({2}, DType::f32);
+  const Tensor x = Tensor::zeros({2}, DType::f32, Device::cpu);
   CHECK_THROWS_WITH_AS(gradcheck([](Tape&, std::span<const Var> v) { return exp(v[0]); }, {x}),
                        "[gradcheck] input 0 is f32. Differences need f64: convert it with to().",
                        Error);
@@ -222,7 +222,7 @@ TEST_CASE("a gradient lost in the rounding of a large value is not certified") {
 TEST_CASE("a program that does not depend on its input has the gradient zero") {
   const GradcheckReport r = gradcheck(
       [](Tape& t, std::span<const Var> x) {
-        return x[0] * 0.0 + t.constant(Tensor::full({2}, 3.0, DType::f64));
+        return x[0] * 0.0 + t.constant(Tensor::full({2}, 3.0, DType::f64, Device::cpu));
       },
       {row({0.3, 0.4})});
   CHECK(r.verdict == Verdict::pass);
@@ -234,7 +234,8 @@ namespace {
 Var straight_through_argmax(Tape& tape, Var logits) {
   const Var soft = softmax(logits);
   const Tensor place = top_k_indices(logits, 1);
-  const Var one = tape.constant(Tensor::full({logits.size(0), 1}, 1.0, logits.dtype()));
+  const Var one =
+      tape.constant(Tensor::full({logits.size(0), 1}, 1.0, logits.dtype(), Device::cpu));
   return straight_through(put_columns(one, place, logits.size(1)), soft);
 }
 

@@ -54,7 +54,7 @@ double largest(const Tensor& t) {
 }
 
 Tensor filled(const Shape& shape, DType dtype, const std::vector<double>& values) {
-  const Tensor t = Tensor::empty(shape, dtype);
+  const Tensor t = Tensor::empty(shape, dtype, Device::cpu);
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (dtype == DType::f32) t.write<float>()[i] = static_cast<float>(values[i]);
     if (dtype == DType::f64) t.write<double>()[i] = values[i];
@@ -249,8 +249,8 @@ TEST_CASE("every kind of mutant does what its name says") {
     bool applied = false;
     const Mutation mutation{"product", kind, 0, &applied};
     Tape t;
-    const Var x = t.variable(Tensor::full({2, 2}, 1.0, DType::f64));
-    const Var one = t.constant(Tensor::full({2, 2}, 1.0, DType::f64));
+    const Var x = t.variable(Tensor::full({2, 2}, 1.0, DType::f64, Device::cpu));
+    const Var one = t.constant(Tensor::full({2, 2}, 1.0, DType::f64, Device::cpu));
     const Var once = apply<Product<Defect::none>>({x, one});
     const Gradients g = t.backward(once, {.cotangent = cotangent, .mutation = &mutation});
     CHECK(applied == (kind != Mutation::Kind::overwrites));
@@ -316,7 +316,7 @@ TEST_CASE("a claim is enforced: for each claim a liar") {
     const Tensor directions = Tensor::of<double>({1, 3}, {1.0, -0.5, 0.3});
     const Var p = softmax(x[0] * tape.constant(directions.to(x[0].dtype())));
     const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
-    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype(), Device::cpu));
     return straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
   };
   CHECK(check_claim(Claim::surrogate, {{{1}}}, straight).verdict == Verdict::pass);
@@ -351,7 +351,7 @@ TEST_CASE(
     const Var z = reshape(x[0], {1, 3});
     const Var p = softmax(z);
     const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
-    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype(), Device::cpu));
     const Var onehot = put_columns(one, drawn.reshape({1, 1}), 3);
     const Var log_middle = log(0.5 * (stop_gradient(p) + onehot) + 1e-300);
     const Var middle = softmax(log_middle + (z - stop_gradient(z)));
@@ -362,7 +362,7 @@ TEST_CASE(
   const Program small = [](Tape& tape, std::span<const Var> x) {
     const Var p = softmax(reshape(x[0], {1, 3}));
     const Tensor drawn = tape.decisions().categorical("draw", p.value(), tape.rng());
-    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype()));
+    const Var one = tape.constant(Tensor::full({1, 1}, 1.0, x[0].dtype(), Device::cpu));
     return 1e-4 * straight_through(put_columns(one, drawn.reshape({1, 1}), 3), p);
   };
   expect_liar(check_claim(Claim::unbiased, {{{3}}}, small), "claimed to be unbiased");

@@ -37,7 +37,7 @@ TEST_CASE("a parameter that could not be made is not remembered") {
 
 TEST_CASE("a shape outlives the growth of its tape") {
   Tape t;
-  Var x = t.variable(Tensor::full({2, 3}, 1.0, DType::f64));
+  Var x = t.variable(Tensor::full({2, 3}, 1.0, DType::f64, Device::cpu));
   const Shape& shape = x.shape();
   for (int i = 0; i < 1000; ++i) x = x + 1.0;
   CHECK(shape == Shape({2, 3}));
@@ -171,7 +171,7 @@ TEST_CASE("check_finite names the operation that makes the first infinity") {
 
 TEST_CASE("an operation that throws leaves the tape as it was") {
   Tape t;
-  const Var x = t.variable(Tensor::zeros({2, 3}, DType::f64));
+  const Var x = t.variable(Tensor::zeros({2, 3}, DType::f64, Device::cpu));
   const std::size_t size = t.size();
   CHECK_THROWS_AS(matmul(x, x), Error);
   CHECK(t.size() == size);
@@ -180,8 +180,8 @@ TEST_CASE("an operation that throws leaves the tape as it was") {
 
 TEST_CASE("a steady step takes no memory from the system") {
   Tape t;
-  Parameter w{"w", Tensor::full({8, 8}, 0.1, DType::f32)};
-  const Tensor batch = Tensor::full({4, 8}, 0.5, DType::f32);
+  Parameter w{"w", Tensor::full({8, 8}, 0.1, DType::f32, Device::cpu)};
+  const Tensor batch = Tensor::full({4, 8}, 0.5, DType::f32, Device::cpu);
   const auto step = [&] {
     const Var h = gelu(matmul(t.constant(batch), t.parameter(w)));
     const Gradients g = t.backward(mean(square(softmax(h))));

@@ -44,7 +44,7 @@ struct SavesTwice {
 }  // namespace
 
 TEST_CASE("versions: counted by whoever may write, shared by views, not by readers") {
-  Tensor a = Tensor::zeros({4, 2}, DType::f64);
+  Tensor a = Tensor::zeros({4, 2}, DType::f64, Device::cpu);
   const std::uint32_t start = a.version();
   const Tensor& reader = a;
   CHECK(reader.data<double>()[0] == 0.0);

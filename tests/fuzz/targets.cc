@@ -98,7 +98,7 @@ std::vector<std::string> tensor_files() {
   file.tensors = {{"a.f32", Rng{1, 0, 0}.uniform({2, 3}, DType::f32)},
                   {"b.f64", Rng{1, 1, 0}.uniform({4}, DType::f64)},
                   {"c.i32", Tensor::of<std::int32_t>({1, 2}, {7, -7})},
-                  {"d.none", Tensor::empty({0, 5}, DType::f32)},
+                  {"d.none", Tensor::empty({0, 5}, DType::f32, Device::cpu)},
                   {"e.scalar", Tensor::scalar(1.0)}};
   file.metadata = {{"format", "pt"}, {"text", "a \"b\" \n c"}};
   const auto bytes = [](const TensorFile& f) {

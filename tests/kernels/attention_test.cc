@@ -88,8 +88,8 @@ TEST_CASE("causal attention and its backward pass equal plain loops") {
       const Expected want = expected(c, q, k, v, dout);
       const auto got = at_all_threads([&] {
         std::vector<Tensor> r;
-        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype));
-        r.push_back(Tensor::empty({c.batch, c.length}, dtype));
+        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype, Device::cpu));
+        r.push_back(Tensor::empty({c.batch, c.length}, dtype, Device::cpu));
         cpu_kernels().causal_attention(q, k, v, r[0], r[4]);
         cpu_kernels().causal_attention_backward(q, k, v, r[0], r[4], dout, r[1], r[2], r[3]);
         return r;
@@ -109,7 +109,7 @@ TEST_CASE("causal attention: a sequence has the same bits among few and among ma
     const Shape many{9, length, 8};
     const auto repeated = [&](std::uint64_t seed) {
       const Tensor x = random(one, DType::f32, seed);
-      Tensor all = Tensor::empty(many, DType::f32);
+      Tensor all = Tensor::empty(many, DType::f32, Device::cpu);
       for (std::int64_t i = 0; i < all.numel(); ++i) {
         all.write<float>()[i] = x.data<float>()[i % x.numel()];
       }
@@ -120,8 +120,9 @@ TEST_CASE("causal attention: a sequence has the same bits among few and among ma
       std::vector<Tensor> in;
       for (const Tensor& x : inputs) in.push_back(x.rows(0, sequences));
       std::vector<Tensor> r;
-      for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(in[0].shape(), DType::f32));
-      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32);
+      for (int i = 0; i < 4; ++i)
+        r.push_back(Tensor::empty(in[0].shape(), DType::f32, Device::cpu));
+      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32, Device::cpu);
       cpu_kernels().causal_attention(in[0], in[1], in[2], r[0], lse);
       cpu_kernels().causal_attention_backward(in[0], in[1], in[2], r[0], lse, in[3], r[1], r[2],
                                               r[3]);
@@ -141,13 +142,13 @@ TEST_CASE("causal attention: scores that rise or fall along many tiles") {
     for (const double slope : {0.01, 1.0, -1.0}) {
       const Case c{1, 1500, 1};
       const Shape shape{1, c.length, 1};
-      const Tensor q = Tensor::full(shape, 1.0, dtype);
-      const Tensor k = Tensor::empty(shape, DType::f64);
+      const Tensor q = Tensor::full(shape, 1.0, dtype, Device::cpu);
+      const Tensor k = Tensor::empty(shape, DType::f64, Device::cpu);
       for (std::int64_t i = 0; i < c.length; ++i)
         k.write<double>()[i] = slope * static_cast<double>(i) / 8.0;
       const Tensor v = random(shape, dtype, 3);
-      const Tensor out = Tensor::empty(shape, dtype);
-      const Tensor lse = Tensor::empty({1, c.length}, dtype);
+      const Tensor out = Tensor::empty(shape, dtype, Device::cpu);
+      const Tensor lse = Tensor::empty({1, c.length}, dtype, Device::cpu);
       const Tensor keys = k.to(dtype);
       cpu_kernels().causal_attention(q, keys, v, out, lse);
       const Expected want = expected(c, q, keys, v, v);
@@ -162,9 +163,9 @@ TEST_CASE("causal attention: NaN stays NaN, and large scores do not overflow") {
     const std::int64_t length = 1100;
     const Shape shape{1, length, 2};
     const Tensor v = random(shape, dtype, 3);
-    const Tensor out = Tensor::empty(shape, dtype);
-    const Tensor lse = Tensor::empty({1, length}, dtype);
-    const Tensor large = Tensor::full(shape, 100.0, dtype);
+    const Tensor out = Tensor::empty(shape, dtype, Device::cpu);
+    const Tensor lse = Tensor::empty({1, length}, dtype, Device::cpu);
+    const Tensor large = Tensor::full(shape, 100.0, dtype, Device::cpu);
     cpu_kernels().causal_attention(large, large, v, out, lse);
     CHECK(cpu_kernels().all_finite(out));
     CHECK(cpu_kernels().all_finite(lse));

@@ -82,8 +82,9 @@ TEST_CASE("a norm is right wherever it is in range, and 0 has the gradient 0") {
     const Tensor special = tensor_of({4, 2}, dtype, {0, -0.0, inf, -inf, nan, 1, nan, inf});
     const Tensor y = norm_of(special, {4, 2, 1});
     check_close(y, {0, inf, nan, nan}, 0.0);
-    const Tensor dx = Tensor::empty({4, 2}, dtype);
-    cpu_kernels().norm_backward(special, y, Tensor::full({4}, 3.0, dtype), {4, 2, 1}, dx);
+    const Tensor dx = Tensor::empty({4, 2}, dtype, Device::cpu);
+    cpu_kernels().norm_backward(special, y, Tensor::full({4}, 3.0, dtype, Device::cpu), {4, 2, 1},
+                                dx);
     CHECK(dx.at(0) == 0.0);
     CHECK(dx.at(1) == 0.0);
   }
@@ -116,7 +117,7 @@ TEST_CASE("cumulative sums along an axis, from either end") {
 
 TEST_CASE("long norms and cumulative sums of f32 keep their digits") {
   constexpr std::int64_t kCount = 4000000;
-  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32);
+  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32, Device::cpu);
   const double tenth = x.at(0);
   const double norm = norm_of(x, {1, kCount, 1}).item();
   CHECK(std::abs(norm / (tenth * std::sqrt(kCount)) - 1.0) < 1e-7);

@@ -149,5 +149,5 @@ TEST_CASE("all_finite finds one bad element anywhere") {
     }
   }
   CHECK(cpu_kernels().all_finite(Tensor::of<float>({2}, {3.4e38F, 1e-45F})));
-  CHECK(cpu_kernels().all_finite(Tensor::full({3}, 2147483647.0, DType::i32)));
+  CHECK(cpu_kernels().all_finite(Tensor::full({3}, 2147483647.0, DType::i32, Device::cpu)));
 }

@@ -20,8 +20,8 @@ constexpr double kBound = 1e-6;
 const double kTenth = static_cast<double>(0.1F);
 
 Kernels& k() { return kernels(Device::cpu); }
-Tensor f32(const Shape& shape) { return Tensor::empty(shape, DType::f32); }
-Tensor tenths(const Shape& shape) { return Tensor::full(shape, 0.1, DType::f32); }
+Tensor f32(const Shape& shape) { return Tensor::empty(shape, DType::f32, Device::cpu); }
+Tensor tenths(const Shape& shape) { return Tensor::full(shape, 0.1, DType::f32, Device::cpu); }
 
 // The largest relative error of the elements against one number.
 double error(const Tensor& t, double want) {
@@ -57,7 +57,7 @@ TEST_CASE("digits: reductions along each axis") {
     CHECK(error(out, exact) < kBound);
   }
   const Tensor out = f32({});
-  k().squared_error(x, Tensor::zeros({kMany}, DType::f32), out);
+  k().squared_error(x, Tensor::zeros({kMany}, DType::f32, Device::cpu), out);
   CHECK(error(out, kTenth * kTenth * static_cast<double>(kMany)) < kBound);
 }
 
@@ -73,10 +73,10 @@ TEST_CASE("digits: softmax and what belongs to it, of long rows and long columns
     const Tensor dy = tenths({kMany});
     for (std::int64_t i = 0; i < view.inner; ++i) dy.write<float>()[i] = 1.1F;
     const Tensor dx = f32({kMany});
-    k().softmax_backward(Tensor::full({kMany}, 1.0, DType::f32), dy, view, dx);
+    k().softmax_backward(Tensor::full({kMany}, 1.0, DType::f32, Device::cpu), dy, view, dx);
     CHECK(-dx.at(kMany - 1) ==
           doctest::Approx(kTenth * (n - 1) + static_cast<double>(1.1F) - kTenth).epsilon(kBound));
-    k().log_softmax_backward(Tensor::zeros({kMany}, DType::f32), dy, view, dx);
+    k().log_softmax_backward(Tensor::zeros({kMany}, DType::f32, Device::cpu), dy, view, dx);
     CHECK(-dx.at(kMany - 1) ==
           doctest::Approx(kTenth * (n - 1) + static_cast<double>(1.1F) - kTenth).epsilon(kBound));
     k().log_softmax(x, view, y);
@@ -102,7 +102,8 @@ TEST_CASE("digits: products with a long inner side, thin and not, however they l
         CAPTURE(ta);
         CAPTURE(tb);
         const Tensor a = tenths(ta ? Shape{s.k, s.m} : Shape{s.m, s.k});
-        const Tensor b = Tensor::full(tb ? Shape{s.n, s.k} : Shape{s.k, s.n}, 1.0, DType::f32);
+        const Tensor b =
+            Tensor::full(tb ? Shape{s.n, s.k} : Shape{s.k, s.n}, 1.0, DType::f32, Device::cpu);
         const double want = kTenth * static_cast<double>(s.k);
         const Tensor out = both([&] {
           const Tensor c = f32({s.m, s.n});
@@ -121,7 +122,7 @@ TEST_CASE("digits: products whose sums are not blocked keep 3e-6") {
   for (const std::int64_t inner : {256, 1024, 4096, 16384}) {
     CAPTURE(inner);
     const Tensor out = f32({33, 40});
-    const Tensor ones = Tensor::full({inner, 40}, 1.0, DType::f32);
+    const Tensor ones = Tensor::full({inner, 40}, 1.0, DType::f32, Device::cpu);
     k().matmul(tenths({33, inner}), false, ones, false, 0.0, out);
     CHECK(error(out, kTenth * static_cast<double>(inner)) < 3e-6);
   }
@@ -139,8 +140,8 @@ TEST_CASE("digits: the thin and the long products against f64, at odd sizes") {
           const std::int64_t n = one_row ? side : (side == 131 ? 2 : 1);
           const Tensor a = rng.normal(ta ? Shape{inner, m} : Shape{m, inner}, DType::f32);
           const Tensor b = rng.normal(tb ? Shape{n, inner} : Shape{inner, n}, DType::f32);
-          const Tensor c = Tensor::full({m, n}, 0.5, DType::f32);
-          const Tensor exact = Tensor::full({m, n}, 0.5, DType::f64);
+          const Tensor c = Tensor::full({m, n}, 0.5, DType::f32, Device::cpu);
+          const Tensor exact = Tensor::full({m, n}, 0.5, DType::f64, Device::cpu);
           k().matmul(a, ta, b, tb, 2.0, c);
           k().matmul(a.to(DType::f64), ta, b.to(DType::f64), tb, 2.0, exact);
           double worst = 0.0;
@@ -160,7 +161,7 @@ TEST_CASE("digits: the thin and the long products against f64, at odd sizes") {
 TEST_CASE("digits: many rows for one target, many columns for one place") {
   const std::int64_t rows = kMany / 2;
   for (const std::int64_t targets : {1, 100}) {
-    const Tensor index = Tensor::zeros({rows}, DType::i32);
+    const Tensor index = Tensor::zeros({rows}, DType::i32, Device::cpu);
     index.write<std::int32_t>()[7] = static_cast<std::int32_t>(targets - 1);
     const Tensor out = both([&] {
       const Tensor to = f32({targets, 2});
@@ -174,10 +175,10 @@ TEST_CASE("digits: many rows for one target, many columns for one place") {
   }
   // Few elements in all, one after the other on one thread.
   const Tensor few = f32({1, 1});
-  k().scatter_add_rows(tenths({30000, 1}), Tensor::zeros({30000}, DType::i32), few);
+  k().scatter_add_rows(tenths({30000, 1}), Tensor::zeros({30000}, DType::i32, Device::cpu), few);
   CHECK(error(few, kTenth * 30000) < kBound);
   const Tensor columns = f32({1, 3});
-  k().put_columns(tenths({1, kMany}), Tensor::zeros({1, kMany}, DType::i32), columns);
+  k().put_columns(tenths({1, kMany}), Tensor::zeros({1, kMany}, DType::i32, Device::cpu), columns);
   CHECK(error(columns.reshape({3}).rows(0, 1), kTenth * static_cast<double>(kMany)) < kBound);
 }
 
@@ -185,7 +186,7 @@ TEST_CASE("digits: sums, means and products of groups") {
   const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 100, static_cast<std::int32_t>(kMany)});
   const double want = kTenth * static_cast<double>(kMany - 100);
   const Tensor x = tenths({kMany, 1});
-  const Tensor ones = Tensor::full({kMany, 1}, 1.0, DType::f32);
+  const Tensor ones = Tensor::full({kMany, 1}, 1.0, DType::f32, Device::cpu);
   const Tensor sums = both([&] {
     const Tensor out = f32({2, 1});
     k().grouped_sum(x, offsets, out);
@@ -198,12 +199,12 @@ TEST_CASE("digits: sums, means and products of groups") {
 
   // Token t, in the group of expert 0 alone, has its one slot at expert 0.
   const std::int64_t tokens = kMany / 2;
-  const Tensor order = Tensor::empty({tokens}, DType::i32);
+  const Tensor order = Tensor::empty({tokens}, DType::i32, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t) {
     order.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
   }
   GroupSets sets;
-  sets.ids = Tensor::zeros({tokens, 1}, DType::i32);
+  sets.ids = Tensor::zeros({tokens, 1}, DType::i32, Device::cpu);
   sets.offsets = Tensor::of<std::int32_t>({2}, {0, static_cast<std::int32_t>(tokens)});
   sets.order = order;
   sets.choices = 1;
@@ -219,13 +220,13 @@ TEST_CASE("digits: sums, means and products of groups") {
 
 TEST_CASE("digits: tokens with thousands of slots, slots in thousands of groups") {
   const std::int64_t slots = 20000;
-  const Tensor inverse = Tensor::empty({1, slots}, DType::i32);
+  const Tensor inverse = Tensor::empty({1, slots}, DType::i32, Device::cpu);
   for (std::int64_t s = 0; s < slots; ++s) {
     inverse.write<std::int32_t>()[s] = static_cast<std::int32_t>(slots - 1 - s);
   }
   inverse.write<std::int32_t>()[7] = -1;
   for (const bool weighted : {false, true}) {
-    const Tensor ones = Tensor::full({1, slots}, 1.0, DType::f32);
+    const Tensor ones = Tensor::full({1, slots}, 1.0, DType::f32, Device::cpu);
     const Tensor out = both([&] {
       const Tensor y = f32({1, 3});
       k().slots_to_tokens(tenths({slots, 3}), weighted ? ones : Tensor(), inverse, y);
@@ -236,16 +237,16 @@ TEST_CASE("digits: tokens with thousands of slots, slots in thousands of groups"
   // One slot, of expert 0, in the groups of all experts.
   const std::int64_t experts = 1000;
   GroupSets sets;
-  sets.ids = Tensor::empty({1, experts}, DType::i32);
-  sets.offsets = Tensor::full({experts + 1}, 1, DType::i32);
+  sets.ids = Tensor::empty({1, experts}, DType::i32, Device::cpu);
+  sets.offsets = Tensor::full({experts + 1}, 1, DType::i32, Device::cpu);
   sets.offsets.write<std::int32_t>()[0] = 0;
-  sets.order = Tensor::zeros({1}, DType::i32);
+  sets.order = Tensor::zeros({1}, DType::i32, Device::cpu);
   sets.choices = 1;
   for (std::int64_t e = 0; e < experts; ++e) {
     sets.ids.write<std::int32_t>()[e] = static_cast<std::int32_t>(e);
   }
-  const Tensor ones = Tensor::full({experts, experts}, 1.0, DType::f32);
-  const Tensor dh = Tensor::full({1, 2}, 0.5, DType::f32);
+  const Tensor ones = Tensor::full({experts, experts}, 1.0, DType::f32, Device::cpu);
+  const Tensor dh = Tensor::full({1, 2}, 0.5, DType::f32, Device::cpu);
   k().group_means_backward(tenths({experts, experts, 2}), ones, sets, dh);
   CHECK(error(dh, 0.5 + kTenth * static_cast<double>(experts)) < kBound);
 }
@@ -256,7 +257,7 @@ TEST_CASE("digits: attention over thousands of keys and queries") {
   const std::int64_t half = length / 2;
   const Tensor scores = tenths({1, length, 1});
   // The first half of the values is 1, so that their gradients of scores are positive.
-  const Tensor v = Tensor::zeros({1, length, 1}, DType::f32);
+  const Tensor v = Tensor::zeros({1, length, 1}, DType::f32, Device::cpu);
   std::fill_n(v.write<float>(), half, 1.0F);
   const Tensor out = f32({1, length, 1});
   const Tensor lse = f32({1, length});
@@ -274,7 +275,7 @@ TEST_CASE("digits: attention over thousands of keys and queries") {
     worst_lse = std::fmax(worst_lse, std::abs(lse.at(i) - kTenth * kTenth + std::log(p)));
   }
   CHECK(worst_lse < 10.0 * kBound);  // of numbers up to 9.4
-  const Tensor ones = Tensor::full({1, length, 1}, 1.0, DType::f32);
+  const Tensor ones = Tensor::full({1, length, 1}, 1.0, DType::f32, Device::cpu);
   const Tensor dq = f32({1, length, 1});
   const Tensor dkeys = f32({1, length, 1});
   const Tensor dv = f32({1, length, 1});
@@ -289,9 +290,10 @@ TEST_CASE("digits: attention over thousands of keys and queries") {
 }
 
 TEST_CASE("digits: products of slots and tokens of great width") {
-  const Tensor index = Tensor::zeros({1, 1}, DType::i32);
+  const Tensor index = Tensor::zeros({1, 1}, DType::i32, Device::cpu);
   const Tensor out = f32({1, 1});
-  k().slot_products(tenths({1, kMany}), Tensor::full({1, kMany}, 1.0, DType::f32), index, out);
+  k().slot_products(tenths({1, kMany}), Tensor::full({1, kMany}, 1.0, DType::f32, Device::cpu),
+                    index, out);
   CHECK(error(out, kTenth * static_cast<double>(kMany)) < kBound);
 }
 
@@ -303,15 +305,16 @@ TEST_CASE("digits: gradients of experts with millions of rows") {
       const bool gated = activation == Activation::swiglu;
       CAPTURE(width);
       CAPTURE(gated);
-      const Tensor order = Tensor::empty({rows}, DType::i32);
+      const Tensor order = Tensor::empty({rows}, DType::i32, Device::cpu);
       for (std::int64_t t = 0; t < rows; ++t) {
         order.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
       }
       const auto expert = [&](double weight) {
         const double each = weight / static_cast<double>(width);
         ExpertTensors t;
-        for (Tensor* m : {&t.w1, &t.w2}) *m = Tensor::full({1, width, width}, each, DType::f32);
-        for (Tensor* b : {&t.b1, &t.b2}) *b = Tensor::zeros({1, width}, DType::f32);
+        for (Tensor* m : {&t.w1, &t.w2})
+          *m = Tensor::full({1, width, width}, each, DType::f32, Device::cpu);
+        for (Tensor* b : {&t.b1, &t.b2}) *b = Tensor::zeros({1, width}, DType::f32, Device::cpu);
         if (gated) t.w3 = t.w1.clone();
         if (gated) t.b3 = t.b1.clone();
         return t;
@@ -346,7 +349,7 @@ TEST_CASE("digits: gradients of experts with millions of rows") {
 TEST_CASE("digits: the gradient of a convolution's weight") {
   for (const std::int64_t channels : {1, 3}) {
     const std::int64_t images = kMany / 64 / 4 / channels;
-    const Tensor x = Tensor::full({images, channels, 8, 8}, 1.0, DType::f32);
+    const Tensor x = Tensor::full({images, channels, 8, 8}, 1.0, DType::f32, Device::cpu);
     const Tensor dy = tenths({images, channels, 8, 8});
     const Tensor dw = f32({channels, channels, 1, 1});
     k().conv2d_backward_weight(x, dy, {}, dw);
@@ -358,11 +361,11 @@ TEST_CASE("digits: gradients of a normalisation's scale and shift over many rows
   const std::int64_t rows = kMany / 4;
   const Tensor x = f32({rows, 2});
   for (std::int64_t i = 0; i < 2 * rows; ++i) x.write<float>()[i] = i % 2 == 0 ? 1.0F : -1.0F;
-  const Tensor scale = Tensor::full({2}, 1.0, DType::f32);
+  const Tensor scale = Tensor::full({2}, 1.0, DType::f32, Device::cpu);
   const Tensor mean = f32({rows});
   const Tensor rstd = f32({rows});
   const Tensor y = f32({rows, 2});
-  k().layer_norm(x, scale, Tensor::zeros({2}, DType::f32), 0.0, y, mean, rstd);
+  k().layer_norm(x, scale, Tensor::zeros({2}, DType::f32, Device::cpu), 0.0, y, mean, rstd);
   const Tensor dscale = f32({2});
   const Tensor dshift = f32({2});
   k().layer_norm_backward(x, scale, mean, rstd, tenths({rows, 2}), f32({rows, 2}), dscale, dshift);
@@ -382,7 +385,9 @@ double norm_error(const Tensor& x, bool layer) {
   const Tensor dy = rng.normal({1, cols}, DType::f32);
   const auto run = [&](DType dtype) {
     const auto is = [dtype](const Tensor& t) { return t.to(dtype); };
-    const auto space = [dtype](const Shape& shape) { return Tensor::empty(shape, dtype); };
+    const auto space = [dtype](const Shape& shape) {
+      return Tensor::empty(shape, dtype, Device::cpu);
+    };
     std::vector<Tensor> out = {space({1, cols}), space({1, cols}), space({cols}), space({cols})};
     const Tensor mean = space({1});
     const Tensor rstd = space({1});

@@ -135,7 +135,7 @@ TEST_CASE("NaN stays NaN through every function") {
   for_functors(UnaryFunctors{}, [](auto functor, int place) {
     CAPTURE(decltype(functor)::name);
     for (const DType dtype : floating()) {
-      const Tensor y = Tensor::empty({3}, dtype);
+      const Tensor y = Tensor::empty({3}, dtype, Device::cpu);
       cpu_kernels().unary(place, kScalars, tensor_of({3}, dtype, {1.0, std::nan(""), 1.0}), y);
       CHECK_FALSE(std::isnan(y.at(0)));
       CHECK(std::isnan(y.at(1)));
@@ -147,7 +147,7 @@ TEST_CASE("NaN stays NaN through every function") {
     const Tensor one = Tensor::scalar(1.0);
     const Tensor nan = Tensor::scalar(std::nan(""));
     for (const auto& [a, b] : {std::pair{one, nan}, std::pair{nan, one}}) {
-      const Tensor y = Tensor::empty({}, DType::f64);
+      const Tensor y = Tensor::empty({}, DType::f64, Device::cpu);
       cpu_kernels().binary(place, 1, 1, a, {0, 0}, b, {0, 0}, y);
       CHECK(std::isnan(y.item()));
     }
@@ -161,10 +161,11 @@ TEST_CASE("large arguments stay finite") {
     CAPTURE(F::name);
     for (const DType dtype : floating()) {
       const Tensor x = tensor_of({4}, dtype, {1e4, -1e4, 100.0, -100.0});
-      const Tensor y = Tensor::empty({4}, dtype);
-      const Tensor dx = Tensor::empty({4}, dtype);
+      const Tensor y = Tensor::empty({4}, dtype, Device::cpu);
+      const Tensor dx = Tensor::empty({4}, dtype, Device::cpu);
       cpu_kernels().unary(place, kScalars, x, y);
-      cpu_kernels().unary_backward(place, kScalars, x, y, Tensor::full({4}, 1.0, dtype), dx);
+      cpu_kernels().unary_backward(place, kScalars, x, y,
+                                   Tensor::full({4}, 1.0, dtype, Device::cpu), dx);
       CHECK(cpu_kernels().all_finite(y));
       CHECK(cpu_kernels().all_finite(dx));
     }
@@ -198,16 +199,16 @@ TEST_CASE("functions of two arguments with every broadcast") {
         }
         const auto results = at_all_threads([&] {
           const Shape shape{c.rows, c.cols};
-          const Tensor y = Tensor::empty(shape, dtype);
-          const Tensor da = Tensor::empty(shape, dtype);
-          const Tensor db = Tensor::empty(shape, dtype);
+          const Tensor y = Tensor::empty(shape, dtype, Device::cpu);
+          const Tensor da = Tensor::empty(shape, dtype, Device::cpu);
+          const Tensor db = Tensor::empty(shape, dtype, Device::cpu);
           const bool none = F::kNeeds == Needs::nothing;
           const Tensor a = none ? Tensor() : o.a;
           const Tensor b = none ? Tensor() : o.b;
           cpu_kernels().binary(place, c.rows, c.cols, o.a, c.a, o.b, c.b, y);
           cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, dy, da, {});
           cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, dy, {}, db);
-          const Tensor both_a = Tensor::empty(shape, dtype);
+          const Tensor both_a = Tensor::empty(shape, dtype, Device::cpu);
           const Tensor over_dy = dy.clone();
           cpu_kernels().binary_backward(place, c.rows, c.cols, a, c.a, b, c.b, over_dy, both_a,
                                         over_dy);
@@ -248,7 +249,7 @@ TEST_CASE("where chooses element by element") {
 
 TEST_CASE("where takes no value from the side not chosen") {
   const Tensor nan = Tensor::scalar(std::nan(""));
-  const Tensor y = Tensor::empty({2}, DType::f64);
+  const Tensor y = Tensor::empty({2}, DType::f64, Device::cpu);
   cpu_kernels().where(Tensor::of<std::int32_t>({2}, {1, 1}), 1, 2, Tensor::of<double>({2}, {1, 2}),
                       {2, 1}, nan, {0, 0}, y);
   check_close(y, {1, 2}, 0.0);
@@ -265,7 +266,7 @@ TEST_CASE("greater compares") {
           run_on({n}, DType::i32, [&](const Tensor& out) { cpu_kernels().greater(a, b, out); }),
           want, 0.0);
     }
-    const Tensor out = Tensor::empty({3}, DType::i32);
+    const Tensor out = Tensor::empty({3}, DType::i32, Device::cpu);
     cpu_kernels().greater(tensor_of({3}, dtype, {1, std::nan(""), 1}),
                           tensor_of({3}, dtype, {1, 0, std::nan("")}), out);
     check_close(out, {0, 0, 0}, 0.0);

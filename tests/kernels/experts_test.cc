@@ -18,10 +18,10 @@ std::vector<Case> cases() {
   // Skewed: nearly all tokens choose expert 1, whose gradients then have several owners.
   Tensor skewed = random_integers({900, 2}, 3, -1, 4);
   for (std::int64_t i = 0; i < 1500; ++i) skewed.write<std::int32_t>()[i] = 1;
-  return {{"no tokens", Tensor::empty({0, 2}, DType::i32), 3, 4, 5, 2},
-          {"no choices", Tensor::full({3, 2}, -1, DType::i32), 3, 4, 5, 2},
+  return {{"no tokens", Tensor::empty({0, 2}, DType::i32, Device::cpu), 3, 4, 5, 2},
+          {"no choices", Tensor::full({3, 2}, -1, DType::i32, Device::cpu), 3, 4, 5, 2},
           {"no hidden units", random_integers({3, 2}, 1, 0, 3), 3, 4, 0, 2},
-          {"one of everything", Tensor::zeros({1, 1}, DType::i32), 1, 1, 1, 1},
+          {"one of everything", Tensor::zeros({1, 1}, DType::i32, Device::cpu), 1, 1, 1, 1},
           {"dropped choices", random_integers({7, 3}, 2, -1, 4), 4, 5, 6, 3},
           {"an expert of several tiles", random_integers({300, 1}, 4, 0, 2), 3, 17, 33, 9},
           {"an expert of several owners", skewed, 4, 6, 10, 7}};
@@ -45,9 +45,9 @@ int functor_of(Activation a) {
 
 struct Sorted {
   Sorted(const Tensor& selected, std::int64_t experts)
-      : offsets(Tensor::empty({experts + 1}, DType::i32)),
-        inverse(Tensor::empty(selected.shape(), DType::i32)) {
-    const Tensor room = Tensor::empty({selected.numel()}, DType::i32);
+      : offsets(Tensor::empty({experts + 1}, DType::i32, Device::cpu)),
+        inverse(Tensor::empty(selected.shape(), DType::i32, Device::cpu)) {
+    const Tensor room = Tensor::empty({selected.numel()}, DType::i32, Device::cpu);
     cpu_kernels().plan(selected, experts, offsets, room, inverse);
     order = room.rows(0, offsets.data<std::int32_t>()[experts]);
   }
@@ -73,7 +73,7 @@ struct Problem {
     dy = random_of({s.weighted ? tokens : slots, c.output});
     activation = s.activation;
   }
-  Tensor like(const Shape& shape) const { return Tensor::empty(shape, dtype); }
+  Tensor like(const Shape& shape) const { return Tensor::empty(shape, dtype, Device::cpu); }
 
   std::uint64_t seed = 0;
   DType dtype;
@@ -90,7 +90,7 @@ struct Problem {
 struct Kept {
   Kept() = default;
   Kept(const Problem& p, std::int64_t choices) {
-    const Tensor first = Tensor::empty({p.tokens, choices}, DType::i32);
+    const Tensor first = Tensor::empty({p.tokens, choices}, DType::i32, Device::cpu);
     cpu_kernels().copy_block(p.selected, 0, p.k, p.tokens, choices, 0, choices, first);
     const Sorted plan(first, p.w.w1.size(0));
     inverse = plan.inverse;

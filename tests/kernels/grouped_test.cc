@@ -122,19 +122,19 @@ TEST_CASE("grouped bias and its gradient") {
 TEST_CASE("rows behind the last group become zero and count for nothing") {
   for (const DType dtype : floating()) {
     const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 1, 2});
-    const Tensor x = Tensor::full({4, 1}, 3.0, dtype);
+    const Tensor x = Tensor::full({4, 1}, 3.0, dtype, Device::cpu);
     cpu_kernels().fill(std::nan(""), x.rows(2, 4));
     const Tensor w = tensor_of({2, 1, 1}, dtype, {2, 5});
-    const Tensor y = Tensor::empty({4, 1}, dtype);
+    const Tensor y = Tensor::empty({4, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_matmul(x, w, false, offsets, y);
     check_close(y, {6, 15, 0, 0}, 0.0);
-    const Tensor z = Tensor::empty({4, 1}, dtype);
+    const Tensor z = Tensor::empty({4, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_bias(x, w.reshape({2, 1}), offsets, z);
     check_close(z, {5, 8, 0, 0}, 0.0);
-    const Tensor dw = Tensor::empty({2, 1, 1}, dtype);
+    const Tensor dw = Tensor::empty({2, 1, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_outer(x, y, offsets, dw);
     check_close(dw, {18, 45}, 0.0);
-    const Tensor sums = Tensor::empty({2, 1}, dtype);
+    const Tensor sums = Tensor::empty({2, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_sum(x, offsets, sums);
     check_close(sums, {3, 3}, 0.0);
   }

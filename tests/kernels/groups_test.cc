@@ -20,9 +20,9 @@ GroupSets sets_of(const Case& c, bool weighted, bool members_only, DType dtype) 
   GroupSets s;
   s.ids = random_integers({c.tokens, c.groups}, 2, -1, c.experts);
   if (weighted) s.weights = random({c.tokens, c.groups}, dtype, 3, 0.0, 1.0);
-  s.offsets = Tensor::empty({c.experts + 1}, DType::i32);
-  const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32);
-  const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32);
+  s.offsets = Tensor::empty({c.experts + 1}, DType::i32, Device::cpu);
+  const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32, Device::cpu);
+  const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32, Device::cpu);
   cpu_kernels().plan(selected, c.experts, s.offsets, order, inverse);
   s.order = order.rows(0, static_cast<std::int64_t>(s.offsets.at(c.experts)));
   s.choices = c.k;
@@ -75,8 +75,9 @@ TEST_CASE("group means, and the gradient that reaches the rows through them") {
           for (double& v : inverse) v = v > 0.0 ? 1.0 / v : weighted ? 0.0 : 1.0;
           for (std::size_t i = 0; i < means.size(); ++i) means[i] *= inverse[i / at(c.cols)];
           const std::vector<Tensor> got = at_all_threads([&] {
-            std::vector<Tensor> out = {Tensor::empty({c.experts, c.experts}, dtype),
-                                       Tensor::empty({c.experts, c.experts, c.cols}, dtype)};
+            std::vector<Tensor> out = {
+                Tensor::empty({c.experts, c.experts}, dtype, Device::cpu),
+                Tensor::empty({c.experts, c.experts, c.cols}, dtype, Device::cpu)};
             cpu_kernels().group_means(h, s, out[0], out[1]);
             return out;
           });
@@ -108,7 +109,7 @@ TEST_CASE("a group that is none is an error") {
   GroupSets s = sets_of({4, 2, 1, 1, 1}, false, false, DType::f64);
   s.ids = Tensor::of<std::int32_t>({4, 1}, {0, 2, 0, 0});
   const Tensor h = random({s.order.numel(), 1}, DType::f64, 1);
-  CHECK_THROWS_AS(cpu_kernels().group_means(h, s, Tensor::empty({2, 2}, DType::f64),
-                                            Tensor::empty({2, 2, 1}, DType::f64)),
+  CHECK_THROWS_AS(cpu_kernels().group_means(h, s, Tensor::empty({2, 2}, DType::f64, Device::cpu),
+                                            Tensor::empty({2, 2, 1}, DType::f64, Device::cpu)),
                   Error);
 }

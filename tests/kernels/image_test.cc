@@ -119,7 +119,8 @@ TEST_CASE("the largest of each window and its gradient") {
         dx[at(o / p * plane + best)] += dy.at(o);
       }
       const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty(c.y(), dtype), Tensor::empty(c.y(), DType::i32)};
+        std::vector<Tensor> out = {Tensor::empty(c.y(), dtype, Device::cpu),
+                                   Tensor::empty(c.y(), DType::i32, Device::cpu)};
         cpu_kernels().max_pool2d(x, c.window, out[0], out[1]);
         return out;
       });
@@ -139,8 +140,8 @@ TEST_CASE("a NaN wins its windows; -infinity is still an element") {
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({1, 1, 2, 4}, dtype,
                                {1, nan, -HUGE_VAL, -HUGE_VAL, nan, 2, -HUGE_VAL, -HUGE_VAL});
-    const Tensor y = Tensor::empty({1, 1, 1, 2}, dtype);
-    const Tensor index = Tensor::empty({1, 1, 1, 2}, DType::i32);
+    const Tensor y = Tensor::empty({1, 1, 1, 2}, dtype, Device::cpu);
+    const Tensor index = Tensor::empty({1, 1, 1, 2}, DType::i32, Device::cpu);
     cpu_kernels().max_pool2d(x, {2, 2, 2, 0}, y, index);
     check_close(y, {nan, -HUGE_VAL}, 0.0);
     check_close(index, {1, 2}, 0.0);
@@ -148,12 +149,13 @@ TEST_CASE("a NaN wins its windows; -infinity is still an element") {
 }
 
 TEST_CASE("a window of nothing but padding has no place and no gradient") {
-  const Tensor x = Tensor::full({1, 1, 1, 1}, 5.0, DType::f64);
-  const Tensor y = Tensor::empty({1, 1, 3, 3}, DType::f64);
-  const Tensor index = Tensor::empty({1, 1, 3, 3}, DType::i32);
+  const Tensor x = Tensor::full({1, 1, 1, 1}, 5.0, DType::f64, Device::cpu);
+  const Tensor y = Tensor::empty({1, 1, 3, 3}, DType::f64, Device::cpu);
+  const Tensor index = Tensor::empty({1, 1, 3, 3}, DType::i32, Device::cpu);
   cpu_kernels().max_pool2d(x, {1, 1, 1, 1}, y, index);
   check_close(index, {-1, -1, -1, -1, 0, -1, -1, -1, -1}, 0.0);
-  const Tensor dx = Tensor::empty({1, 1, 1, 1}, DType::f64);
-  cpu_kernels().max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64), index, dx);
+  const Tensor dx = Tensor::empty({1, 1, 1, 1}, DType::f64, Device::cpu);
+  cpu_kernels().max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64, Device::cpu), index,
+                                    dx);
   check_close(dx, {2}, 0.0);
 }

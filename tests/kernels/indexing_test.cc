@@ -46,7 +46,7 @@ TEST_CASE("rows by index, and their sum by index") {
 TEST_CASE("scattered rows are added in their order") {
   // 1e8 swallows a one that comes after it; two ones before it make themselves felt.
   const Tensor x = Tensor::of<float>({4, 1}, {4.0F, 4.0F, 1e8F, -1e8F});
-  const Tensor out = Tensor::empty({1, 1}, DType::f32);
+  const Tensor out = Tensor::empty({1, 1}, DType::f32, Device::cpu);
   cpu_kernels().scatter_add_rows(x, Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}), out);
   CHECK(out.at(0) == 8.0);
   const Tensor y = Tensor::of<float>({4, 1}, {1e8F, 4.0F, 4.0F, -1e8F});
@@ -84,8 +84,8 @@ TEST_CASE("columns by index, and their sum by index") {
 }
 
 TEST_CASE("an index outside the table is an error") {
-  const Tensor x = Tensor::zeros({3, 3}, DType::f32);
-  const Tensor out = Tensor::empty({1, 3}, DType::f32);
+  const Tensor x = Tensor::zeros({3, 3}, DType::f32, Device::cpu);
+  const Tensor out = Tensor::empty({1, 3}, DType::f32, Device::cpu);
   for (const std::int32_t bad : {-2, 3}) {
     const Tensor index = Tensor::of<std::int32_t>({1}, {bad});
     CHECK_THROWS_AS(cpu_kernels().gather_rows(x, index, out), Error);
@@ -133,13 +133,13 @@ TEST_CASE("top_k takes NaN for the largest and every infinity") {
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
     for (const std::int64_t cols : {6, 300}) {
-      Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype);
+      Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype, Device::cpu);
       cpu_kernels().copy_block(tensor_of({4}, dtype, {nan, 1, HUGE_VAL, nan}), 0, 4, 1, 4, 1, 4, x);
       check_close(
           run_on({1, 6}, DType::i32, [&](const Tensor& out) { cpu_kernels().top_k(x, 6, out); }),
           {1, 4, 3, 2, 0, 5}, 0.0);
     }
-    const Tensor all = Tensor::full({1, 70}, nan, dtype);
+    const Tensor all = Tensor::full({1, 70}, nan, dtype, Device::cpu);
     for (const std::int64_t k : {3, 20, 50}) {
       Values want(at(k));
       std::iota(want.begin(), want.end(), 0.0);
@@ -151,7 +151,7 @@ TEST_CASE("top_k takes NaN for the largest and every infinity") {
 }
 
 TEST_CASE("top_k of more than there are is an error") {
-  const Tensor x = Tensor::zeros({2, 3}, DType::f32);
-  CHECK_THROWS_WITH_AS(cpu_kernels().top_k(x, 4, Tensor::empty({2, 4}, DType::i32)),
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32, Device::cpu);
+  CHECK_THROWS_WITH_AS(cpu_kernels().top_k(x, 4, Tensor::empty({2, 4}, DType::i32, Device::cpu)),
                        "[top_k] k is 4 for rows of 3 elements. Use 0 to 3.", Error);
 }

@@ -34,7 +34,7 @@ inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 // Uniform numbers in [low, high], rounded to the dtype.
 inline Tensor random(const Shape& shape, DType dtype, std::uint64_t seed, double low = -2.0,
                      double high = 2.0) {
-  Tensor t = Tensor::empty(shape, dtype);
+  Tensor t = Tensor::empty(shape, dtype, Device::cpu);
   const Rng rng{seed, 77};
   for (std::int64_t i = 0; i < t.numel(); ++i) {
     const double value = low + (high - low) * rng.uniform(static_cast<std::uint64_t>(i));
@@ -47,7 +47,7 @@ inline Tensor random(const Shape& shape, DType dtype, std::uint64_t seed, double
 // Uniform integers in [low, limit).
 inline Tensor random_integers(const Shape& shape, std::uint64_t seed, std::int64_t low,
                               std::int64_t limit) {
-  Tensor t = Tensor::empty(shape, DType::i32);
+  Tensor t = Tensor::empty(shape, DType::i32, Device::cpu);
   const Rng rng{seed, 78};
   for (std::int64_t i = 0; i < t.numel(); ++i) {
     const auto span = static_cast<std::uint64_t>(limit - low);
@@ -106,7 +106,7 @@ std::vector<Tensor> at_all_threads(F&& f) {
 template <class F>
 Tensor run_on(const Shape& shape, DType dtype, F&& run) {
   return at_all_threads([&] {
-    Tensor out = Tensor::empty(shape, dtype);
+    Tensor out = Tensor::empty(shape, dtype, Device::cpu);
     run(out);
     return std::vector<Tensor>{out};
   })[0];

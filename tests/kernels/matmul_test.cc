@@ -125,7 +125,7 @@ TEST_CASE("a NaN reaches the whole of its row and no other") {
     for (const std::int64_t n : {3, 64}) {
       const Tensor a = random({n, n}, dtype, 1);
       cpu_kernels().fill(std::nan(""), a.rows(1, 2));
-      const Tensor out = Tensor::empty({n, n}, dtype);
+      const Tensor out = Tensor::empty({n, n}, dtype, Device::cpu);
       cpu_kernels().matmul(a, false, random({n, n}, dtype, 2), false, 0.0, out);
       for (std::int64_t i = 0; i < n * n; ++i) CHECK(std::isnan(out.at(i)) == (i / n == 1));
     }
@@ -140,7 +140,7 @@ TEST_CASE("a part of a matrix can be multiplied in place") {
       using T = decltype(zero);
       const Tensor a = random({s.m, s.k + longer}, dtype_of<T>, 1);
       const Tensor b = random({s.n, s.k + longer}, dtype_of<T>, 2);
-      const Tensor c = Tensor::full({s.m, s.n + longer}, 9.0, dtype_of<T>);
+      const Tensor c = Tensor::full({s.m, s.n + longer}, 9.0, dtype_of<T>, Device::cpu);
       cpu::product(s.m, s.n, s.k, cpu::Matrix<T>{a.data<T>(), s.k + longer},
                    cpu::Matrix<T>{b.data<T>(), s.k + longer, true}, T(0), c.write<T>(),
                    s.n + longer);
@@ -238,7 +238,7 @@ TEST_CASE("a packed product has the same bits whatever part of it is asked for")
     Operand<float> a(s.m, s.k, transposed, false, 1);
     Operand<float> b(s.k, s.n, transposed, false, 2);
     for (float& v : a.data) v *= 0.1F;  // sums are rounded
-    const Tensor whole = Tensor::empty({s.m, s.n}, DType::f32);
+    const Tensor whole = Tensor::empty({s.m, s.n}, DType::f32, Device::cpu);
     cpu::product(cpu::ProductBy::packed, s.m, s.n, s.k, a.matrix, b.matrix, 0.0F,
                  whole.write<float>(), s.n);
     const std::int64_t row = 31;
@@ -256,7 +256,7 @@ TEST_CASE("a packed product has the same bits whatever part of it is asked for")
       cpu::Matrix<float> right = b.matrix;
       left.data += transposed ? row : row * s.k;
       right.data += transposed ? col * s.k : col;
-      const Tensor some = Tensor::empty({part.m, part.n}, DType::f32);
+      const Tensor some = Tensor::empty({part.m, part.n}, DType::f32, Device::cpu);
       cpu::product(cpu::ProductBy::packed, part.m, part.n, part.k, left, right, 0.0F,
                    some.write<float>(), part.n);
       for (std::int64_t i = 0; i < part.m; ++i) {

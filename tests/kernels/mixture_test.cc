@@ -23,9 +23,9 @@ struct Plan {
 
 Plan plan(const Case& c) {
   const auto parts = at_all_threads([&] {
-    std::vector<Tensor> out = {Tensor::empty({c.experts + 1}, DType::i32),
-                               Tensor::full({c.tokens * c.k}, -7, DType::i32),
-                               Tensor::empty({c.tokens, c.k}, DType::i32)};
+    std::vector<Tensor> out = {Tensor::empty({c.experts + 1}, DType::i32, Device::cpu),
+                               Tensor::full({c.tokens * c.k}, -7, DType::i32, Device::cpu),
+                               Tensor::empty({c.tokens, c.k}, DType::i32, Device::cpu)};
     cpu_kernels().plan(choices(c), c.experts, out[0], out[1], out[2]);
     return out;
   });
@@ -58,11 +58,11 @@ TEST_CASE("a plan sorts the choices by expert and keeps their order") {
 
 TEST_CASE("a choice that is no expert is an error") {
   for (const std::int32_t bad : {-2, 2}) {
-    const Tensor one = Tensor::empty({1}, DType::i32);
-    CHECK_THROWS_AS(
-        cpu_kernels().plan(Tensor::of<std::int32_t>({1, 1}, {bad}), 2,
-                           Tensor::empty({3}, DType::i32), one, one.clone().reshape({1, 1})),
-        Error);
+    const Tensor one = Tensor::empty({1}, DType::i32, Device::cpu);
+    CHECK_THROWS_AS(cpu_kernels().plan(Tensor::of<std::int32_t>({1, 1}, {bad}), 2,
+                                       Tensor::empty({3}, DType::i32, Device::cpu), one,
+                                       one.clone().reshape({1, 1})),
+                    Error);
   }
 }
 
@@ -113,14 +113,14 @@ TEST_CASE("rows to slots, rows to tokens, and the products of both") {
 
 TEST_CASE("an expert without tokens and a token without experts") {
   const Tensor selected = Tensor::of<std::int32_t>({3, 2}, {2, 0, -1, -1, -1, 2});
-  const Tensor offsets = Tensor::empty({4}, DType::i32);
-  const Tensor order = Tensor::zeros({6}, DType::i32);
-  const Tensor inverse = Tensor::empty({3, 2}, DType::i32);
+  const Tensor offsets = Tensor::empty({4}, DType::i32, Device::cpu);
+  const Tensor order = Tensor::zeros({6}, DType::i32, Device::cpu);
+  const Tensor inverse = Tensor::empty({3, 2}, DType::i32, Device::cpu);
   cpu_kernels().plan(selected, 3, offsets, order, inverse);
   check_close(offsets, {0, 1, 1, 3}, 0.0);
   check_close(order.rows(0, 3), {1, 0, 5}, 0.0);
   check_close(inverse, {1, 0, -1, -1, -1, 2}, 0.0);
-  const Tensor y = Tensor::empty({3, 1}, DType::f64);
+  const Tensor y = Tensor::empty({3, 1}, DType::f64, Device::cpu);
   cpu_kernels().slots_to_tokens(Tensor::of<double>({3, 1}, {10, 20, 30}), Tensor(), inverse, y);
   check_close(y, {30, 0, 30}, 0.0);
 }

@@ -55,8 +55,9 @@ TEST_CASE("layer normalisation and its backward pass") {
         }
       }
       const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype), Tensor::empty({rows}, dtype),
-                                   Tensor::empty({rows}, dtype)};
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
+                                   Tensor::empty({rows}, dtype, Device::cpu),
+                                   Tensor::empty({rows}, dtype, Device::cpu)};
         cpu_kernels().layer_norm(x, scale, shift, kEpsilon, out[0], out[1], out[2]);
         return out;
       });
@@ -64,8 +65,9 @@ TEST_CASE("layer normalisation and its backward pass") {
       check_close(forward[1], means);
       check_close(forward[2], rstds, 16.0);
       const auto backward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype), Tensor::empty({cols}, dtype),
-                                   Tensor::empty({cols}, dtype)};
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
+                                   Tensor::empty({cols}, dtype, Device::cpu),
+                                   Tensor::empty({cols}, dtype, Device::cpu)};
         cpu_kernels().layer_norm_backward(x, scale, forward[1], forward[2], dy, out[0], out[1],
                                           out[2]);
         return out;
@@ -108,16 +110,16 @@ TEST_CASE("root-mean-square normalisation and its backward pass") {
         }
       }
       const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype),
-                                   Tensor::empty({rows}, dtype)};
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
+                                   Tensor::empty({rows}, dtype, Device::cpu)};
         cpu_kernels().rms_norm(x, scale, kEpsilon, out[0], out[1]);
         return out;
       });
       check_close(forward[0], y, 16.0);
       check_close(forward[1], rstds, 16.0);
       const auto backward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype),
-                                   Tensor::empty({cols}, dtype)};
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
+                                   Tensor::empty({cols}, dtype, Device::cpu)};
         cpu_kernels().rms_norm_backward(x, scale, forward[1], dy, out[0], out[1]);
         return out;
       });
@@ -130,11 +132,11 @@ TEST_CASE("root-mean-square normalisation and its backward pass") {
 TEST_CASE("normalisation far from zero keeps its digits") {
   // The variance of 1e4 + {0, 1, 2, 3}, which a sum of squares in f32 would lose.
   const Tensor x = Tensor::of<float>({1, 4}, {10000, 10001, 10002, 10003});
-  const Tensor y = Tensor::empty({1, 4}, DType::f32);
-  const Tensor mean = Tensor::empty({1}, DType::f32);
-  const Tensor rstd = Tensor::empty({1}, DType::f32);
-  cpu_kernels().layer_norm(x, Tensor::full({4}, 1.0, DType::f32), Tensor::zeros({4}, DType::f32),
-                           0.0, y, mean, rstd);
+  const Tensor y = Tensor::empty({1, 4}, DType::f32, Device::cpu);
+  const Tensor mean = Tensor::empty({1}, DType::f32, Device::cpu);
+  const Tensor rstd = Tensor::empty({1}, DType::f32, Device::cpu);
+  cpu_kernels().layer_norm(x, Tensor::full({4}, 1.0, DType::f32, Device::cpu),
+                           Tensor::zeros({4}, DType::f32, Device::cpu), 0.0, y, mean, rstd);
   check_close(mean, {1.5});  // of x - x[0]
   check_close(rstd, {1.0 / std::sqrt(1.25)});
 }

@@ -35,8 +35,8 @@ TEST_CASE("adamw takes the steps of its formula") {
         }
       }
       const auto got = at_all_threads([&] {
-        std::vector<Tensor> out = {p0.clone(), Tensor::zeros({n}, dtype),
-                                   Tensor::zeros({n}, dtype)};
+        std::vector<Tensor> out = {p0.clone(), Tensor::zeros({n}, dtype, Device::cpu),
+                                   Tensor::zeros({n}, dtype, Device::cpu)};
         for (int t = 1; t <= 2; ++t) {
           AdamWStep step = o;
           step.step = t;
@@ -69,7 +69,7 @@ TEST_CASE("sgd takes the steps of its formula") {
           }
         }
         const auto got = at_all_threads([&] {
-          std::vector<Tensor> out = {p0.clone(), Tensor::zeros({n}, dtype)};
+          std::vector<Tensor> out = {p0.clone(), Tensor::zeros({n}, dtype, Device::cpu)};
           for (int t = 0; t < 2; ++t) cpu_kernels().sgd(o, grad_scale, g[at(t)], out[1], out[0]);
           return out;
         });

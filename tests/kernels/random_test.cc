@@ -50,7 +50,7 @@ TEST_CASE("random tensors are the numbers of the generator") {
 TEST_CASE("the moments are those of the distributions") {
   constexpr std::int64_t kCount = 40000;
   const double error = 4.0 / std::sqrt(static_cast<double>(kCount));  // four standard errors
-  const Tensor t = Tensor::empty({kCount}, DType::f64);
+  const Tensor t = Tensor::empty({kCount}, DType::f64, Device::cpu);
   cpu_kernels().random_normal(kRng, 1.0, 2.0, t);
   CHECK(std::abs(moments(t).first - 1.0) < 2.0 * error);
   CHECK(std::abs(moments(t).second - 4.0) < 4.0 * std::sqrt(2.0) * error);
@@ -66,7 +66,7 @@ TEST_CASE("the moments are those of the distributions") {
 TEST_CASE("the upper end of the interval is never reached") {
   // Between 1 and the next f32 there is no other: rounding would give the end half of the time.
   const float next = std::nextafter(1.0F, 2.0F);
-  const Tensor t = Tensor::empty({100}, DType::f32);
+  const Tensor t = Tensor::empty({100}, DType::f32, Device::cpu);
   cpu_kernels().random_uniform(kRng, 1.0, static_cast<double>(next), t);
   check_close(t, Values(100, 1.0), 0.0);
   cpu_kernels().random_uniform(kRng, 2.0, 2.0, t);

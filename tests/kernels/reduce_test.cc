@@ -62,7 +62,7 @@ TEST_CASE("sums along an axis") {
 TEST_CASE("a long sum of f32 keeps its digits") {
   // One running sum of a million tenths is off by 1 %.
   constexpr std::int64_t kCount = 1000000;
-  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32);
+  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32, Device::cpu);
   const double want = static_cast<double>(0.1F) * kCount;
   for (const AxisView v : {AxisView{1, kCount, 1}, AxisView{1, kCount / 4, 4}}) {
     const Tensor sums = reduce(Reduction::sum, x, v);
@@ -109,12 +109,15 @@ TEST_CASE("the largest of a row with a NaN is NaN, at its first place") {
 }
 
 TEST_CASE("an empty axis has no largest element") {
-  const Tensor x = Tensor::empty({2, 0}, DType::f32);
-  CHECK_THROWS_WITH_AS(
-      cpu_kernels().reduce(Reduction::max, x, {2, 0, 1}, Tensor::empty({2}, DType::f32)),
-      "[max] an axis of size 0 has no largest element. Reduce a non-empty axis.", Error);
-  CHECK_THROWS_AS(cpu_kernels().argmax(x, {2, 0, 1}, Tensor::empty({2}, DType::i32)), Error);
-  CHECK_NOTHROW(cpu_kernels().reduce(Reduction::max, x, {0, 0, 1}, Tensor::empty({0}, DType::f32)));
+  const Tensor x = Tensor::empty({2, 0}, DType::f32, Device::cpu);
+  CHECK_THROWS_WITH_AS(cpu_kernels().reduce(Reduction::max, x, {2, 0, 1},
+                                            Tensor::empty({2}, DType::f32, Device::cpu)),
+                       "[max] an axis of size 0 has no largest element. Reduce a non-empty axis.",
+                       Error);
+  CHECK_THROWS_AS(cpu_kernels().argmax(x, {2, 0, 1}, Tensor::empty({2}, DType::i32, Device::cpu)),
+                  Error);
+  CHECK_NOTHROW(cpu_kernels().reduce(Reduction::max, x, {0, 0, 1},
+                                     Tensor::empty({0}, DType::f32, Device::cpu)));
 }
 
 TEST_CASE("logsumexp along an axis") {
@@ -175,7 +178,7 @@ TEST_CASE("place puts each element at its index") {
                   want, 0.0);
     }
   }
-  const Tensor out = Tensor::empty({2}, DType::f32);
+  const Tensor out = Tensor::empty({2}, DType::f32, Device::cpu);
   CHECK_THROWS_AS(
       cpu_kernels().place(Tensor::scalar(1.0F), Tensor::scalar<std::int32_t>(2), {1, 2, 1}, out),
       Error);

@@ -110,7 +110,7 @@ TEST_CASE("softmax of extreme rows") {
 TEST_CASE("the backward pass of log_softmax takes entries of -infinity") {
   for (const DType dtype : floating()) {
     const Tensor y = tensor_of({1, 2}, dtype, {0, -HUGE_VAL});
-    const Tensor dx = Tensor::empty({1, 2}, dtype);
+    const Tensor dx = Tensor::empty({1, 2}, dtype, Device::cpu);
     cpu_kernels().log_softmax_backward(y, tensor_of({1, 2}, dtype, {3, 4}), {1, 2, 1}, dx);
     check_close(dx, {3 - 7, 4});
   }
@@ -121,7 +121,7 @@ TEST_CASE("the backward pass of logsumexp") {
     for (const AxisView v : kViews) {
       const Tensor x = random(shape_of(v), dtype, 3, -5, 5);
       const Tensor dy = random({v.outer, v.inner}, dtype, 4);
-      const Tensor y = Tensor::empty({v.outer, v.inner}, dtype);
+      const Tensor y = Tensor::empty({v.outer, v.inner}, dtype, Device::cpu);
       cpu_kernels().reduce(Reduction::logsumexp, x, v, y);
       const Values x_values = x.to_vector();
       Values want(x_values.size());
@@ -139,7 +139,7 @@ TEST_CASE("the backward pass of logsumexp") {
           want, 16.0);
     }
     const double low = -HUGE_VAL;
-    const Tensor dx = Tensor::empty({2, 2}, dtype);
+    const Tensor dx = Tensor::empty({2, 2}, dtype, Device::cpu);
     cpu_kernels().logsumexp_backward(tensor_of({2, 2}, dtype, {low, low, low, 1}),
                                      tensor_of({2}, dtype, {low, 1}), tensor_of({2}, dtype, {2, 3}),
                                      {2, 2, 1}, dx);
@@ -175,7 +175,8 @@ TEST_CASE("cross-entropy and its backward pass") {
         }
       }
       const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows}, dtype), Tensor::empty({rows}, dtype)};
+        std::vector<Tensor> out = {Tensor::empty({rows}, dtype, Device::cpu),
+                                   Tensor::empty({rows}, dtype, Device::cpu)};
         cpu_kernels().cross_entropy(x, labels, out[0], out[1]);
         return out;
       });
@@ -194,8 +195,8 @@ TEST_CASE("cross-entropy and its backward pass") {
 TEST_CASE("cross-entropy of extreme logits") {
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({3, 2}, dtype, {1e4, -1e4, 1e4, -1e4, 1, -HUGE_VAL});
-    const Tensor loss = Tensor::empty({3}, dtype);
-    const Tensor lse = Tensor::empty({3}, dtype);
+    const Tensor loss = Tensor::empty({3}, dtype, Device::cpu);
+    const Tensor lse = Tensor::empty({3}, dtype, Device::cpu);
     cpu_kernels().cross_entropy(x, Tensor::of<std::int32_t>({3}, {0, 1, 0}), loss, lse);
     check_close(loss, {0, 2e4, 0});
     check_close(lse, {1e4, 1e4, 1});
@@ -207,19 +208,19 @@ TEST_CASE("cross-entropy: a row without a label has the loss 0 and no gradient")
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({3, 2}, dtype, {nan, HUGE_VAL, 1, 1, nan, nan});
     const Tensor labels = Tensor::of<std::int32_t>({3}, {-1, 1, -1});
-    const Tensor loss = Tensor::empty({3}, dtype);
-    const Tensor lse = Tensor::empty({3}, dtype);
+    const Tensor loss = Tensor::empty({3}, dtype, Device::cpu);
+    const Tensor lse = Tensor::empty({3}, dtype, Device::cpu);
     cpu_kernels().cross_entropy(x, labels, loss, lse);
     check_close(loss, {0, std::log(2.0), 0});
-    const Tensor dx = Tensor::empty({3, 2}, dtype);
+    const Tensor dx = Tensor::empty({3, 2}, dtype, Device::cpu);
     cpu_kernels().cross_entropy_backward(x, labels, lse, tensor_of({}, dtype, {-3}), 1.0, dx);
     check_close(dx, {0, 0, -1.5, 1.5, 0, 0});
   }
 }
 
 TEST_CASE("a label that is no class is an error") {
-  const Tensor x = Tensor::zeros({2, 3}, DType::f32);
-  const Tensor out = Tensor::empty({2}, DType::f32);
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32, Device::cpu);
+  const Tensor out = Tensor::empty({2}, DType::f32, Device::cpu);
   for (const std::int32_t bad : {-2, 3}) {
     const Tensor labels = Tensor::of<std::int32_t>({2}, {0, bad});
     CHECK_THROWS_WITH_AS(

@@ -211,7 +211,7 @@ TEST_CASE("causal models, and scores of the wrong shape") {
   CHECK(refused({{"forward", "true"}, {"causal", "true"}}) == "no error");
   CHECK(refused({{"forward", "true"}, {"causal", "true"}, {"scope", "batch"}}) == leak);
   LayerFixture f = fixture("attention", {}, 4, true);
-  f.attention = Tensor::zeros({1, 4, 4}, DType::f64);
+  f.attention = Tensor::zeros({1, 4, 4}, DType::f64, Device::cpu);
   CHECK(error_of([&] { run_pass(f); }) ==
         "[attention] the scores are [1, 4, 4]. They must be [3, 4, 4]: sequences, queries, keys.");
 }

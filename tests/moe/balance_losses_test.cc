@@ -48,7 +48,7 @@ Losses losses_of(const LayerConfig& config, bool training = true) {
   Tape tape({.rng = Rng{5, 0, 0}});
   const Weights weights = bind(tape, parameters, "");
   LayerInput in{tape.constant(Rng{4, 0, 0}.normal({12, 4}, DType::f64)), weights, training};
-  in.ids = Tensor::zeros({12}, DType::i32);
+  in.ids = Tensor::zeros({12}, DType::i32, Device::cpu);
   in.sequence = 4;
   const LayerOutput out = layer.forward(in);
   if (!out.auxiliary.defined()) return {};
@@ -90,7 +90,7 @@ TEST_CASE("deepseek-v3: the balance counts the affinities alone, without bias an
   const Tensor o = Tensor::of<double>({1, 4}, {3.0, 0.0, 1.0, -9.0});
   Tape other;
   Weights identity = test::identity_weights(other, 4);
-  identity.set("router.balance", other.constant(Tensor::zeros({4}, DType::f64)));
+  identity.set("router.balance", other.constant(Tensor::zeros({4}, DType::f64, Device::cpu)));
   const Routing one = grouped->route(square_size(4, 2), {other.constant(o), identity});
   CHECK(one.selected.to_vector() == std::vector<double>{0, 1});
   double sum = 0.0;
@@ -121,12 +121,12 @@ TEST_CASE("aux normalises scores that do not sum to 1") {
   config.biases = false;
   Tape tape;
   Weights weights;
-  const Var bias = tape.variable(Tensor::zeros({2}, DType::f64));
+  const Var bias = tape.variable(Tensor::zeros({2}, DType::f64, Device::cpu));
   weights.set("router.weight", tape.constant(test::identity(2)));
   weights.set("router.bias", bias);
-  weights.set("router.balance", tape.constant(Tensor::zeros({2}, DType::f64)));
-  weights.set("experts.w1", tape.constant(Tensor::full({2, 2, 1}, 1.0, DType::f64)));
-  weights.set("experts.w2", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64)));
+  weights.set("router.balance", tape.constant(Tensor::zeros({2}, DType::f64, Device::cpu)));
+  weights.set("experts.w1", tape.constant(Tensor::full({2, 2, 1}, 1.0, DType::f64, Device::cpu)));
+  weights.set("experts.w2", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64, Device::cpu)));
   const LayerOutput out = Layer(config).forward(tape.constant(test::identity(2)), weights, true);
   CHECK(out.auxiliary.value().item() == doctest::Approx(1.0).epsilon(1e-14));
   const Tensor g = tape.backward(out.auxiliary)[bias];
@@ -139,7 +139,7 @@ TEST_CASE("aux normalises scores that do not sum to 1") {
     Tape low;
     Weights identity;
     identity.set("router.weight", low.constant(test::identity(2).to(dtype)));
-    identity.set("router.balance", low.constant(Tensor::zeros({2}, dtype)));
+    identity.set("router.balance", low.constant(Tensor::zeros({2}, dtype, Device::cpu)));
     const Tensor o = Tensor::of<double>({1, 2}, {-300.0, -301.0}).to(dtype);
     const Routing r =
         router_of("deepseek-v3")->route(square_size(2, 1), {low.constant(o), identity});
@@ -170,8 +170,8 @@ TEST_CASE("aux counts the choices before a full expert drops any") {
   Weights weights;
   const Var w = tape.variable(Tensor::of<double>({1, 2}, {1.0, -1.0}));
   weights.set("router.weight", w);
-  weights.set("experts.w1", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64)));
-  weights.set("experts.w2", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64)));
+  weights.set("experts.w1", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64, Device::cpu)));
+  weights.set("experts.w2", tape.constant(Tensor::full({2, 1, 1}, 1.0, DType::f64, Device::cpu)));
   const Var x = tape.constant(Tensor::of<double>({4, 1}, {1.0, 1.0, 1.0, -1.0}));
   const LayerOutput out = Layer(config).forward(x, weights, true);
   CHECK(out.plan.slots() == 2);
@@ -203,7 +203,7 @@ TEST_CASE("aux counts the choices before a full expert drops any") {
 TEST_CASE("relaxed-top-k: aux counts the hard choice, not the experts that all run") {
   const auto router = router_of("relaxed-top-k", {{"temperature", "1"}});
   Decisions decisions;
-  decisions.give("noise", Tensor::zeros({2, 2}, DType::f64));
+  decisions.give("noise", Tensor::zeros({2, 2}, DType::f64, Device::cpu));
   Tape tape({.decisions = &decisions});
   const Var x = tape.variable(Tensor::of<double>({2, 2}, {2.0, 0.0, 1.0, 0.0}));
   const Routing r = router->route(square_size(2, 1), {x, test::identity_weights(tape, 2)});

@@ -159,7 +159,7 @@ TEST_CASE("x-moe: initial embeddings, the floor of the temperature, and a token 
   theta.value = Tensor::scalar(-50.0);
   Tape tape;
   const Weights weights = bind(tape, parameters);
-  const Var x = tape.variable(Tensor::zeros({kTokens, kModel}, DType::f64));
+  const Var x = tape.variable(Tensor::zeros({kTokens, kModel}, DType::f64, Device::cpu));
   const Routing zero = router->route(kSize, {x, weights, true});
   CHECK(zero.weights.value().at(0) == 0.5);
   const Gradients g = tape.backward(sum(square(zero.weights)) + zero.auxiliary);
@@ -177,7 +177,7 @@ TEST_CASE("hash: a fixed table by id and seed, weight 1; refuses tokens without 
   const LayerSize size{1, 1, 1, 4, 1};
   const auto experts_of = [&](const Router& of, const Ids& ids) {
     const auto n = static_cast<std::int64_t>(ids.size());
-    LayerInput in{tape.variable(Tensor::zeros({n, 1}, DType::f64)), none, true};
+    LayerInput in{tape.variable(Tensor::zeros({n, 1}, DType::f64, Device::cpu)), none, true};
     in.ids = Tensor::of<std::int32_t>({n}, ids);
     const Routing r = of.route(size, in);
     CHECK(r.weights.value().to_vector() == std::vector<double>(ids.size(), 1.0));
@@ -192,7 +192,7 @@ TEST_CASE("hash: a fixed table by id and seed, weight 1; refuses tokens without 
     CHECK(std::abs(std::count(table.begin(), table.end(), e) - 1000) < 150);
   }
   CHECK(experts_of(*router_of("hash", {{"hash-seed", "7"}}), many) != table);
-  const Var x = tape.variable(Tensor::zeros({2, 1}, DType::f64));
+  const Var x = tape.variable(Tensor::zeros({2, 1}, DType::f64, Device::cpu));
   CHECK(error_of([&] {
           router->route(size, {x, none, true});
         }).find("no ids") != std::string::npos);
@@ -277,7 +277,7 @@ TEST_CASE("deepseek-v3: the balance loss of each sequence") {
   const Tensor o = Rng{7, 0, 0}.normal({2 * kLength, 4}, DType::f64, 0.0, 1.5);
   Tape tape;
   Weights weights = identity_weights(tape, 4);
-  weights.set("router.balance", tape.constant(Tensor::zeros({4}, DType::f64)));
+  weights.set("router.balance", tape.constant(Tensor::zeros({4}, DType::f64, Device::cpu)));
   for (const std::int64_t length : {kLength, 2 * kLength}) {
     LayerInput in{tape.constant(o), weights, true};
     in.sequence = length == kLength ? kLength : 1;  // 1: the batch is one
@@ -312,7 +312,7 @@ TEST_CASE("deepseek-v3: vanishing scores have weights and gradients; refusals") 
     Tape tape;
     Weights weights;
     weights.set("router.weight", tape.constant(identity(3).to(dtype)));
-    weights.set("router.balance", tape.constant(Tensor::zeros({3}, dtype)));
+    weights.set("router.balance", tape.constant(Tensor::zeros({3}, dtype, Device::cpu)));
     const Var x = tape.variable(Tensor::of<double>({1, 3}, {-1e4, -1e4, -1e4}).to(dtype));
     const Routing r = router->route(square_size(3, 2), {x, weights, true});
     CHECK(r.weights.value().to_vector() == std::vector<double>{0.5, 0.5});
@@ -369,7 +369,7 @@ TEST_CASE("loss-free: the bias selects and does not weigh; at b = 0 it is top-k"
   const Var x = tape.variable(o);
   Weights weights = identity_weights(tape, 4);
   const Routing top = router_of("top-k")->route(square_size(4, 2), {x, weights, true});
-  weights.set("router.balance", tape.constant(Tensor::zeros({4}, DType::f64)));
+  weights.set("router.balance", tape.constant(Tensor::zeros({4}, DType::f64, Device::cpu)));
   const Routing r = router_of("loss-free")->route(square_size(4, 2), {x, weights, true});
   CHECK(r.selected.same_bits(top.selected));
   CHECK(r.weights.value().same_bits(top.weights.value()));

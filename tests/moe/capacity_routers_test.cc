@@ -25,7 +25,7 @@ Tensor random_logits(std::int64_t tokens, std::int64_t experts, std::uint64_t se
 // Logits of 1 at each token's expert, 0 elsewhere; a second choice with 0.5.
 Tensor choosing(const std::vector<std::pair<int, int>>& wanted, std::int64_t experts) {
   const auto tokens = static_cast<std::int64_t>(wanted.size());
-  const Tensor o = Tensor::zeros({tokens, experts}, DType::f64);
+  const Tensor o = Tensor::zeros({tokens, experts}, DType::f64, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t) {
     const auto [first, second] = wanted[static_cast<std::size_t>(t)];
     o.write<double>()[t * experts + first] = 1.0;
@@ -183,7 +183,7 @@ TEST_CASE("switch: the jitter multiplies the router's input, in training only") 
     }
   }
   // A multiplied zero stays zero: an additive jitter would not leave it there.
-  const Var zero = tape.constant(Tensor::zeros({5, 4}, DType::f64));
+  const Var zero = tape.constant(Tensor::zeros({5, 4}, DType::f64, Device::cpu));
   const Tensor even = router->route(square_size(4, 1), {zero, weights, true}).scores.value();
   CHECK(even.to_vector() == std::vector<double>(20, 0.25));
   const Routing clean = router->route(square_size(4, 1), {x, weights, false});
@@ -286,7 +286,7 @@ TEST_CASE("v-moe: noisy scores not renormalised, importance and load losses") {
 
 TEST_CASE("v-moe: at perfect balance the importance loss has a zero gradient, not NaN") {
   Tape tape;
-  const Var x = tape.variable(Tensor::zeros({3, 4}, DType::f64));
+  const Var x = tape.variable(Tensor::zeros({3, 4}, DType::f64, Device::cpu));
   const Routing r =
       router_of("v-moe")->route(square_size(4, 2), {x, identity_weights(tape, 4), false});
   CHECK(r.auxiliary.value().item() == 0.0);

@@ -33,11 +33,13 @@ Tensor outputs() { return Rng{8, 0, 0}.uniform({kExperts, 2}, DType::f64, -1.5, 
 
 // Logits are x, experts are constant.
 void set_weights(Weights& weights, Tape& tape, Var b2) {
-  Tensor identity = Tensor::zeros({kExperts, kExperts}, DType::f64);
+  Tensor identity = Tensor::zeros({kExperts, kExperts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < kExperts; ++e) identity.write<double>()[e * (kExperts + 1)] = 1.0;
   weights.set("router.weight", tape.constant(identity));
-  weights.set("experts.w1", tape.constant(Tensor::zeros({kExperts, kExperts, 1}, DType::f64)));
-  weights.set("experts.w2", tape.constant(Tensor::zeros({kExperts, 1, 2}, DType::f64)));
+  weights.set("experts.w1",
+              tape.constant(Tensor::zeros({kExperts, kExperts, 1}, DType::f64, Device::cpu)));
+  weights.set("experts.w2",
+              tape.constant(Tensor::zeros({kExperts, 1, 2}, DType::f64, Device::cpu)));
   weights.set("experts.b2", b2);
   weights.set("estimator.baseline.weight",
               tape.constant(Tensor::of<double>({4, 1}, {0.3, -0.2, 0.5, 0.1})));
@@ -240,7 +242,8 @@ TEST_CASE("reinforce is unbiased for a loss that is not linear, with each baseli
       Weights weights;
       set_weights(weights, tape, in[1]);
       const std::int64_t n = layer.estimator().samples();
-      const LayerInput input{gather_rows(in[0], Tensor::zeros({n}, DType::i32)), weights, true};
+      const LayerInput input{gather_rows(in[0], Tensor::zeros({n}, DType::i32, Device::cpu)),
+                             weights, true};
       const LayerOutput out = layer.forward(input);
       return layer.objective(losses_of(out.y), out, input);
     };
@@ -332,11 +335,12 @@ TEST_CASE("inference is the sparse layer's; what they refuse") {
     return error_of([&] {
       const Layer layer(config_of("reinforce", options));
       Decisions decisions;
-      decisions.give("selected", Tensor::full({tokens, 1}, 1.0, DType::i32));
+      decisions.give("selected", Tensor::full({tokens, 1}, 1.0, DType::i32, Device::cpu));
       Tape tape({.decisions = &decisions});
       Weights weights;
       set_weights(weights, tape, tape.constant(outputs()));
-      const LayerInput input{tape.constant(Tensor::zeros({tokens, kExperts}, DType::f64)), weights};
+      const LayerInput input{
+          tape.constant(Tensor::zeros({tokens, kExperts}, DType::f64, Device::cpu)), weights};
       const LayerOutput out = layer.forward(input);
       layer.objective(losses_of(out.y), out, input);
     });

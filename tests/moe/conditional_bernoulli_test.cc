@@ -97,7 +97,7 @@ TEST_CASE("conditional-bernoulli with every expert's output has the gradient of 
   Tape tape;
   const Var x = tape.variable(o);
   Weights weights;
-  const Tensor eye = Tensor::zeros({5, 5}, DType::f64);
+  const Tensor eye = Tensor::zeros({5, 5}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < 5; ++e) eye.write<double>()[e * 6] = 1.0;
   weights.set("router.weight", tape.constant(eye));
   const Routing r = make("conditional-bernoulli", {})->route({5, 1, 1, 5, 2}, {x, weights, true});

@@ -139,8 +139,8 @@ TEST_CASE("dselect-k: zeta only where there are codes without an expert") {
 TEST_CASE("dselect-k: selectors at a code without an expert give zero weights, all finite") {
   Case c{"dselect-k", {3, 1, 1, 5, 2}};
   c.draw();
-  c.list.find("router.code")->value = Tensor::zeros({3, 6}, DType::f64);
-  c.list.find("router.code_bias")->value = Tensor::full({6}, 4.0, DType::f64);
+  c.list.find("router.code")->value = Tensor::zeros({3, 6}, DType::f64, Device::cpu);
+  c.list.find("router.code_bias")->value = Tensor::full({6}, 4.0, DType::f64, Device::cpu);
   c.run([&](Tape& tape, Var x, const Routing& r) {
     for (const double e : r.selected.to_vector()) CHECK(e == -1.0);
     CHECK(r.auxiliary.value().item() == doctest::Approx(2e6).epsilon(1e-12));
@@ -219,8 +219,8 @@ TEST_CASE("comet: a leaf of probability 0 has no weight whatever its logit, and 
   for (const DType dtype : {DType::f64, DType::f32}) {
     Case c{"comet", {3, 1, 1, 4, 2}};
     c.draw();
-    c.list.find("router.split")->value = Tensor::zeros({3, 6}, DType::f64);
-    c.list.find("router.split_bias")->value = Tensor::full({6}, 1.0, DType::f64);
+    c.list.find("router.split")->value = Tensor::zeros({3, 6}, DType::f64, Device::cpu);
+    c.list.find("router.split_bias")->value = Tensor::full({6}, 1.0, DType::f64, Device::cpu);
     c.list.find("router.leaf_bias")->value =
         Tensor::of<double>({8}, {-1e4, 1e4, 1e4, 1e4, -1e4, 1e4, 1e4, 1e4});
     for (Parameter& p : c.list) p.value = p.value.to(dtype);

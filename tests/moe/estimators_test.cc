@@ -31,13 +31,13 @@ Tensor all_outputs(const LayerFixture& f) {
   LayerFixture one = f;
   const LayerSize& s = f.config.size;
   const std::int64_t tokens = f.values[0].size(0);
-  Tensor out = Tensor::empty({tokens, s.experts, s.output}, DType::f64);
+  Tensor out = Tensor::empty({tokens, s.experts, s.output}, DType::f64, Device::cpu);
   one.config.estimator = "sparse";
   one.config.options.clear();
   one.config.size.active = 1;
-  one.values[1] = Tensor::zeros({s.model, s.experts}, DType::f64);
+  one.values[1] = Tensor::zeros({s.model, s.experts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < s.experts; ++e) {
-    one.values[2] = Tensor::full({s.experts}, -1e4, DType::f64);
+    one.values[2] = Tensor::full({s.experts}, -1e4, DType::f64, Device::cpu);
     one.values[2].write<double>()[e] = 0.0;  // all weight on expert e
     const Tensor y = run_pass(one).y;
     for (std::int64_t t = 0; t < tokens; ++t) {
@@ -183,7 +183,7 @@ TEST_CASE("a mixture with a dense backward pass refuses weights of other choices
   const Plan rest = make_plan(unselected(selected, 3), 3);
   Tape tape;
   const auto zeros = [&](const Shape& shape) {
-    return tape.variable(Tensor::zeros(shape, DType::f64));
+    return tape.variable(Tensor::zeros(shape, DType::f64, Device::cpu));
   };
   Experts experts;
   experts.w1 = zeros({3, 4, 5});

@@ -169,13 +169,14 @@ TEST_CASE("the worked case") {
     for (const double v : p[t]) x.push_back(std::log(v));
     x.push_back(feature[t]);
   }
-  Tensor weight = Tensor::zeros({5, 4}, DType::f64);
+  Tensor weight = Tensor::zeros({5, 4}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < 4; ++e) weight.write<double>()[e * 4 + e] = 1.0;
-  Tensor w1 = Tensor::zeros({4, 5, 1}, DType::f64);
+  Tensor w1 = Tensor::zeros({4, 5, 1}, DType::f64, Device::cpu);
   const double slope[] = {7.0, 1.0, 3.0, 2.0};  // E_e(t) = slope_e feature_t
   for (std::int64_t e = 0; e < 4; ++e) w1.write<double>()[e * 5 + 4] = slope[e];
   f.names = {"x", "router.weight", "experts.w1", "experts.w2"};
-  f.values = {Tensor::of<double>({3, 5}, x), weight, w1, Tensor::full({4, 1, 1}, 1.0, DType::f64)};
+  f.values = {Tensor::of<double>({3, 5}, x), weight, w1,
+              Tensor::full({4, 1, 1}, 1.0, DType::f64, Device::cpu)};
   const double y = run_pass(f).y.at(0);
   f.config.options.clear();
   const double sparse = run_pass(f).y.at(0);
@@ -190,7 +191,8 @@ TEST_CASE("equal outputs within groups: expert-group has ste-dense's router grad
   wide.size.model = 8;
   LayerFixture f = random_fixture(wide, 400, true);
   for (std::size_t i = 0; i < f.names.size(); ++i) {
-    if (f.names[i] == "experts.w2") f.values[i] = Tensor::zeros(f.values[i].shape(), DType::f64);
+    if (f.names[i] == "experts.w2")
+      f.values[i] = Tensor::zeros(f.values[i].shape(), DType::f64, Device::cpu);
   }
   const LayerPass group = run_pass(f);
   f.config.estimator = "ste-dense";

@@ -60,9 +60,9 @@ TEST_CASE("what a layer refuses") {
 
 TEST_CASE("what a layer refuses of its input") {
   LayerFixture f = random_fixture(config(), 3, true);
-  f.values[0] = Tensor::zeros({0, 3}, DType::f64);
+  f.values[0] = Tensor::zeros({0, 3}, DType::f64, Device::cpu);
   CHECK(error_of([&] { run_pass(f); }) == "[layer] the batch has 0 tokens. Give at least one.");
-  f.values[0] = Tensor::zeros({2, 4}, DType::f64);
+  f.values[0] = Tensor::zeros({2, 4}, DType::f64, Device::cpu);
   CHECK(error_of([&] { run_pass(f); }) == "[layer] input is [2, 4]. It must be [tokens, 3].");
   f = random_fixture(config(), 3, true);
   f.names[3] = "experts.w7";
@@ -147,7 +147,7 @@ TEST_CASE("the switch auxiliary loss is E sum f_i P_i, and 1 at balance") {
   r.selected = Tensor::of<std::int32_t>({2, 2}, {0, 1, 1, 2});
   const double expected = 3.0 * (0.25 * 0.3 + 0.5 * 0.45 + 0.25 * 0.25);
   CHECK(switch_auxiliary(r).value().item() == doctest::Approx(expected).epsilon(1e-14));
-  r.scores = tape.constant(Tensor::full({3, 3}, 1.0 / 3.0, DType::f64));
+  r.scores = tape.constant(Tensor::full({3, 3}, 1.0 / 3.0, DType::f64, Device::cpu));
   r.selected = Tensor::of<std::int32_t>({3, 1}, {0, 1, 2});
   CHECK(switch_auxiliary(r).value().item() == doctest::Approx(1.0).epsilon(1e-14));
 }

@@ -39,7 +39,7 @@ double task_slope(const Layer& layer) {
   const Weights weights = bind(tape, parameters, "");
   const std::int64_t rows = kTokens * layer.estimator().samples();
   LayerInput in{tape.constant(Rng{4, 0, 0}.normal({rows, 4}, DType::f64)), weights};
-  in.ids = Tensor::zeros({rows}, DType::i32);
+  in.ids = Tensor::zeros({rows}, DType::i32, Device::cpu);
   in.sequence = 4;
   in.attention = Rng{4, 1, 0}.normal({rows / 4, 4, 4}, DType::f64);
   const LayerOutput out = layer.forward(in);

@@ -25,7 +25,7 @@ std::unique_ptr<Router> moesart(std::map<std::string, std::string> values = {}) 
 }
 
 Weights identity_weights(Tape& tape) {
-  Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
+  Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < kExperts; ++e) eye.write<double>()[e * kExperts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));

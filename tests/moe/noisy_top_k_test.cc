@@ -84,7 +84,7 @@ TEST_CASE("the load is the chance of being chosen when only one's own noise is d
   decisions.give("noise", Tensor::of<double>({1, 3}, {0.3, 1.0, -0.4}));
   Tape given({.decisions = &decisions});
   Weights own = identity_weights(given, 3);
-  own.set("router.noise", given.constant(Tensor::zeros({3, 3}, DType::f64)));
+  own.set("router.noise", given.constant(Tensor::zeros({3, 3}, DType::f64, Device::cpu)));
   const Routing r = router_of("noisy-top-k", {{"importance", "0"}, {"load", "1"}})
                         ->route(square_size(3, 1), {given.constant(o), own, true});
   const double h[] = {0.2 + 0.3 * sd, 1.0 * sd, -0.1 - 0.4 * sd};
@@ -123,7 +123,7 @@ TEST_CASE("zero-initialised, with finite gradients from there; zero variance has
   }
   // k = E: importance is equal at zero logits, its standard deviation zero.
   Tape tape;
-  const Var x = tape.variable(Tensor::zeros({kTokens, kExperts}, DType::f64));
+  const Var x = tape.variable(Tensor::zeros({kTokens, kExperts}, DType::f64, Device::cpu));
   const Routing even =
       router_of("noisy-top-k")
           ->route(square_size(kExperts, kExperts), {x, identity_weights(tape, kExperts), false});
@@ -147,7 +147,7 @@ TEST_CASE("inference: no noise, the k largest logits; an exact zero is a logit l
 }
 
 TEST_CASE("features of 1e4 that the noise reads leave everything finite") {
-  Tensor o = Tensor::empty({kTokens, kExperts}, DType::f64);
+  Tensor o = Tensor::empty({kTokens, kExperts}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < o.numel(); ++i) o.write<double>()[i] = i % 3 == 0 ? 1e4 : -1e4;
   for (const DType dtype : {DType::f64, DType::f32}) {
     Tape tape;

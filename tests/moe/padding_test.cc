@@ -85,7 +85,7 @@ void check_padding(const LayerConfig& config) {
       }
     }
     LayerFixture ones = f;
-    ones.mask = Tensor::full({6}, 1.0, DType::i32);
+    ones.mask = Tensor::full({6}, 1.0, DType::i32, Device::cpu);
     check_same(run_pass(ones), alone, Tensor());
   }
 }
@@ -176,7 +176,8 @@ TEST_CASE("padding: sequences of different lengths are those of each alone") {
                     alone.gradients[0], 1e-13));
         if (alone.auxiliary.defined()) auxiliary += alone.auxiliary.item() / 3.0;
         for (std::size_t i = 1; i < alone.gradients.size(); ++i) {
-          if (s == 0) sums.push_back(Tensor::zeros(alone.gradients[i].shape(), DType::f64));
+          if (s == 0)
+            sums.push_back(Tensor::zeros(alone.gradients[i].shape(), DType::f64, Device::cpu));
           for (std::int64_t j = 0; j < sums[i - 1].numel(); ++j) {
             sums[i - 1].write<double>()[j] += alone.gradients[i].at(j);
           }
@@ -226,7 +227,7 @@ TEST_CASE("padding takes no room") {
   std::fill_n(f.values[0].write<double>(), 8 * 4, 0.0);
   for (std::size_t i = 1; i < f.names.size(); ++i) {
     if (f.names[i] == "router.weight") f.values[i] = test::identity(4);
-    if (f.names[i] == "router.bias") f.values[i] = Tensor::zeros({4}, DType::f64);
+    if (f.names[i] == "router.bias") f.values[i] = Tensor::zeros({4}, DType::f64, Device::cpu);
   }
   const Tensor tokens = Tensor::of<double>(
       {4, 4}, {2, 1, 0, 0, 3, 0, 1, 0, 0, 2, 0, 1, 0, 0, 0, 4});  // experts 0, 0, 1, 3
@@ -370,14 +371,15 @@ TEST_CASE("what is no mask") {
   const std::string form = " for 4 rows. It must be i32 [4], 1 for a token, 0 for padding.";
   CHECK(error(mask_of({1, 1, 1})) == "[mask] the mask is i32 [3]" + form);
   CHECK(error(mask_of({1, 1, 1, 0}).reshape({2, 2})) == "[mask] the mask is i32 [2, 2]" + form);
-  CHECK(error(Tensor::full({4}, 1.0, DType::f32)) == "[mask] the mask is f32 [4]" + form);
+  CHECK(error(Tensor::full({4}, 1.0, DType::f32, Device::cpu)) ==
+        "[mask] the mask is f32 [4]" + form);
   CHECK(error(mask_of({1, 2, 1, 1})) ==
         "[mask] row 1 has the mask 2. Use 1 for a token, 0 for padding.");
   CHECK(error(mask_of({1, 0, 1, -1})) ==
         "[mask] row 3 has the mask -1. Use 1 for a token, 0 for padding.");
   CHECK(error(mask_of({0, 0, 0, 0})) == "[mask] all 4 rows are padding. Give at least one token.");
   CHECK(error(mask_of({0, 0, 1, 0})) == "no error");
-  f.ids = Tensor::zeros({3}, DType::i32);
+  f.ids = Tensor::zeros({3}, DType::i32, Device::cpu);
   CHECK(error(mask_of({0, 0, 1, 0})) ==
         "[mask] the ids are i32 [3] for 4 rows. Give one i32 id for each.");
 }

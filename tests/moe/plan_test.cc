@@ -31,7 +31,7 @@ TEST_CASE("a choice of -1 has no slot") {
 }
 
 TEST_CASE("no tokens, no slots") {
-  const Plan plan = make_plan(Tensor::empty({0, 2}, DType::i32), 3);
+  const Plan plan = make_plan(Tensor::empty({0, 2}, DType::i32, Device::cpu), 3);
   CHECK(plan.slots() == 0);
   CHECK(values(plan.offsets) == std::vector<double>{0, 0, 0, 0});
 }
@@ -47,7 +47,7 @@ TEST_CASE("the unselected experts where they are counted in words of 64") {
   for (const std::int64_t experts : {1, 63, 64, 65, 128, 200}) {
     CAPTURE(experts);
     const std::int64_t tokens = 2000;  // several pieces
-    Tensor selected = Tensor::empty({tokens, 3}, DType::i32);
+    Tensor selected = Tensor::empty({tokens, 3}, DType::i32, Device::cpu);
     std::int32_t* const ids = selected.write<std::int32_t>();
     for (std::int64_t i = 0; i < 3 * tokens; ++i) {
       ids[i] = static_cast<std::int32_t>(i * 7 % (experts + 1)) - 1;
@@ -78,11 +78,11 @@ TEST_CASE("two plans joined: the slots of each expert one behind the other") {
   CHECK(values(both.order) == std::vector<double>{3, 1, 8, 0, 5, 7, 2});
   CHECK(values(both.inverse) == std::vector<double>{3, 1, 6, 0, -1, 4, -1, 5, 2});
 
-  const Plan none = make_plan(Tensor::empty({3, 0}, DType::i32), 3);
+  const Plan none = make_plan(Tensor::empty({3, 0}, DType::i32, Device::cpu), 3);
   CHECK(joined(first, none).order.same_bits(first.order));
   CHECK(joined(none, first).inverse.same_bits(first.inverse));
   CHECK(error_of([&] {
-          joined(first, make_plan(Tensor::zeros({2, 1}, DType::i32), 4));
+          joined(first, make_plan(Tensor::zeros({2, 1}, DType::i32, Device::cpu), 4));
         }) ==
         "[plan] plans of 3 and 2 tokens and 3 and 4 experts cannot be joined. They must agree.");
 }
@@ -91,10 +91,10 @@ TEST_CASE("selections that are none") {
   CHECK(error_of([] {
           make_plan(Tensor::of<std::int32_t>({2, 1}, {0, 4}), 4);
         }) == "[plan] token 1 chooses expert 4 of 4. Use 0 to 3, or -1 for none.");
-  CHECK(error_of([] { make_plan(Tensor::zeros({4}, DType::i32), 4); }) ==
+  CHECK(error_of([] { make_plan(Tensor::zeros({4}, DType::i32, Device::cpu), 4); }) ==
         "[plan] selected is i32 [4]. It must be i32 [tokens, k].");
   CHECK(error_of([] {
-          make_plan(Tensor::zeros({4, 1}, DType::f32), 4);
+          make_plan(Tensor::zeros({4, 1}, DType::f32, Device::cpu), 4);
         }) == "[plan] selected is f32 [4, 1]. It must be i32 [tokens, k].");
 }
 

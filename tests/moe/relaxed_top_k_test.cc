@@ -21,7 +21,8 @@ struct Run {
   std::string temperature = "0.1";
   bool training = true;
   Tensor o = Rng{4, 0, 0}.normal({kTokens, kExperts}, DType::f64);
-  Tensor noise = Rng{4, 1, 0}.gumbel({kTokens, kExperts}, DType::f64);  // undefined: drawn
+  Tensor noise =
+      Rng{4, 1, 0}.gumbel({kTokens, kExperts}, DType::f64, Device::cpu);  // undefined: drawn
   std::int64_t active = kActive;
   DType dtype = DType::f64;
 
@@ -34,7 +35,7 @@ struct Run {
     Decisions decisions;
     if (noise.defined()) decisions.give("noise", noise);
     Tape tape({.rng = Rng{31, 0, 0}, .decisions = &decisions});
-    const Tensor eye = Tensor::zeros({experts, experts}, DType::f64);
+    const Tensor eye = Tensor::zeros({experts, experts}, DType::f64, Device::cpu);
     for (std::int64_t e = 0; e < experts; ++e) eye.write<double>()[e * experts + e] = 1.0;
     Weights weights;
     weights.set("router.weight", tape.constant(eye.to(dtype)));
@@ -149,7 +150,7 @@ TEST_CASE("gumbel-top-k-st: 1/k on the sample, with the gradient of the relaxed 
   run.name = "gumbel-top-k-st";
   run.temperature = "0.7";
   const Tensor a = Rng{6, 0, 0}.normal({kTokens, kActive}, DType::f64);
-  const Tensor spread = Tensor::zeros({kTokens, kExperts}, DType::f64);
+  const Tensor spread = Tensor::zeros({kTokens, kExperts}, DType::f64, Device::cpu);
   Tensor straight;
   run([&](Tape& tape, Var x, const Routing& r) {
     for (std::int64_t t = 0; t < kTokens; ++t) {
@@ -221,7 +222,7 @@ TEST_CASE("far apart logits, ties and k = E stay finite, in f32 too") {
     for (const std::int64_t active : {1, 3, 5}) {
       Run run;
       run.o = Tensor::of<double>({kTokens, kExperts}, flat);
-      run.noise = Tensor::zeros({kTokens, kExperts}, DType::f64);
+      run.noise = Tensor::zeros({kTokens, kExperts}, DType::f64, Device::cpu);
       run.active = active;
       run.dtype = dtype;
       run([&](Tape& tape, Var x, const Routing& r) {
@@ -243,7 +244,7 @@ TEST_CASE("rounds of far apart logits take the experts one by one, in f32 too") 
     for (const std::int64_t active : {2, 4, 5}) {
       Run run;
       run.o = Tensor::of<double>({1, kExperts}, {30, 0, -30, -60, -90});
-      run.noise = Tensor::zeros({1, kExperts}, DType::f64);
+      run.noise = Tensor::zeros({1, kExperts}, DType::f64, Device::cpu);
       run.active = active;
       run.dtype = dtype;
       run([&](Tape&, Var, const Routing& r) {

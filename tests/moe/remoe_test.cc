@@ -23,7 +23,7 @@ struct Run {
   template <class Use>
   void operator()(Use use) const {
     Tape tape;
-    const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
+    const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64, Device::cpu);
     for (std::int64_t e = 0; e < kExperts; ++e) eye.write<double>()[e * kExperts + e] = 1.0;
     Weights weights;
     weights.set("router.weight", tape.constant(eye));
@@ -125,7 +125,8 @@ TEST_CASE("remoe: a batch without an open gate gives 0 and no gradient") {
   config.router = "remoe";
   LayerFixture f = random_fixture(config, 3, true);
   for (std::size_t i = 0; i < f.names.size(); ++i) {
-    if (f.names[i] == "router.bias") f.values[i] = Tensor::full({4}, -50.0, DType::f64);
+    if (f.names[i] == "router.bias")
+      f.values[i] = Tensor::full({4}, -50.0, DType::f64, Device::cpu);
   }
   const LayerPass pass = run_pass(f);
   for (const double y : pass.y.to_vector()) CHECK(y == 0.0);

@@ -20,7 +20,7 @@ inline std::unique_ptr<Router> router_of(const std::string& name,
 }
 
 inline Tensor identity(std::int64_t n) {
-  const Tensor eye = Tensor::zeros({n, n}, DType::f64);
+  const Tensor eye = Tensor::zeros({n, n}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < n; ++i) eye.write<double>()[i * n + i] = 1.0;
   return eye;
 }

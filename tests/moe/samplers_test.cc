@@ -64,7 +64,7 @@ Outcomes conditional_bernoulli(int k) {
 }
 
 Tensor rows_of_logits(std::int64_t tokens) {
-  const Tensor x = Tensor::empty({tokens, kExperts}, DType::f64);
+  const Tensor x = Tensor::empty({tokens, kExperts}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < x.numel(); ++i) {
     x.write<double>()[i] = kLogits[static_cast<std::size_t>(i % kExperts)];
   }
@@ -74,11 +74,11 @@ Tensor rows_of_logits(std::int64_t tokens) {
 Routing route(const std::string& name, std::int64_t k, Tape& tape, std::int64_t tokens,
               const std::map<std::string, std::string>& options = {}) {
   const RouterEntry& entry = router_entry(name);
-  const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64);
+  const Tensor eye = Tensor::zeros({kExperts, kExperts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < kExperts; ++e) eye.write<double>()[e * kExperts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));
-  weights.set("router.omega", tape.constant(Tensor::full({1}, 1.0, DType::f64)));
+  weights.set("router.omega", tape.constant(Tensor::full({1}, 1.0, DType::f64, Device::cpu)));
   Options chosen("router", entry.options);
   for (const auto& [option, value] : options) chosen.set(option, value);
   return entry.make(chosen)->route({kExperts, 1, 1, kExperts, k},

@@ -45,7 +45,7 @@ inline Run run(const std::string& name, const Tensor& o, const Given& given, std
   for (const auto& [kind, value] : given) decisions.give(kind, value);
   Tape tape({.rng = Rng{3, 0, 0}, .decisions = &decisions});
   const std::int64_t experts = o.size(1);
-  const Tensor eye = Tensor::zeros({experts, experts}, DType::f64);
+  const Tensor eye = Tensor::zeros({experts, experts}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < experts; ++e) eye.write<double>()[e * experts + e] = 1.0;
   Weights weights;
   weights.set("router.weight", tape.constant(eye));
@@ -57,7 +57,8 @@ inline Run run(const std::string& name, const Tensor& o, const Given& given, std
   out.selected = r.selected;
   out.weights = r.weights.value();
   out.scores = r.scores.value();
-  const Tensor cotangent = a.defined() ? a : Tensor::full(out.weights.shape(), 1.0, DType::f64);
+  const Tensor cotangent =
+      a.defined() ? a : Tensor::full(out.weights.shape(), 1.0, DType::f64, Device::cpu);
   out.gradient = tape.backward(sum(r.weights * tape.constant(cotangent)))[x];
   return out;
 }

@@ -46,7 +46,7 @@ Ids selects(const std::string& name, const Tensor& logits, std::int64_t k, DType
   Tape tape;
   Weights weights;
   weights.set("router.weight", tape.constant(test::identity(experts).to(dtype)));
-  weights.set("router.balance", tape.constant(Tensor::zeros({experts}, dtype)));
+  weights.set("router.balance", tape.constant(Tensor::zeros({experts}, dtype, Device::cpu)));
   return ids_of(
       router_of(name, options)
           ->route(square_size(experts, k), {tape.constant(logits.to(dtype)), weights, false})
@@ -150,8 +150,8 @@ TEST_CASE("noise is added to logits less their largest") {
       Tape tape({.rng = Rng{12, 0, 0}});
       Weights weights;
       weights.set("router.weight", tape.constant(test::identity(4).to(DType::f32)));
-      weights.set("router.omega", tape.constant(Tensor::full({4}, 1.0, DType::f32)));
-      const Var x = tape.constant(Tensor::full({kSamples, 4}, height, DType::f32));
+      weights.set("router.omega", tape.constant(Tensor::full({4}, 1.0, DType::f32, Device::cpu)));
+      const Var x = tape.constant(Tensor::full({kSamples, 4}, height, DType::f32, Device::cpu));
       const Routing r = router_of(name)->route(square_size(4, k), {x, weights});
       std::vector<double> first(4, 0.0);
       for (std::int64_t t = 0; t < kSamples; ++t) {
@@ -170,8 +170,8 @@ TEST_CASE("normal noise and jitter are added to logits less their largest") {
     Tape tape({.rng = Rng{12, 0, 0}});
     Weights weights;
     weights.set("router.weight", tape.variable(test::identity(4).to(DType::f32)));
-    weights.set("router.noise", tape.variable(Tensor::zeros({4, 4}, DType::f32)));
-    const Var x = tape.variable(Tensor::full({kTokens, 4}, height, DType::f32));
+    weights.set("router.noise", tape.variable(Tensor::zeros({4, 4}, DType::f32, Device::cpu)));
+    const Var x = tape.variable(Tensor::full({kTokens, 4}, height, DType::f32, Device::cpu));
     const std::int64_t k = router_entry(name).most_active == 1 ? 1 : 2;
     const Routing r = router_of(name)->route(square_size(4, k), {x, weights});
     std::vector<Tensor> all = {r.selected, r.weights.value(), r.scores.value(),
@@ -201,12 +201,12 @@ TEST_CASE("normal noise and jitter are added to logits less their largest") {
       Tape tape({.rng = Rng{13, 0, 0}});
       Weights weights;
       weights.set("router.weight", tape.constant(test::identity(4).to(DType::f32)));
-      weights.set("router.noise", tape.constant(Tensor::zeros({4, 4}, DType::f32)));
+      weights.set("router.noise", tape.constant(Tensor::zeros({4, 4}, DType::f32, Device::cpu)));
       return router_of(name, {{name == "v-moe" ? "capacity" : "load", "4"}})
           ->route(square_size(4, 2), {tape.constant(o), weights, training})
           .selected;
     };
-    const Tensor o = Tensor::zeros({15000, 4}, DType::f32);
+    const Tensor o = Tensor::zeros({15000, 4}, DType::f32, Device::cpu);
     for (std::int64_t t = 0; t < 15000; ++t) o.write<float>()[4 * t] = 1e7F;
     std::vector<double> second(4, 0.0);
     const Tensor ids = selected(o, true);

@@ -343,7 +343,7 @@ TEST_CASE("smear: live dropout has its probability") {
   const auto router = entry.make(Options("router smear", entry.options));
   Tape tape({.rng = Rng{7, 0, 0}});
   Weights weights;
-  weights.set("router.weight", tape.constant(Tensor::zeros({2, 4}, DType::f64)));
+  weights.set("router.weight", tape.constant(Tensor::zeros({2, 4}, DType::f64, Device::cpu)));
   const Var x = tape.constant(Rng{8, 0, 0}.normal({kSequences, 2}, DType::f64));
   const Routing r = router->route({2, 1, 1, 4, 1}, {x, weights, true});
   double dropped = 0.0;

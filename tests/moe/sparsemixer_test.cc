@@ -28,7 +28,7 @@ std::unique_ptr<Router> router(const std::string& name, const Values& values = {
 }
 
 Tensor identity(std::int64_t n) {
-  Tensor t = Tensor::zeros({n, n}, DType::f64);
+  Tensor t = Tensor::zeros({n, n}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < n; ++i) t.write<double>()[i * n + i] = 1.0;
   return t;
 }
@@ -36,7 +36,7 @@ Tensor identity(std::int64_t n) {
 Weights identity_weights(Tape& tape, std::int64_t experts) {
   Weights weights;
   weights.set("router.weight", tape.constant(identity(experts)));
-  weights.set("router.omega", tape.constant(Tensor::full({2}, 1.0, DType::f64)));
+  weights.set("router.omega", tape.constant(Tensor::full({2}, 1.0, DType::f64, Device::cpu)));
   return weights;
 }
 
@@ -61,8 +61,8 @@ struct Constant {
   LayerOutput operator()(Tape& tape, Var x, bool training = true) const {
     const std::int64_t e = config.size.experts;
     weights_ = identity_weights(tape, e);
-    weights_.set("experts.w1", tape.constant(Tensor::zeros({e, e, 1}, DType::f64)));
-    weights_.set("experts.w2", tape.constant(Tensor::zeros({e, 1, 2}, DType::f64)));
+    weights_.set("experts.w1", tape.constant(Tensor::zeros({e, e, 1}, DType::f64, Device::cpu)));
+    weights_.set("experts.w2", tape.constant(Tensor::zeros({e, 1, 2}, DType::f64, Device::cpu)));
     weights_.set("experts.b2", tape.constant(outputs));
     return Layer(config).forward(x, weights_, training);
   }
@@ -230,8 +230,8 @@ TEST_CASE("the gradients: c <g, E_D> p_D (1_D - p) without s, experts s p_D g, o
         Weights weights;
         weights.set("router.weight", tape.constant(identity(3)));
         weights.set("router.omega", omega);
-        weights.set("experts.w1", tape.constant(Tensor::zeros({3, 3, 1}, DType::f64)));
-        weights.set("experts.w2", tape.constant(Tensor::zeros({3, 1, 2}, DType::f64)));
+        weights.set("experts.w1", tape.constant(Tensor::zeros({3, 3, 1}, DType::f64, Device::cpu)));
+        weights.set("experts.w2", tape.constant(Tensor::zeros({3, 1, 2}, DType::f64, Device::cpu)));
         weights.set("experts.b2", b2);
         Layer layer(c.config);
         layer.set_form(form);

@@ -100,7 +100,7 @@ TEST_CASE("horvitz-thompson above the limit of the recursion is unbiased too") {
 TEST_CASE("priority: weights by the threshold, which is the (k+1)-th largest") {
   const Tensor o = logits();
   const Tensor a = Rng{6, 1, 0}.normal({kTokens, kActive}, DType::f64);
-  const Tensor noise = Rng{6, 2, 0}.gumbel({kTokens, kExperts}, DType::f64);
+  const Tensor noise = Rng{6, 2, 0}.gumbel({kTokens, kExperts}, DType::f64, Device::cpu);
   const Run r = run("priority", o, {{"noise", noise}}, kActive, a);
   for (std::int64_t t = 0; t < kTokens; ++t) {
     const std::vector<double> g = scores(o, t);
@@ -152,7 +152,7 @@ TEST_CASE("priority: the nodes of its noise have the probabilities of the sets, 
 TEST_CASE("priority: live samples have the mean g") {
   constexpr std::int64_t kSamples = 20000;
   const std::vector<double> row = {0.4, -0.9, 1.2, 0.0, -2.0};
-  const Tensor o = Tensor::empty({kSamples, 5}, DType::f64);
+  const Tensor o = Tensor::empty({kSamples, 5}, DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < o.numel(); ++i) {
     o.write<double>()[i] = row[static_cast<std::size_t>(i % 5)];
   }
@@ -194,7 +194,7 @@ TEST_CASE("categorical: weight 1 without gradient, log p of the choice with one"
   Tape tape({.decisions = &decisions});
   const Var x = tape.variable(logits());
   Weights weights;
-  const Tensor eye = Tensor::zeros({5, 5}, DType::f64);
+  const Tensor eye = Tensor::zeros({5, 5}, DType::f64, Device::cpu);
   for (std::int64_t e = 0; e < 5; ++e) eye.write<double>()[e * 6] = 1.0;
   weights.set("router.weight", tape.constant(eye));
   const auto router = make("categorical", {});

@@ -60,10 +60,10 @@ TEST_CASE("causal_attention: a position is blind to those after it") {
 
 TEST_CASE("errors of causal_attention") {
   Tape t;
-  const Var q = t.constant(Tensor::zeros({2, 3, 4}, DType::f32));
-  const Var longer = t.constant(Tensor::zeros({2, 5, 4}, DType::f32));
-  const Var matrix = t.constant(Tensor::zeros({3, 4}, DType::f32));
-  const Var wide = t.constant(Tensor::zeros({2, 3, 4}, DType::f64));
+  const Var q = t.constant(Tensor::zeros({2, 3, 4}, DType::f32, Device::cpu));
+  const Var longer = t.constant(Tensor::zeros({2, 5, 4}, DType::f32, Device::cpu));
+  const Var matrix = t.constant(Tensor::zeros({3, 4}, DType::f32, Device::cpu));
+  const Var wide = t.constant(Tensor::zeros({2, 3, 4}, DType::f64, Device::cpu));
   CHECK_THROWS_WITH_AS(causal_attention(q, longer, q),
                        "[causal_attention] q, k, v have shapes [2, 3, 4], [2, 5, 4], [2, 3, 4]. "
                        "Give all three as [B, L, d].",

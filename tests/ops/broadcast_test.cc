@@ -142,11 +142,11 @@ TEST_CASE("axes that go on alike are seen as one: no copy for the usual operands
 TEST_CASE("the gradient of a long broadcast of f32 keeps its digits") {
   constexpr std::int64_t kCount = 1000000;
   Tape t;
-  const Var x = t.constant(Tensor::full({2, kCount, 2}, 0.1, DType::f32));
+  const Var x = t.constant(Tensor::full({2, kCount, 2}, 0.1, DType::f32, Device::cpu));
   const double want = 0.1F * kCount;
   for (const Shape& shape : {Shape{}, Shape{1, 2}, Shape{2, 1, 1}, Shape{2, 1, 2}}) {
     CAPTURE(shape.str());
-    const Var w = t.variable(Tensor::full(shape, 1.0, DType::f32));
+    const Var w = t.variable(Tensor::full(shape, 1.0, DType::f32, Device::cpu));
     const Tensor dw = t.backward(sum(x * w), {.retain = true})[w];
     const double each = want * 4.0 / static_cast<double>(shape.numel());
     for (std::int64_t i = 0; i < dw.numel(); ++i) CHECK(std::abs(dw.at(i) / each - 1.0) < 1e-6);

@@ -293,9 +293,9 @@ TEST_CASE("broadcasting") {
 
 TEST_CASE("errors of element-wise operations") {
   Tape t;
-  const Var a = t.constant(Tensor::zeros({2, 3}, DType::f64));
-  const Var b = t.constant(Tensor::zeros({2}, DType::f64));
-  const Var narrow = t.constant(Tensor::zeros({2, 3}, DType::f32));
+  const Var a = t.constant(Tensor::zeros({2, 3}, DType::f64, Device::cpu));
+  const Var b = t.constant(Tensor::zeros({2}, DType::f64, Device::cpu));
+  const Var narrow = t.constant(Tensor::zeros({2, 3}, DType::f32, Device::cpu));
   CHECK_THROWS_WITH_AS(
       a + b,
       "[add] shapes [2, 3] and [2] do not meet. Axes are matched from the last; make their sizes "
@@ -306,7 +306,7 @@ TEST_CASE("errors of element-wise operations") {
                        Error);
   CHECK_THROWS_WITH_AS(clamp(a, NAN, 0.0),
                        "[clamp] bounds nan and 0. The first must not be larger.", Error);
-  const Var integers = t.constant(Tensor::zeros({2}, DType::i32));
+  const Var integers = t.constant(Tensor::zeros({2}, DType::i32, Device::cpu));
   CHECK_THROWS_AS(exp(integers), Error);
   CHECK_THROWS_AS(integers + integers, Error);
 }

@@ -77,7 +77,7 @@ TEST_CASE("max_pool2d takes the largest of each window; of equals the first") {
 TEST_CASE("errors of image operations") {
   Tape t;
   const auto of = [&](const Shape& shape, DType dtype = DType::f64) {
-    return t.constant(Tensor::zeros(shape, dtype));
+    return t.constant(Tensor::zeros(shape, dtype, Device::cpu));
   };
   const Var x = of({1, 2, 4, 4});
   CHECK_THROWS_WITH_AS(conv2d(of({2, 4, 4}), of({1, 2, 3, 3}), Var()),

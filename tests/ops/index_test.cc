@@ -80,7 +80,7 @@ TEST_CASE("errors of indexing") {
   CHECK_THROWS_WITH_AS(gather_rows(x, indices({1}, {-2})),
                        "[gather_rows] index -2 at place 0 is outside -1 to 2. Check the indices.",
                        Error);
-  CHECK_THROWS_WITH_AS(gather_rows(x, Tensor::zeros({2}, DType::f64)),
+  CHECK_THROWS_WITH_AS(gather_rows(x, Tensor::zeros({2}, DType::f64, Device::cpu)),
                        "[gather_rows] the indices are f64. They must be i32.", Error);
   CHECK_THROWS_WITH_AS(gather_rows(x, Tensor()),
                        "[gather_rows] the indices are undefined. They must be i32.", Error);

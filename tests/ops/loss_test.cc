@@ -57,7 +57,7 @@ TEST_CASE("cross_entropy without the rows to be ignored") {
       CHECK(loss.value().same_bits(of_others.value()));
       const Tensor dx = t.backward(loss, {.retain = true})[x];
       CHECK(dx.rows(2, 4).same_bits(t.backward(of_others)[others]));
-      CHECK(dx.rows(0, 2).same_bits(Tensor::zeros({2, 3}, dtype)));
+      CHECK(dx.rows(0, 2).same_bits(Tensor::zeros({2, 3}, dtype, Device::cpu)));
     }
   }
 }
@@ -67,7 +67,7 @@ TEST_CASE("cross_entropy of ignored rows alone is 0, and so is its gradient") {
   const Var x = t.variable(Tensor::of<double>({2, 2}, {1, std::nan(""), HUGE_VAL, 2}));
   const Var loss = cross_entropy(x, labels({-100, -100}), -100);
   CHECK(loss.value().item() == 0.0);
-  CHECK(t.backward(loss)[x].same_bits(Tensor::zeros({2, 2}, DType::f64)));
+  CHECK(t.backward(loss)[x].same_bits(Tensor::zeros({2, 2}, DType::f64, Device::cpu)));
 }
 
 TEST_CASE("mse and bce_with_logits") {
@@ -89,8 +89,8 @@ TEST_CASE("mse and bce_with_logits") {
 
 TEST_CASE("errors of the losses") {
   Tape t;
-  const Var x = t.constant(Tensor::zeros({2, 3}, DType::f64));
-  const Var none = t.constant(Tensor::zeros({0, 3}, DType::f64));
+  const Var x = t.constant(Tensor::zeros({2, 3}, DType::f64, Device::cpu));
+  const Var none = t.constant(Tensor::zeros({0, 3}, DType::f64, Device::cpu));
   CHECK_THROWS_WITH_AS(cross_entropy(x, labels({0, 3})),
                        "[cross_entropy] row 1 has label 3, outside 0 to 2. Check the labels.",
                        Error);
@@ -103,7 +103,7 @@ TEST_CASE("errors of the losses") {
   CHECK_THROWS_WITH_AS(cross_entropy(x, labels({0})),
                        "[cross_entropy] labels are i32 [1] for logits [2, 3]. Give i32 [2].",
                        Error);
-  CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor::zeros({2}, DType::f64)),
+  CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor::zeros({2}, DType::f64, Device::cpu)),
                        "[cross_entropy] labels are f64 [2] for logits [2, 3]. Give i32 [2].",
                        Error);
   CHECK_THROWS_WITH_AS(cross_entropy(x, Tensor()),

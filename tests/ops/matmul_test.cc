@@ -70,7 +70,7 @@ TEST_CASE("the gradient of a shared operand is the sum over the batch") {
     const Var w = t.variable(random({4, 5}, 2));
     const Tensor cotangent = random({2, 3, 5}, 3);
     const Gradients g = t.backward(matmul(a, w, transpose), {.cotangent = cotangent});
-    Tensor sum = Tensor::zeros({4, 5}, DType::f64);
+    Tensor sum = Tensor::zeros({4, 5}, DType::f64, Device::cpu);
     for (std::int64_t s = 0; s < 2; ++s) {
       Tape u;
       const Var as =
@@ -88,8 +88,8 @@ TEST_CASE("the gradient of a shared operand is the sum over the batch") {
 
 TEST_CASE("matmul with an empty inner size is zero, and its gradients are empty") {
   Tape t;
-  const Var a = t.variable(Tensor::zeros({2, 0}, DType::f64));
-  const Var b = t.variable(Tensor::zeros({0, 3}, DType::f64));
+  const Var a = t.variable(Tensor::zeros({2, 0}, DType::f64, Device::cpu));
+  const Var b = t.variable(Tensor::zeros({0, 3}, DType::f64, Device::cpu));
   const Var y = matmul(a, b);
   CHECK(y.value().to_vector() == std::vector<double>(6, 0.0));
   CHECK(t.backward(sum(y))[a].shape() == Shape{2, 0});
@@ -107,7 +107,7 @@ TEST_CASE("only wanted gradients are computed") {
 TEST_CASE("errors of matmul") {
   Tape t;
   const auto of = [&](const Shape& shape, DType dtype = DType::f64) {
-    return t.constant(Tensor::zeros(shape, dtype));
+    return t.constant(Tensor::zeros(shape, dtype, Device::cpu));
   };
   CHECK_THROWS_WITH_AS(matmul(of({2, 3}), of({4, 2})),
                        "[matmul] [2, 3] times [4, 2]: the inner sizes 3 and 4 differ. Check the "

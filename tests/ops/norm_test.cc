@@ -54,8 +54,8 @@ TEST_CASE("rms_norm and its gradients equal the formula written out") {
 
 TEST_CASE("a constant row is finite") {
   Tape t;
-  const Var x = t.variable(Tensor::full({1, 4}, 3.0, DType::f64));
-  const Var one = t.constant(Tensor::full({4}, 1.0, DType::f64));
+  const Var x = t.variable(Tensor::full({1, 4}, 3.0, DType::f64, Device::cpu));
+  const Var one = t.constant(Tensor::full({4}, 1.0, DType::f64, Device::cpu));
   const Var y = layer_norm(x, one, one);
   CHECK(y.value().to_vector() == std::vector<double>(4, 1.0));
   for (const double d : t.backward(sum(square(y)))[x].to_vector()) CHECK(std::isfinite(d));
@@ -64,7 +64,7 @@ TEST_CASE("a constant row is finite") {
 TEST_CASE("errors of the norms") {
   Tape t;
   const auto of = [&](const Shape& shape, DType dtype = DType::f64) {
-    return t.constant(Tensor::zeros(shape, dtype));
+    return t.constant(Tensor::zeros(shape, dtype, Device::cpu));
   };
   CHECK_THROWS_WITH_AS(layer_norm(of({2, 3}), of({2}), of({3})),
                        "[layer_norm] scale has shape [2] for rows of x [2, 3]. Give it shape [3].",

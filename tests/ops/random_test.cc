@@ -13,7 +13,7 @@ TEST_CASE("dropout keeps 1 - p of the elements and their mean") {
   constexpr int kElements = 20000;
   constexpr double kP = 0.3;
   Tape t;
-  const Var x = t.variable(Tensor::full({kElements}, 2.0, DType::f64));
+  const Var x = t.variable(Tensor::full({kElements}, 2.0, DType::f64, Device::cpu));
   const Var y = dropout(x, kP);
   const Tensor value = y.value();
   int kept = 0;
@@ -34,13 +34,13 @@ TEST_CASE("dropout with p = 1 gives zeros, whatever x holds, and gradients of 0"
   Tape t;
   const Var x = t.variable(Tensor::of<double>({4}, {1, -2, HUGE_VAL, std::nan("")}));
   const Var y = dropout(x, 1.0);
-  CHECK(y.value().same_bits(Tensor::zeros({4}, DType::f64)));
-  CHECK(t.backward(sum(y))[x].same_bits(Tensor::zeros({4}, DType::f64)));
+  CHECK(y.value().same_bits(Tensor::zeros({4}, DType::f64, Device::cpu)));
+  CHECK(t.backward(sum(y))[x].same_bits(Tensor::zeros({4}, DType::f64, Device::cpu)));
 }
 
 TEST_CASE("dropout draws from the tape's generator: new numbers at each call") {
   Tape t(Tape::Options{.rng = {9, 1, 0}});
-  const Var x = t.constant(Tensor::full({100}, 1.0, DType::f32));
+  const Var x = t.constant(Tensor::full({100}, 1.0, DType::f32, Device::cpu));
   const Tensor first = dropout(x, 0.5).value();
   CHECK(t.rng().position == 100);
   CHECK(!dropout(x, 0.5).value().same_bits(first));
@@ -51,14 +51,14 @@ TEST_CASE("dropout draws from the tape's generator: new numbers at each call") {
 
 TEST_CASE("dropout keeps no mask") {
   Tape t;
-  const Var x = t.variable(Tensor::full({1000}, 1.0, DType::f32));
+  const Var x = t.variable(Tensor::full({1000}, 1.0, DType::f32, Device::cpu));
   dropout(x, 0.5);
   CHECK(t.bytes_saved() == 0);
 }
 
 TEST_CASE("a replay of dropout repeats it, whatever the generator stands at") {
   Decisions decisions = Decisions::recorder();
-  const Tensor x = Tensor::full({50}, 1.0, DType::f64);
+  const Tensor x = Tensor::full({50}, 1.0, DType::f64, Device::cpu);
   // Each number of the generator's state uses all of its bits.
   const Rng rng{0xfedcba9876543210ULL, 0x8000000180000001ULL, 0x123456789abcdef0ULL};
   Tape first(Tape::Options{.rng = rng, .decisions = &decisions});
@@ -73,7 +73,7 @@ TEST_CASE("a replay of dropout repeats it, whatever the generator stands at") {
 
 TEST_CASE("dropout with p = 0 is x itself") {
   Tape t;
-  const Var x = t.variable(Tensor::full({3}, 1.0, DType::f64));
+  const Var x = t.variable(Tensor::full({3}, 1.0, DType::f64, Device::cpu));
   CHECK(dropout(x, 0.0).index() == x.index());
   CHECK(t.rng().position == 0);
 }
@@ -112,10 +112,10 @@ TEST_CASE("dropout is enumerated: 2^n masks within the limit, held noise above i
 
 TEST_CASE("errors of dropout") {
   Tape t;
-  const Var x = t.constant(Tensor::full({3}, 1.0, DType::f64));
+  const Var x = t.constant(Tensor::full({3}, 1.0, DType::f64, Device::cpu));
   CHECK_THROWS_WITH_AS(dropout(x, 1.5), "[dropout] p is 1.5. Use 0 <= p <= 1.", Error);
   CHECK_THROWS_WITH_AS(dropout(x, -0.5), "[dropout] p is -0.5. Use 0 <= p <= 1.", Error);
   CHECK_THROWS_WITH_AS(dropout(x, NAN), "[dropout] p is nan. Use 0 <= p <= 1.", Error);
-  CHECK_THROWS_WITH_AS(dropout(t.constant(Tensor::zeros({2}, DType::i32)), 0.5),
+  CHECK_THROWS_WITH_AS(dropout(t.constant(Tensor::zeros({2}, DType::i32, Device::cpu)), 0.5),
                        "[dropout] needs f32 or f64, got i32. Convert the tensor first.", Error);
 }

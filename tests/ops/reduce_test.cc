@@ -23,7 +23,7 @@ TEST_CASE("reductions of all elements") {
   CHECK(sum(x).value().item() == 36.0);
   CHECK(mean(x).value().item() == 3.0);
   CHECK(t.backward(mean(x))[x].to_vector() == Values(12, 1.0 / 12.0));
-  CHECK(sum(t.constant(Tensor::zeros({0, 3}, DType::f64))).value().item() == 0.0);
+  CHECK(sum(t.constant(Tensor::zeros({0, 3}, DType::f64, Device::cpu))).value().item() == 0.0);
 }
 
 TEST_CASE("reductions along an axis") {
@@ -90,7 +90,7 @@ TEST_CASE("cumulative_sum along an axis") {
 
 TEST_CASE("empty axes") {
   Tape t;
-  const Var x = t.constant(Tensor::zeros({2, 0}, DType::f64));
+  const Var x = t.constant(Tensor::zeros({2, 0}, DType::f64, Device::cpu));
   CHECK(sum(x, 1).value().to_vector() == Values{0, 0});
   CHECK(sum(x, 0).shape() == Shape{0});
   CHECK(norm(x, 1).value().to_vector() == Values{0, 0});
@@ -118,7 +118,7 @@ TEST_CASE("errors of reductions") {
   CHECK_THROWS_WITH_AS(cumulative_sum(sum(x), 0),
                        "[cumulative_sum] axis 0 of a scalar. It has no axes; reshape it first.",
                        Error);
-  const Var i = t.constant(Tensor::zeros({2}, DType::i32));
+  const Var i = t.constant(Tensor::zeros({2}, DType::i32, Device::cpu));
   CHECK_THROWS_WITH_AS(logsumexp(i, 0),
                        "[logsumexp] needs f32 or f64, got i32. Convert the tensor first.", Error);
 }

@@ -60,7 +60,7 @@ TEST_CASE("saved: statistics besides") {
   CHECK(saved([](Tape&, Var x, Var, Var row) { rms_norm(x, row); }) == kAll + kCols + kRows);
   // logits, logsumexp, and the labels as half as many doubles
   CHECK(saved([](Tape&, Var x, Var, Var) {
-          cross_entropy(x, Tensor::zeros({kRows}, DType::i32));
+          cross_entropy(x, Tensor::zeros({kRows}, DType::i32, Device::cpu));
         }) == kAll + kRows + kRows / 2);
 }
 
@@ -74,7 +74,7 @@ TEST_CASE("saved: a value that several operations need is kept once") {
 
 TEST_CASE("saved: nothing where no gradient is wanted") {
   Tape t;
-  const Var x = t.constant(Tensor::zeros({kRows, kCols}, DType::f64));
+  const Var x = t.constant(Tensor::zeros({kRows, kCols}, DType::f64, Device::cpu));
   layer_norm(softmax(x * x), mean(x, 0), mean(x, 0));
   CHECK(t.bytes_saved() == 0);
 }

@@ -149,7 +149,7 @@ TEST_CASE("errors of selection") {
   Tape t;
   const Var x = t.constant(kX);
   const Var v = t.constant(row({1, 2}));
-  const Tensor condition = Tensor::zeros({2, 4}, DType::i32);
+  const Tensor condition = Tensor::zeros({2, 4}, DType::i32, Device::cpu);
   CHECK_THROWS_WITH_AS(top_k(x, 5), "[top_k] k is 5 for rows of 4 elements. Use 1 to 4.", Error);
   CHECK_THROWS_WITH_AS(top_k(x, 0), "[top_k] k is 0 for rows of 4 elements. Use 1 to 4.", Error);
   CHECK_THROWS_WITH_AS(top_k(v, 1), "[top_k] x has shape [2]. It needs 2 axes; reshape it first.",
@@ -159,7 +159,7 @@ TEST_CASE("errors of selection") {
   CHECK_THROWS_WITH_AS(
       greater(x, v), "[greater] operands are f64 [2, 4] and f64 [2]. Give equal shapes and types.",
       Error);
-  CHECK_THROWS_WITH_AS(greater(v, t.constant(Tensor::zeros({2}, DType::f32))),
+  CHECK_THROWS_WITH_AS(greater(v, t.constant(Tensor::zeros({2}, DType::f32, Device::cpu))),
                        "[greater] operands are f64 [2] and f32 [2]. Give equal shapes and types.",
                        Error);
   CHECK_THROWS_WITH_AS(where(kX, x, x), "[where] the condition is f64. It must be i32.", Error);
@@ -170,15 +170,16 @@ TEST_CASE("errors of selection") {
                        "make their sizes equal, or one of them 1.",
                        Error);
   CHECK_THROWS_WITH_AS(
-      where(Tensor::zeros({4}, DType::i32), x, x),
+      where(Tensor::zeros({4}, DType::i32, Device::cpu), x, x),
       "[where] an operand has shape [2, 4] and the condition [4]. The condition must span it.",
       Error);
-  CHECK_THROWS_WITH_AS(where(condition, x, t.constant(Tensor::zeros({2, 4}, DType::f32))),
-                       "[where] operands are f64 and f32. Convert one of them.", Error);
+  CHECK_THROWS_WITH_AS(
+      where(condition, x, t.constant(Tensor::zeros({2, 4}, DType::f32, Device::cpu))),
+      "[where] operands are f64 and f32. Convert one of them.", Error);
   CHECK_THROWS_WITH_AS(straight_through(x, v),
                        "[straight_through] hard has shape [2, 4] and soft [2]. They must agree.",
                        Error);
-  CHECK_THROWS_WITH_AS(straight_through(v, t.constant(Tensor::zeros({2}, DType::f32))),
+  CHECK_THROWS_WITH_AS(straight_through(v, t.constant(Tensor::zeros({2}, DType::f32, Device::cpu))),
                        "[straight_through] operands are f64 and f32. Convert one of them.", Error);
 }
 

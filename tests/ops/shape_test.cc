@@ -83,8 +83,8 @@ TEST_CASE("integers are joined as well") {
 TEST_CASE("errors of concat, slice and split") {
   Tape t;
   const Var x = t.constant(kX);
-  const Var y = t.constant(Tensor::zeros({3, 3}, DType::f64));
-  const Var narrow = t.constant(Tensor::zeros({2, 3}, DType::f32));
+  const Var y = t.constant(Tensor::zeros({3, 3}, DType::f64, Device::cpu));
+  const Var narrow = t.constant(Tensor::zeros({2, 3}, DType::f32, Device::cpu));
   CHECK_THROWS_WITH_AS(
       concat({x, y}, 1),
       "[concat] part 1 has shape [3, 3] and part 0 [2, 3]. Only the sizes of axis 1 may differ.",
@@ -119,7 +119,7 @@ TEST_CASE("sizes at the ends of 64 bits are refused") {
   CHECK_THROWS_AS(slice(x, 0, most, least), Error);
   CHECK_THROWS_AS(split(x, {most, most, 4}, 1), Error);  // adds up to 2 modulo 2^64
   CHECK_THROWS_AS(split(x, {least, least, 3}, 1), Error);
-  const Tensor wide = Tensor::empty({std::int64_t{1} << 57, 0}, DType::f64);
+  const Tensor wide = Tensor::empty({std::int64_t{1} << 57, 0}, DType::f64, Device::cpu);
   const std::vector<Var> parts(64, t.constant(wide));
   CHECK_THROWS_AS(concat(parts, 0), Error);
   CHECK_THROWS_AS(concat(std::vector<Var>(128, t.constant(wide)), 0), Error);

@@ -51,12 +51,12 @@ TEST_CASE("large logits") {
 
 TEST_CASE("errors of softmax") {
   Tape t;
-  const Var x = t.constant(Tensor::zeros({2, 3}, DType::f64));
+  const Var x = t.constant(Tensor::zeros({2, 3}, DType::f64, Device::cpu));
   CHECK_THROWS_WITH_AS(softmax(x, 2), "[softmax] axis 2 of shape [2, 3]. Use -2 to 1.", Error);
   CHECK_THROWS_WITH_AS(log_softmax(sum(x)),
                        "[log_softmax] axis -1 of a scalar. It has no axes; reshape it first.",
                        Error);
-  const Var i = t.constant(Tensor::zeros({2}, DType::i32));
+  const Var i = t.constant(Tensor::zeros({2}, DType::i32, Device::cpu));
   CHECK_THROWS_WITH_AS(softmax(i), "[softmax] needs f32 or f64, got i32. Convert the tensor first.",
                        Error);
 }

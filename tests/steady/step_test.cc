@@ -64,7 +64,7 @@ class Training {
         parameters_(model_.initial(1, DType::f32)),
         optimiser_(parameters_, {}),
         x_(Rng{.seed = 2}.normal({tokens, 12}, DType::f32)),
-        labels_(Tensor::zeros({tokens}, DType::i32)) {}
+        labels_(Tensor::zeros({tokens}, DType::i32, Device::cpu)) {}
 
   void step() {
     const Classifier::Output out = model_.forward(tape_.constant(x_), parameters_, true, labels_);

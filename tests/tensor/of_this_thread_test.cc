@@ -21,9 +21,9 @@ struct Counted {
 // A product that is shared out among threads, and the sum of its first and last element: 128.
 double product_and_sum() {
   const ThreadScope two(2);
-  const Tensor a = Tensor::full({512, 64}, 0.5, DType::f32);
-  const Tensor b = Tensor::full({64, 64}, 2.0, DType::f32);
-  const Tensor c = Tensor::empty({512, 64}, DType::f32);
+  const Tensor a = Tensor::full({512, 64}, 0.5, DType::f32, Device::cpu);
+  const Tensor b = Tensor::full({64, 64}, 2.0, DType::f32, Device::cpu);
+  const Tensor c = Tensor::empty({512, 64}, DType::f32, Device::cpu);
   kernels(Device::cpu).matmul(a, false, b, false, 0.0, c);
   return c.at(0) + c.at(c.numel() - 1);
 }

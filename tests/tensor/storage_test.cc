@@ -6,6 +6,8 @@
 
 #include <doctest/doctest.h>
 
+#include "tensor/tensor.h"
+
 using namespace moegrad;
 
 TEST_CASE("storage is aligned at every size") {
@@ -152,4 +154,27 @@ TEST_CASE("a budget bounds what a thread takes from the system, while it lives")
   }
   CHECK_NOTHROW(Storage::allocate(1 << 23, Device::cpu));
   CHECK(pool::stats(Device::cpu).bytes_in_use == before);
+}
+
+TEST_CASE("somebody else's memory is viewed, and kept as long as a handle is") {
+  auto numbers = std::make_shared<std::vector<double>>(std::vector<double>{1.0, 2.0, 3.0, 4.0});
+  const std::weak_ptr<std::vector<double>> alive = numbers;
+  {
+    Tensor x = Tensor::view({2, 2}, DType::f64, Device::cpu, numbers->data(), numbers);
+    double* const first = numbers->data();
+    numbers.reset();
+    CHECK_FALSE(alive.expired());
+    const Tensor row = x.rows(1, 2);
+    x = Tensor();
+    CHECK(row.to_vector() == std::vector<double>{3.0, 4.0});
+    row.write<double>()[0] = 7.0;
+    CHECK(first[2] == 7.0);
+    CHECK(row.version() == 1);
+  }
+  CHECK(alive.expired());
+  std::vector<double> own = {1.0, 2.0};
+  CHECK(Tensor::view({2}, DType::f64, Device::cpu, own.data(), nullptr).at(1) == 2.0);
+  CHECK_THROWS_AS(
+      Tensor::view({1}, DType::f64, Device::cpu, reinterpret_cast<char*>(own.data()) + 4, nullptr),
+      Error);
 }

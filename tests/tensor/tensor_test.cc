@@ -24,23 +24,23 @@ TEST_CASE("a tensor holds the values it is given") {
   CHECK(Tensor::scalar(2.5).rank() == 0);
   CHECK(Tensor::of<std::int32_t>({2}, {7, -1}).to_vector() == std::vector<double>{7, -1});
   CHECK_FALSE(Tensor().defined());
-  CHECK(Tensor::empty({0}, DType::f32).defined());
+  CHECK(Tensor::empty({0}, DType::f32, Device::cpu).defined());
 }
 
 TEST_CASE("zeros and full") {
   const test::CheckedPool checked;
   for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
-    CHECK(Tensor::zeros({3}, dtype).to_vector() == std::vector<double>{0, 0, 0});
-    CHECK(Tensor::full({2}, 4.0, dtype).to_vector() == std::vector<double>{4, 4});
-    CHECK(Tensor::zeros({0, 3}, dtype).to_vector().empty());
+    CHECK(Tensor::zeros({3}, dtype, Device::cpu).to_vector() == std::vector<double>{0, 0, 0});
+    CHECK(Tensor::full({2}, 4.0, dtype, Device::cpu).to_vector() == std::vector<double>{4, 4});
+    CHECK(Tensor::zeros({0, 3}, dtype, Device::cpu).to_vector().empty());
   }
 }
 
 TEST_CASE("an unset element is seen in checked mode") {
   const test::CheckedPool checked;
-  CHECK(std::isnan(Tensor::empty({2}, DType::f32).at(1)));
-  CHECK(std::isnan(Tensor::empty({2}, DType::f64).at(1)));
-  CHECK(Tensor::empty({2}, DType::i32).at(1) > 1e9);
+  CHECK(std::isnan(Tensor::empty({2}, DType::f32, Device::cpu).at(1)));
+  CHECK(std::isnan(Tensor::empty({2}, DType::f64, Device::cpu).at(1)));
+  CHECK(Tensor::empty({2}, DType::i32, Device::cpu).at(1) > 1e9);
 }
 
 TEST_CASE("views share elements, copies do not") {
@@ -59,7 +59,7 @@ TEST_CASE("views share elements, copies do not") {
   CHECK(copy.unique());
   copy.write<double>()[0] = 1.0;
   CHECK(rows.at(0) == 9.0);
-  CHECK(Tensor::empty({0, 2}, DType::f32).clone().shape() == Shape{0, 2});
+  CHECK(Tensor::empty({0, 2}, DType::f32, Device::cpu).clone().shape() == Shape{0, 2});
 }
 
 TEST_CASE("conversion keeps values and gives itself when there is nothing to do") {
@@ -77,7 +77,7 @@ TEST_CASE("same_bits tells shape, type and every bit apart") {
   CHECK_FALSE(t.same_bits(t.to(DType::f64)));
   const float nan = std::numeric_limits<float>::quiet_NaN();
   CHECK(Tensor::scalar(nan).same_bits(Tensor::scalar(nan)));
-  CHECK_FALSE(Tensor().same_bits(Tensor::empty({0}, DType::f32)));
+  CHECK_FALSE(Tensor().same_bits(Tensor::empty({0}, DType::f32, Device::cpu)));
 }
 
 TEST_CASE("mistakes are errors that say what to do") {
@@ -102,16 +102,17 @@ TEST_CASE("mistakes are errors that say what to do") {
 
 TEST_CASE("a shape too large for memory is an error, not a small tensor") {
   const std::int64_t huge = std::int64_t{1} << 32;
-  CHECK_THROWS_AS(Tensor::empty({huge, huge}, DType::f32), Error);
-  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 61}, DType::f64), Error);
-  CHECK_THROWS_AS(Tensor::zeros({huge, huge, 4}, DType::i32), Error);
-  CHECK_THROWS_AS(Tensor::empty({huge, huge, 0}, DType::f32), Error);  // its strides overflow
-  CHECK(Tensor::empty({huge, 0}, DType::f32).numel() == 0);
+  CHECK_THROWS_AS(Tensor::empty({huge, huge}, DType::f32, Device::cpu), Error);
+  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 61}, DType::f64, Device::cpu), Error);
+  CHECK_THROWS_AS(Tensor::zeros({huge, huge, 4}, DType::i32, Device::cpu), Error);
+  CHECK_THROWS_AS(Tensor::empty({huge, huge, 0}, DType::f32, Device::cpu),
+                  Error);  // its strides overflow
+  CHECK(Tensor::empty({huge, 0}, DType::f32, Device::cpu).numel() == 0);
 }
 
 TEST_CASE("sizes whose product is beyond 64 bits are refused, by views and by new tensors") {
   constexpr std::int64_t big = std::int64_t{1} << 60;
-  const Tensor t = Tensor::zeros({16}, DType::f32);
+  const Tensor t = Tensor::zeros({16}, DType::f32, Device::cpu);
   const auto refused = [](auto&& make) {
     try {
       make();
@@ -122,13 +123,13 @@ TEST_CASE("sizes whose product is beyond 64 bits are refused, by views and by ne
   };
   CHECK(refused([&] { static_cast<void>(t.reshape({big + 1, 16})); }));
   CHECK(refused([&] { static_cast<void>(t.reshape({big, 16})); }));  // 0 modulo 2^64
-  CHECK(refused([&] { Tensor::empty({big + 1, 16}, DType::f64); }));
-  CHECK(refused([&] { Tensor::empty({0, big, 16}, DType::f64); }));
+  CHECK(refused([&] { Tensor::empty({big + 1, 16}, DType::f64, Device::cpu); }));
+  CHECK(refused([&] { Tensor::empty({0, big, 16}, DType::f64, Device::cpu); }));
   CHECK(refused([&] { Tensor::of<float>({big, 16}, {}); }));
   CHECK(refused([&] { Tensor::of<float>({big + 1, 16}, std::vector<float>(16)); }));
   CHECK_THROWS_AS(static_cast<void>(t.rows(-1, 2)), Error);
   CHECK_THROWS_AS(static_cast<void>(t.rows(0, INT64_MAX)), Error);
   CHECK_THROWS_AS(static_cast<void>(t.rows(INT64_MAX, INT64_MIN)), Error);
   // As many bytes as no machine has.
-  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 57}, DType::f64), Error);
+  CHECK_THROWS_AS(Tensor::empty({std::int64_t{1} << 57}, DType::f64, Device::cpu), Error);
 }

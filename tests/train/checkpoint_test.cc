@@ -27,9 +27,9 @@ using test::TemporaryFolder;
 // Parameters and optimiser, all numbers a function of `start`.
 struct Model {
   explicit Model(double start, std::int64_t width = 3) {
-    parameters.add("a.weight", Tensor::full({2, width}, start, DType::f32));
-    parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32));
-    parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32), false);
+    parameters.add("a.weight", Tensor::full({2, width}, start, DType::f32, Device::cpu));
+    parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32, Device::cpu));
+    parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32, Device::cpu), false);
     optimiser = std::make_unique<AdamWOptimiser>(parameters, AdamWOptimiser::Config{});
     for (auto [name, tensor] : optimiser->state()) {
       for (float& x : tensor.write_values<float>()) x = static_cast<float>(start + 3);
@@ -160,7 +160,7 @@ TEST_CASE("checkpoint: another model") {
         "[checkpoint] " + path.string() +
             ": 'experts' is 8 there and 4 here. Train with what it was made with.");
   Model more(1);
-  more.parameters.add("extra", Tensor::zeros({1}, DType::f32));
+  more.parameters.add("extra", Tensor::zeros({1}, DType::f32, Device::cpu));
   CHECK(error_of([&] {
           Checkpoints::restore(checkpoints.read(path), more.parameters, *more.optimiser);
         }) ==

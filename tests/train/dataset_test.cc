@@ -223,8 +223,8 @@ TEST_CASE("synthetic: options out of range") {
 }
 
 Dataset counted(std::int64_t rows) {
-  Dataset dataset{.x = Tensor::empty({rows, 2}, DType::f64),
-                  .labels = Tensor::empty({rows}, DType::i32),
+  Dataset dataset{.x = Tensor::empty({rows, 2}, DType::f64, Device::cpu),
+                  .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
                   .classes = 100};
   for (std::int64_t i = 0; i < rows; ++i) {
     dataset.x.write<double>()[2 * i] = static_cast<double>(i);

@@ -19,7 +19,7 @@ using test::error_of;
 Gradients gradients_of(const Parameters& parameters, const std::vector<std::vector<double>>& c) {
   static Tape tape;
   tape.clear();
-  Var loss = tape.constant(Tensor::zeros({}, DType::f64));
+  Var loss = tape.constant(Tensor::zeros({}, DType::f64, Device::cpu));
   std::size_t i = 0;
   for (const Parameter& p : parameters) {
     const Tensor slope = Tensor::of<double>(p.value.shape(), c[i++]);
@@ -163,11 +163,11 @@ TEST_CASE("clipping: the norm of huge and of tiny gradients in f32") {
   for (const double each : {1e20, 1e-25, 1e-38, 1.0}) {
     CAPTURE(each);
     Parameters p;
-    const Parameter& w = p.add("w", Tensor::full({128}, 1.0, DType::f32));
-    p.add("other", Tensor::full({1}, 1.0, DType::f32));
+    const Parameter& w = p.add("w", Tensor::full({128}, 1.0, DType::f32, Device::cpu));
+    p.add("other", Tensor::full({1}, 1.0, DType::f32, Device::cpu));
     Tape t;
-    const Gradients g =
-        t.backward(sum(t.parameter(w) * t.constant(Tensor::full({128}, each, DType::f32))));
+    const Gradients g = t.backward(
+        sum(t.parameter(w) * t.constant(Tensor::full({128}, each, DType::f32, Device::cpu))));
     CHECK(global_norm(p, g) == doctest::Approx(std::sqrt(128.0) * each).epsilon(1e-6));
   }
 }

@@ -52,7 +52,7 @@ std::vector<Tensor> trained() {
   Parameters parameters = model.initial(1, DType::f32);
   AdamWOptimiser optimiser(parameters, {});
   const Tensor x = Rng{.seed = 2}.normal({96, 24}, DType::f32);
-  const Tensor labels = Tensor::zeros({96}, DType::i32);
+  const Tensor labels = Tensor::zeros({96}, DType::i32, Device::cpu);
   Tape tape;
   for (int i = 0; i < 1000; ++i) {
     const Classifier::Output out = model.forward(tape.constant(x), parameters, true, labels);

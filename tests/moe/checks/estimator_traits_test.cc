@@ -163,15 +163,16 @@ TEST_CASE("weights_alone") {
 TEST_CASE("a gradient that is wrong only where there are more experts") {
   const auto wrong = [](const EstimatorInput& in, bool) {
     const Var w = in.routing.weights;
-    const Tensor twice = Tensor::full(w.shape(), in.plan.experts < 8 ? 1.0 : 2.0, w.dtype());
+    const Tensor twice =
+        Tensor::full(w.shape(), in.plan.experts < 8 ? 1.0 : 2.0, w.dtype(), Device::cpu);
     return in.experts.mixture(in.x, scaled_gradient(w, twice), in.plan);
   };
   expect(own(wrong), "top-k, 9 experts, training: ");
   EstimatorEntry surrogate = own([](const EstimatorInput& in, bool fused) {
     const Var w = in.routing.weights;
     const double factor = fused && in.plan.experts >= 8 ? 2.0 : 1.0;
-    return in.experts.mixture(in.x, scaled_gradient(w, Tensor::full(w.shape(), factor, w.dtype())),
-                              in.plan);
+    return in.experts.mixture(
+        in.x, scaled_gradient(w, Tensor::full(w.shape(), factor, w.dtype(), Device::cpu)), in.plan);
   });
   surrogate.claim = Claim::surrogate;
   expect(surrogate, "9 experts, training: fused and written out differ in the gradient of");
@@ -180,7 +181,7 @@ TEST_CASE("a gradient that is wrong only where there are more experts") {
 TEST_CASE("a field of Rest that is not set is named") {
   Tape t;
   const Plan plan = make_plan(Tensor::of<std::int32_t>({1, 1}, {0}), 1);
-  const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64));
+  const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64, Device::cpu));
   const auto error = [&](const Rest& rest) {
     return test::error_of([&] { written_surrogate(one, one, plan, rest); });
   };

@@ -27,7 +27,8 @@ class Changed : public Router {
                Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     if (!memory_) return;
-    parameters.add(std::string(prefix) + "router.memory", Tensor::zeros({1}, DType::f64), false);
+    parameters.add(std::string(prefix) + "router.memory",
+                   Tensor::zeros({1}, DType::f64, Device::cpu), false);
   }
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
@@ -226,7 +227,7 @@ TEST_CASE("causal, in_order, exchangeable and picks_largest") {
   };
   expect_found(with({}, forward_looking), "a later token changes the routing");
   const Change by_place = [](Routing& r, const LayerSize&, const LayerInput& in) {
-    Tensor factor = Tensor::full({r.weights.size(0), 1}, 1.0, DType::f64);
+    Tensor factor = Tensor::full({r.weights.size(0), 1}, 1.0, DType::f64, Device::cpu);
     for (std::int64_t t = 0; t < factor.numel(); ++t) factor.write<double>()[t] += 0.125 * t;
     r.weights = r.weights * in.x.tape().constant(factor.to(r.weights.dtype()));
   };
@@ -234,7 +235,7 @@ TEST_CASE("causal, in_order, exchangeable and picks_largest") {
   CHECK(checked(with({.in_order = true}, by_place)).verdict == Verdict::pass);
   expect_found(with({.in_order = true}), "in_order is stated, and the order of tokens never");
   const Change by_number = [](Routing& r, const LayerSize&, const LayerInput& in) {
-    Tensor factor = Tensor::full(r.selected.shape(), 1.0, DType::f64);
+    Tensor factor = Tensor::full(r.selected.shape(), 1.0, DType::f64, Device::cpu);
     for (std::int64_t i = 0; i < factor.numel(); ++i) {
       factor.write<double>()[i] += 0.125 * r.selected.at(i);
     }
@@ -307,7 +308,7 @@ TEST_CASE("state, auxiliary, losses, constant_aux and constant_logits") {
                "a loss whose coefficient is no option that traits.losses names");
   expect_found(with({.auxiliary = "a mean"}), "traits.auxiliary names a loss, and there is none");
   const Change constant = [](Routing& r, const LayerSize&, const LayerInput& in) {
-    r.auxiliary = in.x.tape().constant(Tensor::full({}, 0.5, in.x.dtype()));
+    r.auxiliary = in.x.tape().constant(Tensor::full({}, 0.5, in.x.dtype(), Device::cpu));
   };
   expect_found(with({.auxiliary = "a mean"}, constant),
                "traits.auxiliary names a loss, and there is none");
@@ -326,7 +327,7 @@ TEST_CASE("state, auxiliary, losses, constant_aux and constant_logits") {
   expect_found(with({.constant_logits = true}),
                "constant_logits is stated, and the z-loss has a gradient");
   const Change flat = [](Routing& r, const LayerSize&, const LayerInput& in) {
-    r.logits = in.x.tape().constant(Tensor::zeros(r.logits.shape(), r.logits.dtype()));
+    r.logits = in.x.tape().constant(Tensor::zeros(r.logits.shape(), r.logits.dtype(), Device::cpu));
   };
   expect_found(with({.linear = false}, flat),
                "constant_logits is not stated, and the z-loss is a constant");
@@ -337,7 +338,7 @@ TEST_CASE("constant weights that are not stated") {
   expect_found(with({.softmax = false},
                     [](Routing& r, const LayerSize&, const LayerInput&) {
                       r.weights = r.weights.tape().constant(
-                          Tensor::full(r.weights.shape(), 1.0, r.weights.dtype()));
+                          Tensor::full(r.weights.shape(), 1.0, r.weights.dtype(), Device::cpu));
                     }),
                "the task gives the router no gradient, and constant_weights()");
 }

@@ -132,9 +132,9 @@ void check_bits() {
         UnaryFunctors::index_of<functor::Softplus>(), UnaryFunctors::index_of<functor::Tanh>(),
         UnaryFunctors::index_of<functor::GeluErf>(), UnaryFunctors::index_of<functor::Silu>()}) {
     Kernels& k = kernels(Device::cpu);
-    const Tensor together = Tensor::empty({n}, all.dtype());
+    const Tensor together = Tensor::empty({n}, all.dtype(), Device::cpu);
     k.unary(function, {}, all, together);
-    const Tensor apart = Tensor::empty({n}, all.dtype());
+    const Tensor apart = Tensor::empty({n}, all.dtype(), Device::cpu);
     for (std::int64_t i = 0; i < n; i += 7)
       k.unary(function, {}, all.rows(i, i + 1), apart.rows(i, i + 1));
     bool same = true;
