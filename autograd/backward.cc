@@ -52,7 +52,9 @@ Tensor mutated(Mutation::Kind kind, const Tensor& gradient) {
 }
 
 // As numbers: -0 is 0, and NaN differs from everything.
-bool same_values(const Tensor& a, const Tensor& b) {
+bool same_values(const Tensor& on_a, const Tensor& on_b) {
+  const Tensor a = on_a.to(Device::cpu);
+  const Tensor b = on_b.to(Device::cpu);
   for (std::int64_t i = 0; i < a.numel(); ++i) {
     if (!(a.at(i) == b.at(i))) return false;
   }

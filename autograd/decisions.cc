@@ -90,8 +90,9 @@ const Decisions::Record& Decisions::next(std::string_view kind, DType dtype, con
 
 // A decision that comes out nearer to another one of its kind than to its own has changed places
 // with it: a program may ask in an order that depends on values.
-void Decisions::require_in_place(const Record& record, const Tensor& now) const {
-  if (!now.defined()) return;
+void Decisions::require_in_place(const Record& record, const Tensor& computed) const {
+  if (!computed.defined()) return;
+  const Tensor now = computed.to(Device::cpu);
   const auto matches = [&](const Record& other) {
     return other.kind == record.kind && other.value.dtype() == record.value.dtype() &&
            other.value.shape() == record.value.shape();
@@ -135,8 +136,12 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
          name_of(probabilities.dtype()), probabilities.shape());
   }
   const std::int64_t rows = probabilities.size(0);
-  if (mode_ == Mode::enumerate && given(kind) == nullptr) return enumerated(probabilities);
+  const Device device = probabilities.device();
+  if (mode_ == Mode::enumerate && given(kind) == nullptr) {
+    return enumerated(probabilities.to(Device::cpu)).to(device);
+  }
   return decide(kind, DType::i32, {rows}, [&] {
+    const Tensor host = probabilities.to(Device::cpu);
     const std::int64_t outcomes = probabilities.size(1);
     const Tensor drawn = Tensor::empty({rows}, DType::i32, Device::cpu);
     const Rng at = rng.take(static_cast<std::uint64_t>(rows));
@@ -146,7 +151,7 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       double sum = 0.0;
       std::int32_t taken = -1;
       for (std::int64_t i = 0; i < outcomes; ++i) {
-        const double p = probability_at(probabilities, row, i);
+        const double p = probability_at(host, row, i);
         if (p > 0.0 && sum <= u) taken = static_cast<std::int32_t>(i);
         sum += p;
       }
@@ -154,7 +159,7 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
       require_sum_of_one(row, sum);
       drawn.write<std::int32_t>()[row] = taken;
     }
-    return drawn;
+    return drawn.to(device);
   });
 }
 
@@ -163,8 +168,9 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
     fail("bernoulli", "probabilities are {}. They must be floating.",
          name_of(probabilities.dtype()));
   }
+  const Tensor host = probabilities.to(Device::cpu);
   const auto at = [&](std::int64_t i) {
-    const double p = probabilities.at(i);
+    const double p = host.at(i);
     if (!(p >= 0.0 && p <= 1.0)) {
       fail("bernoulli", "element {} holds the probability {}. Use 0 to 1.", i, p);
     }
@@ -174,7 +180,7 @@ Tensor Decisions::bernoulli(std::string_view kind, const Tensor& probabilities, 
   const auto drawn = [&](const auto& draw) {
     const Tensor ones = Tensor::empty(shape, DType::i32, Device::cpu);
     for (std::int64_t i = 0; i < ones.numel(); ++i) ones.write<std::int32_t>()[i] = draw(i, at(i));
-    return ones;
+    return ones.to(probabilities.device());
   };
   if (mode_ == Mode::enumerate && given(kind) == nullptr) {
     ++draws_;

@@ -62,7 +62,8 @@ class Decisions {
   // was kept when replaying. A Gaussian or Gumbel draw is such a decision too. compute() asks for
   // no decision itself: a replay would not reach it. It is run in a replay as well, so that it
   // takes the same random numbers, and so that two decisions of one kind that have changed places
-  // are noticed.
+  // are noticed. What is kept lies on the host, and is answered on the device that compute() works
+  // on: recorded on one device, it can be replayed on another.
   template <class Compute>
   Tensor decide(std::string_view kind, DType dtype, const Shape& shape, Compute&& compute) {
     if (mode_ == Mode::live && given_.empty()) return compute();
@@ -70,14 +71,15 @@ class Decisions {
       const Record& record = next(kind, dtype, shape);
       if (record.given) return record.value.clone();
       if (hold_ == Hold::nothing) return unheld(record, compute());
-      require_in_place(record, attempt(compute));
-      return record.value.clone();
+      const Tensor now = attempt(compute);
+      require_in_place(record, now);
+      return copy_on(now.device(), record.value);
     }
     const Tensor* forced = given(kind);
     Tensor value = forced != nullptr ? forced->clone() : compute();
     require_same(kind, dtype, shape, value, forced != nullptr ? "was given" : "was computed");
     if (mode_ == Mode::record) {
-      records_.push_back({std::string(kind), value.clone(), forced != nullptr});
+      records_.push_back({std::string(kind), copy_on(Device::cpu, value), forced != nullptr});
     }
     if (mode_ == Mode::enumerate) note(value);
     return value;
@@ -145,6 +147,9 @@ class Decisions {
   Decisions(Mode mode, std::int64_t most) : mode_(mode), most_(most) {}
   const Tensor* given(std::string_view kind) const;
   const Record& next(std::string_view kind, DType dtype, const Shape& shape);
+  static Tensor copy_on(Device device, const Tensor& value) {
+    return value.device() == device ? value.clone() : value.to(device);
+  }
   // What compute() gives at the replayed point; undefined where it cannot work there.
   template <class Compute>
   static Tensor attempt(Compute&& compute) {
@@ -154,7 +159,7 @@ class Decisions {
       return {};
     }
   }
-  void require_in_place(const Record& record, const Tensor& now) const;
+  void require_in_place(const Record& record, const Tensor& computed) const;
   static Tensor unheld(const Record& record, Tensor now);
   static void require_same(std::string_view kind, DType dtype, const Shape& shape,
                            const Tensor& value, std::string_view origin);

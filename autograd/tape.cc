@@ -65,9 +65,10 @@ void Tape::released(std::string_view operation, std::size_t index) const {
 
 void Tape::require_finite(std::string_view label, std::size_t index, const Tensor& value) {
   if (!is_floating(value.dtype()) || kernels(value.device()).all_finite(value)) return;
+  const Tensor host = value.to(Device::cpu);
   std::int64_t i = 0;
-  while (std::isfinite(value.at(i))) ++i;
-  fail(label, "node {} holds {} at element {} of shape {}. Look at its inputs.", index, value.at(i),
+  while (std::isfinite(host.at(i))) ++i;
+  fail(label, "node {} holds {} at element {} of shape {}. Look at its inputs.", index, host.at(i),
        i, value.shape());
 }
 
@@ -147,8 +148,13 @@ void Tape::run(Node& node, std::span<const Var> inputs, const void* attributes) 
   if (options_.check_finite) require_finite(operation.name, nodes_.size() - 1, node.value);
   if (!is_floating(node.dtype())) node.needs_gradient = false;
   if (options_.track_cell && operation.cell != nullptr) {
-    std::vector<Tensor> values;
-    for (const Tensor* input : gathered_) values.push_back(*input);
+    std::vector<Tensor> values;  // on the host, an input that is used twice once
+    for (std::size_t i = 0; i < gathered_.size(); ++i) {
+      const auto first = std::ranges::find(gathered_, gathered_[i]) - gathered_.begin();
+      const bool again = first < static_cast<std::ptrdiff_t>(i);
+      values.push_back(again ? values[static_cast<std::size_t>(first)]
+                             : gathered_[i]->to(Device::cpu));
+    }
     operation.cell(values, attributes, cell_);
   }
 }

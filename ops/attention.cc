@@ -19,8 +19,8 @@ Var attention_of_all_scores(Tape& tape, std::span<const Var> x) {
   for (std::int64_t i = 0; i < shape[0] * length * length; ++i) {
     seen.push_back(i % length <= i / length % length ? 1 : 0);
   }
-  const Var lowest = tape.constant(
-      Tensor::full({}, -std::numeric_limits<double>::infinity(), x[0].dtype(), Device::cpu));
+  const Var lowest = tape.constant(Tensor::full({}, -std::numeric_limits<double>::infinity(),
+                                                x[0].dtype(), x[0].value().device()));
   const Var scores =
       matmul(x[0], x[1], false, true) * (1.0 / std::sqrt(static_cast<double>(shape[2])));
   return matmul(softmax(where(Tensor::of({shape[0], length, length}, seen), scores, lowest)), x[2]);

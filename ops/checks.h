@@ -49,4 +49,9 @@ class LargestTwo {
   std::int64_t place_ = -1;
 };
 
+// A constant of x's tape, on x's device: indices, labels or a mask for an operation on x.
+inline Var index_for(Var x, const Tensor& index) {
+  return x.tape().constant(index.to(x.value().device()));
+}
+
 }  // namespace moegrad

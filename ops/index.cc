@@ -191,13 +191,13 @@ Var gather_rows(Var x, const Tensor& index) {
   if (x.rank() < 1) fail(GatherRows::name, "x is a scalar. It needs rows; reshape it first.");
   require_indices(GatherRows::name, index, -1, x.size(0));
   require_rank(GatherRows::name, "the index", index.shape(), 1);
-  return apply<GatherRows>({x, x.tape().constant(index)});
+  return apply<GatherRows>({x, index_for(x, index)});
 }
 
 Var scatter_add_rows(Var x, const Tensor& index, std::int64_t rows) {
   if (rows < 0) fail(ScatterAddRows::name, "{} rows asked for. Use 0 or more.", rows);
   require_indices(ScatterAddRows::name, index, -1, rows);
-  return apply<ScatterAddRows>({x, x.tape().constant(index)}, {rows});
+  return apply<ScatterAddRows>({x, index_for(x, index)}, {rows});
 }
 
 Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_id) {
@@ -209,15 +209,11 @@ Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_
   if (!padding_id) return reshape(gather_rows(table, index), shape);
   const Tensor padding = Tensor::scalar(*padding_id).reshape({1});
   require_indices(Embedding::name, padding, 0, table.size(0));
-  if (ids.device() != Device::cpu) {
-    fail(Embedding::name,
-         "with padding the ids are read here, and are on a device. Give them on the host.");
-  }
   // Each place reads one of the two, and zeros of the other.
-  const Tensor others = index.clone();
+  const Tensor others = ids.to(Device::cpu).reshape(index.shape()).clone();
   const Tensor padded = Tensor::full(index.shape(), -1, DType::i32, Device::cpu);
   for (std::int64_t i = 0; i < index.numel(); ++i) {
-    if (index.data<std::int32_t>()[i] != *padding_id) continue;
+    if (others.data<std::int32_t>()[i] != *padding_id) continue;
     others.write<std::int32_t>()[i] = -1;
     padded.write<std::int32_t>()[i] = 0;
   }
@@ -228,13 +224,13 @@ Var embedding(Var table, const Tensor& ids, std::optional<std::int32_t> padding_
 Var take_columns(Var x, const Tensor& index) {
   require_rank(TakeColumns::name, "x", x.shape(), 2);
   require_indices(TakeColumns::name, index, -1, x.size(1));
-  return apply<TakeColumns>({x, x.tape().constant(index)});
+  return apply<TakeColumns>({x, index_for(x, index)});
 }
 
 Var put_columns(Var x, const Tensor& index, std::int64_t columns) {
   if (columns < 0) fail(PutColumns::name, "{} columns asked for. Use 0 or more.", columns);
   require_indices(PutColumns::name, index, -1, columns);
-  return apply<PutColumns>({x, x.tape().constant(index)}, {columns});
+  return apply<PutColumns>({x, index_for(x, index)}, {columns});
 }
 
 }  // namespace moegrad

@@ -116,13 +116,8 @@ Var cross_entropy(Var logits, const Tensor& labels, std::optional<std::int32_t> 
          logits.shape(), rows);
   }
   if (rows == 0) fail(name, "logits {} have no rows. Leave empty batches out.", logits.shape());
-  if (labels.device() != Device::cpu) {
-    if (ignore_index) fail(name, "labels to be ignored are on a device. Give them on the host.");
-    const double scale = 1.0 / static_cast<double>(rows);
-    return apply<CrossEntropy>({logits, logits.tape().constant(labels)}, {scale});
-  }
-  Tensor used = labels;  // -1 for those ignored
-  if (ignore_index) used = labels.clone();
+  Tensor used = labels.to(Device::cpu);  // -1 for those ignored
+  if (ignore_index) used = used.clone();
   std::int64_t ignored = 0;
   const auto values = used.values<std::int32_t>();
   for (std::size_t row = 0; row < values.size(); ++row) {
@@ -135,7 +130,7 @@ Var cross_entropy(Var logits, const Tensor& labels, std::optional<std::int32_t> 
     }
   }
   const double scale = ignored == rows ? 0.0 : 1.0 / static_cast<double>(rows - ignored);
-  return apply<CrossEntropy>({logits, logits.tape().constant(used)}, {scale});
+  return apply<CrossEntropy>({logits, index_for(logits, used)}, {scale});
 }
 
 Var mse(Var a, Var b) {

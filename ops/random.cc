@@ -63,8 +63,10 @@ Var dropout(Var x, double p) {
       decisions.enumerates(std::exp2(static_cast<double>(x.shape().numel())))) {
     require_floating(Dropout::name, x.value());
     const Tensor kept = decisions.bernoulli(
-        Dropout::name, Tensor::full(x.shape(), 1.0 - p, DType::f64, Device::cpu), tape.rng());
-    return where(kept, x / (1.0 - p), tape.constant(Tensor::zeros({}, x.dtype(), Device::cpu)));
+        Dropout::name, Tensor::full(x.shape(), 1.0 - p, DType::f64, x.value().device()),
+        tape.rng());
+    return where(kept, x / (1.0 - p),
+                 tape.constant(Tensor::zeros({}, x.dtype(), x.value().device())));
   }
   const Tensor state = decisions.decide(Dropout::name, DType::i32, {6}, [&] {
     return packed(tape.rng().take(static_cast<std::uint64_t>(x.shape().numel())));

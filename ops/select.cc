@@ -17,10 +17,12 @@ void report_margin(const Tensor& x, std::int64_t k, Cell& cell) {
   const std::int64_t seen = std::min(k + 1, cols);
   const Tensor index = Tensor::empty({rows, seen}, DType::i32, x.device());
   kernels(x.device()).top_k(x, seen, index);
+  const Tensor places = index.to(Device::cpu);
+  const Tensor values = x.to(Device::cpu);
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int32_t* const place = index.data<std::int32_t>() + row * seen;
+    const std::int32_t* const place = places.data<std::int32_t>() + row * seen;
     for (std::int64_t j = 1; j < seen; ++j) {
-      cell.distance(x.at(row * cols + place[j - 1]) - x.at(row * cols + place[j]));
+      cell.distance(values.at(row * cols + place[j - 1]) - values.at(row * cols + place[j]));
     }
   }
 }
@@ -86,8 +88,10 @@ Tensor greater(Var a, Var b) {
   const Tensor x = a.value();
   const Tensor y = b.value();
   if (tape.options().track_cell && tape.decisions().mode() != Decisions::Mode::replay) {
-    for (std::int64_t i = 0; i < x.numel(); ++i) {
-      tape.cell().distance(std::abs(x.at(i) - y.at(i)));
+    const std::vector<double> left = x.to_vector();
+    const std::vector<double> right = y.to_vector();
+    for (std::size_t i = 0; i < left.size(); ++i) {
+      tape.cell().distance(std::abs(left[i] - right[i]));
     }
   }
   return tape.decisions().decide("greater", DType::i32, a.shape(), [&] {
@@ -156,7 +160,7 @@ Var where(const Tensor& condition, Var a, Var b) {
     fail(Where::name, "the condition is {}. It must be i32.",
          condition.defined() ? name_of(condition.dtype()) : "undefined");
   }
-  return apply<Where>({a, b, a.tape().constant(condition)});
+  return apply<Where>({a, b, index_for(a, condition)});
 }
 
 Var stop_gradient(Var x) {

@@ -1,0 +1,61 @@
+// Every case of every operation on the guarded device: no element is touched outside of kernels and
+// transfers, and its numbers have the bits of the CPU's.
+#include <doctest/doctest.h>
+
+#include "autograd/operation_check.h"
+#include "ops/all.h"
+
+using namespace moegrad;
+
+namespace {
+
+struct Numbers {
+  Tensor output;
+  std::vector<Tensor> gradients;
+};
+
+Numbers run_on(Device device, const OperationCase& c, DType dtype) {
+  Decisions decisions = Decisions::recorder();
+  Tape tape({.track_cell = true, .decisions = &decisions});
+  std::vector<Var> leaves;
+  for (const Tensor& input : make_inputs(c, dtype)) {
+    leaves.push_back(tape.variable(input.to(device)));
+  }
+  const Var y = c.program(tape, leaves);
+  CHECK(y.value().device() == device);
+  Numbers numbers{y.value().to(Device::cpu), {}};
+  if (!y.needs_gradient()) return numbers;
+  const Tensor cotangent = Rng{7, 1, 0}.uniform(y.shape(), y.dtype(), -1.0, 1.5);
+  const Gradients g = tape.backward(y, {cotangent.to(device)});
+  for (const Var& leaf : leaves) {
+    CHECK(g[leaf].device() == device);
+    numbers.gradients.push_back(g[leaf].to(Device::cpu));
+  }
+  return numbers;
+}
+
+}  // namespace
+
+TEST_CASE("every operation runs on the guarded device, with the CPU's bits") {
+  for (const OperationEntry& entry : all_operations()) {
+    CAPTURE(entry.name);
+    for (const OperationCase& c : entry.cases()) {
+      CAPTURE(c.label);
+      for (const DType dtype : {DType::f64, DType::f32}) {
+        const Numbers here = run_on(Device::cpu, c, dtype);
+        Numbers there;
+        try {
+          there = run_on(Device::guarded, c, dtype);
+        } catch (const Error& e) {
+          FAIL_CHECK(e.what());
+          continue;
+        }
+        CHECK(there.output.same_bits(here.output));
+        REQUIRE(there.gradients.size() == here.gradients.size());
+        for (std::size_t i = 0; i < here.gradients.size(); ++i) {
+          CHECK(there.gradients[i].same_bits(here.gradients[i]));
+        }
+      }
+    }
+  }
+}
