@@ -25,8 +25,9 @@
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/noise.h"
+#include "moe/probability/log_space.h"
+#include "moe/probability/sets.h"
 #include "moe/registry.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {

@@ -4,7 +4,7 @@
 //   o = x W + b;  g = softmax(o)
 //   training    S = k experts sampled without replacement from g
 //               R(S, i) = P^{without i}(S \ i) / P(S), the P of unordered sets
-//               (moe/set_probability.h) w_i = g_i R(S, i) = P(i was drawn first | S), R held
+//               (moe/probability/sets.h) w_i = g_i R(S, i) = P(i was drawn first | S), R held
 //               constant k = 1: w = 1;  k = 2: w_i = (1-g_l) / ((1-g_i) + (1-g_l))
 //   inference   S = TopK(o), w = softmax of o over S
 //
@@ -18,9 +18,10 @@
 
 #include <cmath>
 
+#include "moe/probability/log_space.h"
+#include "moe/probability/sets.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {
