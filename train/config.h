@@ -61,7 +61,6 @@ struct TrainField {
                               double TrainConfig::*, bool TrainConfig::*>;
   OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
   Member member;
-  bool free_text = false;    // the spec's kind does not apply
   bool result_free = false;  // changes no parameter: may differ when a run is resumed
 };
 const std::vector<TrainField>& train_fields();

@@ -169,37 +169,30 @@ class ReinforceEstimator : public Estimator {
 }  // namespace
 
 EstimatorEntry reinforce_estimator() {
-  return {.name = "reinforce",
-          .summary = "the score function: unbiased for any loss, from the losses of the draws",
-          .source = "Williams 1992; Kool et al. 2019; Kool et al. 2020, arXiv:2002.06043",
-          .formula =
-              "y = E_D; objective mean(loss) + mean(sg(loss - b) log p_D), the baseline b\n"
-              "0, the mean of the token's other samples, learned from x, or (built-in) that of "
-              "samples\n"
-              "without replacement, when the router's copies = samples",
-          .claim = Claim::unbiased,
-          .traits = {.categorical = true, .by_parts = false},
-          .options =
-              {{"baseline",
-                OptionSpec::Kind::choice,
-                "none",
-                "what is taken off the loss: nothing, the mean loss of the other samples, that of "
-                "samples without replacement, or a linear function of x",
-                0,
-                0,
-                {"none", "leave-one-out", "built-in", "learned"}},
-               {"samples",
-                OptionSpec::Kind::integer,
-                "1",
-                "copies of each token that run",
-                1,
-                1024,
-                {},
-                {"2", "3"}}},
-          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
-            return std::make_unique<ReinforceEstimator>(o);
-          },
-          .routers = {"categorical"}};
+  return {
+      .name = "reinforce",
+      .summary = "the score function: unbiased for any loss, from the losses of the draws",
+      .source = "Williams 1992; Kool et al. 2019; Kool et al. 2020, arXiv:2002.06043",
+      .formula =
+          "y = E_D; objective mean(loss) + mean(sg(loss - b) log p_D), the baseline b\n"
+          "0, the mean of the token's other samples, learned from x, or (built-in) that of "
+          "samples\n"
+          "without replacement, when the router's copies = samples",
+      .claim = Claim::unbiased,
+      .traits = {.categorical = true, .by_parts = false},
+      .options =
+          {option::choice(
+               "baseline", {"none", "leave-one-out", "built-in", "learned"},
+               "what is taken off the loss: nothing, the mean loss of the other samples, that of "
+               "samples without replacement, or a linear function of x"),
+           option::integer("samples", "copies of each token that run")
+               .initially("1")
+               .from(1, 1024)
+               .tried({"2", "3"})},
+      .make = [](const Options& o) -> std::unique_ptr<Estimator> {
+        return std::make_unique<ReinforceEstimator>(o);
+      },
+      .routers = {"categorical"}};
 }
 
 }  // namespace moegrad

@@ -112,7 +112,7 @@ Var gumbel(const Routing& r, double temperature) {
 }
 
 OptionSpec temperature_option(const char* help) {
-  return {"temperature", OptionSpec::Kind::number, "1", help, 1e-6, 1e6, {}, {"0.6"}};
+  return option::number("temperature", help).initially("1").from(1e-6, 1e6).tried({"0.6"});
 }
 
 EstimatorEntry gumbel_entry(bool mixture) {

@@ -130,14 +130,10 @@ RouterEntry entry(bool straight_through) {
   e.traits.samples = straight_through;
   e.traits.continuous = true;
   e.traits.sparse_training = straight_through;
-  e.options = {{"temperature",
-                OptionSpec::Kind::number,
-                "0.1",
-                "t: divides the logits of each round",
-                1e-3,
-                1e6,
-                {},
-                {"0.7"}}};
+  e.options = {option::number("temperature", "t: divides the logits of each round")
+                   .initially("0.1")
+                   .from(1e-3, 1e6)
+                   .tried({"0.7"})};
   e.make = [straight_through](const Options& o) -> std::unique_ptr<Router> {
     return std::make_unique<RelaxedTopKRouter>(straight_through, o.number("temperature"));
   };

@@ -84,14 +84,11 @@ RouterEntry unordered_set_router() {
               "inference: S = TopK(x W + b), w = softmax over S",
           .claim = Claim::unbiased,
           .traits = {.samples = true},
-          .options = {{"guard",
-                       OptionSpec::Kind::number,
-                       "0",
-                       "R = 1 where the selected hold more than 1 - guard of the score",
-                       0.0,
-                       1.0,
-                       {},
-                       {"1e-5"}}},
+          .options = {option::number(
+                          "guard", "R = 1 where the selected hold more than 1 - guard of the score")
+                          .initially("0")
+                          .from(0.0, 1.0)
+                          .tried({"1e-5"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<UnorderedSetRouter>(o.number("guard"));
           }};
