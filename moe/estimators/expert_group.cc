@@ -5,8 +5,8 @@
 //   means   Ebar_ij = sum_{x' in C_ij} E_j(x') / max(1, |C_ij|); an empty group is 0
 //   E_j(x)  ~ V_j(x) = (1/G) sum_{i in G(x)} Ebar_ij for j off R(x)
 //   router  gbar_j = <g, E_j(x)> on R, <g, V_j(x)> off R; p is the full softmax, never renormalised
-//   experts A_ij = sum_{x: i in G(x), j off R(x)} (p_j(x)/G) g(x)                 (`experts` =
-//   mean)
+//   experts (`experts` = mean)
+//           A_ij = sum_{x: i in G(x), j off R(x)} (p_j(x)/G) g(x)
 //           dL/dE_j(x') += sum_{i: x' in C_ij} A_ij / |C_ij|
 //
 // `forward`: the value gets + sum_{off R} p_j V_j too (a token then sees others of its batch).

@@ -7,8 +7,8 @@
 //              leave-one-out  the mean loss of the other `samples` - 1 copies of the token
 //              built-in       for samples S drawn without replacement (the router's `copies` =
 //                             `samples`; Kool et al., arXiv:2002.06043), see below
-//              learned        sg(x) v + c, trained by mean((sg(loss) - b)^2), added to the
-//              objective
+//              learned        sg(x) v + c, trained by mean((sg(loss) - b)^2), which is added to
+//                             the objective
 //
 // built-in: with P^A(T) the probability to draw the set T when the experts of A are left out,
 //   R(S,s) = P^s(S\s)/P(S), R_s(S,t) = P^{s,t}(S\{s,t})/P^s(S\s), R_s(S,s) = 1

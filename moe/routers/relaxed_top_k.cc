@@ -4,8 +4,7 @@
 //   o = x W + b;  r^1 = o + G, G Gumbel noise in training only
 //   p^m = softmax(r^m/t);  r^(m+1) = r^m + log(1 - p^m);  khot = sum of p^1 .. p^k
 //   training    every token uses all E experts with w = khot/k: sum_i khot_i = k, and the weights
-//   of
-//               a token sum to 1
+//               of a token sum to 1
 //   inference   S = TopK(o), w = 1/k: what khot/k tends to for t -> 0, without noise
 //
 // gumbel-top-k-st: straight-through (Bengio et al., arXiv:1308.3432). S = TopK(o + G) in training,

@@ -4,12 +4,14 @@
 //   o = x W + b;  g = softmax(o)
 //   training    S = k experts sampled without replacement from g
 //               R(S, i) = P^{without i}(S \ i) / P(S), the P of unordered sets
-//               (moe/probability/sets.h) w_i = g_i R(S, i) = P(i was drawn first | S), R held
-//               constant k = 1: w = 1;  k = 2: w_i = (1-g_l) / ((1-g_i) + (1-g_l))
+//               (moe/probability/sets.h)
+//               w_i = g_i R(S, i) = P(i was drawn first | S), R held constant
+//               k = 1: w = 1;  k = 2: w_i = (1-g_l) / ((1-g_i) + (1-g_l))
 //   inference   S = TopK(o), w = softmax of o over S
 //
-// Sum_S w = 1 identically and E[w] = g. The router gradient g_q ([q in S] R_q a_q - sum_S R_i g_i
-// a_i) is unbiased for losses that are linear in y, k = 1 included, where it is that of the score
+// Sum_S w = 1 identically and E[w] = g. The router gradient
+//   g_q ([q in S] R_q a_q - sum_S R_i g_i a_i)
+// is unbiased for losses that are linear in y, k = 1 included, where it is that of the score
 // function. At inference the weights sum to 1 as in training.
 //
 // P(S) is computed from the sum of the others, so that nothing is lost where S holds nearly all of
