@@ -1,6 +1,6 @@
 // Every operation passes its own check.
 
-#include "ops/all.h"
+#include "ops/list.h"
 
 #include <doctest/doctest.h>
 
