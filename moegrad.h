@@ -26,7 +26,7 @@
 #include "moe/router.h"
 #include "moe/sampling.h"
 #include "moe/sequences.h"
-#include "ops/all.h"
+#include "ops/list.h"
 #include "ops/ops.h"
 #include "tensor/dtype.h"
 #include "tensor/error.h"

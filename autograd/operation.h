@@ -27,7 +27,22 @@ enum class Claim {
   biased_order,   // that holds for polynomials up to a stated degree, and no further
   documented,     // its bias and variance on fixed cases are the recorded figures
 };
-std::string_view name_of(Claim claim);
+constexpr std::string_view name_of(Claim claim) {
+  switch (claim) {
+    case Claim::exact:
+      return "exact";
+    case Claim::exact_on_cell:
+      return "exact on the cell";
+    case Claim::surrogate:
+      return "surrogate";
+    case Claim::unbiased:
+      return "unbiased";
+    case Claim::biased_order:
+      return "biased, with a stated order";
+    default:
+      return "biased, as documented";
+  }
+}
 
 // A differentiable program: records on the tape, from leaves made of its inputs, one output.
 using Program = std::function<Var(Tape&, std::span<const Var>)>;

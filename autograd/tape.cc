@@ -19,23 +19,6 @@ constexpr Operation kParameter = leaf_kind("parameter");
 
 }  // namespace
 
-std::string_view name_of(Claim claim) {
-  switch (claim) {
-    case Claim::exact:
-      return "exact";
-    case Claim::exact_on_cell:
-      return "exact on the cell";
-    case Claim::surrogate:
-      return "surrogate";
-    case Claim::unbiased:
-      return "unbiased";
-    case Claim::biased_order:
-      return "biased, with a stated order";
-    default:
-      return "biased, as documented";
-  }
-}
-
 void Var::undefined() {
   fail("tape", "a Var without a value is used. Make one with tape.constant() or variable().");
 }

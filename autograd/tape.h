@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "autograd/decisions.h"
+#include "autograd/mutation.h"
 #include "autograd/operation.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
@@ -97,17 +98,6 @@ class Gradients {
   PoolVector<Entry> entries_;  // the last node first
   PoolVector<ParameterLeaf> parameters_;
 };
-
-// A defect put into the backward pass of one operation on purpose: proof that checks can fail.
-struct Mutation {
-  enum class Kind { sign, twice, dropped, transposed, rotated, overwrites };
-  std::string_view operation;
-  Kind kind = Kind::sign;
-  int input = 0;
-  // Set when the defect was really applied.
-  bool* applied = nullptr;
-};
-std::string_view name_of(Mutation::Kind kind);
 
 struct BackwardOptions {
   // dL/dy for an output y that is not a scalar; ones where not given and y has one element.

@@ -42,7 +42,7 @@ int main() {
        .source = "an example",
        .formula = "w = p^a / sum over R of p^a",
        .claim = Claim::exact_on_cell,
-       .options = {{"power", OptionSpec::Kind::number, "2", "a", 1e-3, 1e3, {}, {"0.5"}}},
+       .options = {option::number("power", "a").initially("2").from(1e-3, 1e3).tried({"0.5"})},
        .make = [](const Options& o) { return std::make_unique<SharpTopK>(o.number("power")); }});
 
   const RouterEntry& entry = routers().back();

@@ -43,12 +43,12 @@ struct BiasOptions {
 // The router gradient of the token that is studied is, for a router whose logits are x W, that of
 // its logits; for any other that of all trained parameters of the router. Two questions are asked
 // of its mean E[G], which need not have the same answer:
-//   How far is it from the dense layer's?   G* is the gradient of the softmax mixture of all
-//   experts,
+//   How far is it from the dense layer's?
+//     G* is the gradient of the softmax mixture of all experts,
 //     with the router's logits. A layer that runs k experts has another loss: even an unbiased
 //     estimator of that loss's gradient is away from G*.
-//   How far is it from that of its own expected loss, d E[loss]?   0 is what a textbook calls
-//   unbiased.
+//   How far is it from that of its own expected loss, d E[loss]?
+//     0 is what a textbook calls unbiased.
 // Each figure is the mean over the draws; NaN where it is undefined.
 //   weight_bias_l1     ||E[w] - g||_1 for the softmax g of the logits
 //   weight_mse         E ||w - g||^2
@@ -56,8 +56,8 @@ struct BiasOptions {
 //   gradient_variance  E ||G - E[G]||^2
 //   dense_mse          E ||G - G*||^2
 //   cosine, norm_ratio of E[G] to G*; over the draws where G* is not 0
-//   own_bias           ||E[G] - d E[loss]||, and own_error: up to this it is not distinguishable
-//   from 0
+//   own_bias           ||E[G] - d E[loss]||, and own_error: up to this it is not
+//                      distinguishable from 0
 struct BiasRow {
   BiasCase of;
   std::string gradient_of;  // "logits" or "router parameters"

@@ -126,10 +126,13 @@ void require_selection(const LayerConfig& config, const Routing& routing) {
 
 const std::vector<OptionSpec>& layer_options() {
   static const std::vector<OptionSpec> specs = {
-      {"aux", OptionSpec::Kind::number, "0",
-       "coefficient of the balance loss E sum_i f_i P_i of all choices", 0.0, 1e6},
-      {"z-loss", OptionSpec::Kind::number, "0", "coefficient of the router z-loss", 0.0, 1e6},
-      {"shared", OptionSpec::Kind::integer, "0", "shared experts, always on with weight 1", 0, 64}};
+      option::number("aux", "coefficient of the balance loss E sum_i f_i P_i of all choices")
+          .initially("0")
+          .from(0.0, 1e6),
+      option::number("z-loss", "coefficient of the router z-loss").initially("0").from(0.0, 1e6),
+      option::integer("shared", "shared experts, always on with weight 1")
+          .initially("0")
+          .from(0, 64)};
   return specs;
 }
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "tensor/edit_distance.h"
 #include "tensor/error.h"
-#include "tensor/parse.h"
 
 namespace moegrad {
 std::string nearest(std::string_view name, std::span<const std::string> names) {
@@ -21,9 +21,75 @@ std::string nearest(std::string_view name, std::span<const std::string> names) {
   return best;
 }
 
+OptionSpec OptionSpec::initially(std::string value) && {
+  default_value = std::move(value);
+  return std::move(*this);
+}
+OptionSpec OptionSpec::from(double low, double high) && {
+  lowest = low;
+  highest = high;
+  return std::move(*this);
+}
+OptionSpec OptionSpec::tried(std::vector<std::string> values) && {
+  examples = std::move(values);
+  return std::move(*this);
+}
+
+void OptionSpec::check(std::string_view owner, const std::string& value) const {
+  const auto refuse = [&](std::string_view wanted) {
+    fail("option", "'{}' of {} is '{}'. Give {}.", name, owner, value, wanted);
+  };
+  switch (kind) {
+    case Kind::text:
+      return;
+    case Kind::flag:
+      if (value != "true" && value != "false") refuse("true or false");
+      return;
+    case Kind::choice:
+      if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
+        refuse(fmt::format("one of {}", fmt::join(choices, ", ")));
+      }
+      return;
+    case Kind::number:
+    case Kind::integer:
+      break;
+  }
+  const bool whole = kind == Kind::integer;
+  std::optional<double> number = parse_number<double>(value);
+  if (whole && !parse_number<std::int64_t>(value)) number.reset();
+  if (!number || !std::isfinite(*number) || *number < lowest || *number > highest) {
+    refuse(fmt::format("{} from {} to {}", whole ? "a whole number" : "a number", lowest, highest));
+  }
+}
+
+namespace option {
+using Kind = OptionSpec::Kind;
+
+OptionSpec number(std::string name, std::string help) {
+  return {std::move(name), Kind::number, std::move(help)};
+}
+OptionSpec integer(std::string name, std::string help) {
+  return {std::move(name), Kind::integer, std::move(help)};
+}
+OptionSpec flag(std::string name, std::string help) {
+  return {std::move(name), Kind::flag, std::move(help), "false"};
+}
+OptionSpec choice(std::string name, std::vector<std::string> choices, std::string help) {
+  OptionSpec spec{std::move(name), Kind::choice, std::move(help), choices.front()};
+  spec.choices = std::move(choices);
+  return spec;
+}
+OptionSpec text(std::string name, std::string help) {
+  return {std::move(name), Kind::text, std::move(help)};
+}
+}  // namespace option
+
 Options::Options(std::string owner, std::vector<OptionSpec> specs)
     : owner_(std::move(owner)), specs_(std::move(specs)) {
-  for (const OptionSpec& spec : specs_) values_[spec.name] = spec.default_value;
+  for (const OptionSpec& spec : specs_) {
+    spec.check(owner_, spec.default_value);
+    values_[spec.name] = spec.default_value;
+  }
 }
 
 bool Options::knows(std::string_view name) const { return values_.find(name) != values_.end(); }
@@ -38,32 +104,7 @@ void Options::set(const std::string& name, const std::string& value) {
       fail("option", "{} has no option '{}', and no others. Leave it out.", owner_, name);
     fail("option", "{} has no option '{}'. Did you mean '{}'?", owner_, name, nearest(name, names));
   }
-  const auto refuse = [&](std::string_view wanted) {
-    fail("option", "'{}' of {} is '{}'. Give {}.", name, owner_, value, wanted);
-  };
-  switch (spec->kind) {
-    case OptionSpec::Kind::flag:
-      if (value != "true" && value != "false") refuse("true or false");
-      break;
-    case OptionSpec::Kind::choice:
-      if (std::find(spec->choices.begin(), spec->choices.end(), value) == spec->choices.end()) {
-        refuse(fmt::format("one of {}", fmt::join(spec->choices, ", ")));
-      }
-      break;
-    default: {
-      const bool whole = spec->kind == OptionSpec::Kind::integer;
-      std::optional<double> number;
-      if (whole) {
-        if (const auto n = parse_number<std::int64_t>(value)) number = static_cast<double>(*n);
-      } else {
-        number = parse_number<double>(value);
-      }
-      if (!number || !std::isfinite(*number) || *number < spec->lowest || *number > spec->highest) {
-        refuse(fmt::format("{} from {} to {}", whole ? "a whole number" : "a number", spec->lowest,
-                           spec->highest));
-      }
-    }
-  }
+  spec->check(owner_, value);
   values_[name] = value;
 }
 
@@ -73,15 +114,11 @@ const std::string& Options::text(std::string_view name) const {
   return found->second;
 }
 
-// A value that was set has been checked; a default may be wrong where it was declared.
-template <class T>
-T Options::parsed(std::string_view name) const {
-  if (const auto value = parse_number<T>(text(name))) return *value;
-  fail("option", "the default of '{}' of {} is '{}'. Declare a number.", name, owner_, text(name));
+double Options::number(std::string_view name) const { return parse_option<double>(text(name)); }
+std::int64_t Options::integer(std::string_view name) const {
+  return parse_option<std::int64_t>(text(name));
 }
-double Options::number(std::string_view name) const { return parsed<double>(name); }
-std::int64_t Options::integer(std::string_view name) const { return parsed<std::int64_t>(name); }
-bool Options::flag(std::string_view name) const { return text(name) == "true"; }
+bool Options::flag(std::string_view name) const { return parse_option<bool>(text(name)); }
 const std::string& Options::choice(std::string_view name) const { return text(name); }
 
 }  // namespace moegrad

@@ -4,7 +4,7 @@
 
 #include "moe/dispatch.h"
 #include "moe/experts.h"
-#include "ops/all.h"
+#include "ops/list.h"
 
 namespace moegrad {
 

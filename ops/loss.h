@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "autograd/operation_check.h"
+#include "autograd/operation.h"
 #include "autograd/tape.h"
 
 namespace moegrad {

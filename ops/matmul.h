@@ -1,6 +1,6 @@
 #pragma once
 
-#include "autograd/operation_check.h"
+#include "autograd/operation.h"
 #include "autograd/tape.h"
 
 namespace moegrad {

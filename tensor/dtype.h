@@ -31,8 +31,8 @@ inline constexpr DType dtype_of<double> = DType::f64;
 template <>
 inline constexpr DType dtype_of<std::int32_t> = DType::i32;
 
-// Calls f with a value of the C++ type of a floating dtype: `with_floating(d, [&](auto zero)
-// {...})`.
+// Calls f with a value of the C++ type of a floating dtype:
+//   with_floating(d, "operation", [&](auto zero) {...})
 template <class F>
 decltype(auto) with_floating(DType dtype, std::string_view operation, F&& f) {
   switch (dtype) {

@@ -257,8 +257,8 @@ class Kernels {
                              const Tensor& out) = 0;
 
   // The experts' networks on the slots of a plan, slot s being token t = order[s] / k:
-  //   a = x_t w1_e + b1_e,  c = x_t w3_e + b3_e,  u = act(a) (swiglu: silu(a) c),  h = u w2_e +
-  //   b2_e
+  //   a = x_t w1_e + b1_e,  c = x_t w3_e + b3_e
+  //   u = act(a) (swiglu: silu(a) c),  h = u w2_e + b2_e
   // x [N, D]; a, c [S, H] are what the backward pass reads of it, undefined where not wanted (c:
   // swiglu alone); h [S, O].
   virtual void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
@@ -266,9 +266,9 @@ class Kernels {
                        const Tensor& c, const Tensor& h) = 0;
   // The way back, with the adjoint g_s of slot s: dy [S, O] by slot, or, where weights [N, k] are
   // given, weights[order[s]] dy[t] for dy [N, O].
-  //   dslots [S, D] = da w1_e^T + dc w3_e^T, da = (g w2_e^T) act'(a); dweights [N, k] = <dy[t],
-  //   h_s>, 0 where a choice has no slot; dw.w2 = sum u^T g, dw.w1 = sum x^T da, ... in the order
-  //   of slots
+  //   dslots [S, D] = da w1_e^T + dc w3_e^T,  da = (g w2_e^T) act'(a)
+  //   dweights [N, k] = <dy[t], h_s>, 0 where a choice has no slot
+  //   dw.w2 = sum u^T g,  dw.w1 = sum x^T da, ... in the order of slots
   // Results that are undefined are not wanted; the experts' outputs are not needed for any. a and c
   // [S', H] are there for the first k' <= k choices of each token, in the rows that `kept` [N, k']
   // tells, -1 for none; undefined: for no choice. Those of the others are worked out once more.

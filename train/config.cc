@@ -14,7 +14,7 @@ namespace moegrad {
 namespace {
 
 using PlainJson = nlohmann::json;
-using FieldKind = OptionSpec::Kind;
+using OptionKind = OptionSpec::Kind;
 
 constexpr std::string_view kOptions = "options";
 constexpr std::string_view kOptionPrefix = "options.";
@@ -96,11 +96,11 @@ std::string text_of(const PlainJson& value) {
 // Whether a JSON value is of the kind that a field wants.
 void require_kind(const TrainField& field, const PlainJson& value, std::string_view file) {
   std::string_view wanted;
-  if (field.free_text || field.spec.kind == FieldKind::choice) {
+  if (field.spec.kind == OptionKind::text || field.spec.kind == OptionKind::choice) {
     if (!value.is_string()) wanted = "a text in quotes";
-  } else if (field.spec.kind == FieldKind::flag) {
+  } else if (field.spec.kind == OptionKind::flag) {
     if (!value.is_boolean()) wanted = "true or false";
-  } else if (field.spec.kind == FieldKind::integer) {
+  } else if (field.spec.kind == OptionKind::integer) {
     if (!value.is_number_integer()) wanted = "a whole number";
   } else if (!value.is_number()) {
     wanted = "a number";
@@ -109,22 +109,6 @@ void require_kind(const TrainField& field, const PlainJson& value, std::string_v
   fail("config", "{}: '{}' is {}. Give {}.", file, field.spec.name, described(value), wanted);
 }
 
-TrainField text(std::string name, std::string TrainConfig::*member, std::string help) {
-  return {{std::move(name), FieldKind::choice, "", std::move(help)}, member, true, false};
-}
-TrainField choice(std::string name, std::string TrainConfig::*member,
-                  std::vector<std::string> choices, std::string help) {
-  return {{std::move(name), FieldKind::choice, "", std::move(help), 0, 0, std::move(choices)},
-          member};
-}
-TrainField integer(std::string name, std::int64_t TrainConfig::*member, double lowest,
-                   double highest, std::string help) {
-  return {{std::move(name), FieldKind::integer, "", std::move(help), lowest, highest}, member};
-}
-TrainField number(std::string name, double TrainConfig::*member, double lowest, double highest,
-                  std::string help) {
-  return {{std::move(name), FieldKind::number, "", std::move(help), lowest, highest}, member};
-}
 TrainField result_free(TrainField field) {
   field.result_free = true;
   return field;
@@ -133,46 +117,60 @@ TrainField result_free(TrainField field) {
 std::vector<TrainField> make_fields() {
   using C = TrainConfig;
   std::vector<TrainField> fields = {
-      text("task", &C::task, "what to learn"),
-      text("router", &C::router, "which experts a token uses"),
-      text("estimator", &C::estimator, "how the gradient passes the selection"),
-      text("router_gradient", &C::router_gradient, "an estimator for the router's gradient alone"),
-      text("expert_gradient", &C::expert_gradient, "an estimator for the experts' gradient alone"),
+      {option::text("task", "what to learn"), &C::task},
+      {option::text("router", "which experts a token uses"), &C::router},
+      {option::text("estimator", "how the gradient passes the selection"), &C::estimator},
+      {option::text("router_gradient", "an estimator for the router's gradient alone"),
+       &C::router_gradient},
+      {option::text("expert_gradient", "an estimator for the experts' gradient alone"),
+       &C::expert_gradient},
       // Sizes of the mixture: 0 and less, and k > E, are errors of the layer.
-      integer("experts", &C::experts, -kWhole, 65536, "number of experts E"),
-      integer("active", &C::active, -kWhole, 65536, "experts a token uses, k"),
-      integer("width", &C::width, -kWhole, 65536, "model width D"),
-      integer("hidden", &C::hidden, -kWhole, 1048576, "hidden width H of an expert"),
-      choice("activation", &C::activation, {"relu", "gelu", "silu", "swiglu"},
-             "activation of the experts"),
-      number(
-          "aux", &C::aux, -1, 1e6,
-          "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
-          "for most (moegrad list)"),
-      integer("epochs", &C::epochs, 1, 1e6,
-              "passes over the training data; with --resume more of them extend a run"),
-      integer("batch", &C::batch, 1, 1e9, "examples in a step"),
-      integer("seed", &C::seed, 0, kWhole, "seed of every random number"),
-      choice("dtype", &C::dtype, {"f32", "f64"}, "floating type"),
-      choice("optimiser", &C::optimiser, {"adamw", "sgd"}, "rule of the steps"),
-      number("lr", &C::lr, 0, 1e6, "learning rate"),
-      number("router_lr", &C::router_lr, 0, 1e6, "factor of the router's learning rate"),
-      number("weight_decay", &C::weight_decay, 0, 1e6, "weight decay of the matrices"),
-      number("momentum", &C::momentum, 0, 1, "momentum of sgd"),
-      {{"nesterov", FieldKind::flag, "", "sgd looks ahead"}, &C::nesterov},
-      choice("schedule", &C::schedule, {"constant", "cosine"}, "learning rate over the steps"),
-      integer("warmup", &C::warmup, 0, 1e9,
-              "steps of linear warm-up, at most a tenth of all steps"),
-      number("clip", &C::clip, 0, 1e9, "largest norm of the gradient; 0: no clipping"),
-      result_free({{"dropless", FieldKind::flag, "",
-                    "evaluate without dropping choices, whatever the router's capacity"},
-                   &C::dropless}),
-      result_free(text("data", &C::data, "folder of the data sets")),
-      result_free(integer("log_every", &C::log_every, 1, 1e9, "steps between lines of metrics")),
-      result_free(integer("checkpoint_every", &C::checkpoint_every, 0, 1e9,
-                          "steps between checkpoints; 0: one an epoch")),
-      result_free(integer("keep", &C::keep, 1, 1e6, "checkpoints to keep")),
-  };
+      {option::integer("experts", "number of experts E").from(-kWhole, 65536), &C::experts},
+      {option::integer("active", "experts a token uses, k").from(-kWhole, 65536), &C::active},
+      {option::integer("width", "model width D").from(-kWhole, 65536), &C::width},
+      {option::integer("hidden", "hidden width H of an expert").from(-kWhole, 1048576), &C::hidden},
+      {option::choice("activation", {"relu", "gelu", "silu", "swiglu"},
+                      "activation of the experts"),
+       &C::activation},
+      {option::number(
+           "aux",
+           "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
+           "for most (moegrad list)")
+           .from(-1, 1e6),
+       &C::aux},
+      {option::integer("epochs",
+                       "passes over the training data; with --resume more of them extend a run")
+           .from(1, 1e6),
+       &C::epochs},
+      {option::integer("batch", "examples in a step").from(1, 1e9), &C::batch},
+      {option::integer("seed", "seed of every random number").from(0, kWhole), &C::seed},
+      {option::choice("dtype", {"f32", "f64"}, "floating type"), &C::dtype},
+      {option::choice("optimiser", {"adamw", "sgd"}, "rule of the steps"), &C::optimiser},
+      {option::number("lr", "learning rate").from(0, 1e6), &C::lr},
+      {option::number("router_lr", "factor of the router's learning rate").from(0, 1e6),
+       &C::router_lr},
+      {option::number("weight_decay", "weight decay of the matrices").from(0, 1e6),
+       &C::weight_decay},
+      {option::number("momentum", "momentum of sgd").from(0, 1), &C::momentum},
+      {option::flag("nesterov", "sgd looks ahead"), &C::nesterov},
+      {option::choice("schedule", {"constant", "cosine"}, "learning rate over the steps"),
+       &C::schedule},
+      {option::integer("warmup", "steps of linear warm-up, at most a tenth of all steps")
+           .from(0, 1e9),
+       &C::warmup},
+      {option::number("clip", "largest norm of the gradient; 0: no clipping").from(0, 1e9),
+       &C::clip},
+      result_free(
+          {option::flag("dropless",
+                        "evaluate without dropping choices, whatever the router's capacity"),
+           &C::dropless}),
+      result_free({option::text("data", "folder of the data sets"), &C::data}),
+      result_free({option::integer("log_every", "steps between lines of metrics").from(1, 1e9),
+                   &C::log_every}),
+      result_free({option::integer("checkpoint_every", "steps between checkpoints; 0: one an epoch")
+                       .from(0, 1e9),
+                   &C::checkpoint_every}),
+      result_free({option::integer("keep", "checkpoints to keep").from(1, 1e6), &C::keep})};
   const TrainConfig defaults;
   for (TrainField& f : fields) f.spec.default_value = field_text(defaults, f);
   return fields;
@@ -210,26 +208,12 @@ std::string flag_of(const TrainField& field) {
 
 void set_field(TrainConfig& config, const std::string& name, const std::string& value) {
   const TrainField& field = field_of(name);
-  if (field.free_text) {
-    require_text(name, value);
-    config.*std::get<std::string TrainConfig::*>(field.member) = value;
-    return;
-  }
-  Options checked("train", {field.spec});
-  checked.set(name, value);
+  field.spec.check("train", value);
+  if (field.spec.kind == OptionKind::text) require_text(name, value);
   std::visit(
       [&](auto member) {
         auto& target = config.*member;
-        using T = std::decay_t<decltype(target)>;
-        if constexpr (std::is_same_v<T, std::string>) {
-          target = checked.choice(name);
-        } else if constexpr (std::is_same_v<T, std::int64_t>) {
-          target = checked.integer(name);
-        } else if constexpr (std::is_same_v<T, bool>) {
-          target = checked.flag(name);
-        } else {
-          target = checked.number(name);
-        }
+        target = parse_option<std::decay_t<decltype(target)>>(value);
       },
       field.member);
 }
@@ -314,7 +298,8 @@ std::string to_json(const TrainConfig& config, bool results_only) {
   for (const TrainField& field : train_fields()) {
     if (results_only && field.result_free) continue;
     std::visit([&](auto member) { object[field.spec.name] = config.*member; }, field.member);
-    if (field.free_text) require_text(field.spec.name, field_text(config, field));
+    if (field.spec.kind == OptionKind::text)
+      require_text(field.spec.name, field_text(config, field));
   }
   if (config.aux < 0.0) object["aux"] = default_aux(router_entry(config.router));
   for (const auto& [name, value] : config.options) {

@@ -61,7 +61,6 @@ struct TrainField {
                               double TrainConfig::*, bool TrainConfig::*>;
   OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
   Member member;
-  bool free_text = false;    // the spec's kind does not apply
   bool result_free = false;  // changes no parameter: may differ when a run is resumed
 };
 const std::vector<TrainField>& train_fields();
@@ -74,8 +73,7 @@ void set_field(TrainConfig& config, const std::string& name, const std::string& 
 std::string field_text(const TrainConfig& config, const TrainField& field);
 
 // What was asked for explicitly, in order: {field, text}; an option of router, estimator or layer
-// as
-// {"options.NAME", text}.
+// as {"options.NAME", text}.
 using Settings = std::vector<std::pair<std::string, std::string>>;
 void apply_settings(TrainConfig& config, const Settings& settings);
 

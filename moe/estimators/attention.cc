@@ -258,33 +258,18 @@ EstimatorEntry attention_entry(bool buckets) {
   e.formula = "V_j(q) = sum of softmax_k(a_qk) E_j(k) over the keys of the sequence routed to j";
   e.formula += buckets ? ", in the bucket of q;\n" : ";\n";
   e.formula += "dL/dp_j = <g, V_j> off R; 0 where there is no key";
-  e.options = {{"scope",
-                OptionSpec::Kind::choice,
-                "sequence",
-                "which tokens a token attends to",
-                0,
-                0,
-                {"sequence", "batch"}},
-               {"causal", OptionSpec::Kind::flag, "false", "no token attends to later ones"},
-               {"forward", OptionSpec::Kind::flag, "false", "add sum p_j V_j to the output too"},
-               {"experts",
-                OptionSpec::Kind::choice,
-                "none",
-                "gradient of the experts through the means",
-                0,
-                0,
-                {"none", "mean"}}};
+  e.options = {
+      option::choice("scope", {"sequence", "batch"}, "which tokens a token attends to"),
+      option::flag("causal", "no token attends to later ones"),
+      option::flag("forward", "add sum p_j V_j to the output too"),
+      option::choice("experts", {"none", "mean"}, "gradient of the experts through the means")};
   if (buckets) {
-    e.options.push_back({"planes",
-                         OptionSpec::Kind::integer,
-                         "10",
-                         "random planes that part the buckets",
-                         1,
-                         64,
-                         {},
-                         {"1"}});
+    e.options.push_back(option::integer("planes", "random planes that part the buckets")
+                            .initially("10")
+                            .from(1, 64)
+                            .tried({"1"}));
     e.options.push_back(
-        {"seed", OptionSpec::Kind::integer, "0", "of the random planes", 0, 1e9, {}, {"7"}});
+        option::integer("seed", "of the random planes").initially("0").from(0, 1e9).tried({"7"}));
   }
   e.make = [buckets](const Options& o) -> std::unique_ptr<Estimator> {
     return std::make_unique<AttentionEstimator>(o, buckets);

@@ -129,29 +129,25 @@ class DefaultEmaEstimator : public Estimator {
 }  // namespace
 
 EstimatorEntry default_ema_estimator() {
-  return {.name = "default-ema",
-          .summary = "running means of the experts' outputs stand for the unselected experts",
-          .source = "Panda et al. 2025 (Default MoE), arXiv:2504.12463",
-          .formula =
-              "mean_i <- beta mean_i + (1 - beta) (mean of E_i over its tokens), before use;\n"
-              "y = sum_R w_i E_i + sum_{off R} p_i mean_i; dL/dp_i = <g, mean_i> off R",
-          .traits = {.backward_only = false,
-                     .state = "running means of the experts' outputs (estimator.mean)"},
-          .options = {{"beta",
-                       OptionSpec::Kind::number,
-                       "0.9",
-                       "how much of the running mean is kept at each step",
-                       0.0,
-                       1.0,
-                       {},
-                       {"0", "0.5"}},
-                      {"weighted", OptionSpec::Kind::flag, "false",
-                       "mean over the tokens weighted by the expert's score"},
-                      {"forward", OptionSpec::Kind::flag, "true",
-                       "add sum p_i mean_i over the unselected to the output"}},
-          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
-            return std::make_unique<DefaultEmaEstimator>(o);
-          }};
+  return {
+      .name = "default-ema",
+      .summary = "running means of the experts' outputs stand for the unselected experts",
+      .source = "Panda et al. 2025 (Default MoE), arXiv:2504.12463",
+      .formula =
+          "mean_i <- beta mean_i + (1 - beta) (mean of E_i over its tokens), before use;\n"
+          "y = sum_R w_i E_i + sum_{off R} p_i mean_i; dL/dp_i = <g, mean_i> off R",
+      .traits = {.backward_only = false,
+                 .state = "running means of the experts' outputs (estimator.mean)"},
+      .options = {option::number("beta", "how much of the running mean is kept at each step")
+                      .initially("0.9")
+                      .from(0.0, 1.0)
+                      .tried({"0", "0.5"}),
+                  option::flag("weighted", "mean over the tokens weighted by the expert's score"),
+                  option::flag("forward", "add sum p_i mean_i over the unselected to the output")
+                      .initially("true")},
+      .make = [](const Options& o) -> std::unique_ptr<Estimator> {
+        return std::make_unique<DefaultEmaEstimator>(o);
+      }};
 }
 
 }  // namespace moegrad

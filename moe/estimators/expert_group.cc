@@ -5,8 +5,8 @@
 //   means   Ebar_ij = sum_{x' in C_ij} E_j(x') / max(1, |C_ij|); an empty group is 0
 //   E_j(x)  ~ V_j(x) = (1/G) sum_{i in G(x)} Ebar_ij for j off R(x)
 //   router  gbar_j = <g, E_j(x)> on R, <g, V_j(x)> off R; p is the full softmax, never renormalised
-//   experts A_ij = sum_{x: i in G(x), j off R(x)} (p_j(x)/G) g(x)                 (`experts` =
-//   mean)
+//   experts (`experts` = mean)
+//           A_ij = sum_{x: i in G(x), j off R(x)} (p_j(x)/G) g(x)
 //           dL/dE_j(x') += sum_{i: x' in C_ij} A_ij / |C_ij|
 //
 // `forward`: the value gets + sum_{off R} p_j V_j too (a token then sees others of its batch).
@@ -352,32 +352,18 @@ EstimatorEntry expert_group_estimator() {
           "G(x) = top-G experts by p; Ebar_ij = mean of E_j over the tokens of group i that ran "
           "j;\n"
           "V_j(x) = (1/G) sum_{i in G(x)} Ebar_ij for j off R(x), dL/dp_j = <g, V_j>",
-      .options = {{"groups",
-                   OptionSpec::Kind::integer,
-                   "2",
-                   "G: a token is in the groups of its top G",
-                   1,
-                   4096,
-                   {},
-                   {"1", "3"}},
-                  {"experts",
-                   OptionSpec::Kind::choice,
-                   "none",
-                   "gradient of the experts through the means",
-                   0,
-                   0,
-                   {"none", "mean"}},
-                  {"forward", OptionSpec::Kind::flag, "false", "add sum p_j V_j to the output too"},
-                  {"weighted", OptionSpec::Kind::flag, "false",
-                   "means weighted by the score of the group"},
-                  {"minimum-score",
-                   OptionSpec::Kind::number,
-                   "0",
-                   "least score to be in a group",
-                   0,
-                   1,
-                   {},
-                   {"0.3"}}},
+      .options = {option::integer("groups", "G: a token is in the groups of its top G")
+                      .initially("2")
+                      .from(1, 4096)
+                      .tried({"1", "3"}),
+                  option::choice("experts", {"none", "mean"},
+                                 "gradient of the experts through the means"),
+                  option::flag("forward", "add sum p_j V_j to the output too"),
+                  option::flag("weighted", "means weighted by the score of the group"),
+                  option::number("minimum-score", "least score to be in a group")
+                      .initially("0")
+                      .from(0, 1)
+                      .tried({"0.3"})},
       .make = [](const Options& o) -> std::unique_ptr<Estimator> {
         return std::make_unique<ExpertGroupEstimator>(o);
       }};

@@ -7,8 +7,8 @@
 //              leave-one-out  the mean loss of the other `samples` - 1 copies of the token
 //              built-in       for samples S drawn without replacement (the router's `copies` =
 //                             `samples`; Kool et al., arXiv:2002.06043), see below
-//              learned        sg(x) v + c, trained by mean((sg(loss) - b)^2), added to the
-//              objective
+//              learned        sg(x) v + c, trained by mean((sg(loss) - b)^2), which is added to
+//                             the objective
 //
 // built-in: with P^A(T) the probability to draw the set T when the experts of A are left out,
 //   R(S,s) = P^s(S\s)/P(S), R_s(S,t) = P^{s,t}(S\{s,t})/P^s(S\s), R_s(S,s) = 1
@@ -25,8 +25,9 @@
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/noise.h"
+#include "moe/probability/log_space.h"
+#include "moe/probability/sets.h"
 #include "moe/registry.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -169,37 +170,30 @@ class ReinforceEstimator : public Estimator {
 }  // namespace
 
 EstimatorEntry reinforce_estimator() {
-  return {.name = "reinforce",
-          .summary = "the score function: unbiased for any loss, from the losses of the draws",
-          .source = "Williams 1992; Kool et al. 2019; Kool et al. 2020, arXiv:2002.06043",
-          .formula =
-              "y = E_D; objective mean(loss) + mean(sg(loss - b) log p_D), the baseline b\n"
-              "0, the mean of the token's other samples, learned from x, or (built-in) that of "
-              "samples\n"
-              "without replacement, when the router's copies = samples",
-          .claim = Claim::unbiased,
-          .traits = {.categorical = true, .by_parts = false},
-          .options =
-              {{"baseline",
-                OptionSpec::Kind::choice,
-                "none",
-                "what is taken off the loss: nothing, the mean loss of the other samples, that of "
-                "samples without replacement, or a linear function of x",
-                0,
-                0,
-                {"none", "leave-one-out", "built-in", "learned"}},
-               {"samples",
-                OptionSpec::Kind::integer,
-                "1",
-                "copies of each token that run",
-                1,
-                1024,
-                {},
-                {"2", "3"}}},
-          .make = [](const Options& o) -> std::unique_ptr<Estimator> {
-            return std::make_unique<ReinforceEstimator>(o);
-          },
-          .routers = {"categorical"}};
+  return {
+      .name = "reinforce",
+      .summary = "the score function: unbiased for any loss, from the losses of the draws",
+      .source = "Williams 1992; Kool et al. 2019; Kool et al. 2020, arXiv:2002.06043",
+      .formula =
+          "y = E_D; objective mean(loss) + mean(sg(loss - b) log p_D), the baseline b\n"
+          "0, the mean of the token's other samples, learned from x, or (built-in) that of "
+          "samples\n"
+          "without replacement, when the router's copies = samples",
+      .claim = Claim::unbiased,
+      .traits = {.categorical = true, .by_parts = false},
+      .options =
+          {option::choice(
+               "baseline", {"none", "leave-one-out", "built-in", "learned"},
+               "what is taken off the loss: nothing, the mean loss of the other samples, that of "
+               "samples without replacement, or a linear function of x"),
+           option::integer("samples", "copies of each token that run")
+               .initially("1")
+               .from(1, 1024)
+               .tried({"2", "3"})},
+      .make = [](const Options& o) -> std::unique_ptr<Estimator> {
+        return std::make_unique<ReinforceEstimator>(o);
+      },
+      .routers = {"categorical"}};
 }
 
 }  // namespace moegrad

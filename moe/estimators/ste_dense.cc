@@ -96,20 +96,10 @@ class SteDenseEstimator : public Estimator {
 };
 
 std::vector<OptionSpec> dense_options() {
-  return {{"cotangent",
-           OptionSpec::Kind::choice,
-           "plain",
-           "router cotangent: <g, E_i>, or (p_i + 1[i selected]) <g, E_i>",
-           0,
-           0,
-           {"plain", "weighted"}},
-          {"renormalised",
-           OptionSpec::Kind::choice,
-           "partscale",
-           "how renormalised weights pass their gradient to unselected experts",
-           0,
-           0,
-           {"partscale", "gated", "conventional"}}};
+  return {option::choice("cotangent", {"plain", "weighted"},
+                         "router cotangent: <g, E_i>, or (p_i + 1[i selected]) <g, E_i>"),
+          option::choice("renormalised", {"partscale", "gated", "conventional"},
+                         "how renormalised weights pass their gradient to unselected experts")};
 }
 
 }  // namespace

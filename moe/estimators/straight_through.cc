@@ -28,9 +28,9 @@ namespace {
 // q [N, E] of a routing; its value may be anything, its gradient is the estimator.
 using Relaxed = std::function<Var(const Routing&)>;
 
-class OneDrawnEstimator : public Estimator {
+class StraightThroughEstimator : public Estimator {
  public:
-  OneDrawnEstimator(Relaxed relaxed, bool mixture)
+  StraightThroughEstimator(Relaxed relaxed, bool mixture)
       : relaxed_(std::move(relaxed)), mixture_(mixture) {}
 
   Combined combine(const EstimatorInput& in) const override {
@@ -112,7 +112,7 @@ Var gumbel(const Routing& r, double temperature) {
 }
 
 OptionSpec temperature_option(const char* help) {
-  return {"temperature", OptionSpec::Kind::number, "1", help, 1e-6, 1e6, {}, {"0.6"}};
+  return option::number("temperature", help).initially("1").from(1e-6, 1e6).tried({"0.6"});
 }
 
 EstimatorEntry gumbel_entry(bool mixture) {
@@ -125,7 +125,7 @@ EstimatorEntry gumbel_entry(bool mixture) {
   e.options = {temperature_option("divides the noisy logits in the relaxed choice")};
   e.make = [mixture](const Options& o) -> std::unique_ptr<Estimator> {
     const double temperature = o.number("temperature");
-    return std::make_unique<OneDrawnEstimator>(
+    return std::make_unique<StraightThroughEstimator>(
         [temperature](const Routing& r) { return gumbel(r, temperature); }, mixture);
   };
   e.routers = {"categorical"};
@@ -143,8 +143,8 @@ EstimatorEntry st_estimator() {
           .claim = Claim::biased_order,
           .traits = {.dense = true, .categorical = true, .by_parts = false, .order = 1},
           .make = [](const Options&) -> std::unique_ptr<Estimator> {
-            return std::make_unique<OneDrawnEstimator>([](const Routing& r) { return r.scores; },
-                                                       false);
+            return std::make_unique<StraightThroughEstimator>(
+                [](const Routing& r) { return r.scores; }, false);
           },
           .routers = {"categorical"}};
 }
@@ -161,7 +161,7 @@ EstimatorEntry reinmax_estimator() {
           .options = {temperature_option("divides the logits in r; exact at 1 only")},
           .make = [](const Options& o) -> std::unique_ptr<Estimator> {
             const double temperature = o.number("temperature");
-            return std::make_unique<OneDrawnEstimator>(
+            return std::make_unique<StraightThroughEstimator>(
                 [temperature](const Routing& r) { return reinmax(r, temperature); }, false);
           },
           .routers = {"categorical"}};

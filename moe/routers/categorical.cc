@@ -95,25 +95,28 @@ class CategoricalRouter : public Router {
 }  // namespace
 
 RouterEntry categorical_router() {
-  return {.name = "categorical",
-          .summary = "one expert drawn from the softmax, with weight 1",
-          .source = "Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030",
-          .formula =
-              "training: D = argmax(o + Gumbel noise), a draw from softmax(o), o = x W + b\n"
-              "inference: D = argmax(o)\n"
-              "w = 1; the router learns by an estimator for a categorical choice",
-          .claim = Claim::documented,
-          .traits = {.samples = true, .categorical = true},
-          .options = {{"copies", OptionSpec::Kind::integer, "1",
-                       "rows that are copies of one token and draw without replacement", 1, 8}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<CategoricalRouter>(o.integer("copies"));
-          },
-          // Unbiased weights, and no gradient at all.
-          .recorded = {{{}, 4, 1, 0, 0.488517115017, 0.522712102970, 0},
-                       {{}, 8, 1, 0, 0.754118007126, 0.403711606021, 0}},
-          .most_active = 1,
-          .draws = {"selected", "noise"}};
+  return {
+      .name = "categorical",
+      .summary = "one expert drawn from the softmax, with weight 1",
+      .source = "Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030",
+      .formula =
+          "training: D = argmax(o + Gumbel noise), a draw from softmax(o), o = x W + b\n"
+          "inference: D = argmax(o)\n"
+          "w = 1; the router learns by an estimator for a categorical choice",
+      .claim = Claim::documented,
+      .traits = {.samples = true, .categorical = true},
+      .options = {option::integer("copies",
+                                  "rows that are copies of one token and draw without replacement")
+                      .initially("1")
+                      .from(1, 8)},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<CategoricalRouter>(o.integer("copies"));
+      },
+      // Unbiased weights, and no gradient at all.
+      .recorded = {{{}, 4, 1, 0, 0.488517115017, 0.522712102970, 0},
+                   {{}, 8, 1, 0, 0.754118007126, 0.403711606021, 0}},
+      .most_active = 1,
+      .draws = {"selected", "noise"}};
 }
 
 }  // namespace moegrad

@@ -130,22 +130,14 @@ RouterEntry comet_router() {
                  .sparse_training = false,
                  .auxiliary = "entropy of the trees (entropy)",
                  .losses = {"entropy"}},
-      .options = {{"gamma",
-                   OptionSpec::Kind::number,
-                   "1",
-                   "width of the smooth step",
-                   1e-6,
-                   1e6,
-                   {},
-                   {"3"}},
-                  {"entropy",
-                   OptionSpec::Kind::number,
-                   "0",
-                   "coefficient of the entropy of the trees",
-                   0.0,
-                   1e6,
-                   {},
-                   {"0.2"}}},
+      .options = {option::number("gamma", "width of the smooth step")
+                      .initially("1")
+                      .from(1e-6, 1e6)
+                      .tried({"3"}),
+                  option::number("entropy", "coefficient of the entropy of the trees")
+                      .initially("0")
+                      .from(0.0, 1e6)
+                      .tried({"0.2"})},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<CometRouter>(o.number("gamma"), o.number("entropy"));
       }};

@@ -18,12 +18,13 @@
 // S is drawn, and mu summed up, by a walk from the last expert to the first. Only differences of
 // logits enter, so their gradients sum to zero to the last digit. About 13 operations an expert.
 
+#include "moe/probability/conditional_bernoulli.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "moe/registry.h"
 #include "moe/sampling.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
@@ -98,68 +99,67 @@ Tensor sample_set(Var logits, std::int64_t k) {
   });
 }
 
-// mu [N, E]. The k-th largest logit of each token is subtracted first: what decides is then near 0,
-// in f32 too.
-Var marginals(Var logits, std::int64_t k) {
-  Tape& tape = logits.tape();
-  const std::int64_t tokens = logits.size(0);
-  const std::int64_t experts = logits.size(1);
-  const auto constant = [&](double value) {
-    return tape.constant(Tensor::full({tokens, 1}, value, logits.dtype(), Device::cpu));
-  };
-  const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
-  const Var o = logits - stop_gradient(slice(largest, 1, k - 1, k));
-  // d[i] [N, min(i, k)]: o_i - log r_j(i), j = 1 ..
-  std::vector<Var> d;
-  std::vector<Var> column;
-  Var log_r;
-  for (std::int64_t i = 0; i < experts; ++i) {
-    column.push_back(slice(o, 1, i, i + 1));
-    const Var oi = column.back();
-    if (i == 0) {
-      d.emplace_back();
-      log_r = oi;
-      continue;
-    }
+Var column_of(Var like, double value) {
+  return like.tape().constant(Tensor::full({like.size(0), 1}, value, like.dtype(), Device::cpu));
+}
+
+// log r_j of the experts 0 .. i, j = 1 .. min(i+1, k), from that of the experts before i and
+// d_j = o_i - log r_j:  log r_j + softplus(d_j) - softplus(d_{j-1}), where softplus(d_0) = 0; and
+// o_i for j = i+1, of which there was none.
+Var log_ratio_with(Var log_r, Var d, Var oi, std::int64_t k) {
+  const Var s = softplus(d);
+  const Var raised = log_r.size(1) < k ? concat({log_r + s, oi}, 1) : log_r + s;
+  const std::int64_t columns = raised.size(1);
+  if (columns == 1) return raised;
+  return raised - concat({column_of(s, 0.0), slice(s, 1, 0, columns - 1)}, 1);
+}
+
+// d [i] of each expert, i > 0: [N, min(i, k)]; d_j is the log of the odds to take expert i where j
+// are still to be taken from the experts 0 .. i.
+std::vector<Var> odds_to_take(Var o, std::int64_t k) {
+  std::vector<Var> d(1);
+  Var log_r = slice(o, 1, 0, 1);
+  for (std::int64_t i = 1; i < o.size(1); ++i) {
+    const Var oi = slice(o, 1, i, i + 1);
     d.push_back(oi - log_r);
-    const Var s = softplus(d.back());
-    const std::int64_t known = std::min(i, k);
-    const std::int64_t next = std::min(i + 1, k);
-    const Var either = next > known ? concat({log_r + s, oi}, 1) : log_r + s;
-    if (next == 1) {
-      log_r = either;
-    } else {
-      log_r = either - concat({constant(0.0), slice(s, 1, 0, next - 1)}, 1);
-    }
+    log_r = log_ratio_with(log_r, d.back(), oi, k);
   }
-  // reach [N, min(i+1, k)]: the probability that j are to be taken from the experts 0 .. i.
-  Var reach = constant(1.0);
+  return d;
+}
+
+// Columns 1 .. count of x, with a column of zeros where x has only `count` columns.
+Var next_columns(Var x, std::int64_t count) {
+  if (x.size(1) > count) return slice(x, 1, 1, count + 1);
+  if (count == 1) return column_of(x, 0.0);
+  return concat({slice(x, 1, 1, count), column_of(x, 0.0)}, 1);
+}
+
+// mu [N, E], by the walk from the last expert to the first. reach_j, j = 1 .. min(i+1, k), is the
+// probability that j are still to be taken from the experts 0 .. i:
+//   taken_j  = reach_j sigmoid(d_j); reach_j where all must be taken, j = i+1
+//   mu_i     = sum_j taken_j
+//   reach_j' = reach_j sigmoid(-d_j) + taken_{j+1}, of the experts 0 .. i-1
+// The k-th largest logit of each token is subtracted first: what decides is near 0, in f32 too.
+Var marginals(Var logits, std::int64_t k) {
+  const std::int64_t experts = logits.size(1);
+  const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
+  const std::vector<Var> d = odds_to_take(logits - stop_gradient(slice(largest, 1, k - 1, k)), k);
+  Var reach = column_of(logits, 1.0);
   if (k > 1) {
-    reach = concat(
-        {tape.constant(Tensor::zeros({tokens, k - 1}, logits.dtype(), Device::cpu)), reach}, 1);
+    const Tensor none = Tensor::zeros({logits.size(0), k - 1}, logits.dtype(), Device::cpu);
+    reach = concat({logits.tape().constant(none), reach}, 1);
   }
-  std::vector<Var> mu(static_cast<std::size_t>(experts));
-  for (std::int64_t i = experts; i-- > 0;) {
+  std::vector<Var> mu(d.size());
+  for (std::int64_t i = experts - 1; i > 0; --i) {
     const auto at = static_cast<std::size_t>(i);
-    if (i == 0) {
-      mu[0] = reach;  // one left to take from one
-      break;
-    }
-    const std::int64_t choices = std::min(i, k);  // the last of i + 1 <= k must be taken
-    const Var q = sigmoid(d[at]);
-    const Var free = i < k ? slice(reach, 1, 0, choices) : reach;
-    Var taken = free * q;
-    const Var kept = free * sigmoid(-d[at]);
-    if (i < k) {
-      taken = concat({taken, slice(reach, 1, i, i + 1)}, 1);
-      reach = kept + slice(taken, 1, 1, i + 1);
-    } else if (k > 1) {
-      reach = kept + concat({slice(taken, 1, 1, k), constant(0.0)}, 1);
-    } else {
-      reach = kept;
-    }
+    const std::int64_t choices = std::min(i, k);
+    const Var open = i < k ? slice(reach, 1, 0, choices) : reach;
+    Var taken = open * sigmoid(d[at]);
+    if (i < k) taken = concat({taken, slice(reach, 1, i, i + 1)}, 1);
+    reach = open * sigmoid(-d[at]) + next_columns(taken, choices);
     mu[at] = sum(taken, 1, true);
   }
+  mu[0] = reach;  // one is to be taken from one
   return concat(std::span<const Var>(mu), 1);
 }
 

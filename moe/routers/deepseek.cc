@@ -128,62 +128,48 @@ RouterEntry deepseek_v1_router() {
 }
 
 RouterEntry deepseek_v3_router() {
-  return {.name = "deepseek-v3",
-          .summary = "sigmoid scores, selection limited to groups and balanced by a bias",
-          .source = "DeepSeek-AI 2024, arXiv:2412.19437",
-          .formula =
-              "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
-              "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
-              "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
-              "loss: balance E/(k L) sum_i count_i P_i of each sequence, count those of TopK(s)\n"
-              "alone, P the mean of s/sum s\n"
-              "after each step in training b_i += bias-rate sign(mean count - count_i)",
-          .claim = Claim::exact_on_cell,
-          .traits = {.softmax = false,
-                     .picks_largest = false,
-                     .state = "router.balance",
-                     .auxiliary = "counts times mean shares in a sequence (balance)",
-                     .losses = {"balance"}},
-          .options = {{"balance",
-                       OptionSpec::Kind::number,
-                       "0.0001",
-                       "coefficient of the balance loss of each sequence",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.7"}},
-                      {"groups",
-                       OptionSpec::Kind::integer,
-                       "1",
-                       "groups of neighbouring experts",
-                       1,
-                       1e6,
-                       {},
-                       {"2"}},
-                      {"kept-groups", OptionSpec::Kind::integer, "1",
-                       "groups that a token may choose from", 1, 1e6},
-                      {"scale",
-                       OptionSpec::Kind::number,
-                       "2.5",
-                       "the sum of a token's weights",
-                       1e-6,
-                       1e6,
-                       {},
-                       {"1"}},
-                      {"bias-rate",
-                       OptionSpec::Kind::number,
-                       "0.001",
-                       "step of the balancing bias; 0 leaves it as it is",
-                       0.0,
-                       1.0,
-                       {},
-                       {"0", "0.1"}}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<DeepseekV3Router>(
-                DeepseekV3Settings{o.integer("groups"), o.integer("kept-groups"), o.number("scale"),
-                                   o.number("bias-rate"), o.number("balance")});
-          },
-          .layer_options = {{"shared", "1"}}};
+  return {
+      .name = "deepseek-v3",
+      .summary = "sigmoid scores, selection limited to groups and balanced by a bias",
+      .source = "DeepSeek-AI 2024, arXiv:2412.19437",
+      .formula =
+          "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
+          "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
+          "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
+          "loss: balance E/(k L) sum_i count_i P_i of each sequence, count those of TopK(s)\n"
+          "alone, P the mean of s/sum s\n"
+          "after each step in training b_i += bias-rate sign(mean count - count_i)",
+      .claim = Claim::exact_on_cell,
+      .traits = {.softmax = false,
+                 .picks_largest = false,
+                 .state = "router.balance",
+                 .auxiliary = "counts times mean shares in a sequence (balance)",
+                 .losses = {"balance"}},
+      .options = {option::number("balance", "coefficient of the balance loss of each sequence")
+                      .initially("0.0001")
+                      .from(0.0, 1e6)
+                      .tried({"0.7"}),
+                  option::integer("groups", "groups of neighbouring experts")
+                      .initially("1")
+                      .from(1, 1e6)
+                      .tried({"2"}),
+                  option::integer("kept-groups", "groups that a token may choose from")
+                      .initially("1")
+                      .from(1, 1e6),
+                  option::number("scale", "the sum of a token's weights")
+                      .initially("2.5")
+                      .from(1e-6, 1e6)
+                      .tried({"1"}),
+                  option::number("bias-rate", "step of the balancing bias; 0 leaves it as it is")
+                      .initially("0.001")
+                      .from(0.0, 1.0)
+                      .tried({"0", "0.1"})},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<DeepseekV3Router>(
+            DeepseekV3Settings{o.integer("groups"), o.integer("kept-groups"), o.number("scale"),
+                               o.number("bias-rate"), o.number("balance")});
+      },
+      .layer_options = {{"shared", "1"}}};
 }
 
 }  // namespace moegrad

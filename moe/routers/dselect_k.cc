@@ -123,30 +123,18 @@ RouterEntry dselect_k_router() {
                      .sparse_training = false,
                      .auxiliary = "entropy of the selectors (entropy), reachability (zeta)",
                      .losses = {"entropy", "zeta"}},
-          .options = {{"gamma",
-                       OptionSpec::Kind::number,
-                       "1",
-                       "width of the smooth step",
-                       1e-6,
-                       1e6,
-                       {},
-                       {"3"}},
-                      {"entropy",
-                       OptionSpec::Kind::number,
-                       "1e-6",
-                       "coefficient of the entropy of the selectors",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.2"}},
-                      {"zeta",
-                       OptionSpec::Kind::number,
-                       "1",
-                       "coefficient of the loss for codes without an expert",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.3"}}},
+          .options = {option::number("gamma", "width of the smooth step")
+                          .initially("1")
+                          .from(1e-6, 1e6)
+                          .tried({"3"}),
+                      option::number("entropy", "coefficient of the entropy of the selectors")
+                          .initially("1e-6")
+                          .from(0.0, 1e6)
+                          .tried({"0.2"}),
+                      option::number("zeta", "coefficient of the loss for codes without an expert")
+                          .initially("1")
+                          .from(0.0, 1e6)
+                          .tried({"0.3"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<DSelectKRouter>(o.number("gamma"), o.number("entropy"),
                                                     o.number("zeta"));

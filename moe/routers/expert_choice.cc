@@ -78,14 +78,10 @@ RouterEntry expert_choice_router() {
           .traits = {.causal = false,
                      .picks_largest = false,
                      .constant_aux = "gives every expert the same load"},
-          .options = {{"capacity",
-                       OptionSpec::Kind::number,
-                       "1",
-                       "room of an expert, in parts of k N/E tokens",
-                       1e-6,
-                       1e6,
-                       {},
-                       {"0.5", "2"}}},
+          .options = {option::number("capacity", "room of an expert, in parts of k N/E tokens")
+                          .initially("1")
+                          .from(1e-6, 1e6)
+                          .tried({"0.5", "2"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<ExpertChoiceRouter>(o.number("capacity"));
           }};

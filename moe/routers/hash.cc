@@ -73,14 +73,10 @@ RouterEntry hash_router() {
                      .picks_largest = false,
                      .constant_aux = "has no parameters",
                      .constant_logits = true},
-          .options = {{"hash-seed",
-                       OptionSpec::Kind::integer,
-                       "0",
-                       "seed of the random table",
-                       0,
-                       1e9,
-                       {},
-                       {"7"}}},
+          .options = {option::integer("hash-seed", "seed of the random table")
+                          .initially("0")
+                          .from(0, 1e9)
+                          .tried({"7"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<HashRouter>(static_cast<std::uint64_t>(o.integer("hash-seed")));
           },

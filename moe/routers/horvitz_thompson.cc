@@ -3,7 +3,7 @@
 //
 //   o = x W + b;  g = softmax(o)
 //   training    S = k experts sampled without replacement from g (Gumbel top-k)
-//               pi_i = P(i in S) under this sampling (moe/set_probability.h)
+//               pi_i = P(i in S) under this sampling (moe/probability/inclusion.h)
 //               w_i = g_i / pi_i, pi held constant
 //   inference   S = TopK(o), w = softmax of o over S
 //
@@ -15,9 +15,10 @@
 
 #include <cmath>
 
+#include "moe/probability/inclusion.h"
+#include "moe/probability/log_space.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {

@@ -61,27 +61,25 @@ class LossFreeRouter : public Router {
 }  // namespace
 
 RouterEntry loss_free_router() {
-  return {.name = "loss-free",
-          .summary = "top-k balanced by a bias on the selection alone, without a loss",
-          .source = "Wang et al. 2024, arXiv:2408.15664",
-          .formula =
-              "g = softmax(x W + b_0), S = TopK(g + b), w = g on S, or renormalised over S\n"
-              "after each step in training b_i += bias-rate sign(mean count - count_i)",
-          .claim = Claim::exact_on_cell,
-          .traits = {.picks_largest = false, .state = "router.balance"},
-          .options = {{"bias-rate",
-                       OptionSpec::Kind::number,
-                       "0.001",
-                       "step of the balancing bias; 0 leaves it as it is",
-                       0.0,
-                       1.0,
-                       {},
-                       {"0.1"}},
-                      {"renormalise", OptionSpec::Kind::flag, "false",
-                       "weights are the softmax over the selected instead of the full softmax"}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<LossFreeRouter>(o.number("bias-rate"), o.flag("renormalise"));
-          }};
+  return {
+      .name = "loss-free",
+      .summary = "top-k balanced by a bias on the selection alone, without a loss",
+      .source = "Wang et al. 2024, arXiv:2408.15664",
+      .formula =
+          "g = softmax(x W + b_0), S = TopK(g + b), w = g on S, or renormalised over S\n"
+          "after each step in training b_i += bias-rate sign(mean count - count_i)",
+      .claim = Claim::exact_on_cell,
+      .traits = {.picks_largest = false, .state = "router.balance"},
+      .options = {option::number("bias-rate", "step of the balancing bias; 0 leaves it as it is")
+                      .initially("0.001")
+                      .from(0.0, 1.0)
+                      .tried({"0.1"}),
+                  option::flag(
+                      "renormalise",
+                      "weights are the softmax over the selected instead of the full softmax")},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<LossFreeRouter>(o.number("bias-rate"), o.flag("renormalise"));
+      }};
 }
 
 }  // namespace moegrad

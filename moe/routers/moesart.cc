@@ -117,30 +117,18 @@ RouterEntry moesart_router() {
               "inference: S = TopK(o), w = 1/k",
           .claim = Claim::documented,
           .traits = {.samples = true, .auxiliary = "trimmed lasso (lasso)", .losses = {"lasso"}},
-          .options = {{"weighting",
-                       OptionSpec::Kind::choice,
-                       "small-random",
-                       "how the sampled experts are re-weighted",
-                       0,
-                       0,
-                       {"small-random", "zero", "large"}},
-                      {"replacement", OptionSpec::Kind::flag, "false", "sample with replacement"},
-                      {"temperature",
-                       OptionSpec::Kind::number,
-                       "1",
-                       "divides the logits",
-                       1e-6,
-                       1e6,
-                       {},
-                       {"0.7"}},
-                      {"lasso",
-                       OptionSpec::Kind::number,
-                       "0",
-                       "coefficient of the trimmed lasso, the score outside the top k",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.5"}}},
+          .options = {option::choice("weighting", {"small-random", "zero", "large"},
+                                     "how the sampled experts are re-weighted"),
+                      option::flag("replacement", "sample with replacement"),
+                      option::number("temperature", "divides the logits")
+                          .initially("1")
+                          .from(1e-6, 1e6)
+                          .tried({"0.7"}),
+                      option::number(
+                          "lasso", "coefficient of the trimmed lasso, the score outside the top k")
+                          .initially("0")
+                          .from(0.0, 1e6)
+                          .tried({"0.5"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             const std::string& name = o.choice("weighting");
             const Weighting weighting = name == "zero"    ? Weighting::zero

@@ -126,22 +126,16 @@ RouterEntry noisy_top_k_router() {
           .traits = {.continuous = true,
                      .auxiliary = "importance and load (importance, load)",
                      .losses = {"importance", "load"}},
-          .options = {{"importance",
-                       OptionSpec::Kind::number,
-                       "0.01",
-                       "coefficient of CV^2 of the summed weights of each expert",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0", "0.7"}},
-                      {"load",
-                       OptionSpec::Kind::number,
-                       "0.01",
-                       "coefficient of CV^2 of the expected tokens of each expert",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0", "0.7"}}},
+          .options = {option::number("importance",
+                                     "coefficient of CV^2 of the summed weights of each expert")
+                          .initially("0.01")
+                          .from(0.0, 1e6)
+                          .tried({"0", "0.7"}),
+                      option::number("load",
+                                     "coefficient of CV^2 of the expected tokens of each expert")
+                          .initially("0.01")
+                          .from(0.0, 1e6)
+                          .tried({"0", "0.7"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<NoisyTopKRouter>(o.number("importance"), o.number("load"));
           },

@@ -20,9 +20,9 @@
 #include <limits>
 
 #include "moe/noise.h"
+#include "moe/probability/log_space.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -81,7 +81,7 @@ class PriorityRouter : public Router {
 };
 
 // All sets of k, and for each the trapezoidal rule over u = -kappa, where the density is
-// log-concave (moe/set_probability.cc).
+// log-concave (moe/probability/sets.cc).
 std::vector<NoiseNode> priority_noise(const std::vector<double>& logits, std::int64_t k) {
   const std::size_t experts = logits.size();
   std::vector<NoiseNode> nodes;

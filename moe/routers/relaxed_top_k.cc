@@ -4,8 +4,7 @@
 //   o = x W + b;  r^1 = o + G, G Gumbel noise in training only
 //   p^m = softmax(r^m/t);  r^(m+1) = r^m + log(1 - p^m);  khot = sum of p^1 .. p^k
 //   training    every token uses all E experts with w = khot/k: sum_i khot_i = k, and the weights
-//   of
-//               a token sum to 1
+//               of a token sum to 1
 //   inference   S = TopK(o), w = 1/k: what khot/k tends to for t -> 0, without noise
 //
 // gumbel-top-k-st: straight-through (Bengio et al., arXiv:1308.3432). S = TopK(o + G) in training,
@@ -134,14 +133,10 @@ RouterEntry entry(bool straight_through) {
   e.traits.samples = straight_through;
   e.traits.continuous = true;
   e.traits.sparse_training = straight_through;
-  e.options = {{"temperature",
-                OptionSpec::Kind::number,
-                "0.1",
-                "t: divides the logits of each round",
-                1e-3,
-                1e6,
-                {},
-                {"0.7"}}};
+  e.options = {option::number("temperature", "t: divides the logits of each round")
+                   .initially("0.1")
+                   .from(1e-3, 1e6)
+                   .tried({"0.7"})};
   e.make = [straight_through](const Options& o) -> std::unique_ptr<Router> {
     return std::make_unique<RelaxedTopKRouter>(straight_through, o.number("temperature"));
   };

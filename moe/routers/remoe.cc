@@ -93,22 +93,15 @@ RouterEntry remoe_router() {
                  .state = "router.lambda",
                  .auxiliary = "lambda E/(k N^2) sum_i (sum_t w_ti) n_i",
                  .losses = {"lambda"}},
-      .options = {{"lambda",
-                   OptionSpec::Kind::number,
-                   "1e-8",
-                   "coefficient of the sparsity loss at the first step",
-                   0.0,
-                   1e6,
-                   {},
-                   {"0.1"}},
-                  {"multiplier",
-                   OptionSpec::Kind::number,
-                   "1.2",
-                   "what the coefficient is multiplied or divided by after each step",
-                   1.0,
-                   1e3,
-                   {},
-                   {"1.5"}}},
+      .options = {option::number("lambda", "coefficient of the sparsity loss at the first step")
+                      .initially("1e-8")
+                      .from(0.0, 1e6)
+                      .tried({"0.1"}),
+                  option::number("multiplier",
+                                 "what the coefficient is multiplied or divided by after each step")
+                      .initially("1.2")
+                      .from(1.0, 1e3)
+                      .tried({"1.5"})},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<ReMoERouter>(o.number("lambda"), o.number("multiplier"));
       }};

@@ -96,14 +96,10 @@ RouterEntry smear_router() {
                      .picks_largest = false,
                      .sparse_training = false,
                      .sparse_inference = false},
-          .options = {{"dropout",
-                       OptionSpec::Kind::number,
-                       "0.1",
-                       "probability to drop an expert in training",
-                       0.0,
-                       0.99,
-                       {},
-                       {"0", "0.5"}}},
+          .options = {option::number("dropout", "probability to drop an expert in training")
+                          .initially("0.1")
+                          .from(0.0, 0.99)
+                          .tried({"0", "0.5"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<SmearRouter>(o.number("dropout"));
           },

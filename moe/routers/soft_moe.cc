@@ -96,14 +96,10 @@ RouterEntry soft_moe_router() {
                      .sparse_inference = false,
                      .constant_aux = "selects nothing",
                      .constant_logits = true},
-          .options = {{"slots",
-                       OptionSpec::Kind::integer,
-                       "1",
-                       "p: rows of each expert, for each sequence",
-                       1,
-                       4096,
-                       {},
-                       {"3"}}},
+          .options = {option::integer("slots", "p: rows of each expert, for each sequence")
+                          .initially("1")
+                          .from(1, 4096)
+                          .tried({"3"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<SoftMoERouter>(o.integer("slots"));
           },

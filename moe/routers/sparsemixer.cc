@@ -198,23 +198,16 @@ class SparsemixerRouter : public Router {
 };
 
 std::vector<OptionSpec> sparsemixer_options() {
-  return {{"epsilon",
-           OptionSpec::Kind::number,
-           "0.1",
-           "masks experts with z_max - z_i > 2 epsilon max(|z_i|, z_max); 1: none",
-           0.0,
-           1e6,
-           {},
-           {"0.01", "1"}},
-          {"argmax-rule", OptionSpec::Kind::flag, "true", "s = 1 where the largest was drawn"},
-          {"alpha",
-           OptionSpec::Kind::number,
-           "0.01",
-           "coefficient of the balance loss",
-           0.0,
-           1e6,
-           {},
-           {"0"}}};
+  return {option::number("epsilon",
+                         "masks experts with z_max - z_i > 2 epsilon max(|z_i|, z_max); 1: none")
+              .initially("0.1")
+              .from(0.0, 1e6)
+              .tried({"0.01", "1"}),
+          option::flag("argmax-rule", "s = 1 where the largest was drawn").initially("true"),
+          option::number("alpha", "coefficient of the balance loss")
+              .initially("0.01")
+              .from(0.0, 1e6)
+              .tried({"0"})};
 }
 
 RouterEntry sparsemixer_entry(const char* name, const Version& version) {

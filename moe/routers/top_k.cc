@@ -41,16 +41,17 @@ class TopKRouter : public Router {
 }  // namespace
 
 RouterEntry top_k_router() {
-  return {.name = "top-k",
-          .summary = "the k experts of the largest logits",
-          .source = "Shazeer et al. 2017, arXiv:1701.06538",
-          .formula = "R = TopK(x W + b);  w = softmax(x W + b) on R, or renormalised over R",
-          .claim = Claim::exact_on_cell,
-          .options = {{"renormalise", OptionSpec::Kind::flag, "false",
-                       "weights are the softmax over the selected instead of the full softmax"}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<TopKRouter>(o.flag("renormalise"));
-          }};
+  return {
+      .name = "top-k",
+      .summary = "the k experts of the largest logits",
+      .source = "Shazeer et al. 2017, arXiv:1701.06538",
+      .formula = "R = TopK(x W + b);  w = softmax(x W + b) on R, or renormalised over R",
+      .claim = Claim::exact_on_cell,
+      .options = {option::flag(
+          "renormalise", "weights are the softmax over the selected instead of the full softmax")},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<TopKRouter>(o.flag("renormalise"));
+      }};
 }
 
 }  // namespace moegrad

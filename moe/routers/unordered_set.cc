@@ -4,12 +4,14 @@
 //   o = x W + b;  g = softmax(o)
 //   training    S = k experts sampled without replacement from g
 //               R(S, i) = P^{without i}(S \ i) / P(S), the P of unordered sets
-//               (moe/set_probability.h) w_i = g_i R(S, i) = P(i was drawn first | S), R held
-//               constant k = 1: w = 1;  k = 2: w_i = (1-g_l) / ((1-g_i) + (1-g_l))
+//               (moe/probability/sets.h)
+//               w_i = g_i R(S, i) = P(i was drawn first | S), R held constant
+//               k = 1: w = 1;  k = 2: w_i = (1-g_l) / ((1-g_i) + (1-g_l))
 //   inference   S = TopK(o), w = softmax of o over S
 //
-// Sum_S w = 1 identically and E[w] = g. The router gradient g_q ([q in S] R_q a_q - sum_S R_i g_i
-// a_i) is unbiased for losses that are linear in y, k = 1 included, where it is that of the score
+// Sum_S w = 1 identically and E[w] = g. The router gradient
+//   g_q ([q in S] R_q a_q - sum_S R_i g_i a_i)
+// is unbiased for losses that are linear in y, k = 1 included, where it is that of the score
 // function. At inference the weights sum to 1 as in training.
 //
 // P(S) is computed from the sum of the others, so that nothing is lost where S holds nearly all of
@@ -18,9 +20,10 @@
 
 #include <cmath>
 
+#include "moe/probability/log_space.h"
+#include "moe/probability/sets.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -83,14 +86,11 @@ RouterEntry unordered_set_router() {
               "inference: S = TopK(x W + b), w = softmax over S",
           .claim = Claim::unbiased,
           .traits = {.samples = true},
-          .options = {{"guard",
-                       OptionSpec::Kind::number,
-                       "0",
-                       "R = 1 where the selected hold more than 1 - guard of the score",
-                       0.0,
-                       1.0,
-                       {},
-                       {"1e-5"}}},
+          .options = {option::number(
+                          "guard", "R = 1 where the selected hold more than 1 - guard of the score")
+                          .initially("0")
+                          .from(0.0, 1.0)
+                          .tried({"1e-5"})},
           .make = [](const Options& o) -> std::unique_ptr<Router> {
             return std::make_unique<UnorderedSetRouter>(o.number("guard"));
           }};

@@ -93,54 +93,44 @@ class VMoeRouter : public Router {
 }  // namespace
 
 RouterEntry v_moe_router() {
-  return {.name = "v-moe",
-          .summary = "the k largest noisy softmax scores, with a capacity and batch priority",
-          .source = "Riquelme et al. 2021, arXiv:2106.05974",
-          .formula =
-              "training: o' = x W + b + N(0, 1)/E, p = softmax(o'), S = TopK(p), w = p on S\n"
-              "inference: o' = o\n"
-              "an expert takes C = ceil(capacity N k/E) choices, up to a multiple of\n"
-              "capacity-multiple; with batch-priority tokens of larger max p come first\n"
-              "loss: balance/2 (CV^2(sum_t softmax(o_t)) + CV^2(mean_t Phi((o_t - tau_t) E))),\n"
-              "tau_t the k-th largest o'",
-          .claim = Claim::exact_on_cell,
-          .traits = {.continuous = true,
-                     .causal = false,
-                     .in_order = true,
-                     .auxiliary = "importance and load (balance)",
-                     .losses = {"balance"}},
-          .options = {{"balance",
-                       OptionSpec::Kind::number,
-                       "0.01",
-                       "coefficient of the mean of the importance and load losses",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.7"}},
-                      {"capacity",
-                       OptionSpec::Kind::number,
-                       "1.05",
-                       "room of an expert, in parts of N k/E choices",
-                       1e-6,
-                       1e6,
-                       {},
-                       {"1e6", "0.5"}},
-                      {"capacity-multiple",
-                       OptionSpec::Kind::integer,
-                       "4",
-                       "the room of an expert is rounded up to a multiple of this",
-                       1,
-                       1e6,
-                       {},
-                       {"1"}},
-                      {"batch-priority", OptionSpec::Kind::flag, "false",
-                       "tokens with the largest scores choose first"}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<VMoeRouter>(
-                VMoeSettings{o.number("balance"), o.number("capacity"),
-                             o.integer("capacity-multiple"), o.flag("batch-priority")});
-          },
-          .draws = {"selected", "noise", "queue"}};
+  return {
+      .name = "v-moe",
+      .summary = "the k largest noisy softmax scores, with a capacity and batch priority",
+      .source = "Riquelme et al. 2021, arXiv:2106.05974",
+      .formula =
+          "training: o' = x W + b + N(0, 1)/E, p = softmax(o'), S = TopK(p), w = p on S\n"
+          "inference: o' = o\n"
+          "an expert takes C = ceil(capacity N k/E) choices, up to a multiple of\n"
+          "capacity-multiple; with batch-priority tokens of larger max p come first\n"
+          "loss: balance/2 (CV^2(sum_t softmax(o_t)) + CV^2(mean_t Phi((o_t - tau_t) E))),\n"
+          "tau_t the k-th largest o'",
+      .claim = Claim::exact_on_cell,
+      .traits = {.continuous = true,
+                 .causal = false,
+                 .in_order = true,
+                 .auxiliary = "importance and load (balance)",
+                 .losses = {"balance"}},
+      .options = {option::number("balance",
+                                 "coefficient of the mean of the importance and load losses")
+                      .initially("0.01")
+                      .from(0.0, 1e6)
+                      .tried({"0.7"}),
+                  option::number("capacity", "room of an expert, in parts of N k/E choices")
+                      .initially("1.05")
+                      .from(1e-6, 1e6)
+                      .tried({"1e6", "0.5"}),
+                  option::integer("capacity-multiple",
+                                  "the room of an expert is rounded up to a multiple of this")
+                      .initially("4")
+                      .from(1, 1e6)
+                      .tried({"1"}),
+                  option::flag("batch-priority", "tokens with the largest scores choose first")},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<VMoeRouter>(VMoeSettings{o.number("balance"), o.number("capacity"),
+                                                         o.integer("capacity-multiple"),
+                                                         o.flag("batch-priority")});
+      },
+      .draws = {"selected", "noise", "queue"}};
 }
 
 }  // namespace moegrad

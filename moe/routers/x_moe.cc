@@ -109,41 +109,35 @@ class XMoeRouter : public Router {
 }  // namespace
 
 RouterEntry x_moe_router() {
-  return {.name = "x-moe",
-          .summary = "cosine of a low-dimensional projection with expert embeddings",
-          .source = "Chi et al. 2022, arXiv:2204.09179",
-          .formula =
-              "h = x W_r, s_i = cos(h, e_i), o = s/tau, S = TopK(s)\n"
-              "w = sigmoid(o) on S, or the softmax of o over S; the same at inference\n"
-              "tau trained, 0.07 at first and never below 1e-4\n"
-              "loss: balance E sum_i c_i m_i, c the fractions of the choices, m the mean of\n"
-              "softmax(s/0.07)",
-          .claim = Claim::exact_on_cell,
-          .traits = {.softmax = false,
-                     .linear = false,
-                     .auxiliary = "fractions times mean scores (balance)",
-                     .losses = {"balance"}},
-          .options = {{"gate",
-                       OptionSpec::Kind::choice,
-                       "sigmoid",
-                       "what makes the weights of the selected",
-                       0,
-                       0,
-                       {"sigmoid", "softmax"}},
-                      {"dimensions", OptionSpec::Kind::integer, "0",
-                       "of the projection; 0: half the number of experts, at least 2", 0, 1e6},
-                      {"balance",
-                       OptionSpec::Kind::number,
-                       "0.01",
-                       "coefficient of the balance loss",
-                       0.0,
-                       1e6,
-                       {},
-                       {"0.7"}}},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<XMoeRouter>(o.choice("gate") == "softmax",
-                                                o.integer("dimensions"), o.number("balance"));
-          }};
+  return {
+      .name = "x-moe",
+      .summary = "cosine of a low-dimensional projection with expert embeddings",
+      .source = "Chi et al. 2022, arXiv:2204.09179",
+      .formula =
+          "h = x W_r, s_i = cos(h, e_i), o = s/tau, S = TopK(s)\n"
+          "w = sigmoid(o) on S, or the softmax of o over S; the same at inference\n"
+          "tau trained, 0.07 at first and never below 1e-4\n"
+          "loss: balance E sum_i c_i m_i, c the fractions of the choices, m the mean of\n"
+          "softmax(s/0.07)",
+      .claim = Claim::exact_on_cell,
+      .traits = {.softmax = false,
+                 .linear = false,
+                 .auxiliary = "fractions times mean scores (balance)",
+                 .losses = {"balance"}},
+      .options = {option::choice("gate", {"sigmoid", "softmax"},
+                                 "what makes the weights of the selected"),
+                  option::integer("dimensions",
+                                  "of the projection; 0: half the number of experts, at least 2")
+                      .initially("0")
+                      .from(0, 1e6),
+                  option::number("balance", "coefficient of the balance loss")
+                      .initially("0.01")
+                      .from(0.0, 1e6)
+                      .tried({"0.7"})},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        return std::make_unique<XMoeRouter>(o.choice("gate") == "softmax", o.integer("dimensions"),
+                                            o.number("balance"));
+      }};
 }
 
 }  // namespace moegrad

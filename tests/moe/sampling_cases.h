@@ -11,8 +11,9 @@
 
 #include "moe/checks/check.h"
 #include "moe/checks/moments.h"
+#include "moe/probability/conditional_bernoulli.h"
+#include "moe/probability/inclusion.h"
 #include "moe/registry.h"
-#include "moe/set_probability.h"
 #include "ops/ops.h"
 
 namespace moegrad::test {

@@ -1,5 +1,5 @@
 // Estimators that state what is not so: for each claim and each trait one, which the checks must
-// find. Routers: liars_test.cc.
+// find. Routers: traits_test.cc.
 
 #include <doctest/doctest.h>
 

@@ -57,8 +57,8 @@ RouterEntry liar(Claim claim, const RouterTraits& traits, const Change& change,
   entry.traits = traits;
   entry.draws = {"selected", "noise"};
   entry.options = {
-      {"mean", OptionSpec::Kind::number, "0", "coefficient of a loss", 0.0, 1.0},
-      {"lengths", OptionSpec::Kind::number, "1", "of another, for one test", 0.0, 1.0}};
+      option::number("mean", "coefficient of a loss").initially("0").from(0.0, 1.0),
+      option::number("lengths", "of another, for one test").initially("1").from(0.0, 1.0)};
   entry.make = [change, memory](const Options& o) {
     return std::make_unique<Changed>(change, o.number("mean"), memory);
   };

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "autograd/operation_check.h"
-#include "ops/all.h"
+#include "ops/list.h"
 
 using namespace moegrad;
 

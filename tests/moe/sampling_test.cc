@@ -1,13 +1,14 @@
 // Every sampler against the exact probabilities of its outcomes: live by Pearson's chi-squared with
 // fixed seeds (bounds at 0.1 %), enumerated to 1e-12.
 
+#include "moe/sampling.h"
+
 #include <cmath>
 #include <map>
 
 #include <doctest/doctest.h>
 
 #include "moe/registry.h"
-#include "moe/sampling.h"
 #include "ops/ops.h"
 
 using namespace moegrad;

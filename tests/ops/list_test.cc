@@ -1,8 +1,8 @@
 // Every operation passes its own check.
 
-#include <doctest/doctest.h>
+#include "ops/list.h"
 
-#include "ops/all.h"
+#include <doctest/doctest.h>
 
 using namespace moegrad;
 

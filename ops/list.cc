@@ -1,4 +1,4 @@
-#include "ops/all.h"
+#include "ops/list.h"
 
 namespace moegrad {
 namespace {

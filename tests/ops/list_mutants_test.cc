@@ -5,7 +5,7 @@
 
 #include <doctest/doctest.h>
 
-#include "ops/all.h"
+#include "ops/list.h"
 
 using namespace moegrad;
 

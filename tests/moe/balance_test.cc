@@ -1,10 +1,11 @@
 // The losses that balance experts: what they count, what they normalise, which router has which.
 
+#include "moe/balance.h"
+
 #include <cmath>
 
 #include <doctest/doctest.h>
 
-#include "moe/balance.h"
 #include "moe/layer.h"
 #include "moe/registry.h"
 #include "ops/ops.h"

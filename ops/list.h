@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "autograd/operation_check.h"
 #include "ops/ops.h"
 
 namespace moegrad {

@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "tests/moe/mutants.h"
+#include "tests/moe/checks/mutants.h"
 
 using namespace moegrad;
 using moegrad::test::expect_all_killed;

@@ -1,10 +1,9 @@
 // `moegrad layer` against plain loops.
 
-#include "moe/layer.h"
-
 #include <algorithm>
 #include <cmath>
 
+#include "moe/layer.h"
 #include "moe/registry.h"
 #include "tests/app/layer_program.h"
 
