@@ -106,9 +106,11 @@ void check_forms(const LayerFixture& fixture, const std::string& label, CheckRow
 void check_larger(LayerConfig config, Claim claim, CheckRow& row) {
   const RouterEntry& router = router_entry(config.router);
   config.size = {3, 2, 2, 9, std::clamp<std::int64_t>(3, router.least_active, router.most_active)};
+  if (!config.options.empty() && is_refused(config, kManyTokens)) return;  // groups of experts, say
   for (const bool training : {true, false}) {
     const LayerFixture fixture = random_fixture(config, kManyTokens, training);
-    const std::string label = config.router + ", 9 experts, " + fixture.label;
+    const std::string label =
+        config.router + ", 9 experts" + text(config.options) + ", " + fixture.label;
     ++row.cases;
     check_replayed(fixture, label, claim, Depth::directions, row);
     check_forms(fixture, label, row, nullptr);
@@ -289,7 +291,7 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
       ++row.cases;
       check_fields(dropless, "inference, dropless", row);
       check_replayed(dropless, "inference, dropless", entry.claim, Depth::directions, row);
-      check_larger(defaults, entry.claim, row);
+      for (const OptionMap& options : own) check_larger(with(options), entry.claim, row);
       check_claim_on_edges(defaults, entry.claim, row);
       check_traits(entry, defaults, row);
     }
@@ -333,6 +335,9 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         check_traits(entry, config, row);
         check_learns(config, row);
         check_learns(with_fewest(config), row);
+      }
+      if (!options.empty() && mutation == nullptr) {
+        check_larger(with_first(options), entry.claim, row);
       }
       if (options.empty() && mutation == nullptr) {
         for (const std::string& router : entry.routers) {

@@ -1,6 +1,7 @@
 // The fields of a Routing, held against each other.
 
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "moe/checks/check.h"

@@ -79,6 +79,18 @@ TEST_CASE("a gradient that is wrong only at a value of an option without example
   expect_found(twice_at({flag("a"), flag("b")}, both), "training, a=true, b=true: gradcheck: fail");
 }
 
+TEST_CASE("a gradient that is wrong only at an option and 9 experts") {
+  RouterEntry entry = with({});
+  entry.options = {flag("a")};
+  entry.make = [](const Options& o) {
+    const bool a = o.flag("a");
+    const Change change = twice_where([a](const Routing&, const LayerSize& size,
+                                          const LayerInput&) { return a && size.experts > 4; });
+    return std::make_unique<Changed>(change, 0.0, false);
+  };
+  expect_found(entry, "liar, 9 experts, a=true, training: gradcheck: fail");
+}
+
 // groups = 2 is refused unless another option permits it.
 TEST_CASE("a value that is refused is tried with one of another option") {
   const auto wrong = [](const Options& o) {
