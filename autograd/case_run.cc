@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/directions.h"
 #include "tensor/kernels.h"
 
 namespace moegrad {
@@ -13,9 +14,11 @@ namespace {
 constexpr double kRoundings = 4.0;
 constexpr int kMoves = 4;
 
+double epsilon_of(DType dtype) { return dtype == DType::f32 ? 0x1p-23 : 0x1p-52; }
+
 // x, each element times 1 to 1 + 2 epsilon.
 Tensor moved_by_last_bits(const Tensor& x, std::uint64_t stream) {
-  const double epsilon = x.dtype() == DType::f32 ? 0x1p-23 : 0x1p-52;
+  const double epsilon = epsilon_of(x.dtype());
   const Tensor by = Rng{19, stream, 0}.uniform(x.shape(), DType::f64, 0.0, 2.0 * epsilon);
   const Tensor moved = Tensor::empty(x.shape(), DType::f64, Device::cpu);
   for (std::int64_t i = 0; i < x.numel(); ++i) {
@@ -33,8 +36,11 @@ CaseRun run_case(const Program& program, const std::vector<Tensor>& inputs, cons
   for (const Tensor& input : inputs) leaves.push_back(tape.variable(input));
   const Var y = program(tape, leaves);
   const Tensor c = cotangent.defined() ? cotangent : random_like(y.value(), 1);
-  const Gradients g = tape.backward(y, {c, true, {}, mutation});
   CaseRun run{y.value(), {}};
+  const auto add = [&](const Tensor& value, const Tensor& gradient) {
+    run.terms = std::hypot(run.terms, norm_of_product(gradient, value));
+  };
+  const Gradients g = tape.backward(y, {c, true, {}, mutation, add});
   for (const Var& leaf : leaves) run.gradients.push_back(g[leaf]);
   return run;
 }
@@ -43,9 +49,10 @@ Tensor random_like(const Tensor& t, std::uint64_t stream) {
   return Rng{7, stream, 0}.uniform(t.shape(), t.dtype(), -1.0, 1.5);
 }
 
-bool Apart::within(double tolerance, const std::function<double()>& rounding) const {
+bool Apart::within(double tolerance, const std::function<Rounding()>& rounding) const {
   if (difference <= tolerance * size) return true;
-  return difference <= tolerance && difference <= kRoundings * rounding();
+  const Rounding r = rounding();
+  return difference <= tolerance * r.terms && difference <= kRoundings * r.change;
 }
 
 Apart apart_of(const Tensor& a, const Tensor& b) {
@@ -59,23 +66,53 @@ Apart apart_of(const Tensor& a, const Tensor& b) {
   return apart;
 }
 
+Rounding rounding_floor(double terms, const Tensor& input) {
+  double size = 0.0;
+  for (std::int64_t i = 0; i < input.numel(); ++i) size = std::fmax(size, std::abs(input.at(i)));
+  if (size == 0.0) return {};
+  const double by = terms / std::fmin(size, 1.0);
+  return {kRoundings * epsilon_of(input.dtype()) * by, by};
+}
+
 CaseRounding rounding_of(const Program& program, const std::vector<Tensor>& inputs,
                          const Tensor& cotangent, const Mutation* mutation) {
   const CaseRun at = run_case(program, inputs, cotangent, mutation);
   const Tensor c = cotangent.defined() ? cotangent : random_like(at.output, 1);
-  CaseRounding rounding{0.0, std::vector<double>(inputs.size(), 0.0)};
+  CaseRounding rounding{rounding_floor(at.terms, c), {}};
+  for (const Tensor& input : inputs) rounding.gradients.push_back(rounding_floor(at.terms, input));
   std::uint64_t stream = 0;
   for (int move = 0; move < kMoves; ++move) {
     std::vector<Tensor> moved;
     for (const Tensor& input : inputs) moved.push_back(moved_by_last_bits(input, ++stream));
     const CaseRun near = run_case(program, moved, moved_by_last_bits(c, ++stream), mutation);
-    rounding.output = std::fmax(rounding.output, apart_of(at.output, near.output).difference);
+    const double output = apart_of(at.output, near.output).difference;
+    rounding.output.change = std::fmax(rounding.output.change, output);
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const double change = apart_of(at.gradients[i], near.gradients[i]).difference;
-      rounding.gradients[i] = std::fmax(rounding.gradients[i], change);
+      rounding.gradients[i].change = std::fmax(rounding.gradients[i].change, change);
     }
   }
   return rounding;
+}
+
+bool is_multiple(const Tensor& a, double factor, const Tensor& b) {
+  constexpr double kUnderflow = 1e-280;
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    if (a.at(i) == factor * b.at(i)) continue;
+    if (!(std::abs(a.at(i)) < kUnderflow && std::abs(b.at(i)) < kUnderflow)) return false;
+  }
+  return true;
+}
+
+std::vector<unsigned> subsets_of(std::size_t n) {
+  const unsigned all = (1U << n) - 1U;
+  std::vector<unsigned> sets;
+  for (unsigned set = 1; n <= 4 && set < all; ++set) sets.push_back(set);
+  for (std::size_t i = 0; n > 4 && i < n; ++i) {
+    sets.push_back(1U << i);
+    sets.push_back(all - (1U << i));
+  }
+  return sets;
 }
 
 Tensor FlatJoin::forward(Forward& in, const NoAttributes&) {

@@ -91,18 +91,18 @@ class CaseChecker {
   // A mutant that one check has caught needs no other.
   bool caught() const { return mutation_ != nullptr && row_.verdict == Verdict::fail; }
 
-  void expect(bool ok, const char* what) {
-    if (!ok) row_.note(Verdict::fail, case_.label + ": " + what);
+  void expect(bool ok, std::string_view what) {
+    if (!ok) row_.note(Verdict::fail, fmt::format("{}: {}", case_.label, what));
   }
 
-  std::vector<double> gradient_rounding(const Program& program, const std::vector<Tensor>& inputs,
-                                        const Tensor& cotangent) const {
+  std::vector<Rounding> gradient_rounding(const Program& program, const std::vector<Tensor>& inputs,
+                                          const Tensor& cotangent) const {
     return rounding_of(program, inputs, cotangent, mutation_).gradients;
   }
 
   // `rounding`, by number, is asked for where it decides.
   void expect_close(const std::vector<Tensor>& a, const std::vector<Tensor>& b, double tolerance,
-                    std::string_view what, const std::function<std::vector<double>()>& rounding) {
+                    std::string_view what, const std::function<std::vector<Rounding>()>& rounding) {
     for (std::size_t i = 0; i < a.size(); ++i) {
       const Apart apart = apart_of(a[i], b[i]);
       if (apart.within(tolerance, [&] { return rounding()[i]; })) continue;
@@ -157,7 +157,6 @@ class CaseChecker {
     for (std::size_t i = 0; i < g1.size(); ++i) {
       expect(g1[i].same_bits(again[i]), "two backward passes differ");
     }
-    const auto rounding = [&] { return gradient_rounding(case_.program, inputs_, c1); };
     // Linear: g(2 c1 - 3 c2) = 2 g(c1) - 3 g(c2).
     const std::vector<Tensor> g2 = backward(c2);
     const Tensor mixed = Tensor::zeros(c1.shape(), c1.dtype(), Device::cpu);
@@ -170,36 +169,52 @@ class CaseChecker {
       k.accumulate(-3.0, g2[i], expected.back());
     }
     expect_close(backward(mixed), expected, 1e-12, "backward is not linear in its cotangent",
-                 rounding);
+                 [&] { return gradient_rounding(case_.program, inputs_, mixed); });
     for (const Tensor& g : backward(Tensor::zeros(c1.shape(), c1.dtype(), Device::cpu))) {
       for (std::int64_t e = 0; e < g.numel(); ++e) {
         expect(g.at(e) == 0.0, "a zero cotangent gives a gradient");
+      }
+    }
+    // By powers of two bit for bit, so also where |dy| is large or small.
+    for (const int power : {30, -30}) {
+      const double factor = std::ldexp(1.0, power);
+      const Tensor scaled = Tensor::zeros(c1.shape(), c1.dtype(), Device::cpu);
+      k.accumulate(factor, c1, scaled);
+      const std::vector<Tensor> g = backward(scaled);
+      for (std::size_t i = 0; i < g.size(); ++i) {
+        expect(is_multiple(g[i], factor, g1[i]),
+               fmt::format("backward of 2^{} times a cotangent is not 2^{} times that of the "
+                           "cotangent",
+                           power, power));
       }
     }
     for (std::size_t i = 0; i < held.size(); ++i) {
       expect(held[i].same_bits(before[i]), "backward wrote an input, output or saved tensor");
     }
     accumulation(g1, c1);
-    one_wanted(g1, c1);
+    some_wanted(g1, c1);
   }
 
-  // A gradient is the same where it alone is wanted.
-  void one_wanted(const std::vector<Tensor>& all, const Tensor& cotangent) {
-    for (std::size_t wanted = 0; wanted < inputs_.size(); ++wanted) {
+  // A gradient is the same whichever others are wanted.
+  void some_wanted(const std::vector<Tensor>& all, const Tensor& cotangent) {
+    for (const unsigned set : subsets_of(inputs_.size())) {
+      const auto wanted = [set](std::size_t i) { return (set >> i & 1U) == 1U; };
       Tape tape;
       std::vector<Var> leaves;
       for (std::size_t i = 0; i < inputs_.size(); ++i) {
-        leaves.push_back(i == wanted ? tape.variable(inputs_[i]) : tape.constant(inputs_[i]));
+        leaves.push_back(wanted(i) ? tape.variable(inputs_[i]) : tape.constant(inputs_[i]));
       }
       const Var y = case_.program(tape, leaves);
-      const Tensor alone = y.needs_gradient()
-                               ? tape.backward(y, {cotangent, true, {}, mutation_})[leaves[wanted]]
-                               : Tensor::zeros(inputs_[wanted].shape(), DType::f64, Device::cpu);
-      expect_close(
-          {alone}, {all[wanted]}, 1e-12, "a gradient is another one where it alone is wanted", [&] {
-            const CaseRounding r = rounding_of(case_.program, inputs_, cotangent, mutation_);
-            return std::vector<double>{r.gradients[wanted]};
-          });
+      Gradients g;
+      if (y.needs_gradient()) g = tape.backward(y, {cotangent, true, {}, mutation_});
+      std::vector<Tensor> some = all;
+      for (std::size_t i = 0; i < inputs_.size(); ++i) {
+        if (!wanted(i)) continue;
+        some[i] = y.needs_gradient() ? g[leaves[i]]
+                                     : Tensor::zeros(all[i].shape(), DType::f64, Device::cpu);
+      }
+      expect_close(some, all, 1e-12, "a gradient is another one where not all are wanted",
+                   [&] { return gradient_rounding(case_.program, inputs_, cotangent); });
     }
   }
 
@@ -264,7 +279,7 @@ class CaseChecker {
     const CaseRun w = run_of(case_.program, rounded, cotangent.to(DType::f64));
     const CaseRun n = run_of(case_.program, narrow, cotangent);
     expect_close({n.output}, {w.output}, 2e-5, "f32 and f64 values differ", [&] {
-      return std::vector<double>{rounding_of(case_.program, narrow, cotangent, mutation_).output};
+      return std::vector{rounding_of(case_.program, narrow, cotangent, mutation_).output};
     });
     expect_close(n.gradients, w.gradients, 5e-5, "f32 and f64 gradients differ",
                  [&] { return gradient_rounding(case_.program, narrow, cotangent); });
@@ -275,7 +290,7 @@ class CaseChecker {
     const CaseRun fused = run_of(case_.program, inputs_);
     const CaseRun plain = run_case(case_.written_out, inputs_, {}, nullptr);
     expect_close({fused.output}, {plain.output}, 1e-12, "differs from its written-out form", [&] {
-      return std::vector<double>{rounding_of(case_.written_out, inputs_, {}, nullptr).output};
+      return std::vector{rounding_of(case_.written_out, inputs_, {}, nullptr).output};
     });
     expect_close(fused.gradients, plain.gradients, 1e-12,
                  "gradient differs from the written-out form's",

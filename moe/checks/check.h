@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "autograd/operation_check.h"
@@ -14,6 +15,8 @@ namespace moegrad {
 CheckRow check_router(const RouterEntry& entry, const Mutation* mutation = nullptr);
 CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation = nullptr);
 
+using OptionMap = std::map<std::string, std::string>;
+
 // A layer on fixed numbers: what the checks run.
 struct LayerFixture {
   std::string label;
@@ -27,6 +30,7 @@ struct LayerFixture {
   std::int64_t sequence = 1;
   Tensor attention = {};
   Tensor mask = {};
+  bool dropless = false;
 
   // The layer's input from leaves made of `values` on their tape; `weights` must outlive it.
   LayerInput input(std::span<const Var> leaves, Weights& weights) const;
@@ -35,6 +39,19 @@ struct LayerFixture {
 // Random x [tokens, D], random parameters, logits of deviation about 1.
 LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool training,
                             std::uint64_t seed = 1);
+
+// Whether a layer, or a run of so many tokens, is an Error.
+bool is_refused(const LayerConfig& config, std::int64_t tokens);
+
+// The defaults; each option at each other value by itself; all flags that are not the default
+// together. The values of a number or integer are its examples; where there are none, the first few
+// integers of its range, twice and half a number's default, 0.5 of a coefficient that `losses`
+// names, or the bounds. Such a value, if it is refused, is tried with one of another option. An
+// option with no value to try is noted. `tokens` are those of the fixtures.
+std::vector<OptionMap> variants(const std::vector<OptionSpec>& specs,
+                                const std::vector<std::string>& losses, std::int64_t tokens,
+                                const std::function<LayerConfig(const OptionMap&)>& config,
+                                CheckRow& row);
 
 // The batch of a fixture without a mask with padding in it: row t of the new one is the next token
 // where mask i32 [N] is 1, and else `garbage`, with a negative id. Where the fixture's sequences
@@ -53,7 +70,10 @@ std::vector<LayerFixture> edge_fixtures(const LayerConfig& config);
 struct LayerPass {
   Tensor y, weights, selected;
   std::vector<Tensor> gradients;  // by input, of <cotangent, y> + auxiliary
-  Tensor logits;
+  // Of these, by input, what rounding makes of terms that cancel.
+  std::vector<double> rounding = {};
+  double terms = 0.0;  // of the loss, as CaseRun's
+  Tensor logits = {};
   Tensor logit_gradients = {};  // undefined where the logits have none
   Tensor auxiliary = {};        // undefined where there is none
   Updates updates = {};
@@ -82,6 +102,9 @@ void check_edges(const LayerConfig& config, const RouterTraits& router,
                  const EstimatorTraits& estimator, CheckRow& row,
                  const Mutation* mutation = nullptr);
 
+// The fields of Routing held against each other.
+void check_fields(const LayerFixture& fixture, const std::string& label, CheckRow& row);
+
 // What the traits of a router and of an estimator say, held against what they do; of an estimator
 // with any options.
 void check_traits(const RouterEntry& entry, const LayerConfig& config, CheckRow& row);
@@ -99,7 +122,8 @@ void check_state(const Parameters& declared, std::string_view state, CheckRow& r
 void check_order(const EstimatorEntry& entry, const std::map<std::string, std::string>& options,
                  CheckRow& row);
 
-// |a - b| <= tolerance * max(1, |a|, |b|) everywhere; NaN is not close to anything.
-bool close(const Tensor& a, const Tensor& b, double tolerance);
+// |a - b| <= max(tolerance * largest element of both, rounding) everywhere; NaN is not close to
+// anything.
+bool close(const Tensor& a, const Tensor& b, double tolerance, double rounding = 0.0);
 
 }  // namespace moegrad

@@ -163,15 +163,16 @@ class EdgeCheck {
         size += std::abs(d.at(t * experts + e));
       }
       broken_.gradients = broken_.gradients || size > 0.0;
-      note(std::abs(total) <= 1e-12 * std::fmax(1.0, size), router_.softmax, broken_.sums,
-           "the gradients of a token's logits do not sum to zero");
+      note(std::abs(total) <= std::fmax(1e-12 * size, 1e-15 * base_.terms), router_.softmax,
+           broken_.sums, "the gradients of a token's logits do not sum to zero");
     }
   }
 
   void compare(const LayerPass& other, double tolerance, const std::string& what) {
     note(close(base_.y, other.y.to(DType::f64), tolerance), what + " changes the output");
     for (std::size_t i = 0; i < f_.names.size(); ++i) {
-      note(close(base_.gradients[i], other.gradients[i].to(DType::f64), tolerance),
+      const double rounding = std::fmax(base_.rounding[i], other.rounding[i]);
+      note(close(base_.gradients[i], other.gradients[i].to(DType::f64), tolerance, rounding),
            what + " changes the gradient of " + f_.names[i]);
     }
   }
@@ -219,8 +220,9 @@ class EdgeCheck {
          "permuting the tokens does not permute the output");
     for (std::size_t i = 0; i < f.names.size(); ++i) {
       const Tensor& g = base_.gradients[i];
-      note(close(other.gradients[i], i == 0 ? permuted_rows(g, order) : g, 1e-11), promised,
-           broken_.order, "permuting the tokens changes the gradient of " + f.names[i]);
+      const Tensor expected = i == 0 ? permuted_rows(g, order) : g;
+      note(close(other.gradients[i], expected, 1e-11, base_.rounding[i]), promised, broken_.order,
+           "permuting the tokens changes the gradient of " + f.names[i]);
     }
   }
 
@@ -277,7 +279,8 @@ class EdgeCheck {
     for (std::size_t i = 0; i < f.names.size(); ++i) {
       const Tensor& g = base_.gradients[i];
       const Tensor expected = i == 0 ? g : permuted_by_expert(g, order);
-      note(close(other.gradients[i], expected, 1e-11), promised, broken_.numbering,
+      note(close(other.gradients[i], expected, 1e-11, base_.rounding[i]), promised,
+           broken_.numbering,
            "permuting the experts does not permute the gradient of " + f.names[i]);
     }
   }

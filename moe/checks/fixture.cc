@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/case_run.h"
+#include "autograd/directions.h"
 #include "moe/checks/check.h"
 #include "moe/padding.h"
 #include "moe/registry.h"
@@ -227,6 +229,7 @@ LayerInput LayerFixture::input(std::span<const Var> leaves, Weights& weights) co
   in.sequence = sequence;
   in.attention = attention;
   in.mask = mask;
+  in.dropless = dropless;
   return in;
 }
 
@@ -247,18 +250,24 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
   if (options.auxiliary && out.auxiliary.defined()) loss = loss + out.auxiliary;
   const Var logits = out.routing.logits;
-  LayerPass pass{
-      out.y.value(), out.routing.weights.value(), out.routing.selected, {}, logits.value()};
+  LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
+  pass.logits = logits.value();
   if (out.auxiliary.defined()) pass.auxiliary = out.auxiliary.value();
   pass.updates = out.updates;
   pass.load = out.expert_load();
   pass.dropped = out.dropped_share();
   BackwardOptions backward;
   backward.mutation = options.mutation;
+  backward.visit = [&](const Tensor& value, const Tensor& gradient) {
+    pass.terms = std::hypot(pass.terms, norm_of_product(gradient, value));
+  };
   if (logits.needs_gradient()) backward.keep = {logits};
   const Gradients g = tape.backward(loss, backward);
   if (logits.needs_gradient()) pass.logit_gradients = g[logits];
-  for (const Var& leaf : leaves) pass.gradients.push_back(g[leaf]);
+  for (const Var& leaf : leaves) {
+    pass.gradients.push_back(g[leaf]);
+    pass.rounding.push_back(rounding_floor(pass.terms, leaf.value()).change);
+  }
   return pass;
 }
 
@@ -281,16 +290,10 @@ std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fix
   return given;
 }
 
-bool close(const Tensor& a, const Tensor& b, double tolerance) {
+bool close(const Tensor& a, const Tensor& b, double tolerance, double rounding) {
   if (!(a.shape() == b.shape())) return false;
-  double size = 1.0;
-  for (std::int64_t i = 0; i < a.numel(); ++i) {
-    size = std::fmax(size, std::fmax(std::abs(a.at(i)), std::abs(b.at(i))));
-  }
-  for (std::int64_t i = 0; i < a.numel(); ++i) {
-    if (!(std::abs(a.at(i) - b.at(i)) <= tolerance * size)) return false;
-  }
-  return true;
+  const Apart apart = apart_of(a, b);
+  return apart.difference <= std::fmax(tolerance * apart.size, rounding);
 }
 
 }  // namespace moegrad

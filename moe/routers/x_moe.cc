@@ -129,7 +129,8 @@ RouterEntry x_moe_router() {
                   option::integer("dimensions",
                                   "of the projection; 0: half the number of experts, at least 2")
                       .initially("0")
-                      .from(0, 1e6),
+                      .from(0, 1e6)
+                      .tried({"3"}),
                   option::number("balance", "coefficient of the balance loss")
                       .initially("0.01")
                       .from(0.0, 1e6)

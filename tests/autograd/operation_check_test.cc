@@ -32,6 +32,8 @@ enum class Defect {
   wrong_f32_gradient,
   gives_f64,
   wrong_when_tied,
+  wrong_for_large_cotangents,
+  wrong_for_small_cotangents,
   no_empty_case,
   no_single_case,
   no_cases,
@@ -115,6 +117,8 @@ struct Product {
         if (defect == Defect::small_wrong_f32_gradient && f32) v *= 1.001;
         if (defect == Defect::small_not_linear && largest(b.dy()) > 2.0) v *= 1.0 + 1e-7;
         if (defect == Defect::small_wrong_alone && !b.wants(1 - operand)) v *= 1.0 + 1e-7;
+        if (defect == Defect::wrong_for_large_cotangents && largest(b.dy()) > 10.0) v *= 1.5;
+        if (defect == Defect::wrong_for_small_cotangents && largest(b.dy()) < 1e-3) v *= 1.5;
         if (defect == Defect::wrong_when_tied && b.saved(0).same_bits(b.saved(1))) v *= 1.5;
       }
       if (defect == Defect::unwritten_gradient && !d.empty()) d.pop_back();
@@ -199,7 +203,9 @@ TEST_CASE("each defect is caught, by the check that is made for it") {
   expect_caught<Defect::not_linear>("backward is not linear in its cotangent");
   expect_caught<Defect::zero_cotangent>("a zero cotangent gives a gradient");
   expect_caught<Defect::not_repeatable>("two backward passes differ");
-  expect_caught<Defect::wrong_alone>("another one where it alone is wanted");
+  expect_caught<Defect::wrong_alone>("another one where not all are wanted");
+  expect_caught<Defect::wrong_for_large_cotangents>("backward of 2^30 times a cotangent");
+  expect_caught<Defect::wrong_for_small_cotangents>("backward of 2^-30 times a cotangent");
   expect_caught<Defect::writes_input_forward>("forward wrote an input");
   expect_caught<Defect::writes_input_backward>("needs its input 0 (node 0, 'variable')");
   expect_caught<Defect::writes_saved>("backward wrote an input, output or saved tensor");
@@ -224,7 +230,7 @@ TEST_CASE("numbers are compared by their own size, and terms that cancel by thei
   expect_caught<Defect::small_wrong_f32_value>("f32 and f64 values differ");
   expect_caught<Defect::small_wrong_f32_gradient>("f32 and f64 gradients differ");
   expect_caught<Defect::small_not_linear>("backward is not linear in its cotangent");
-  expect_caught<Defect::small_wrong_alone>("another one where it alone is wanted");
+  expect_caught<Defect::small_wrong_alone>("another one where not all are wanted");
   expect_caught<Defect::small_other_than_written_out>("differs from its written-out form");
   const CheckRow cancelling = check<Defect::cancelling>();
   INFO(cancelling.reason);
@@ -374,4 +380,60 @@ TEST_CASE(
   const CheckRow honest = check_claim(Claim::unbiased, {{{1}}}, small_dropped);
   INFO(honest.reason);
   CHECK(honest.verdict == Verdict::pass);
+}
+
+namespace {
+
+// a b c, with the gradient of a wrong where that of c is wanted and that of b is not.
+struct TripleProduct {
+  static constexpr std::string_view name = "triple_product", summary = "a b c";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr Needs needs = Needs::inputs;
+  using Attributes = NoAttributes;
+  static Tensor product(const Tensor& a, const Tensor& b, const Tensor& c, double factor) {
+    std::vector<double> y = a.to_vector();
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const auto at = static_cast<std::int64_t>(i);
+      y[i] *= b.at(at) * c.at(at) * factor;
+    }
+    return filled(a.shape(), a.dtype(), y);
+  }
+  static Tensor forward(Forward& in, const NoAttributes&) {
+    return product(in[0], in[1], in[2], 1.0);
+  }
+  static void backward(Backward& b, const NoAttributes&) {
+    const bool wrong = b.wants(0) && !b.wants(1) && b.wants(2);
+    if (b.wants(0)) b.add(0, product(b.dy(), b.input(1), b.input(2), wrong ? 1.5 : 1.0));
+    if (b.wants(1)) b.add(1, product(b.dy(), b.input(0), b.input(2), 1.0));
+    if (b.wants(2)) b.add(2, product(b.dy(), b.input(0), b.input(1), 1.0));
+  }
+  static std::vector<OperationCase> cases() { return {}; }
+};
+
+}  // namespace
+
+TEST_CASE("a gradient that is wrong for one choice of what is wanted") {
+  const CheckRow row =
+      check_claim(Claim::exact, {{{1}}, {{1}}, {{1}}}, [](Tape&, std::span<const Var> x) {
+        return apply<TripleProduct>({x[0], x[1], x[2]});
+      });
+  expect_liar(row, "another one where not all are wanted (number 0");
+}
+
+TEST_CASE("a gradient that is zero but for rounding does not fail, at any size") {
+  for (const double size : {1.0, 1e-4, 1e4}) {
+    const auto check = [&](const std::vector<CaseInput>& inputs, const Program& program) {
+      const CheckRow row =
+          check_claim(Claim::exact, inputs,
+                      [&](Tape& tape, std::span<const Var> x) { return size * program(tape, x); });
+      CAPTURE(size);
+      CHECK_MESSAGE(row.verdict != Verdict::fail, row.reason);
+    };
+    check({{{2, 3}}, {{1}}},
+          [](Tape&, std::span<const Var> x) { return sum(softmax(x[0]), 1) + x[1]; });
+    // Attention with a bias of its keys, which softmax does not see.
+    check({{{3, 4}}, {{3, 4}}, {{1}}}, [](Tape&, std::span<const Var> x) {
+      return matmul(softmax(matmul(x[0], x[1] + x[2], false, true)), x[1]);
+    });
+  }
 }

@@ -50,7 +50,7 @@ const std::vector<Exception> kExceptions = {
      {"moe/routers/switch", "moe/routers/gshard", "moe/routers/v_moe", "moe/routers/expert_choice"},
      "one fixture of full experts"},
     {"moe/checks/check_routers",
-     {"moe/checks/fixture", "moe/checks/edges"},
+     {"moe/checks/fixture", "moe/checks/edges", "moe/checks/fields", "moe/checks/variants"},
      "every router goes through them"},
     {"moe/dispatch", {"moe/expert_operations"}, "declared operations, which have their checks"},
     {"moe/estimators/straight_through_and_reinforce",

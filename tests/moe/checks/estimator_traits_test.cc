@@ -1,6 +1,8 @@
 // Estimators that state what is not so: for each claim and each trait one, which the checks must
 // find. Routers: traits_test.cc.
 
+#include <algorithm>
+
 #include <doctest/doctest.h>
 
 #include "moe/checks/check.h"
@@ -176,6 +178,39 @@ TEST_CASE("a gradient that is wrong only where there are more experts") {
   });
   surrogate.claim = Claim::surrogate;
   expect(surrogate, "9 experts, training: fused and written out differ in the gradient of");
+}
+
+// The gradient of the weights twice as large where `where` says so; exact everywhere else.
+EstimatorEntry twice_where(const std::function<bool(const EstimatorInput&)>& where) {
+  return own([where](const EstimatorInput& in, bool) {
+    const Var w = in.routing.weights;
+    const Tensor factor = Tensor::full(w.shape(), where(in) ? 2.0 : 1.0, w.dtype(), Device::cpu);
+    return in.experts.mixture(in.x, scaled_gradient(w, factor), in.plan);
+  });
+}
+
+TEST_CASE("a gradient that is wrong only on an edge") {
+  expect(twice_where([](const EstimatorInput& in) { return in.routing.selected.size(1) == 1; }),
+         "k = 1, training: gradcheck: fail");
+  expect(twice_where([](const EstimatorInput& in) { return in.x.size(0) == 1; }),
+         "top-k, one token, training: gradcheck: fail");
+  expect(twice_where([](const EstimatorInput& in) {
+           std::vector<bool> used(static_cast<std::size_t>(in.plan.experts), false);
+           for (const std::int32_t e : in.routing.selected.values<const std::int32_t>()) {
+             if (e >= 0) used[static_cast<std::size_t>(e)] = true;
+           }
+           const bool all = std::find(used.begin(), used.end(), false) == used.end();
+           return !all && in.x.size(0) > 4 && in.x.size(0) < 7;
+         }),
+         "an empty expert, training: gradcheck: fail");
+}
+
+TEST_CASE("a gradient that is wrong only where a capacity dropped a choice") {
+  const auto dropped = [](const EstimatorInput& in) {
+    const auto selected = in.routing.selected.values<const std::int32_t>();
+    return std::find(selected.begin(), selected.end(), -1) != selected.end();
+  };
+  expect(twice_where(dropped), "gshard, dropped choices, training: gradcheck: fail");
 }
 
 TEST_CASE("a field of Rest that is not set is named") {
