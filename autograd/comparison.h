@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "autograd/differences.h"
@@ -10,11 +11,15 @@ namespace moegrad {
 
 // An analytic number and its numeric counterpart.
 struct Pair {
-  std::int64_t place;     // the element or direction of the input
-  std::size_t cotangent;  // and the cotangent that both belong to
-  double analytic, numeric, error, rounding;
-  double largest;  // analytic number of the input, for this cotangent
+  std::int64_t place = 0;     // the element or direction of the input
+  std::size_t cotangent = 0;  // and the cotangent that both belong to
+  double analytic = 0.0;
+  double largest = 0.0;  // analytic number of the input, for this cotangent
+  double numeric = 0.0, error = 0.0, rounding = 0.0;
+  double step = 0.0;   // that the numeric number came from
+  bool jumps = false;  // the output does, near the point
 
+  void set_numeric(const Derivative& d);
   double size() const { return std::fmax(std::abs(analytic), std::abs(numeric)); }
   double difference() const { return std::abs(analytic - numeric); }
 };
@@ -27,7 +32,7 @@ class Comparison {
       : options_(options), class_of_(class_of), report_(report) {}
 
   // `again` finds the numeric numbers of the pair's place by other steps.
-  void add(const Pair& pair, const std::function<Derivative()>& again);
+  void add(const Pair& first, const std::function<Derivative()>& again);
   // No step gave a value.
   void outside(std::int64_t place, const std::string& why);
   // Counts what rounding hides; where that is everything, nothing was checked.
@@ -35,7 +40,7 @@ class Comparison {
 
  private:
   Verdict judge(const Pair& pair) const;
-  bool confirms(const Derivative& second, const Pair& pair) const;
+  bool confirms(const Pair& other, const Pair& pair) const;
   bool hides(const Pair& pair, double largest) const;
   double relative_error(const Pair& pair) const;
   void keep_worst(const Pair& pair, Verdict verdict, const std::string& reason);

@@ -29,10 +29,16 @@ double dot_of_sizes(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
-double norm_of_product(const Tensor& a, const Tensor& b) {
+double largest_of(const Tensor& x) {
+  double largest = 0.0;
+  for (std::int64_t i = 0; i < x.numel(); ++i) largest = std::fmax(largest, std::abs(x.at(i)));
+  return largest;
+}
+
+double norm_of_product(const Tensor& a, const Tensor& b, double at_least) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < a.numel(); ++i) {
-    const double product = a.at(i) == 0.0 ? 0.0 : a.at(i) * b.at(i);
+    const double product = a.at(i) == 0.0 ? 0.0 : a.at(i) * std::fmax(std::abs(b.at(i)), at_least);
     if (std::isfinite(product)) sum = std::hypot(sum, product);
   }
   return sum;
@@ -47,9 +53,10 @@ Tensor moved(const Tensor& x, double h, const Tensor& u) {
 Steps steps_at(double x) {
   constexpr double epsilon = std::numeric_limits<double>::epsilon();
   const double size = std::abs(x);
-  return {
-      .first = 0.02 * scale_of(x),
-      .smallest = x == 0.0 ? 1e-13 : std::fmax(1e-9 * std::fmin(1.0, size), 8.0 * epsilon * size)};
+  const double least = x == 0.0 ? 1e-30 : 8.0 * epsilon * size;
+  return {.first = 0.02 * scale_of(x),
+          .smallest = x == 0.0 ? 1e-13 : std::fmax(1e-9 * std::fmin(1.0, size), least),
+          .least = least};
 }
 
 Tensor random_direction(const Tensor& x, Rng& rng) {

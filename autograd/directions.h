@@ -15,8 +15,12 @@ double dot(const Tensor& a, const Tensor& b);
 // Of the absolute values of the terms.
 double dot_of_sizes(const Tensor& a, const Tensor& b);
 
-// The root of the sum of their squares, of those that are finite.
-double norm_of_product(const Tensor& a, const Tensor& b);
+// The largest absolute value.
+double largest_of(const Tensor& x);
+
+// The root of the sum of their squares, of those that are finite; an element of b counts as
+// `at_least`.
+double norm_of_product(const Tensor& a, const Tensor& b, double at_least = 0.0);
 
 // x + h u, as new storage.
 Tensor moved(const Tensor& x, double h, const Tensor& u);

@@ -1,5 +1,9 @@
 #include "autograd/expectation_runs.h"
 
+#include <cmath>
+
+#include "autograd/directions.h"
+
 namespace moegrad {
 namespace {
 
@@ -41,7 +45,11 @@ ExpectationRun Sampler::run(std::span<const Tensor> inputs, const Rng& rng, Deci
   result.cell = {tape.cell().signature(), decisions.signature()};
   if (!gradients) return result;
   const bool reached = loss.needs_gradient();
-  const Gradients g = reached ? tape.backward(loss) : Gradients();
+  const auto add = [&](const Tensor& value, const Tensor& gradient) {
+    result.inner = std::hypot(result.inner, norm_of_product(gradient, value));
+    result.scale = std::hypot(result.scale, norm_of_product(gradient, value, 1.0));
+  };
+  const Gradients g = reached ? tape.backward(loss, {.visit = add}) : Gradients();
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const bool floating = is_floating(inputs[i].dtype());
     if (floating && reached) {

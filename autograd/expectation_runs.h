@@ -14,6 +14,8 @@ struct ExpectationRun {
   double weight = 0.0;  // in the moments, where they sum to 1
   double loss = 0.0;
   std::vector<Tensor> gradients;  // by input; undefined for integer inputs
+  // Of all results on the way, each times its gradient: of their sizes, and of sizes of at least 1.
+  double inner = 0.0, scale = 0.0;
   std::vector<double> also;
   bool took_numbers = false;  // from the tape's rng
   bool may_peek = false;      // has asked for the rng more often than its draws need

@@ -16,19 +16,12 @@ namespace {
 constexpr double kLargestRelative = 0.01;
 constexpr double kLargestErrorFactor = 100.0;
 
-double largest_of(const Tensor& x) {
-  double largest = 0.0;
-  for (std::int64_t i = 0; i < x.numel(); ++i) largest = std::fmax(largest, std::abs(x.at(i)));
-  return largest;
-}
-
-// The same search by other steps.
-Steps others_than(const Steps& steps) {
-  return {.first = 0.37 * steps.first, .factor = 1.45, .smallest = steps.smallest};
-}
-
 constexpr const char* kHiddenState =
     "run again at the same point, the program gave another output; does it depend on hidden state?";
+constexpr const char* kGradientFree =
+    "run without gradients, the program gave another output; does it ask for options().gradients, "
+    "or "
+    "Forward::saves()?";
 
 class Checker {
  public:
@@ -65,9 +58,7 @@ class Checker {
            output_.shape(), report_.left_out);
     }
     backward(y);
-    if (!runs_alike()) {
-      return all_inputs(Verdict::inconclusive, kHiddenState);
-    }
+    if (const char* why = unlike()) return all_inputs(Verdict::inconclusive, why);
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].dtype() != DType::f64 || inputs_[i].numel() == 0) continue;
       check_input(i, rng, report_.inputs[i]);
@@ -76,8 +67,8 @@ class Checker {
       if (!(error <= report_.max_error)) report_.max_error = error;
     }
     // State that began to act during the check is not the gradient's fault.
-    if (report_.verdict == Verdict::fail && !runs_alike()) {
-      return all_inputs(Verdict::inconclusive, kHiddenState);
+    if (report_.verdict == Verdict::fail) {
+      if (const char* why = unlike()) return all_inputs(Verdict::inconclusive, why);
     }
     if (report_.verdict == Verdict::fail) {
       report_.culprit = find_culprit(tape_, options_.mutation, rng);
@@ -130,6 +121,7 @@ class Checker {
   }
 
   // How fast each output changes, by one step of each input: only the order of magnitude counts.
+  // There a run with gradients must give the same as one without.
   std::vector<double> slopes(Rng& rng) {
     constexpr double kStep = 1e-4;
     std::vector<double> slope(static_cast<std::size_t>(output_.numel()), 0.0);
@@ -140,13 +132,14 @@ class Checker {
       std::uint64_t signature = 0;
       try {
         const Tensor y = replay(inputs, signature);
+        moves_alike_ = moves_alike_ && replay(inputs, signature, true).same_bits(y);
         if (!(y.shape() == output_.shape())) continue;
         for (std::int64_t o = 0; o < y.numel(); ++o) {
           const double s = std::abs(y.at(o) - output_.at(o)) / kStep;
           if (std::isfinite(s))
             slope[static_cast<std::size_t>(o)] = std::fmax(slope[static_cast<std::size_t>(o)], s);
         }
-      } catch (const std::exception&) {  // outside of the domain: nothing is learned
+      } catch (...) {  // outside of the domain: nothing is learned
       }
     }
     return slope;
@@ -157,17 +150,21 @@ class Checker {
       analytic_.emplace_back();
       if (!y.needs_gradient()) {
         inner_size_.push_back(0.0);
+        inner_scale_.push_back(0.0);
         for (const Tensor& input : inputs_) {
           analytic_.back().push_back(Tensor::zeros(input.shape(), DType::f64, Device::cpu));
         }
         continue;
       }
       double inner = 0.0;
+      double scale = 0.0;
       const auto add = [&](const Tensor& value, const Tensor& gradient) {
         inner = std::hypot(inner, norm_of_product(gradient, value));
+        scale = std::hypot(scale, norm_of_product(gradient, value, 1.0));
       };
       const Gradients gradients = tape_.backward(y, {cotangent, true, {}, options_.mutation, add});
       inner_size_.push_back(inner);
+      inner_scale_.push_back(scale);
       for (const Var& leaf : leaves_) {
         analytic_.back().push_back(leaf.needs_gradient() ? gradients[leaf] : Tensor());
       }
@@ -175,10 +172,11 @@ class Checker {
   }
 
   // The program once more, decisions replayed; `signature` of its cell.
-  Tensor replay(const std::vector<Tensor>& inputs, std::uint64_t& signature) {
+  Tensor replay(const std::vector<Tensor>& inputs, std::uint64_t& signature,
+                bool gradients = false) {
     decisions_.replay(options_.hold);
     Tape::Options options = tape_options();
-    options.gradients = false;
+    options.gradients = gradients;
     Tape tape(options);
     std::vector<Var> leaves;
     const Tensor y = run_on(tape, inputs, leaves).value();
@@ -187,17 +185,22 @@ class Checker {
     return y;
   }
 
-  bool runs_alike() {
+  bool runs_alike(bool gradients) {
     std::uint64_t signature = 0;
     try {
-      return replay(inputs_, signature).same_bits(output_) && signature == signature_;
+      return replay(inputs_, signature, gradients).same_bits(output_) && signature == signature_;
     } catch (const ReplayMismatch&) {
       return false;
     }
   }
+  // Why runs at one point are not the same; null where they are.
+  const char* unlike() {
+    if (moves_alike_ && runs_alike(false)) return nullptr;
+    return runs_alike(true) ? kGradientFree : kHiddenState;
+  }
 
   Sample sample_of(const Tensor& y, double h, std::span<const double> rounded) const {
-    Sample result{h, {}, {}};
+    Sample result{h, {}, {}, inner_scale_};
     for (std::size_t c = 0; c < cotangents_.size(); ++c) {
       result.value.push_back(dot(cotangents_[c], y));
       result.size.push_back(dot_of_sizes(cotangents_[c], y) +
@@ -218,13 +221,18 @@ class Checker {
       y = replay(inputs, signature);
     } catch (const ReplayMismatch&) {
       outside_ = "every step asks for other decisions";
+      left_cell_ = true;
       return std::nullopt;
     } catch (const std::exception& e) {
       outside_ = fmt::format("every step ends in an error: {}", e.what());
       return std::nullopt;
+    } catch (...) {
+      outside_ = "every step ends in an exception";
+      return std::nullopt;
     }
     if (signature != signature_) {
       outside_ = "every step crosses a wall of the cell";
+      left_cell_ = true;
       return std::nullopt;
     }
     if (!(y.shape() == output_.shape())) {
@@ -299,12 +307,15 @@ class Checker {
       } else {
         direction = directions[static_cast<std::size_t>(place)];
       }
+      const Steps steps = elementwise ? steps_at(x.at(place)) : Steps{};
+      left_cell_ = false;
       const Curve curve = [&](double h) -> std::optional<Sample> {
         if (h == 0.0) return sample_of(output_, h, rounded);
+        // The end of a domain may be as near as it is; a cell that small is no claim.
+        if (left_cell_ && std::abs(h) < steps.smallest) return std::nullopt;
         const Tensor to = moved(x, h, direction);
         return sample(i, to, elementwise ? to.at(place) - x.at(place) : h, rounded);
       };
-      const Steps steps = elementwise ? steps_at(x.at(place)) : Steps{};
       const Derivative numeric = derivative_of(curve, cotangents_.size(), steps);
       if (!numeric.found) {
         comparison.outside(place, outside_);
@@ -318,9 +329,12 @@ class Checker {
         return *by_other_steps;
       };
       for (std::size_t c = 0; c < cotangents_.size(); ++c) {
-        comparison.add({place, c, dot(analytic_[c][i], direction), numeric.value[c],
-                        numeric.error[c], numeric.rounding[c], largest_of(analytic_[c][i])},
-                       again);
+        Pair pair{.place = place,
+                  .cotangent = c,
+                  .analytic = dot(analytic_[c][i], direction),
+                  .largest = largest_of(analytic_[c][i])};
+        pair.set_numeric(numeric);
+        comparison.add(pair, again);
       }
     }
     comparison.finish();
@@ -335,13 +349,16 @@ class Checker {
   GradcheckReport report_;
   Tensor output_;
   std::uint64_t signature_ = 0;
-  std::string outside_;  // why the last step without a value had none
+  bool moves_alike_ = true;  // at moved points, with gradients and without
+  bool left_cell_ = false;   // at some step
+  std::string outside_;      // why the last step without a value had none
   std::vector<Tensor> cotangents_;
   std::vector<int> class_of_cotangent_;
   std::vector<std::vector<Tensor>> analytic_;  // by cotangent, by input
   // By cotangent: of all results on the way, each times its gradient. Their rounding is the
   // output's.
   std::vector<double> inner_size_;
+  std::vector<double> inner_scale_;  // the same, of results of size 1 at least
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "autograd/expectation.h"
 #include "autograd/gradcheck.h"
 #include "ops/ops.h"
 #include "row.h"
@@ -121,6 +122,41 @@ TEST_CASE("a wave of small height has the slope it has") {
   }
 }
 
+TEST_CASE("a wave of small slope is not passed over") {
+  for (const double e : {1e-2, 1e-4, 9e-6, 5e-6, 1e-6, 3e-7}) {
+    for (const double w : {1e3, 3e3, 1e4, 1e5, 1e6}) {
+      CAPTURE(e);
+      CAPTURE(w);
+      expect_no_error([=](double x) { return x + e * std::sin(w * (x - 0.3)) / w; },
+                      [=](double x) { return 1.0 + e * std::cos(w * (x - 0.3)); }, constant(1.0),
+                      0.3);
+    }
+  }
+  // What rounding shows is known to 1e-7.
+  expect_found([](double x) { return x + 1e-6 * std::sin(1e4 * x) / 1e4; },
+               [](double x) { return 1.0 + 1e-6 * std::cos(1e4 * x); }, constant(1.0), 0.3);
+}
+
+TEST_CASE("an expected loss with a wave of small slope is not called biased") {
+  for (const double e : {1e-2, 9e-6, 1e-6}) {
+    for (const double w : {1e3, 3e3, 1e5, 1e6}) {
+      CAPTURE(e);
+      CAPTURE(w);
+      const Scalar f = [=](double x) { return x + e * std::sin(w * x) / w; };
+      const Scalar slope = [=](double x) { return 1.0 + e * std::cos(w * x); };
+      const Expectation result = expectation(
+          [&](Tape& t, std::span<const Var> in) {
+            const Tensor coin = t.decisions().bernoulli(
+                "coin", Tensor::full({1}, 0.5, DType::f64, Device::cpu), t.rng());
+            return sum(t.constant(coin.to(DType::f64)) * apply<ByHand>({in[0]}, {&f, &slope}));
+          },
+          {row({0.3})});
+      INFO(result.text());
+      CHECK(!result.biased());
+    }
+  }
+}
+
 TEST_CASE("a step of small width beside the point does not hide its slope") {
   for (const double width : {1e-3, 1e-5, 1e-6, 1e-7}) {
     CAPTURE(width);
@@ -128,6 +164,19 @@ TEST_CASE("a step of small width beside the point does not hide its slope") {
     expect_found([=](double x) { return x + width * std::tanh(scaled(x)); },
                  [=](double x) { return 1.0 + std::pow(std::cosh(scaled(x)), -2); }, constant(1.0),
                  0.3 + 0.5 * width);
+  }
+}
+
+TEST_CASE("a hill at 0 of small width is found, or not known") {
+  for (const double width : {1e-3, 1e-6, 1e-9, 1e-11, 1e-12}) {
+    CAPTURE(width);
+    const auto hill = [=](double x) { return std::exp(-std::pow(x / width, 2)); };
+    const Scalar f = [=](double x) { return x + x * hill(x); };
+    const Scalar slope = [=](double x) {
+      return 1.0 + hill(x) * (1.0 - 2.0 * std::pow(x / width, 2));
+    };
+    if (width > 1e-10) expect_found(f, slope, constant(1.0), 0.0);
+    expect_no_error(f, slope, constant(1.0), 0.0);
   }
 }
 

@@ -58,6 +58,30 @@ struct Sine {
 };
 Var sine(Var x) { return apply<Sine>({x}); }
 
+// x^2, computed in f32: a staircase.
+struct SquareInFloat {
+  static constexpr std::string_view name = "square_in_float", summary = "x^2";
+  static constexpr Claim claim = Claim::exact;
+  static constexpr Needs needs = Needs::inputs;
+  using Attributes = NoAttributes;
+  static Tensor forward(Forward& in, const NoAttributes&) {
+    Tensor y = in[0].clone();
+    for (double& v : y.write_values<double>()) {
+      const float x = static_cast<float>(v);
+      v = static_cast<double>(x * x);
+    }
+    return y;
+  }
+  static void backward(Backward& b, const NoAttributes&) {
+    Tensor dx = b.dy().clone();
+    for (std::int64_t i = 0; i < dx.numel(); ++i) {
+      dx.write<double>()[i] *= 2.0 * b.input(0).at(i);
+    }
+    b.add(0, dx);
+  }
+  static std::vector<OperationCase> cases() { return {}; }
+};
+
 using Function = std::function<Var(Var)>;
 
 GradcheckReport check(const Function& f, const Tensor& x, double lie = 1.0,
@@ -393,8 +417,43 @@ TEST_CASE("what a program throws, or another shape, at a moved point is another 
       row({0.3}));
   expect_judged(
       [](Var x) {
+        if (x.value().at(0) > 0.301) throw 42;
+        return tanh(x);
+      },
+      row({0.3}));
+  expect_judged(
+      [](Var x) {
         const Var y = tanh(x);
         return x.value().at(0) > 0.301 ? slice(y, 0, 0, 1) : y;
       },
       row({0.3, 0.2}));
+}
+
+TEST_CASE("a program that asks whether gradients are wanted is found out") {
+  for (const double factor : {0.0, 1.0}) {
+    const GradcheckReport r = check(
+        [](Var x) {
+          const Var y = tanh(x);
+          return x.tape().options().gradients ? y : stop_gradient(y) * 2.0;
+        },
+        row({0.3}), factor);
+    CHECK(r.verdict == Verdict::inconclusive);
+    CHECK(r.inputs[0].reason.starts_with("run without gradients, the program gave another output"));
+  }
+  // At moved points alone.
+  const GradcheckReport r = check(
+      [](Var x) {
+        return x.tape().options().gradients || x.value().at(0) == 0.3
+                   ? tanh(x)
+                   : x.tape().constant(row({std::tanh(0.3)}));
+      },
+      row({0.3}), 0.0);
+  CHECK(r.verdict == Verdict::inconclusive);
+}
+
+TEST_CASE("an output that is computed in f32 inside is said to jump") {
+  const GradcheckReport r = check([](Var x) { return apply<SquareInFloat>({x}); }, row({0.3}));
+  INFO(r.text());
+  CHECK(r.verdict == Verdict::fail);
+  CHECK(r.text().find("the output jumps: is it computed in f32") != std::string::npos);
 }
