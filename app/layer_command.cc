@@ -77,7 +77,7 @@ int run(const LayerArguments& a) {
   if (a.dropless && !a.evaluate) fail("layer", "--dropless is for inference. Add --eval.");
   require_distinct("layer", {a.in}, {a.out, a.json.file});
   const TensorFile in = read_layer_file(a.in, a.mask);
-  const Tensor x = in.at("x");
+  const Tensor& x = in.at("x");
   Sizes sizes(a.in);
   for (const char* name : {"x", "experts.w1", "experts.w2", "dy"}) {
     sizes.require(name, in.at(name));
