@@ -67,8 +67,7 @@ Apart apart_of(const Tensor& a, const Tensor& b) {
 }
 
 Rounding rounding_floor(double terms, const Tensor& input) {
-  double size = 0.0;
-  for (std::int64_t i = 0; i < input.numel(); ++i) size = std::fmax(size, std::abs(input.at(i)));
+  const double size = largest_of(input);
   if (size == 0.0) return {};
   const double by = terms / std::fmin(size, 1.0);
   return {kRoundings * epsilon_of(input.dtype()) * by, by};
@@ -117,7 +116,7 @@ std::vector<unsigned> subsets_of(std::size_t n) {
 
 Tensor FlatJoin::forward(Forward& in, const NoAttributes&) {
   const std::int64_t n = in[0].numel();
-  Tensor out = Tensor::empty({2 * n}, in[0].dtype(), Device::cpu);
+  Tensor out = in[0].like({2 * n});
   Kernels& k = kernels(out.device());
   k.copy_block(in[0], 0, n, 1, n, 0, 2 * n, out);
   k.copy_block(in[1], 0, n, 1, n, n, 2 * n, out);

@@ -336,7 +336,6 @@ class Search {
   Steps steps_;
   Derivative best_;
   std::vector<std::optional<double>> noise_;  // of each component, once it was asked for
-  std::vector<double> step_;                  // that each best entry came from
   std::vector<double> plain_;  // what the quotient there, which is not extrapolated, differs by
   std::vector<bool> unresolved_;
   std::optional<Sample> here_;

@@ -11,8 +11,8 @@ namespace {
 // 1 where x > 0, else 0: a step, whose derivative is zero almost everywhere.
 Var step(Var x) {
   Tape& t = x.tape();
-  const Var zero = t.constant(Tensor::zeros(x.shape(), x.dtype(), Device::cpu));
-  const Var one = t.constant(Tensor::full(x.shape(), 1.0, x.dtype(), Device::cpu));
+  const Var zero = t.constant(Tensor::zeros(x.shape(), x.dtype(), x.value().device()));
+  const Var one = t.constant(Tensor::full(x.shape(), 1.0, x.dtype(), x.value().device()));
   return where(greater(x, zero), one, zero);
 }
 
@@ -39,7 +39,7 @@ Draw draw(Var x) {
   Tape& t = x.tape();
   const Var p = softmax(x);
   const Tensor outcome = t.decisions().categorical("outcome", p.value(), t.rng());
-  const Var one = t.constant(Tensor::full({1, 1}, 1.0, x.dtype(), Device::cpu));
+  const Var one = t.constant(Tensor::full({1, 1}, 1.0, x.dtype(), x.value().device()));
   return {p, put_columns(one, outcome.reshape({1, 1}), 3)};
 }
 Var loss_of(Var onehot) {

@@ -20,7 +20,7 @@ struct SoftCap {
   };
 
   static Tensor forward(Forward& in, const Attributes& a) {
-    Tensor y = Tensor::empty(in[0].shape(), in[0].dtype(), Device::cpu);
+    Tensor y = in[0].like();
     with_floating(y.dtype(), name, [&](auto zero) {
       using T = decltype(zero);
       for (std::int64_t i = 0; i < y.numel(); ++i) {
@@ -32,7 +32,7 @@ struct SoftCap {
 
   // dx = dy (1 - (y / cap)^2)
   static void backward(Backward& b, const Attributes& a) {
-    Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), Device::cpu);
+    Tensor dx = b.dy().like();
     with_floating(dx.dtype(), name, [&](auto zero) {
       using T = decltype(zero);
       for (std::int64_t i = 0; i < dx.numel(); ++i) {

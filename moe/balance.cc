@@ -101,4 +101,11 @@ Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
   return next.to(bias.dtype());
 }
 
+OptionSpec balance_option() {
+  return option::number("balance", "coefficient of the balance loss")
+      .initially("0.01")
+      .from(0.0, 1e6)
+      .tried({"0.7"});
+}
+
 }  // namespace moegrad

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/options.h"
 #include "moe/router.h"
 #include "moe/sequences.h"
 
@@ -39,5 +40,8 @@ Var squared_variation(Var x, double epsilon);
 // Loss-free balancing (Wang et al., arXiv:2408.15664): b_i + rate sign(mean count - count_i), the
 // counts those of selected i32 [N, k]; of the type of bias [E].
 Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate);
+
+// The option "balance": the coefficient of such a loss, 0.01.
+OptionSpec balance_option();
 
 }  // namespace moegrad

@@ -98,4 +98,12 @@ std::int64_t capacity_up(double factor, std::int64_t choices, std::int64_t exper
   return (c + multiple - 1) / multiple * multiple;
 }
 
+OptionSpec least_capacity_option(std::string_view counted) {
+  return option::integer("capacity-min",
+                         fmt::format("an expert has room for so many {} at least", counted))
+      .initially("4")
+      .from(1, 1e6)
+      .tried({"1"});
+}
+
 }  // namespace moegrad

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moe/options.h"
 #include "moe/router.h"
 
 namespace moegrad {
@@ -28,5 +29,8 @@ std::int64_t capacity_down(double factor, std::int64_t choices, std::int64_t exp
 // The same rounded up to a multiple.
 std::int64_t capacity_up(double factor, std::int64_t choices, std::int64_t experts,
                          std::int64_t multiple);
+
+// The option "capacity-min": the room that an expert has at least, 4 of what is counted ("tokens").
+OptionSpec least_capacity_option(std::string_view counted);
 
 }  // namespace moegrad

@@ -81,57 +81,50 @@ class GshardRouter : public Router {
 }  // namespace
 
 RouterEntry gshard_router() {
-  return {
-      .name = "gshard",
-      .summary = "two experts for each token, the second kept by chance, with a capacity",
-      .source = "Lepikhin et al. 2020, arXiv:2006.16668",
-      .formula =
-          "g = softmax(x W + b), S = TopK(g, 2), w_i = g_i/(g_1 + g_2 + 1e-9)\n"
-          "training: the second is kept with probability min(1, w_2/second-threshold)\n"
-          "an expert takes C = max(capacity-min, floor(capacity N/E)) choices, all first ones\n"
-          "before all second ones\n"
-          "loss: balance E sum_i c_i m_i, c the fractions of first choices, m the mean of g",
-      .claim = Claim::documented,
-      .traits = {.samples = true,
-                 .causal = false,
-                 .in_order = true,
-                 .auxiliary = "fractions of first choices times mean scores (balance)",
-                 .losses = {"balance"}},
-      .options = {option::number(
-                      "second-threshold",
-                      "weight from which the second expert is always kept; 0 keeps it always")
-                      .initially("0.5")
-                      .from(0.0, 1.0)
-                      .tried({"0", "0.2"}),
-                  option::number("balance", "coefficient of the balance loss")
-                      .initially("0.01")
-                      .from(0.0, 1e6)
-                      .tried({"0.7"}),
-                  option::number("capacity", "room of an expert, in parts of N/E choices")
-                      .initially("2")
-                      .from(1e-6, 1e6)
-                      .tried({"1e6", "0.5"}),
-                  option::integer("capacity-min", "an expert has room for so many choices at least")
-                      .initially("4")
-                      .from(1, 1e6)
-                      .tried({"1"})},
-      .make = [](const Options& o) -> std::unique_ptr<Router> {
-        return std::make_unique<GshardRouter>(
-            GshardSettings{o.number("second-threshold"), o.number("balance"), o.number("capacity"),
-                           o.integer("capacity-min")});
-      },
-      .recorded = {{{}, 4, 2, 0.263003125554, 0.038028761129, 0.222746975130, 0.003949048111},
-                   {{}, 8, 2, 0.644748002295, 0.114644670888, 0.200584837371, 0.030242846029},
-                   {{{"second-threshold", "0.2"}},
-                    8,
-                    2,
-                    0.733531874685,
-                    0.105546575870,
-                    0.278328640744,
-                    0.0}},
-      .least_active = 2,
-      .most_active = 2,
-      .draws = {"selected", "second"}};
+  return {.name = "gshard",
+          .summary = "two experts for each token, the second kept by chance, with a capacity",
+          .source = "Lepikhin et al. 2020, arXiv:2006.16668",
+          .formula =
+              "g = softmax(x W + b), S = TopK(g, 2), w_i = g_i/(g_1 + g_2 + 1e-9)\n"
+              "training: the second is kept with probability min(1, w_2/second-threshold)\n"
+              "an expert takes C = max(capacity-min, floor(capacity N/E)) choices, all first ones\n"
+              "before all second ones\n"
+              "loss: balance E sum_i c_i m_i, c the fractions of first choices, m the mean of g",
+          .claim = Claim::documented,
+          .traits = {.samples = true,
+                     .causal = false,
+                     .in_order = true,
+                     .auxiliary = "fractions of first choices times mean scores (balance)",
+                     .losses = {"balance"}},
+          .options = {option::number(
+                          "second-threshold",
+                          "weight from which the second expert is always kept; 0 keeps it always")
+                          .initially("0.5")
+                          .from(0.0, 1.0)
+                          .tried({"0", "0.2"}),
+                      balance_option(),
+                      option::number("capacity", "room of an expert, in parts of N/E choices")
+                          .initially("2")
+                          .from(1e-6, 1e6)
+                          .tried({"1e6", "0.5"}),
+                      least_capacity_option("choices")},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<GshardRouter>(
+                GshardSettings{o.number("second-threshold"), o.number("balance"),
+                               o.number("capacity"), o.integer("capacity-min")});
+          },
+          .recorded = {{{}, 4, 2, 0.263003125554, 0.038028761129, 0.222746975130, 0.003949048111},
+                       {{}, 8, 2, 0.644748002295, 0.114644670888, 0.200584837371, 0.030242846029},
+                       {{{"second-threshold", "0.2"}},
+                        8,
+                        2,
+                        0.733531874685,
+                        0.105546575870,
+                        0.278328640744,
+                        0.0}},
+          .least_active = 2,
+          .most_active = 2,
+          .draws = {"selected", "second"}};
 }
 
 }  // namespace moegrad

@@ -71,50 +71,43 @@ class SwitchRouter : public Router {
 }  // namespace
 
 RouterEntry switch_router() {
-  return {
-      .name = "switch",
-      .summary = "one expert for each token, with a capacity and multiplicative jitter",
-      .source = "Fedus et al. 2021, arXiv:2101.03961",
-      .formula =
-          "g = softmax((x u) W + b), u ~ U(1-jitter, 1+jitter) in training, else 1\n"
-          "S = {argmax g}, w = g on S; an expert takes the first\n"
-          "C = max(capacity-min, floor(capacity N/E)) of its tokens, the others get y = 0\n"
-          "loss: balance E sum_i f_i P_i, f the fractions before dropping, P the mean of g",
-      .claim = Claim::exact_on_cell,
-      .traits = {.continuous = true,
-                 .in_order = true,
-                 .auxiliary = "fractions times mean scores (balance)",
-                 .losses = {"balance"}},
-      .options = {option::number(
-                      "jitter",
-                      "the router's input is multiplied by U(1-jitter, 1+jitter) in training")
-                      .initially("0.01")
-                      .from(0.0, 1.0)
-                      .tried({"0", "0.2"}),
-                  option::number("balance", "coefficient of the balance loss")
-                      .initially("0.01")
-                      .from(0.0, 1e6)
-                      .tried({"0.7"}),
-                  option::number("capacity",
-                                 "room of an expert in training, in parts of N/E tokens")
-                      .initially("1.25")
-                      .from(1e-6, 1e6)
-                      .tried({"0.5"}),
-                  option::number("eval-capacity", "the same at inference")
-                      .initially("2")
-                      .from(1e-6, 1e6)
-                      .tried({"0.5"}),
-                  option::integer("capacity-min", "an expert has room for so many tokens at least")
-                      .initially("4")
-                      .from(1, 1e6)
-                      .tried({"1"})},
-      .make = [](const Options& o) -> std::unique_ptr<Router> {
-        return std::make_unique<SwitchRouter>(
-            SwitchSettings{o.number("jitter"), o.number("balance"), o.number("capacity"),
-                           o.number("eval-capacity"), o.integer("capacity-min")});
-      },
-      .most_active = 1,
-      .draws = {"selected", "jitter"}};
+  return {.name = "switch",
+          .summary = "one expert for each token, with a capacity and multiplicative jitter",
+          .source = "Fedus et al. 2021, arXiv:2101.03961",
+          .formula =
+              "g = softmax((x u) W + b), u ~ U(1-jitter, 1+jitter) in training, else 1\n"
+              "S = {argmax g}, w = g on S; an expert takes the first\n"
+              "C = max(capacity-min, floor(capacity N/E)) of its tokens, the others get y = 0\n"
+              "loss: balance E sum_i f_i P_i, f the fractions before dropping, P the mean of g",
+          .claim = Claim::exact_on_cell,
+          .traits = {.continuous = true,
+                     .in_order = true,
+                     .auxiliary = "fractions times mean scores (balance)",
+                     .losses = {"balance"}},
+          .options = {option::number(
+                          "jitter",
+                          "the router's input is multiplied by U(1-jitter, 1+jitter) in training")
+                          .initially("0.01")
+                          .from(0.0, 1.0)
+                          .tried({"0", "0.2"}),
+                      balance_option(),
+                      option::number("capacity",
+                                     "room of an expert in training, in parts of N/E tokens")
+                          .initially("1.25")
+                          .from(1e-6, 1e6)
+                          .tried({"0.5"}),
+                      option::number("eval-capacity", "the same at inference")
+                          .initially("2")
+                          .from(1e-6, 1e6)
+                          .tried({"0.5"}),
+                      least_capacity_option("tokens")},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<SwitchRouter>(
+                SwitchSettings{o.number("jitter"), o.number("balance"), o.number("capacity"),
+                               o.number("eval-capacity"), o.integer("capacity-min")});
+          },
+          .most_active = 1,
+          .draws = {"selected", "jitter"}};
 }
 
 }  // namespace moegrad

@@ -131,10 +131,7 @@ RouterEntry x_moe_router() {
                       .initially("0")
                       .from(0, 1e6)
                       .tried({"3"}),
-                  option::number("balance", "coefficient of the balance loss")
-                      .initially("0.01")
-                      .from(0.0, 1e6)
-                      .tried({"0.7"})},
+                  balance_option()},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<XMoeRouter>(o.choice("gate") == "softmax", o.integer("dimensions"),
                                             o.number("balance"));

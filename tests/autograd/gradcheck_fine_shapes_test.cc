@@ -5,40 +5,12 @@
 #include <doctest/doctest.h>
 
 #include "autograd/expectation.h"
-#include "autograd/gradcheck.h"
-#include "ops/ops.h"
-#include "row.h"
+#include "lies.h"
 
 using namespace moegrad;
-using moegrad::test::row;
+using namespace moegrad::test;
 
 namespace {
-
-using Scalar = std::function<double(double)>;
-
-// A function by hand, element by element, with what its gradient is said to be.
-struct ByHand {
-  static constexpr std::string_view name = "by_hand", summary = "f(x)";
-  static constexpr Claim claim = Claim::exact;
-  static constexpr Needs needs = Needs::inputs;
-  struct Attributes {
-    const Scalar* f;
-    const Scalar* slope;
-  };
-  static Tensor forward(Forward& in, const Attributes& a) {
-    Tensor y = in[0].clone();
-    for (double& v : y.write_values<double>()) v = (*a.f)(v);
-    return y;
-  }
-  static void backward(Backward& b, const Attributes& a) {
-    Tensor dx = b.dy().clone();
-    for (std::int64_t i = 0; i < dx.numel(); ++i) {
-      dx.write<double>()[i] *= (*a.slope)(b.input(0).at(i));
-    }
-    b.add(0, dx);
-  }
-  static std::vector<OperationCase> cases() { return {}; }
-};
 
 Verdict verdict(const Scalar& f, const Scalar& slope, double x) {
   return gradcheck(
