@@ -152,7 +152,7 @@ Tensor Tensor::to(DType dtype) const {
 }
 
 Tensor Tensor::to(Device device) const {
-  if (device == device_) return *this;
+  if (!defined() || device == device_) return *this;
   Tensor t = empty(shape_, dtype_, device);
   if (device_ == Device::cpu) {
     if (bytes() > 0) kernels(device).upload(raw(), t);

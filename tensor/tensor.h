@@ -108,8 +108,8 @@ class Tensor {
   Tensor clone() const;
   // A copy as another type; itself when the type is the same already.
   Tensor to(DType dtype) const;
-  // A copy on another device; itself when it is there already. From a device to the host is a wait
-  // for all that was asked of the device before.
+  // A copy on another device; itself when it is there already, or is no tensor. From a device to
+  // the host is a wait for all that was asked of the device before.
   Tensor to(Device device) const;
 
   // The same shape, type and bits (NaN equals the same NaN).

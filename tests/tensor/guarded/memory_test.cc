@@ -65,6 +65,27 @@ TEST_CASE("guarded memory is touched by kernels and transfers alone") {
         }) == 0);
 }
 
+TEST_CASE("no tensor, an empty one and a view of another device's memory move too") {
+  CHECK_FALSE(Tensor().to(Device::guarded).defined());
+  const std::uint64_t before = waits_for_devices();
+  const Tensor empty = Tensor::zeros({0, 3}, DType::f64, Device::cpu).to(Device::guarded);
+  CHECK(empty.device() == Device::guarded);
+  CHECK(empty.to_vector().empty());
+  CHECK(waits_for_devices() == before);
+  CHECK_THROWS_AS(Tensor::scalar(1.0).to(Device::cuda), Error);
+
+  const auto owner =
+      std::make_shared<Tensor>(Tensor::of<double>({3}, {1.0, 2.0, 3.0}).to(Device::guarded));
+  void* address = nullptr;
+  {
+    const guarded::Open open(Device::guarded);
+    address = owner->write<double>() + 1;
+  }
+  const Tensor view = Tensor::view({2}, DType::f64, Device::guarded, address, owner);
+  CHECK_THROWS_AS(view.at(0), Error);
+  CHECK(view.to_vector() == std::vector<double>{2.0, 3.0});
+}
+
 TEST_CASE("a kernel of the guarded device refuses tensors of another") {
   const Tensor x = Tensor::zeros({2}, DType::f64, Device::guarded);
   const Tensor host = Tensor::zeros({2}, DType::f64, Device::cpu);
