@@ -102,10 +102,10 @@ Tensor Backward::sum_so_far(int i) const {
 }
 
 void Backward::add(int i, Tensor gradient) {
+  if (!wants(i)) return;
   const Tape::Node& node = tape_.nodes_[node_];
   const std::size_t place = source(i);
   const Tape::Node& from = tape_.nodes_[place];
-  if (!from.needs_gradient) return;
   if (!(gradient.shape() == from.shape()) || gradient.dtype() != from.dtype()) {
     throw std::logic_error(fmt::format(
         "backward of {} gives input {} a gradient {} {}, the input is {} {}", node.label(), i,
@@ -201,7 +201,8 @@ std::vector<Tensor> Tape::local_backward(std::size_t index, const Tensor& cotang
   node.operation->backward(context, attributes_.data() + node.attributes);
   std::vector<Tensor> contributions;
   for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-    contributions.push_back(adjoints[static_cast<std::size_t>(input_index(node, k))]);
+    const std::int32_t source = input_index(node, k);
+    contributions.push_back(source < 0 ? Tensor() : adjoints[static_cast<std::size_t>(source)]);
   }
   return contributions;
 }

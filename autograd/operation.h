@@ -70,6 +70,7 @@ class Forward {
       : inputs_(inputs), saved_(saved) {}
 
   std::size_t size() const { return inputs_.size(); }
+  // An undefined tensor for an optional input that was left out.
   const Tensor& operator[](std::size_t i) const { return *inputs_[i]; }
   // True where a backward pass may follow: what is worked out for it alone can be left out else.
   bool saves() const { return saved_ != nullptr; }
@@ -106,6 +107,7 @@ class Cell {
 struct Operation {
   std::string_view name;
   Needs needs;
+  std::size_t required;  // inputs from this place on are optional: their Var may be undefined
   Tensor (*forward)(Forward&, const void* attributes);
   void (*backward)(Backward&, const void* attributes);
   void (*cell)(std::span<const Tensor> inputs, const void* attributes, Cell&);  // or null
@@ -113,7 +115,8 @@ struct Operation {
 
 // The declaration of an operation: a struct with these static members. `Attributes` are the numbers
 // of one call, trivially copyable and aligned like an integer at most (tensors are inputs). Forward
-// is a pure function of inputs and attributes. An operation with a kink declares `cell` as well.
+// is a pure function of inputs and attributes. An operation with a kink declares `cell` as well, one
+// with optional inputs, its last ones, declares how many are `required`.
 template <class Op>
 concept Declared = requires(Forward& f, Backward& b, const typename Op::Attributes& a) {
   { Op::name } -> std::convertible_to<std::string_view>;
@@ -132,12 +135,22 @@ concept HasCell = requires(std::span<const Tensor> in, const typename Op::Attrib
   Op::cell(in, a, c);
 };
 
+template <class Op>
+constexpr std::size_t required_inputs() {
+  if constexpr (requires { Op::required; }) {
+    return Op::required;
+  } else {
+    return std::numeric_limits<std::size_t>::max();
+  }
+}
+
 template <Declared Op>
 const Operation& operation() {
   using A = typename Op::Attributes;
   static constexpr Operation instance = {
       Op::name,
       Op::needs,
+      required_inputs<Op>(),
       [](Forward& f, const void* a) { return Op::forward(f, *static_cast<const A*>(a)); },
       [](Backward& b, const void* a) { Op::backward(b, *static_cast<const A*>(a)); },
       []() -> decltype(Operation::cell) {

@@ -117,7 +117,7 @@ class CaseChecker {
     for (std::size_t i = 0; i < tape.size(); ++i) {
       const Tape::NodeView node = tape.node(i);
       all.push_back(node.output);
-      all.insert(all.end(), node.inputs.begin(), node.inputs.end());
+      std::ranges::copy_if(node.inputs, std::back_inserter(all), &Tensor::defined);
       all.insert(all.end(), node.saved.begin(), node.saved.end());
     }
     return all;

@@ -15,7 +15,8 @@ std::string Tape::table() const {
     const Node& node = nodes_[i];
     std::string inputs;
     for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-      inputs += (k > 0 ? " " : "") + std::to_string(input_index(node, k));
+      const std::int32_t source = input_index(node, k);
+      inputs += (k > 0 ? " " : "") + (source < 0 ? std::string("-") : std::to_string(source));
     }
     std::string finite = "released";
     if (node.value.defined()) {
@@ -51,6 +52,7 @@ std::string Tape::dot() const {
                         name_of(node.dtype()), node.shape(),
                         node.needs_gradient ? "" : ", style=dashed");
     for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
+      if (input_index(node, k) < 0) continue;
       text += fmt::format("  n{} -> n{};\n", input_index(node, k), i);
     }
   }

@@ -11,11 +11,12 @@ namespace moegrad {
 namespace {
 
 constexpr Operation leaf_kind(std::string_view name) {
-  return {name, Needs::nothing, nullptr, nullptr, nullptr};
+  return {name, Needs::nothing, 0, nullptr, nullptr, nullptr};
 }
 constexpr Operation kConstant = leaf_kind("constant");
 constexpr Operation kVariable = leaf_kind("variable");
 constexpr Operation kParameter = leaf_kind("parameter");
+const Tensor kLeftOut;  // an optional input
 
 }  // namespace
 
@@ -119,7 +120,14 @@ void Tape::run(Node& node, std::span<const Var> inputs, const void* attributes) 
   const Operation& operation = *node.operation;
   gathered_.clear();
   for (const Var& v : inputs) {
-    if (!v.defined()) fail(operation.name, "an input is no value of a tape. Pass every input.");
+    if (!v.defined()) {
+      if (gathered_.size() < operation.required) {
+        fail(operation.name, "an input is no value of a tape. Pass every input.");
+      }
+      gathered_.push_back(&kLeftOut);
+      inputs_.push_back({-1, 0});
+      continue;
+    }
     const Node& source = at(v);
     if (!source.value.defined()) released(operation.name, static_cast<std::size_t>(v.index_));
     node.needs_gradient = node.needs_gradient || source.needs_gradient;
@@ -176,7 +184,8 @@ std::vector<std::size_t> Tape::bytes_saved_by_node() const {
     if (needs == Needs::output || needs == Needs::inputs_and_output) needed[i] = true;
     if (needs == Needs::inputs || needs == Needs::inputs_and_output) {
       for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-        needed[static_cast<std::size_t>(input_index(node, k))] = true;
+        const std::int32_t source = input_index(node, k);
+        if (source >= 0) needed[static_cast<std::size_t>(source)] = true;
       }
     }
   }
@@ -200,8 +209,9 @@ Tape::NodeView Tape::node(std::size_t index) const {
   view.attributes = attributes_.data() + node.attributes;
   view.needs_gradient = node.needs_gradient;
   for (int k = 0; k < static_cast<int>(node.inputs); ++k) {
-    view.sources.push_back(input_index(node, k));
-    view.inputs.push_back(nodes_[static_cast<std::size_t>(view.sources.back())].value);
+    const std::int32_t source = input_index(node, k);
+    view.sources.push_back(source);
+    view.inputs.push_back(source < 0 ? Tensor() : nodes_[static_cast<std::size_t>(source)].value);
   }
   for (std::uint32_t k = 0; k < node.saved; ++k) {
     view.saved.push_back(saved_[node.first_saved + k]);

@@ -116,12 +116,12 @@ struct BackwardOptions {
 class Backward {
  public:
   const Tensor& dy() const { return dy_; }
-  // True when the gradient of input i is wanted.
+  // True when the gradient of input i is wanted; never that of an optional one that was left out.
   inline bool wants(int i) const;
   inline int inputs() const;
   inline const Shape& input_shape(int i) const;
-  // Inputs and output of the forward pass, as far as the operation declares that it needs them. An
-  // Error where one was written since (Tensor::version).
+  // Inputs (undefined: left out) and output of the forward pass, as far as the operation declares
+  // that it needs them. An Error where one was written since (Tensor::version).
   inline const Tensor& input(int i) const;
   const Tensor& output() const;
   const Tensor& saved(int i) const;
@@ -132,7 +132,8 @@ class Backward {
   // and then leaves add() out; undefined where there is none yet, and where it must not be written:
   // somebody else holds it, or a mutation has to see what this operation adds.
   Tensor sum_so_far(int i) const;
-  // Adds a gradient of input i, of the input's shape. It may share the storage of dy.
+  // Adds a gradient of input i, of the input's shape; of one that was left out it is dropped. It
+  // may share the storage of dy.
   void add(int i, Tensor gradient);
 
  private:
@@ -147,8 +148,13 @@ class Backward {
   const Mutation* mutation_;
   std::vector<Tensor>& adjoints_;  // by node
 
-  // The place on the tape of input i.
-  inline std::size_t source(int i) const;
+  // The place on the tape of input i; -1 where it was left out.
+  inline std::int32_t place_of(int i) const;
+  std::size_t source(int i) const {
+    const std::int32_t place = place_of(i);
+    if (place < 0) undeclared("input that was left out");
+    return static_cast<std::size_t>(place);
+  }
   // Refuses a tensor that was written after this operation was recorded.
   void require_unchanged(const Tensor& t, std::uint32_t version, const char* what, int i) const {
     if (t.version() != version) changed(t, version, what, i);
@@ -229,7 +235,7 @@ class Tape {
   struct NodeView {
     const Operation* operation;  // null for leaves
     std::vector<Tensor> inputs;
-    std::vector<std::int32_t> sources;  // the nodes that the inputs come from
+    std::vector<std::int32_t> sources;  // the nodes that the inputs come from; -1: left out
     Tensor output;
     std::vector<Tensor> saved;
     const void* attributes;
@@ -264,7 +270,8 @@ class Tape {
     DType dtype() const { return value.dtype(); }
   };
 
-  // A node that an operation read, and the version of its value then.
+  // A node that an operation read, and the version of its value then; -1: an optional input that
+  // was left out.
   struct Input {
     std::int32_t index;
     std::uint32_t version;
@@ -302,19 +309,25 @@ class Tape {
 };
 
 inline int Backward::inputs() const { return static_cast<int>(tape_.nodes_[node_].inputs); }
-inline std::size_t Backward::source(int i) const {
+inline std::int32_t Backward::place_of(int i) const {
   const Tape::Node& node = tape_.nodes_[node_];
   if (i < 0 || i >= static_cast<int>(node.inputs)) undeclared("further inputs");
-  return static_cast<std::size_t>(tape_.input_index(node, i));
+  return tape_.input_index(node, i);
 }
-inline bool Backward::wants(int i) const { return tape_.nodes_[source(i)].needs_gradient; }
+inline bool Backward::wants(int i) const {
+  const std::int32_t place = place_of(i);
+  return place >= 0 && tape_.nodes_[static_cast<std::size_t>(place)].needs_gradient;
+}
 inline Tensor Backward::place_of_dy() const {
   return dy_.unique() ? dy_ : Tensor::empty(dy_.shape(), dy_.dtype(), dy_.device());
 }
 inline const Shape& Backward::input_shape(int i) const { return tape_.nodes_[source(i)].shape(); }
 inline const Tensor& Backward::input(int i) const {
+  static const Tensor left_out;
+  const std::int32_t place = place_of(i);
+  if (place < 0) return left_out;
   const Tape::Node& node = tape_.nodes_[node_];
-  const Tape::Node& from = tape_.nodes_[source(i)];
+  const Tape::Node& from = tape_.nodes_[static_cast<std::size_t>(place)];
   const Needs needs = node.operation->needs;
   // Integer inputs (indices, labels) are not differentiated: they are always there.
   if (needs != Needs::inputs && needs != Needs::inputs_and_output && is_floating(from.dtype())) {

@@ -17,10 +17,10 @@ class SelectedMean : public Estimator {
   Combined combine(const EstimatorInput& in) const override {
     const Var h = in.experts(in.x, in.plan);
     if (!in.training()) return written_sparse(h, in.routing.weights, in.plan);
-    const Tensor ids = unselected(in.routing.selected, in.plan.experts);
+    const Tensor ids = complement(in.routing.selected, in.plan.experts);
     Rest rest;
     rest.plan = make_plan(ids, in.plan.experts);
-    rest.scores = take_columns(in.routing.scores, ids);
+    rest.scores = in.routing.scores;
     const Var mean = combine_mean(h, in.plan);
     rest.values = dispatch(mean, rest.plan);
     return written_surrogate(h, in.routing.weights, in.plan, rest);

@@ -66,9 +66,7 @@ int main() {
     const LayerOutput out = mixture.forward(x, bind(t, parameters, "mixture."), false);
     right = accuracy(out.y.value(), task.test.labels);
     std::string load;
-    for (std::int64_t e = 0; e < out.plan.experts; ++e) {
-      load += fmt::format(" {:4}", out.plan.load(e));
-    }
+    for (const std::int64_t tokens : out.plan.loads()) load += fmt::format(" {:4}", tokens);
     fmt::print("{:5}  {:10.4f}  {:13.4f}  {}\n", epoch + 1, total, right, load);
   }
   return losses.back() < losses.front() / 2.0 && right > 0.8 ? 0 : 1;

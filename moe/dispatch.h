@@ -7,7 +7,7 @@
 namespace moegrad {
 
 // The operations of a mixture on the tape. Shapes: tokens [N, D], slots [S, D], weights [N, k].
-// Plans enter as integer constants; sums over a token's experts have the fixed order of its
+// Plans enter as one integer constant; sums over a token's experts have the fixed order of its
 // choices.
 
 // out[s] = x[token of slot s]: [S, D]. Backward sums a token's slots.

@@ -348,9 +348,8 @@ std::vector<double> LayerOutput::expert_load() const {
   const std::int64_t experts = merge.defined() ? merge.size(1) : plan.experts;
   std::vector<double> load(static_cast<std::size_t>(experts), 0.0);
   if (!merge.defined()) {
-    for (std::size_t e = 0; e < load.size(); ++e) {
-      load[e] = static_cast<double>(plan.load(static_cast<std::int64_t>(e)));
-    }
+    const std::vector<std::int64_t> counts = plan.loads();
+    std::ranges::copy(counts, load.begin());
     return load;
   }
   const Tensor weights = merge.value();

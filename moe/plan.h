@@ -1,40 +1,58 @@
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "tensor/tensor.h"
 
 namespace moegrad {
 
-// Where each token's choices go: slots sorted by expert, in the order of tokens within an expert
-// (a stable counting sort), made once and used by forward and backward. S slots; N tokens with k
-// choices each; a choice of -1 is none and has no slot.
-struct Plan {
-  Tensor offsets;  // i32 [E+1]: expert e owns slots offsets[e] .. offsets[e+1]
-  Tensor order;    // i32 [S]: slot -> t k + j
-  Tensor inverse;  // i32 [N, k]: choice -> slot, or -1
-  std::int64_t experts = 0;
+struct PlanSize {
+  std::int64_t tokens = 0;   // N
   std::int64_t choices = 0;  // k
+  std::int64_t experts = 0;  // E
+};
 
-  std::int64_t tokens() const { return inverse.size(0); }
-  std::int64_t slots() const { return order.size(0); }
-  // Slots of one expert.
-  std::int64_t load(std::int64_t expert) const {
-    const std::int32_t* o = offsets.data<std::int32_t>();
-    return o[expert + 1] - o[expert];
+// Where each token's choices go: slots sorted by expert, in the order of tokens within an expert
+// (a stable counting sort), made once and used by forward and backward. A choice of -1 is none and
+// has no slot. There are S slots, known from shapes alone: as many as there can be choices. Those
+// behind the last choice belong to no expert; nothing is worked out for them.
+//
+// All of it is one tensor, and with that one input of an operation.
+struct Plan : PlanSize {
+  Plan() = default;
+  Plan(const PlanSize& size, Tensor numbers) : PlanSize(size), table(std::move(numbers)) {}
+
+  Tensor table;  // i32: offsets, inverse and order one behind the other
+
+  // i32 [E+1]: expert e owns slots offsets[e] .. offsets[e+1]
+  Tensor offsets() const { return table.rows(0, experts + 1); }
+  // i32 [N, k]: choice -> slot, or -1
+  Tensor inverse() const {
+    return table.rows(experts + 1, first_slot()).reshape({tokens, choices});
   }
+  // i32 [S]: slot -> t k + j, or -1
+  Tensor order() const { return table.rows(first_slot(), table.numel()); }
+  std::int64_t slots() const { return table.numel() - first_slot(); }
+  // How many choices fell on each expert: a copy on the host.
+  std::vector<std::int64_t> loads() const;
+
+ private:
+  std::int64_t first_slot() const { return experts + 1 + tokens * choices; }
 };
 
 // Slots, choices and experts are numbered by i32: an Error for 2^31 choices (N k) or experts.
 void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t experts);
 
-// From selected i32 [N, k]; an Error for an entry outside -1 .. experts-1.
+// From selected i32 [N, k], of which at most `most` are choices (and not -1); an Error where more
+// are, and for an entry outside -1 .. experts-1. On the host, which knows how many there are without
+// waiting for anybody, S is just that.
+Plan make_plan(const Tensor& selected, std::int64_t experts, std::int64_t most);
+// The same where all may be.
 Plan make_plan(const Tensor& selected, std::int64_t experts);
 
-// The choices of both: those of `second` behind those of `first` for each token, and in the slots
-// of each expert. An Error where they differ in tokens or experts.
-Plan joined(const Plan& first, const Plan& second);
-
-// The experts that each token did not choose, ascending: i32 [N, width], padded with -1.
-// width = experts - k where the choices of each token differ.
-Tensor unselected(const Tensor& selected, std::int64_t experts);
+// The experts that each token did not choose: i32 [N, E], e in column e, -1 where it chose e. Their
+// scores are the columns of the scores.
+Tensor complement(const Tensor& selected, std::int64_t experts);
 
 }  // namespace moegrad

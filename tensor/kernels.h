@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "tensor/elementwise.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
@@ -28,6 +30,24 @@ struct Window {
   std::int64_t width = 1;
   std::int64_t stride = 1;
   std::int64_t padding = 0;
+};
+
+// Slots of a plan on their way through the experts, slot s being of token order[s] / choices; of
+// expert e where it lies in offsets[e] .. offsets[e+1], of none from offsets[E] on.
+struct ExpertSlots {
+  Tensor order;              // i32 [S]
+  Tensor offsets;            // i32 [E+1]
+  std::int64_t choices = 1;  // k
+  // [S, H]: the pre-activations that the way back reads of the way there, c of swiglu alone;
+  // undefined: not kept, and on the way back worked out once more.
+  Tensor a = {}, c = {};
+};
+
+// The same on the way back, and what is wanted of it (undefined: is not).
+struct ExpertSlotsBackward : ExpertSlots {
+  Tensor weights = {};   // [N, k]: what their outputs are multiplied by; undefined: nothing
+  Tensor dslots = {};    // [S, D]
+  Tensor dweights = {};  // [N, k]
 };
 
 // Tokens in groups, and the slots that count for them: slot s of expert j, of token t = order[s] /
@@ -186,7 +206,7 @@ class Kernels {
   // dw [E, K, M]: dw_e = x_e^T dy_e; zero for an empty group
   virtual void grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& offsets,
                              const Tensor& dw) = 0;
-  // y [S, M] = x [S, M] + bias [E, M] of the row's group
+  // y [S, M] = x [S, M] + bias [E, M] of the row's group; those of none as they are
   virtual void grouped_bias(const Tensor& x, const Tensor& bias, const Tensor& offsets,
                             const Tensor& y) = 0;
   // out [E, M]: the sum of the rows of each group
@@ -242,11 +262,14 @@ class Kernels {
   virtual void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) = 0;
 
   // --- the mixture: token t's j-th choice is selected[t, j], an expert or -1 for none
-  // Stable counting sort of the choices by expert. offsets [E+1]; order [N*k] holds t*k+j by slot
-  // (only the first offsets[E] are written); inverse [N, k] holds the slot, -1 where none.
+  // Stable counting sort of the choices by expert. offsets [E+1]; order [S] holds t*k+j by slot,
+  // and -1 in those from offsets[E] on, which belong to none; inverse [N, k] holds the slot, -1
+  // where none. S is no less than there are choices (else an Error, as for an index out of range).
   virtual void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
                     const Tensor& order, const Tensor& inverse) = 0;
-  // out [S, D]: out[s] = x[order[s] / k], times weights [N, k] at order[s] where given
+  // out (i32) [N, E]: e in column e where the token did not choose expert e, else -1
+  virtual void complement(const Tensor& selected, const Tensor& out) = 0;
+  // out [S, D]: out[s] = x[order[s] / k], times weights [N, k] at order[s] where given; 0 for -1
   virtual void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order,
                                std::int64_t k, const Tensor& out) = 0;
   // out [N, D]: sum over j of h[inverse[t, j]], times weights[t, j] where given, in the order of j
@@ -256,27 +279,22 @@ class Kernels {
   virtual void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
                              const Tensor& out) = 0;
 
-  // The experts' networks on the slots of a plan, slot s being token t = order[s] / k:
+  // The experts' networks on the slots of a plan, slot s being of token t:
   //   a = x_t w1_e + b1_e,  c = x_t w3_e + b3_e
   //   u = act(a) (swiglu: silu(a) c),  h = u w2_e + b2_e
-  // x [N, D]; a, c [S, H] are what the backward pass reads of it, undefined where not wanted (c:
-  // swiglu alone); h [S, O].
+  // x [N, D]; h [S, O] and, where wanted, a and c [S, H]; rows of none are 0.
   virtual void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
-                       const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
-                       const Tensor& c, const Tensor& h) = 0;
+                       const ExpertSlots& slots, const Tensor& h) = 0;
   // The way back, with the adjoint g_s of slot s: dy [S, O] by slot, or, where weights [N, k] are
   // given, weights[order[s]] dy[t] for dy [N, O].
-  //   dslots [S, D] = da w1_e^T + dc w3_e^T,  da = (g w2_e^T) act'(a)
+  //   dslots [S, D] = da w1_e^T + dc w3_e^T,  da = (g w2_e^T) act'(a); 0 in rows of none
   //   dweights [N, k] = <dy[t], h_s>, 0 where a choice has no slot
   //   dw.w2 = sum u^T g,  dw.w1 = sum x^T da, ... in the order of slots
-  // Results that are undefined are not wanted; the experts' outputs are not needed for any. a and c
-  // [S', H] are there for the first k' <= k choices of each token, in the rows that `kept` [N, k']
-  // tells, -1 for none; undefined: for no choice. Those of the others are worked out once more.
+  // The slots of several plans that share x, dy and the experts are gone through together: dw is
+  // the sum over all, of each expert in the order of the plans. The experts' outputs are not needed.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
-                                const Tensor& order, const Tensor& offsets, std::int64_t k,
-                                const Tensor& a, const Tensor& c, const Tensor& kept,
-                                const Tensor& dy, const Tensor& weights, const Tensor& dslots,
-                                const Tensor& dweights, const ExpertTensors& dw) = 0;
+                                const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
+                                const ExpertTensors& dw) = 0;
 
   // means [E, E, D]: means_ij = inverse_ij sum over C_ij of weight h[s], in the order of the slots
   // of h [S, D]; inverse [E, E] by (i, j): 1 / max(1, |C_ij|), with weights 1 / their sum or, where

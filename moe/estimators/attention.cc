@@ -64,7 +64,7 @@ void require_shapes(const EstimatorInput& in) {
 // The queries and keys that belong together: of one expert and, with a length, of one sequence. The
 // slots of both lie side by side in their plans.
 struct Blocks {
-  Plan queries;  // offsets alone, in the slots of the unselected
+  Plan queries;  // of no tokens: the slots of the unselected, by block
   Tensor slots;  // i32 [blocks * most]: the slots of each block's keys, then -1
   std::int64_t most = 0;
 };
@@ -73,10 +73,12 @@ struct Blocks {
 Tensor block_offsets(const Plan& plan, const SequencePlaces& places) {
   Tensor offsets = Tensor::zeros({plan.experts * places.sequences + 1}, DType::i32, Device::cpu);
   std::int32_t* const counts = offsets.write<std::int32_t>();
+  const Tensor order = plan.order();
+  const Tensor starts = plan.offsets();
   for (std::int64_t e = 0; e < plan.experts; ++e) {
-    const std::int32_t* const bounds = plan.offsets.data<std::int32_t>() + e;
+    const std::int32_t* const bounds = starts.data<std::int32_t>() + e;
     for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
-      const std::int64_t token = plan.order.data<std::int32_t>()[s] / plan.choices;
+      const std::int64_t token = order.data<std::int32_t>()[s] / plan.choices;
       ++counts[e * places.sequences + places.sequence(token) + 1];
     }
   }
@@ -86,8 +88,10 @@ Tensor block_offsets(const Plan& plan, const SequencePlaces& places) {
 
 Blocks blocks_of(const Plan& plan, const Plan& rest, const SequencePlaces& places) {
   Blocks blocks;
-  blocks.queries.experts = plan.experts * places.sequences;
-  blocks.queries.offsets = block_offsets(rest, places);
+  const std::int64_t count = plan.experts * places.sequences;
+  const Tensor table = Tensor::full({count + 1 + rest.slots()}, -1.0, DType::i32, Device::cpu);
+  kernels(Device::cpu).copy(block_offsets(rest, places), table.rows(0, count + 1));
+  blocks.queries = Plan({0, 0, count}, table);
   const Tensor keys = block_offsets(plan, places);
   const std::int32_t* const bounds = keys.data<std::int32_t>();
   for (std::int64_t b = 0; b < blocks.queries.experts; ++b) {
@@ -146,47 +150,51 @@ class AttentionEstimator : public Estimator {
     };
     if (!in.training() && !forward_) return sparse();
     if (!whole_batch_) require_shapes(in);
-    const Tensor ids = unselected(r.selected, in.plan.experts);
-    const Plan rest = make_plan(ids, in.plan.experts);
+    const Plan rest = make_plan(complement(r.selected, in.plan.experts), in.plan.experts);
     const Var y = sparse();
-    const Var dense = y + moegrad::combine(values(in, h, rest), take_columns(r.scores, ids), rest);
+    const Var dense = y + moegrad::combine(values(in, h, rest), r.scores, rest);
     return forward_ ? dense : straight_through(y, dense);
   }
 
  private:
   // V in the slots of `rest`, block by block: its weights [queries, keys] times the outputs of its
-  // keys, padded with zeros to the most keys of any block.
+  // keys, padded with zeros to the most keys of any block. Who sees whom is worked out on the host.
   Var values(const EstimatorInput& in, Var h, const Plan& rest) const {
     Tape& tape = h.tape();
     const Var outputs = experts_ ? h : stop_gradient(h);
-    const Tensor x = stop_gradient(in.x).value();
-    const Blocks blocks = blocks_of(in.plan, rest, places_of(in));
-    const Tensor weights = attend(in, x, buckets(tape, x), blocks, rest);
+    const Tensor x = stop_gradient(in.x).value().to(Device::cpu);
+    const Plan keys_plan(in.plan, in.plan.table.to(Device::cpu));
+    const Plan queries_plan(rest, rest.table.to(Device::cpu));
+    const Blocks blocks = blocks_of(keys_plan, queries_plan, places_of(in));
+    const Tensor weights = attend(in, x, buckets(tape, x), blocks, keys_plan, queries_plan);
     const Var keys = gather_rows(outputs, blocks.slots);
-    return grouped_matmul(tape.constant(weights),
+    return grouped_matmul(tape.constant(weights.to(h.value().device())),
                           reshape(keys, {blocks.queries.experts, blocks.most, h.size(1)}),
                           blocks.queries);
   }
 
   // [S', most]: the softmax of each query over the keys of its block that it may see.
   Tensor attend(const EstimatorInput& in, const Tensor& x, const Tensor& bucket,
-                const Blocks& blocks, const Plan& rest) const {
+                const Blocks& blocks, const Plan& plan, const Plan& rest) const {
     const Scores scores = scores_of(in, x);
+    const Tensor query_order = rest.order();
+    const Tensor key_order = plan.order();
+    const Tensor starts = blocks.queries.offsets();
     Tensor weights = Tensor::zeros({rest.slots(), blocks.most}, x.dtype(), Device::cpu);
-    const std::int32_t* const query = rest.order.data<std::int32_t>();
-    const std::int32_t* const key = in.plan.order.data<std::int32_t>();
+    const std::int32_t* const query = query_order.data<std::int32_t>();
+    const std::int32_t* const key = key_order.data<std::int32_t>();
     with_floating(x.dtype(), "attention", [&](auto zero) {
       using T = decltype(zero);
       cpu::parallel_pieces(blocks.queries.experts, [&](std::int64_t block, int) {
         const std::int32_t* const slots = blocks.slots.data<std::int32_t>() + block * blocks.most;
         const auto keys =
             static_cast<std::size_t>(std::find(slots, slots + blocks.most, -1) - slots);
-        const std::int32_t* const bounds = blocks.queries.offsets.data<std::int32_t>() + block;
+        const std::int32_t* const bounds = starts.data<std::int32_t>() + block;
         std::vector<double> row(keys);
         for (std::int64_t s = bounds[0]; s < bounds[1]; ++s) {
           const std::int64_t q = query[s] / rest.choices;
           for (std::size_t i = 0; i < keys; ++i) {
-            const std::int64_t k = key[slots[i]] / in.plan.choices;
+            const std::int64_t k = key[slots[i]] / plan.choices;
             row[i] =
                 visible(bucket, q, k) ? scores(q, k) : -std::numeric_limits<double>::infinity();
           }
@@ -209,7 +217,8 @@ class AttentionEstimator : public Estimator {
   // a_qk: the scores given, or x x^T / sqrt(D) within each sequence.
   Scores scores_of(const EstimatorInput& in, const Tensor& x) const {
     const SequencePlaces places = places_of(in);
-    if (in.layer.attention.defined() && !whole_batch_) return {in.layer.attention, places};
+    if (in.layer.attention.defined() && !whole_batch_)
+      return {in.layer.attention.to(Device::cpu), places};
     const Tensor all =
         places.cell.defined() ? with_padding(x.to(DType::f64), in.layer.mask) : x.to(DType::f64);
     const Tensor rows = all.reshape({places.sequences, places.length, x.size(1)});

@@ -58,55 +58,40 @@ class DefaultEmaEstimator : public Estimator {
  private:
   // From frozen numbers: the means carry no gradient.
   Tensor updated(const EstimatorInput& in, Var h, const Tensor& stored) const {
+    Tape& tape = h.tape();
     const Plan& plan = in.plan;
-    const Tensor rows = stop_gradient(h).value();
-    Kernels& k = kernels(rows.device());
-    const Tensor weight = Tensor::full({plan.slots()}, 1.0, rows.dtype(), Device::cpu);
+    Var rows = tape.constant(stop_gradient(h).value());
+    const Tensor r = rows.value();
+    Var weight = tape.constant(Tensor::full({plan.slots(), 1}, 1.0, r.dtype(), r.device()));
     if (weighted_) {
-      const Tensor p = stop_gradient(in.routing.scores).value();
-      const Tensor chosen = Tensor::empty(in.routing.selected.shape(), p.dtype(), Device::cpu);
-      k.take_columns(p, in.routing.selected, chosen);
-      k.tokens_to_slots(chosen.reshape({chosen.numel(), 1}), Tensor(), plan.order, 1,
-                        weight.reshape({plan.slots(), 1}));
+      const Var p = tape.constant(stop_gradient(in.routing.scores).value());
+      const Plan each({plan.tokens * plan.choices, 1, plan.experts}, plan.table);
+      weight = dispatch(reshape(take_columns(p, in.routing.selected), {each.tokens, 1}), each);
+      rows = rows * weight;
     }
     // The sums over each expert's rows: of the weights, and of weight times row.
-    const Tensor total = Tensor::empty({plan.experts, 1}, rows.dtype(), Device::cpu);
-    k.grouped_sum(weight.reshape({plan.slots(), 1}), plan.offsets, total);
-    const std::int64_t width = rows.size(1);
-    const Tensor sum = Tensor::empty({plan.experts, width}, rows.dtype(), Device::cpu);
-    k.grouped_sum(weighted_ ? scaled_rows(rows, weight) : rows, plan.offsets, sum);
-    const Tensor means = stored.to(DType::f64).clone();
-    for (std::int64_t e = 0; e < plan.experts; ++e) {
-      if (total.at(e) <= 0.0) continue;
-      const double share = (1.0 - beta_) / total.at(e);
-      double* const mean = means.write<double>() + e * width;
-      for (std::int64_t d = 0; d < width; ++d) {
-        mean[d] = beta_ * mean[d] + share * sum.at(e * width + d);
-      }
-    }
-    return means.to(stored.dtype());
-  }
-
-  static Tensor scaled_rows(const Tensor& rows, const Tensor& factor) {
-    Tensor out = Tensor::empty(rows.shape(), rows.dtype(), Device::cpu);
-    kernels(rows.device())
-        .binary(BinaryFunctors::index_of<functor::Mul>(), rows.size(0), rows.size(1), rows,
-                {rows.size(1), 1}, factor, {1, 0}, out);
-    return out;
+    const auto sums = [&](Var x) {
+      const Tensor of_experts = r.like({plan.experts, x.size(1)});
+      kernels(r.device()).grouped_sum(x.value(), plan.offsets(), of_experts);
+      return tape.constant(of_experts.to(DType::f64));
+    };
+    const Var total = sums(weight);
+    const Var zero = tape.constant(Tensor::zeros(total.shape(), DType::f64, r.device()));
+    const Tensor any = positive_flags(total.value());
+    const Var keep = where(any, zero + beta_, zero + 1.0);
+    const Var share = where(any, zero + (1.0 - beta_), zero) / where(any, total, zero + 1.0);
+    const Var means = keep * tape.constant(stored.to(DType::f64)) + share * sums(rows);
+    return means.value().to(stored.dtype());
   }
 
   // The definition: each unselected expert of each token reads its mean.
   Var written(const Routing& r, Var h, const Plan& plan, Var means) const {
-    const Tensor ids = unselected(r.selected, plan.experts);
     Rest rest;
-    rest.plan = make_plan(ids, plan.experts);
-    rest.scores = take_columns(r.scores, ids);
-    Tensor experts = Tensor::empty({rest.plan.slots()}, DType::i32, Device::cpu);
-    for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
-      experts.write<std::int32_t>()[s] =
-          ids.data<std::int32_t>()[rest.plan.order.data<const std::int32_t>()[s]];
-    }
-    rest.values = gather_rows(means, experts);
+    rest.plan = make_plan(complement(r.selected, plan.experts), plan.experts);
+    rest.scores = r.scores;
+    const Tensor m = means.value();
+    const Tensor zeros = Tensor::zeros({rest.plan.slots(), m.size(1)}, m.dtype(), m.device());
+    rest.values = grouped_bias(means.tape().constant(zeros), means, rest.plan);
     if (!forward_) return written_surrogate(h, r.weights, plan, rest);
     return written_sparse(h, r.weights, plan) +
            moegrad::combine(rest.values, rest.scores, rest.plan);
@@ -115,7 +100,8 @@ class DefaultEmaEstimator : public Estimator {
   // The same by one matrix product, (p off R, 0 on R) [N, E] times the means [E, Dout].
   Var product(const Routing& r, Var means) const {
     Tape& tape = means.tape();
-    const Var zero = tape.constant(Tensor::full({}, 0.0, r.scores.dtype(), Device::cpu));
+    const Tensor p_of = r.scores.value();
+    const Var zero = tape.constant(Tensor::zeros({}, p_of.dtype(), p_of.device()));
     const Tensor on = selected_flags(r.selected, r.scores.size(1));
     const Var p = where(on, zero, r.scores);
     return matmul(forward_ ? p : p - stop_gradient(p), means);

@@ -19,6 +19,7 @@
 #include "moe/dispatch_cases.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "ops/checks.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -38,28 +39,33 @@ constexpr int kMul = BinaryFunctors::index_of<functor::Mul>();
 // Who is in which group, from frozen scores and selections; constants of the pass.
 struct Groups {
   Tensor ids;      // i32 [N, G]; -1 below the minimum score
-  Tensor weights;  // [N, G]: p of the group where the means are weighted; else [0, G]
+  Tensor weights;  // [N, G]: p of the group where the means are weighted; else undefined
   Plan plan;       // of the groups: slots [N G] sorted by group
   Tensor off;      // [N, E]: 1/|G(x)| off R, 0 on R
   bool members_only = false;
 };
 
 // [N, E]: 1/|G(x)| off R(x), 0 on R(x).
-Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t experts, DType dtype) {
-  const std::int64_t tokens = ids.size(0);
-  const std::int64_t g = ids.size(1);
-  const Tensor share = Tensor::empty({tokens}, DType::f64, Device::cpu);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const std::int32_t* const id = ids.data<std::int32_t>() + t * g;
-    const auto count = static_cast<double>(g - std::count(id, id + g, -1));
-    share.write<double>()[t] = count > 0.0 ? 1.0 / count : 0.0;
-  }
-  Kernels& k = kernels(ids.device());
-  const Tensor on = selected_flags(selected, experts);
-  Tensor off = Tensor::empty(on.shape(), dtype, Device::cpu);
-  k.where(on, tokens, experts, Tensor::zeros({1}, dtype, Device::cpu), {0, 0}, share.to(dtype),
-          {1, 0}, off);
-  return off;
+Tensor shares_off(Tape& tape, const Tensor& ids, const Tensor& selected, std::int64_t experts,
+                  DType dtype) {
+  const auto full = [&](const Shape& shape, double value, DType type) {
+    return tape.constant(Tensor::full(shape, value, type, ids.device()));
+  };
+  const Var ones = full({ids.size(0), experts}, 1.0, DType::f64);
+  const Var count = sum(take_columns(ones, ids), 1, true);
+  const Var none = full(count.shape(), 0.0, DType::f64);
+  const Var share =
+      where(positive_flags(count.value()), none + 1.0, none) / maximum(count, none + 1.0);
+  return where(selected_flags(selected, experts), full({}, 0.0, dtype),
+               tape.constant(share.value().to(dtype)))
+      .value();
+}
+
+// ids [N, G], and -1 where the score [N, G] is below the least.
+Tensor of_least_score(Tape& tape, const Tensor& ids, const Tensor& score, double least) {
+  const Var below = least - tape.constant(score.to(DType::f64));
+  const Var id = tape.constant(ids.to(DType::f64));
+  return where(positive_flags(below.value()), 0.0 * id - 1.0, id).value().to(DType::i32);
 }
 
 // `order`: what ranks the experts of a token where the scores round to equal numbers; undefined:
@@ -74,33 +80,25 @@ Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, cons
   const std::int64_t tokens = p.size(0);
   Kernels& k = kernels(p.device());
   const auto p_of = [&](const Tensor& ids) {
-    Tensor out = Tensor::empty(ids.shape(), p.dtype(), Device::cpu);
+    Tensor out = p.like(ids.shape());
     k.take_columns(p, ids, out);
     return out;
   };
   Groups groups;
   groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, o.groups}, [&] {
-    Tensor ids = Tensor::empty({tokens, o.groups}, DType::i32, Device::cpu);
+    Tensor ids = selected.like({tokens, o.groups});
     k.top_k(order.defined() ? order : p, o.groups, ids);
-    if (o.minimum_score > 0.0) {
-      const Tensor score = p_of(ids).to(DType::f64);
-      for (std::int64_t i = 0; i < ids.numel(); ++i) {
-        if (score.data<double>()[i] < o.minimum_score) ids.write<std::int32_t>()[i] = -1;
-      }
-    }
-    return ids;
+    return o.minimum_score > 0.0 ? of_least_score(scores.tape(), ids, p_of(ids), o.minimum_score)
+                                 : ids;
   });
-  groups.weights =
-      o.weighted ? p_of(groups.ids) : Tensor::empty({0, o.groups}, p.dtype(), Device::cpu);
+  if (o.weighted) groups.weights = p_of(groups.ids);
   groups.plan = make_plan(groups.ids, experts);
-  groups.off = shares_off(groups.ids, selected, experts, p.dtype());
+  groups.off = shares_off(scores.tape(), groups.ids, selected, experts, p.dtype());
   groups.members_only = plan.choices >= o.groups;  // M = G
   return groups;
 }
 
-// Inputs: h [S, D], weights [N, k], p [N, E]; constants: order, inverse, offsets of the plan;
-// order, inverse, offsets of the groups' plan; ids, weights and off of the groups. The router's
-// cotangent is one product for each group, g_i Ebar_i^T.
+// The router's cotangent is one product for each group, g_i Ebar_i^T.
 struct CombineGroups {
   static constexpr std::string_view name = "combine_groups";
   static constexpr std::string_view summary =
@@ -108,105 +106,110 @@ struct CombineGroups {
   static constexpr std::string_view source = "Panda et al., ICLR 2025 submission";
   static constexpr Claim claim = Claim::surrogate;
   static constexpr Needs needs = Needs::inputs;
+  // h [S, D], weights [N, k], p [N, E]; constants: the plan, and those of Groups.
+  enum : int { kH, kWeights, kScores, kOff, kPlan, kGroups, kIds, kGroupWeights, kInputs };
+  static constexpr std::size_t required = kGroupWeights;
   struct Attributes {
+    PlanSize plan, groups;
     bool experts = false;
     bool forward = false;
     bool members_only = false;
   };
 
   static Tensor forward(Forward& in, const Attributes& a) {
-    Kernels& k = kernels(in[0].device());
-    const auto like = [&](const Shape& shape) {
-      return Tensor::empty(shape, in[0].dtype(), in[0].device());
-    };
-    const std::int64_t experts = in[2].size(1);
-    const std::int64_t width = in[0].size(1);
-    Tensor y = like({in[4].size(0), width});
-    k.slots_to_tokens(in[0], in[1], in[4], y);
+    const Tensor& h = in[kH];
+    const Plan plan(a.plan, in[kPlan]);
+    const std::int64_t experts = plan.experts;
+    Kernels& k = kernels(h.device());
+    Tensor y = h.like({plan.tokens, h.size(1)});
+    k.slots_to_tokens(h, in[kWeights], plan.inverse(), y);
     if (!a.forward && !in.saves()) return y;
-    const Tensor inverse = like({experts, experts});
-    const Tensor means = like({experts, experts, width});
-    k.group_means(in[0], sets([&](int i) { return in[static_cast<std::size_t>(i)]; }, a), inverse,
-                  means);
+    const Tensor inverse = h.like({experts, experts});
+    const Tensor means = h.like({experts, experts, h.size(1)});
+    k.group_means(h, sets(a, plan, in[kIds], in[kGroupWeights]), inverse, means);
     in.save(means);
     in.save(inverse);
     if (a.forward) {
-      const Tensor rows = spread(product(in[2], in[11]), in[6], in[9].size(1));
-      const Tensor parts = like({rows.size(0), width});
-      k.grouped_matmul(rows, means, false, in[8], parts);
-      const Tensor added = like(y.shape());
-      k.slots_to_tokens(parts, Tensor(), in[7], added);
+      const Plan groups(a.groups, in[kGroups]);
+      const Tensor rows = spread(product(in[kScores], in[kOff]), groups);
+      const Tensor parts = h.like({rows.size(0), h.size(1)});
+      k.grouped_matmul(rows, means, false, groups.offsets(), parts);
+      const Tensor added = y.like();
+      k.slots_to_tokens(parts, Tensor(), groups.inverse(), added);
       k.accumulate(1.0, added, y);
     }
     return y;
   }
 
   static void backward(Backward& b, const Attributes& a) {
+    const Plan plan(a.plan, b.input(kPlan));
+    const Plan groups(a.groups, b.input(kGroups));
     Kernels& k = kernels(b.dy().device());
-    const auto like = [&](const Shape& shape) {
-      return Tensor::empty(shape, b.dy().dtype(), b.dy().device());
-    };
-    if (b.wants(1)) {
-      const Tensor dw = like(b.input_shape(1));
-      k.slot_products(b.dy(), b.input(0), b.input(4), dw);
-      b.add(1, dw);
+    if (b.wants(kWeights)) {
+      const Tensor dw = b.dy().like(b.input_shape(kWeights));
+      k.slot_products(b.dy(), b.input(kH), plan.inverse(), dw);
+      b.add(kWeights, dw);
     }
-    const bool through_means = a.experts && b.wants(0);
+    const bool through_means = a.experts && b.wants(kH);
     Tensor by_group;  // g in the groups' slots
-    if (through_means || b.wants(2)) by_group = spread(b.dy(), b.input(6), b.input_shape(9)[1]);
-    if (b.wants(2)) {
-      const Tensor products = like({by_group.size(0), b.input_shape(2)[1]});
-      k.grouped_matmul(by_group, b.saved(0), true, b.input(8), products);
-      const Tensor sums = like(b.input_shape(2));
-      k.slots_to_tokens(products, Tensor(), b.input(7), sums);
-      b.add(2, product(sums, b.input(11)));
+    if (through_means || b.wants(kScores)) by_group = spread(b.dy(), groups);
+    if (b.wants(kScores)) {
+      const Tensor products = b.dy().like({by_group.size(0), plan.experts});
+      k.grouped_matmul(by_group, b.saved(0), true, groups.offsets(), products);
+      const Tensor sums = b.dy().like(b.input_shape(kScores));
+      k.slots_to_tokens(products, Tensor(), groups.inverse(), sums);
+      b.add(kScores, product(sums, b.input(kOff)));
     }
-    if (!b.wants(0)) return;
-    const Tensor dh = like(b.input_shape(0));
-    k.tokens_to_slots(b.dy(), b.input(1), b.input(3), b.input_shape(1)[1], dh);
+    if (!b.wants(kH)) return;
+    const Tensor dh = b.dy().like(b.input_shape(kH));
+    k.tokens_to_slots(b.dy(), b.input(kWeights), plan.order(), plan.choices, dh);
     if (through_means) {
-      const Tensor share =
-          spread(product(b.input(2), b.input(11)), b.input(6), b.input_shape(9)[1]);
-      const Tensor dmeans = like(b.saved(0).shape());
-      k.grouped_outer(share, by_group, b.input(8), dmeans);  // A
-      k.group_means_backward(dmeans, b.saved(1), sets([&](int i) { return b.input(i); }, a), dh);
+      const Tensor share = spread(product(b.input(kScores), b.input(kOff)), groups);
+      const Tensor dmeans = b.dy().like(b.saved(0).shape());
+      k.grouped_outer(share, by_group, groups.offsets(), dmeans);  // A
+      k.group_means_backward(dmeans, b.saved(1),
+                             sets(a, plan, b.input(kIds), b.input(kGroupWeights)), dh);
     }
-    b.add(0, dh);
+    b.add(kH, dh);
   }
   static std::vector<OperationCase> cases();
 
  private:
-  template <class Input>
-  static GroupSets sets(Input&& input, const Attributes& a) {
-    const Tensor weights = input(10);
-    return {.ids = input(9),
-            .weights = weights.size(0) > 0 ? weights : Tensor(),
-            .offsets = input(5),
-            .order = input(3),
-            .choices = input(4).size(1),
+  static GroupSets sets(const Attributes& a, const Plan& plan, const Tensor& ids,
+                        const Tensor& weights) {
+    return {.ids = ids,
+            .weights = weights,
+            .offsets = plan.offsets(),
+            .order = plan.order(),
+            .choices = plan.choices,
             .members_only = a.members_only};
   }
   static Tensor product(const Tensor& a, const Tensor& b) {
-    Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());
+    Tensor out = a.like();
     const Layout same{a.numel(), 1};
     kernels(a.device()).binary(kMul, 1, a.numel(), a, same, b, same, out);
     return out;
   }
-  static Tensor spread(const Tensor& x, const Tensor& order, std::int64_t groups) {
-    Tensor out = Tensor::empty({order.size(0), x.size(1)}, x.dtype(), x.device());
-    kernels(x.device()).tokens_to_slots(x, Tensor(), order, groups, out);
+  static Tensor spread(const Tensor& x, const Plan& groups) {
+    Tensor out = x.like({groups.slots(), x.size(1)});
+    kernels(x.device()).tokens_to_slots(x, Tensor(), groups.order(), groups.choices, out);
     return out;
   }
 };
 
 Var fused_groups(Var h, Var weights, Var scores, const Plan& plan, const Groups& groups,
                  const GroupOptions& o) {
-  Tape& tape = h.tape();
-  const auto c = [&](const Tensor& t) { return tape.constant(t); };
-  return apply<CombineGroups>({h, weights, scores, c(plan.order), c(plan.inverse), c(plan.offsets),
-                               c(groups.plan.order), c(groups.plan.inverse), c(groups.plan.offsets),
-                               c(groups.ids), c(groups.weights), c(groups.off)},
-                              {o.experts, o.forward, groups.members_only});
+  Var inputs[CombineGroups::kInputs];
+  inputs[CombineGroups::kH] = h;
+  inputs[CombineGroups::kWeights] = weights;
+  inputs[CombineGroups::kScores] = scores;
+  inputs[CombineGroups::kOff] = h.tape().constant(groups.off);
+  inputs[CombineGroups::kPlan] = index_for(h, plan.table);
+  inputs[CombineGroups::kGroups] = index_for(h, groups.plan.table);
+  inputs[CombineGroups::kIds] = index_for(h, groups.ids);
+  if (o.weighted) inputs[CombineGroups::kGroupWeights] = h.tape().constant(groups.weights);
+  return apply<CombineGroups>(inputs,
+                              {plan, groups.plan, o.experts, o.forward, groups.members_only});
 }
 
 // The definition: every pair (slot of C_ij, group i) is added to its mean, every unselected expert
@@ -216,21 +219,31 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
   const std::int64_t experts = plan.experts;
   const std::int64_t g = o.groups;
   Tape& tape = h.tape();
-  const std::int32_t* const id = groups.ids.data<std::int32_t>();
+  const Device device = h.value().device();
+  const Plan rest_plan = make_plan(complement(selected, experts), experts);
+  // The lists are made on the host, from copies of who is where.
+  const Tensor ids = groups.ids.to(Device::cpu);
+  const Tensor group_weights = groups.weights.to(Device::cpu);
+  const Tensor off = groups.off.to(Device::cpu);
+  const Tensor chosen = selected.to(Device::cpu);
+  const Tensor order = plan.order().to(Device::cpu);
+  const Tensor rest_order = rest_plan.order().to(Device::cpu);
+  const std::int32_t* const id = ids.data<std::int32_t>();
   std::vector<std::int32_t> from;
   std::vector<std::int32_t> to;
   std::vector<double> weight;
   std::vector<double> sums(static_cast<std::size_t>(experts * experts), 0.0);  // by [i, j]
   for (std::int64_t s = 0; s < plan.slots(); ++s) {
-    const std::int32_t place = plan.order.data<std::int32_t>()[s];
+    const std::int32_t place = order.data<std::int32_t>()[s];
+    if (place < 0) continue;
     const std::int64_t t = place / plan.choices;
-    const std::int32_t j = selected.data<std::int32_t>()[place];
+    const std::int32_t j = chosen.data<std::int32_t>()[place];
     if (groups.members_only && std::count(id + t * g, id + (t + 1) * g, j) == 0) continue;
     for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {
       if (id[m] < 0) continue;
       from.push_back(static_cast<std::int32_t>(s));
       to.push_back(static_cast<std::int32_t>(id[m] * experts + j));
-      weight.push_back(o.weighted ? groups.weights.at(m) : 1.0);
+      weight.push_back(o.weighted ? group_weights.at(m) : 1.0);
       sums[static_cast<std::size_t>(to.back())] += weight.back();
     }
   }
@@ -239,31 +252,32 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
     const double sum = sums[static_cast<std::size_t>(to[i])];
     weight[i] *= sum > 0.0 ? 1.0 / sum : 0.0;
   }
-  const Var rows = gather_rows(h, Tensor::of<std::int32_t>({pairs}, from)) *
-                   tape.constant(Tensor::of<double>({pairs, 1}, weight).to(h.dtype()));
+  const auto factors = [&](const std::vector<double>& values) {
+    const Shape column = {static_cast<std::int64_t>(values.size()), 1};
+    return tape.constant(Tensor::of<double>(column, values).to(h.dtype()).to(device));
+  };
+  const Var rows = gather_rows(h, Tensor::of<std::int32_t>({pairs}, from)) * factors(weight);
   const Var means =
       scatter_add_rows(rows, Tensor::of<std::int32_t>({pairs}, to), experts * experts);
 
-  const Tensor ids = unselected(selected, experts);
   Rest rest;
-  rest.plan = make_plan(ids, experts);
-  rest.scores = take_columns(scores, ids);
+  rest.plan = rest_plan;
+  rest.scores = scores;
   rest.experts = o.experts;
   std::vector<std::int32_t> read;
   std::vector<double> share;
   for (std::int64_t s = 0; s < rest.plan.slots(); ++s) {
-    const std::int64_t place = rest.plan.order.data<const std::int32_t>()[s];
-    const std::int64_t t = place / rest.plan.choices;
-    const std::int32_t j = ids.data<std::int32_t>()[place];
+    const std::int32_t place = rest_order.data<std::int32_t>()[s];
+    const std::int64_t t = place / experts;
+    const std::int64_t j = place % experts;
     for (std::int64_t m = t * g; m < (t + 1) * g; ++m) {
-      read.push_back(id[m] < 0 ? -1 : static_cast<std::int32_t>(id[m] * experts + j));
+      read.push_back(place < 0 || id[m] < 0 ? -1 : static_cast<std::int32_t>(id[m] * experts + j));
     }
-    share.push_back(groups.off.at(t * experts + j));
+    share.push_back(place < 0 ? 0.0 : off.at(place));
   }
   const std::int64_t slots = rest.plan.slots();
   const Var means_read = gather_rows(means, Tensor::of<std::int32_t>({slots * g}, read));
-  const Var summed = sum(reshape(means_read, {slots, g, h.size(1)}), 1);
-  rest.values = summed * tape.constant(Tensor::of<double>({slots, 1}, share).to(h.dtype()));
+  rest.values = sum(reshape(means_read, {slots, g, h.size(1)}), 1) * factors(share);
   if (!o.forward) return written_surrogate(h, weights, plan, rest);
   const Var values = o.experts ? rest.values : stop_gradient(rest.values);
   return written_sparse(h, weights, plan) + combine(values, rest.scores, rest.plan);
@@ -296,8 +310,8 @@ std::vector<OperationCase> CombineGroups::cases() {
       };
       cases.push_back({std::string(s.label) + ", " + label,
                        {{{plan.slots(), 3}},
-                        {{plan.tokens(), plan.choices}},
-                        {{plan.tokens(), plan.experts}, 0.1, 1.0}},
+                        {{plan.tokens, plan.choices}},
+                        {{plan.tokens, plan.experts}, 0.1, 1.0}},
                        program(true),
                        program(false)});
     }

@@ -127,8 +127,10 @@ class ReinforceEstimator : public Estimator {
 
  private:
   Var without_replacement(Var losses, const Routing& routing) const {
-    const Tensor logits = less_largest(stop_gradient(routing.logits).value().to(DType::f64));
-    const Tensor loss = stop_gradient(losses).value();
+    const Tensor logits =
+        less_largest(stop_gradient(routing.logits).value().to(DType::f64)).to(Device::cpu);
+    const Tensor loss = stop_gradient(losses).value().to(Device::cpu);
+    const Tensor selected = routing.selected.to(Device::cpu);
     const std::int64_t rows = loss.size(0);
     const std::int64_t experts = logits.size(1);
     const auto n = static_cast<std::size_t>(samples_);
@@ -136,7 +138,7 @@ class ReinforceEstimator : public Estimator {
     const Tensor score = Tensor::empty({rows}, DType::f64, Device::cpu);
     const double tokens = static_cast<double>(rows) / static_cast<double>(samples_);
     for (std::int64_t t = 0; t < rows; t += samples_) {
-      const std::int32_t* drawn = routing.selected.data<std::int32_t>() + t;
+      const std::int32_t* drawn = selected.data<std::int32_t>() + t;
       const std::vector<std::int32_t> set(drawn, drawn + samples_);
       if (std::set<std::int32_t>(set.begin(), set.end()).size() != n) {
         fail("reinforce",
@@ -158,9 +160,11 @@ class ReinforceEstimator : public Estimator {
         score.write<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
       }
     }
-    Tape& tape = losses.tape();
-    return sum(losses * tape.constant(weight.to(losses.dtype()))) +
-           sum(reshape(routing.log_probability, {rows}) * tape.constant(score.to(losses.dtype())));
+    const auto factors = [&](const Tensor& on_host) {
+      return losses.tape().constant(on_host.to(losses.dtype()).to(losses.value().device()));
+    };
+    return sum(losses * factors(weight)) +
+           sum(reshape(routing.log_probability, {rows}) * factors(score));
   }
 
   std::int64_t samples_;

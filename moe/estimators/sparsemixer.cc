@@ -14,7 +14,6 @@
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -34,14 +33,11 @@ class SparsemixerEstimator : public Estimator {
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
-    Tensor factor = Tensor::full(r.selected.shape(), factor_, r.weights.dtype(), Device::cpu);
-    if (r.scale.defined()) {
-      const Layout same{r.scale.numel(), 1};
-      kernels(r.scale.device())
-          .binary(BinaryFunctors::index_of<functor::Div>(), 1, r.scale.numel(), factor.clone(),
-                  same, r.scale, same, factor);
-    }
-    return in.experts.mixture(in.x, scaled_gradient(r.weights, factor), in.plan);
+    const Tensor weights = r.weights.value();
+    const Var factor = in.x.tape().constant(
+        Tensor::full(weights.shape(), factor_, weights.dtype(), weights.device()));
+    const Var unscaled = r.scale.defined() ? factor / in.x.tape().constant(r.scale) : factor;
+    return in.experts.mixture(in.x, scaled_gradient(r.weights, unscaled.value()), in.plan);
   }
 
  private:

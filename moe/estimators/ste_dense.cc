@@ -16,7 +16,6 @@
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -35,19 +34,19 @@ class SteDenseEstimator : public Estimator {
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
-    const Tensor ids = unselected(r.selected, in.plan.experts);
-    const auto [on, off] = coefficients(r, ids);
-    const Var weights = scaled_gradient(r.weights, on);
-    if (ids.size(1) == 0) return in.experts.mixture(in.x, weights, in.plan);  // k = E
-    const Var p = scaled_gradient(scores_off(r, ids), off);
+    const Tensor ids = complement(r.selected, in.plan.experts);
     const Plan rest = make_plan(ids, in.plan.experts);
+    const auto [on, off] = coefficients(r);
+    const Var weights = scaled_gradient(r.weights, on);
+    const Var p = scaled_gradient(scores_off(r), off);  // [N, E], read off R alone
+    const auto less_mean = [&](Var y) {
+      return gated(r) ? minus_mean(y, take_columns(p, ids)) : y;
+    };
     if (experts_) {
-      const Var y = in.experts.dense_backward_mixture(in.x, weights, in.plan, p, rest);
-      return gated(r) ? minus_mean(y, p) : y;
+      return less_mean(in.experts.dense_backward_mixture(in.x, weights, in.plan, p, rest));
     }
-    const Var y = in.experts.mixture(in.x, weights, in.plan);
-    return in.experts.detached().straight_through_mixture(gated(r) ? minus_mean(y, p) : y,
-                                                          stop_gradient(in.x), p, rest);
+    const Var y = less_mean(in.experts.mixture(in.x, weights, in.plan));
+    return in.experts.detached().straight_through_mixture(y, stop_gradient(in.x), p, rest);
   }
 
  private:
@@ -60,32 +59,27 @@ class SteDenseEstimator : public Estimator {
     return straight_through(y, y - sum(p, 1, true) * stop_gradient(y));
   }
 
-  // The scores p of the unselected experts; of renormalised weights with the gradient of p/S, S
-  // held constant, by its log where p may underflow.
-  static Var scores_off(const Routing& r, const Tensor& ids) {
-    const Var p = take_columns(r.scores, ids);
-    if (!r.log_normaliser.defined()) return p;
+  // The scores p; of renormalised weights with the gradient of p/S, S held constant, by its log
+  // where p may underflow.
+  static Var scores_off(const Routing& r) {
+    if (!r.log_normaliser.defined()) return r.scores;
     const Var log_sum = stop_gradient(r.log_normaliser);
-    return straight_through(p, r.log_scores.defined()
-                                   ? exp(take_columns(r.log_scores, ids) - log_sum)
-                                   : p / exp(log_sum));
+    return straight_through(
+        r.scores, r.log_scores.defined() ? exp(r.log_scores - log_sum) : r.scores / exp(log_sum));
   }
 
-  // What the gradients of weights and scores are multiplied by; undefined: 1. Detached: numbers of
-  // this point, frozen under replay.
-  std::pair<Tensor, Tensor> coefficients(const Routing& r, const Tensor& ids) const {
+  // What the gradients of weights [N, k] and scores [N, E] are multiplied by; undefined: 1.
+  // Detached: numbers of this point, frozen under replay.
+  std::pair<Tensor, Tensor> coefficients(const Routing& r) const {
     Tensor on, off;
     if (weighted_) {
-      const Tensor p = stop_gradient(r.scores).value();
-      Kernels& k = kernels(p.device());
-      off = Tensor::empty(ids.shape(), p.dtype(), Device::cpu);
-      k.take_columns(p, ids, off);
-      on = Tensor::empty(r.selected.shape(), p.dtype(), Device::cpu);
-      k.take_columns(p, r.selected, on);
-      k.accumulate(1.0, Tensor::full(on.shape(), 1.0, p.dtype(), Device::cpu), on);
+      const Var p = stop_gradient(r.scores);
+      off = p.value();
+      on = (take_columns(p, r.selected) + 1.0).value();
     }
     if (r.log_normaliser.defined() && renormalised_ == "conventional") {
-      off = Tensor::zeros(ids.shape(), r.scores.dtype(), Device::cpu);
+      const Tensor p = r.scores.value();
+      off = Tensor::zeros(p.shape(), p.dtype(), p.device());
     }
     return {on, off};
   }

@@ -14,13 +14,11 @@
 // Experts and x get the sparse layer's gradient, in gumbel-softmax that of the mixture. Inference
 // is the sparse layer. Where D was drawn without noise, G is drawn given D (truncated Gumbel).
 
-#include <cmath>
-#include <numeric>
-
 #include "moe/dispatch.h"
+#include "moe/estimators/surrogate.h"
+#include "moe/noise.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/cpu/parallel.h"
 
 namespace moegrad {
 namespace {
@@ -44,9 +42,8 @@ class StraightThroughEstimator : public Estimator {
     const Var q = relaxed_(r);
     const Var weights = straight_through(r.weights, take_columns(q, r.selected));
     const Var y = in.experts.mixture(in.x, weights, in.plan);
-    const Tensor ids = unselected(r.selected, experts);
-    return in.experts.detached().straight_through_mixture(
-        y, stop_gradient(in.x), take_columns(q, ids), make_plan(ids, experts));
+    const Plan rest = make_plan(complement(r.selected, experts), experts);
+    return in.experts.detached().straight_through_mixture(y, stop_gradient(in.x), q, rest);
   }
 
  private:
@@ -59,7 +56,7 @@ Var centred(const Routing& r) { return r.logits - stop_gradient(max(r.logits, 1,
 
 Var reinmax(const Routing& r, double temperature) {
   Tape& tape = r.logits.tape();
-  const Tensor one = Tensor::full(r.selected.shape(), 1.0, r.logits.dtype(), Device::cpu);
+  const Tensor one = Tensor::full(r.selected.shape(), 1.0, r.logits.dtype(), r.selected.device());
   const Var drawn = put_columns(tape.constant(one), r.selected, r.logits.size(1));
   const Var half = 0.5 * (stop_gradient(softmax(centred(r) / temperature)) + drawn);
   // J_half gbar, of the linear function half (o - <half, o>); o less itself, for a value of 0.
@@ -68,34 +65,19 @@ Var reinmax(const Routing& r, double temperature) {
   return 2.0 * linear - 0.5 * softmax(r.logits);
 }
 
-constexpr std::int64_t kTokensPerNoise = 64;
-
 // Gumbel noise given that o + G is largest at the drawn: its maximum is Gumbel around
-// logsumexp(o), and the others are Gumbel around o, truncated there.
-Tensor conditional_noise(const Tensor& logits, const Tensor& selected, Rng& rng) {
-  const std::int64_t experts = logits.size(1);
-  const Tensor noise = rng.gumbel(logits.shape(), DType::f64, logits.device());
-  const Tensor tops = rng.gumbel({logits.size(0)}, DType::f64, logits.device());
-  const std::int64_t k = selected.size(1);
-  cpu::parallel_for(logits.size(0), kTokensPerNoise, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const double* const o = logits.data<double>() + t * experts;
-      double* const g = noise.write<double>() + t * experts;
-      const double largest =
-          std::accumulate(o, o + experts, o[0], [](double a, double b) { return std::fmax(a, b); });
-      double sum = 0.0;
-      for (std::int64_t e = 0; e < experts; ++e) sum += std::exp(o[e] - largest);
-      const double top = tops.data<double>()[t] + std::log(sum);  // less the largest, as all here
-      for (std::int64_t e = 0; e < experts; ++e) {
-        const double u = (o[e] - largest) + g[e];
-        // -log(e^-top + e^-u)
-        const double low = std::fmin(top, u);
-        const double v = low - std::log1p(std::exp(low - std::fmax(top, u)));
-        g[e] = (e == selected.data<std::int32_t>()[t * k] ? top : v) - (o[e] - largest);
-      }
-    }
-  });
-  return noise;
+// logsumexp(o), and the others are Gumbel around o, truncated there: -log(e^-top + e^-u) for one u
+// that is not.
+Tensor conditional_noise(Tape& tape, const Tensor& logits, const Tensor& selected) {
+  const Device device = logits.device();
+  const Var noise = tape.constant(tape.rng().gumbel(logits.shape(), DType::f64, device));
+  const Var largest = tape.constant(tape.rng().gumbel({logits.size(0), 1}, DType::f64, device));
+  const Var o = less_largest(tape.constant(logits));
+  const Var top = largest + logsumexp(o, 1, true);
+  const Var u = o + noise;
+  const Var truncated = minimum(top, u) - softplus(-abs(top - u));
+  const Tensor drawn = selected_flags(selected, logits.size(1));
+  return (where(drawn, top, truncated) - o).value();
 }
 
 Var gumbel(const Routing& r, double temperature) {
@@ -105,7 +87,7 @@ Var gumbel(const Routing& r, double temperature) {
     const Tensor logits = r.logits.value().to(DType::f64);
     noise = tape.decisions()
                 .decide("conditional noise", DType::f64, logits.shape(),
-                        [&] { return conditional_noise(logits, r.selected, tape.rng()); })
+                        [&] { return conditional_noise(tape, logits, r.selected); })
                 .to(r.logits.dtype());
   }
   return softmax((centred(r) + tape.constant(noise)) / temperature);

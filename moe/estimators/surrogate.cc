@@ -25,7 +25,7 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
   const auto require = [](bool defined, const char* field) {
     if (!defined) fail("estimator", "Rest::{} is undefined. Set it.", field);
   };
-  require(rest.plan.offsets.defined(), "plan");
+  require(rest.plan.table.defined(), "plan");
   require(rest.values.defined(), "values");
   require(rest.scores.defined(), "scores");
   const Var y = written_sparse(h, weights, plan) +
@@ -34,13 +34,18 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
   return y + combine(gradient_only(rest.values), stop_gradient(rest.scores), rest.plan);
 }
 
-Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
-  Kernels& k = kernels(selected.device());
-  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32, Device::cpu);
-  k.put_columns(Tensor::full(selected.shape(), 1.0, DType::f32, Device::cpu), selected, times);
-  Tensor flags = Tensor::empty(times.shape(), DType::i32, Device::cpu);
-  k.greater(times, Tensor::zeros(times.shape(), DType::f32, Device::cpu), flags);
+Tensor positive_flags(const Tensor& x) {
+  Tensor flags = Tensor::empty(x.shape(), DType::i32, x.device());
+  kernels(x.device()).greater(x, Tensor::zeros(x.shape(), x.dtype(), x.device()), flags);
   return flags;
+}
+
+Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
+  const Device device = selected.device();
+  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32, device);
+  const Tensor ones = Tensor::full(selected.shape(), 1.0, DType::f32, device);
+  kernels(device).put_columns(ones, selected, times);
+  return positive_flags(times);
 }
 
 }  // namespace moegrad

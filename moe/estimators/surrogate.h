@@ -12,7 +12,7 @@ Var scaled_gradient(Var x, const Tensor& factor);
 struct Rest {
   Plan plan;             // choices of the unselected experts
   Var values;            // [S', D] V_i, in the slots of the plan
-  Var scores;            // [N, r] p_i
+  Var scores;            // p_i [N, choices]: of complement(), the scores [N, E] themselves
   bool experts = false;  // V_i get the gradient p_i g
 };
 
@@ -21,6 +21,8 @@ struct Rest {
 //     + sum_{off R} sg(p_i) (V_i - sg V_i)                                        when `experts`
 Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest);
 
+// i32: 1 where x > 0, else 0. No decision of a tape: for numbers that carry no gradient.
+Tensor positive_flags(const Tensor& x);
 // i32 [N, E]: 1 where a token selected the expert, else 0.
 Tensor selected_flags(const Tensor& selected, std::int64_t experts);
 

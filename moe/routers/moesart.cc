@@ -51,7 +51,7 @@ class MoesartRouter : public Router {
       r.weights = uniform(r, k);
     }
     if (lasso_ > 0.0) {
-      const Tensor outside = unselected(top_k_indices(r.logits, k, "lasso"), size.experts);
+      const Tensor outside = complement(top_k_indices(r.logits, k, "lasso"), size.experts);
       r.add_loss("lasso", lasso_, mean_over_tokens(sum(take_columns(r.scores, outside), 1)));
     }
     return r;

@@ -11,18 +11,20 @@ namespace cpu::network {
 namespace {
 
 template <class F, class T>
-void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const Tensor& offsets,
-             const Tensor& saved_a, const Tensor& saved_c, const Tensor& h) {
+void forward(const ExpertTensors& tensors, const Tensor& x, const ExpertSlots& of_plan,
+             const Tensor& h) {
+  const Slots slots(of_plan);
   const Network<const T> w(tensors);
   const std::int64_t model = w.w1.rows;
   const std::int64_t hidden = w.w1.cols;
   const std::int64_t output = w.w2.cols;
   const T* const tokens = x.data<T>();
-  T* const a_rows = saved_a.defined() ? saved_a.write<T>() : nullptr;
-  T* const c_rows = saved_c.defined() ? saved_c.write<T>() : nullptr;
+  T* const a_rows = of_plan.a.defined() ? of_plan.a.write<T>() : nullptr;
+  T* const c_rows = of_plan.c.defined() ? of_plan.c.write<T>() : nullptr;
   T* const h_rows = h.write<T>();
+  for (const Tensor* t : {&of_plan.a, &of_plan.c, &h}) clear_rest<T>(of_plan.offsets, *t);
   const std::int64_t most = tile_rows(model * hidden);
-  const GroupTiles tiles(offsets, most);
+  const GroupTiles tiles(of_plan.offsets, most);
   const Workspace<T> workspace(most, 3 * hidden + kPad);
   const auto run = [=, &workspace](const Tile& t) {
     T* const u = workspace.of(t.worker);
@@ -49,12 +51,10 @@ void forward(const ExpertTensors& tensors, const Tensor& x, Slots slots, const T
 }  // namespace cpu::network
 
 void CpuKernels::experts(Activation activation, const ExpertTensors& w, const Tensor& x,
-                         const Tensor& order, const Tensor& offsets, std::int64_t k,
-                         const Tensor& a, const Tensor& c, const Tensor& h) {
-  const cpu::network::Slots slots{order.data<std::int32_t>(), k};
+                         const ExpertSlots& slots, const Tensor& h) {
   with_floating(x.dtype(), "experts", [&](auto zero) {
     cpu::network::with_activation(activation, [&](auto functor) {
-      cpu::network::forward<decltype(functor), decltype(zero)>(w, x, slots, offsets, a, c, h);
+      cpu::network::forward<decltype(functor), decltype(zero)>(w, x, slots, h);
     });
   });
 }

@@ -6,8 +6,9 @@
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/product.h"
+#include "tensor/cpu/tiles.h"
 
-// What both passes through the experts' networks share (cpu_experts.cc, cpu_experts_backward.cc).
+// What both passes through the experts' networks share (experts.cc, experts_backward.cc).
 
 namespace moegrad::cpu::network {
 
@@ -58,6 +59,7 @@ struct Network {
 
 // Slots of a pass, and the tokens they belong to.
 struct Slots {
+  explicit Slots(const ExpertSlots& s) : order(s.order.data<std::int32_t>()), k(s.choices) {}
   const std::int32_t* order;
   std::int64_t k;
   // The tokens of the slots [first, first + rows), put down at `to`.
@@ -70,7 +72,7 @@ struct Slots {
   }
 };
 
-// Memory for [rows, cols] elements and twice the tokens of as many rows for each worker.
+// Memory for [rows, cols] elements and the tokens of as many rows for each worker.
 template <class T>
 class Workspace {
  public:
@@ -78,12 +80,9 @@ class Workspace {
       : rows_(rows),
         count_(rows * cols),
         memory_(Tensor::empty({workers(), count_}, dtype_of<T>, Device::cpu)),
-        tokens_(Tensor::empty({workers(), 2 * rows}, DType::i32, Device::cpu)) {}
+        tokens_(Tensor::empty({workers(), rows}, DType::i32, Device::cpu)) {}
   T* of(int worker) const { return memory_.write<T>() + worker * count_; }
-  std::int32_t* tokens(int worker) const {
-    return tokens_.write<std::int32_t>() + 2 * worker * rows_;
-  }
-  std::int32_t* more_tokens(int worker) const { return tokens(worker) + rows_; }
+  std::int32_t* tokens(int worker) const { return tokens_.write<std::int32_t>() + worker * rows_; }
 
  private:
   std::int64_t rows_, count_;

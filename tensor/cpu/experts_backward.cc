@@ -1,6 +1,7 @@
 // The way back through the experts' networks: the activations are computed again, and each weight
 // gradient has one owner that goes through its rows in order.
 
+#include <numeric>
 #include <tuple>
 
 #include "tensor/cpu/experts.h"
@@ -84,26 +85,46 @@ T activate_both_ways(const T* __restrict a, T scale, std::int64_t n, T* __restri
   });
 }
 
-// What one owner adds up: the rows [first, last) of expert e, into the gradients of that expert, or
-// into a partial sum of its own where an expert has several owners.
+// The slots of one plan.
+template <class T>
+struct Rows {
+  explicit Rows(const ExpertSlotsBackward& s)
+      : slots(s),
+        bounds(s.offsets.data<std::int32_t>()),
+        a(data_or_null<T>(s.a)),
+        c(data_or_null<T>(s.c)),
+        weights(data_or_null<T>(s.weights)),
+        dslots(s.dslots.defined() ? s.dslots.write<T>() : nullptr),
+        dweights(s.dweights.defined() ? s.dweights.write<T>() : nullptr) {}
+  std::int64_t count(std::int64_t expert) const { return bounds[expert + 1] - bounds[expert]; }
+
+  Slots slots;
+  const std::int32_t* bounds;  // [E+1]
+  const T *a, *c, *weights;
+  T *dslots, *dweights;
+};
+
+// What one owner adds up: the rows [first, last) of expert e, those of all plans one behind the
+// other, into the gradients of that expert, or into a partial sum of its own where an expert has
+// several owners.
 struct Part {
   std::int64_t expert, first, last;
   std::int64_t partial;  // -1: the gradients themselves
 };
 
-PoolVector<Part> parts_of(const Tensor& offsets) {
-  const std::int64_t experts = offsets.numel() - 1;
-  const std::int32_t* const bounds = offsets.data<std::int32_t>();
+PoolVector<Part> parts_of(const PoolVector<std::int64_t>& rows_of_experts) {
+  const auto experts = static_cast<std::int64_t>(rows_of_experts.size());
+  const std::int64_t all =
+      std::accumulate(rows_of_experts.begin(), rows_of_experts.end(), std::int64_t{0});
   const std::int64_t most =
-      std::max(kLeastPart, kPartShare * bounds[experts] / std::max(experts, kPartExperts));
+      std::max(kLeastPart, kPartShare * all / std::max(experts, kPartExperts));
   PoolVector<Part> parts;
   std::int64_t partials = 0;
   for (std::int64_t e = 0; e < experts; ++e) {
-    const std::int64_t rows = bounds[e + 1] - bounds[e];
+    const std::int64_t rows = rows_of_experts[static_cast<std::size_t>(e)];
     const std::int64_t count = std::max<std::int64_t>(1, tiles_of(rows, most));
     for (std::int64_t i = 0; i < count; ++i) {
-      parts.push_back({e, bounds[e] + rows * i / count, bounds[e] + rows * (i + 1) / count,
-                       i == 0 ? -1 : partials++});
+      parts.push_back({e, rows * i / count, rows * (i + 1) / count, i == 0 ? -1 : partials++});
     }
   }
   std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {  // the largest first
@@ -128,28 +149,19 @@ struct BiasSums {
 template <class F, class T>
 class ExpertsBackward {
  public:
-  ExpertsBackward(const ExpertTensors& w, const Tensor& x, Slots slots, const Tensor& offsets,
-                  const Tensor& a, const Tensor& c, const Tensor& kept, const Tensor& dy,
-                  const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
-                  const ExpertTensors& dw)
+  ExpertsBackward(const ExpertTensors& w, const Tensor& x, const Tensor& dy,
+                  std::span<const ExpertSlotsBackward> plans, const ExpertTensors& dw)
       : w_(w),
         dw_(dw),
-        slots_(slots),
-        kept_{kept.defined() ? kept.data<std::int32_t>() : nullptr,
-              kept.defined() ? kept.size(1) : 0},
         model_(w_.w1.rows),
         hidden_(w_.w1.cols),
         output_(w_.w2.cols),
         x_(x.data<T>()),
-        a_(data_or_null<T>(a)),
-        c_(data_or_null<T>(c)),
         dy_(dy.data<T>()),
-        weights_(data_or_null<T>(weights)),
-        dslots_(dslots.defined() ? dslots.write<T>() : nullptr),
-        dweights_(dweights.defined() ? dweights.write<T>() : nullptr),
-        parts_(parts_of(offsets)),
+        plans_(plans.begin(), plans.end()),
+        parts_(parts_of(rows_of_experts(w.w1.size(0)))),
         tile_rows_(tile_rows(model_ * hidden_)),
-        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (kept_.choices < slots.k ? 2 * hidden_ : 0)) {
+        workspace_(tile_rows_, 3 * (hidden_ + kPad) + (all_kept() ? 0 : 2 * hidden_)) {
     std::int64_t partials = 0;
     for (const Part& part : parts_) partials = std::max(partials, part.partial + 1);
     partial_ = Tensor::empty({partials, count_of_sums()}, dtype_of<T>, Device::cpu);
@@ -171,6 +183,17 @@ class ExpertsBackward {
   }
 
  private:
+  PoolVector<std::int64_t> rows_of_experts(std::int64_t experts) const {
+    PoolVector<std::int64_t> rows(static_cast<std::size_t>(experts), 0);
+    for (std::int64_t e = 0; e < experts; ++e) {
+      for (const Rows<T>& plan : plans_) rows[static_cast<std::size_t>(e)] += plan.count(e);
+    }
+    return rows;
+  }
+  bool all_kept() const {
+    return std::ranges::all_of(plans_, [](const Rows<T>& plan) { return plan.a != nullptr; });
+  }
+
   static std::int64_t each(const Stack<T>& s) { return s ? s.rows * s.cols : 0; }
   std::int64_t count_of_sums() const {
     std::int64_t sum = 0;
@@ -201,7 +224,6 @@ class ExpertsBackward {
   void part(const Part& part, int worker) const {
     const Sums<T> sums = sums_of(part);
     const std::int64_t rows = part.last - part.first;
-    const std::int64_t tiles = tiles_of(rows, tile_rows_);
     const auto bias_sums = [=](T* at, std::int64_t cols) {
       return LongSums<T>(at, at == nullptr ? 0 : cols, rows);
     };
@@ -214,11 +236,23 @@ class ExpertsBackward {
       if (sums.w3 != nullptr) of_matrices.emplace_back(sums.w3, each(dw_.w3), rows, kTilesOfSum);
       if (sums.w2 != nullptr) of_matrices.emplace_back(sums.w2, each(dw_.w2), rows, kTilesOfSum);
     }
-    for (std::int64_t i = 0; i < tiles; ++i) {
-      const std::int64_t first = rows * i / tiles;
-      tile(part.expert, part.first + first, rows * (i + 1) / tiles - first,
-           i == 0 && !many ? T(0) : T(1), many ? kSumBlock : kDepth, sums, of_biases, worker);
-      for (LongSums<T>& sum : of_matrices) sum.added();
+    T beta = many ? T(1) : T(0);  // the first tile starts the sums of products
+    std::int64_t before = 0;      // rows of the expert in the plans so far
+    for (const Rows<T>& plan : plans_) {
+      const std::int64_t count = plan.count(part.expert);
+      const std::int64_t begin = std::clamp<std::int64_t>(part.first - before, 0, count);
+      const std::int64_t end = std::clamp<std::int64_t>(part.last - before, 0, count);
+      const std::int64_t slot = plan.bounds[part.expert] + begin;
+      const std::int64_t tiles = tiles_of(end - begin, tile_rows_);
+      for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t first = (end - begin) * i / tiles;
+        const std::int64_t last = (end - begin) * (i + 1) / tiles;
+        tile(plan, part.expert, slot + first, last - first, beta, many ? kSumBlock : kDepth, sums,
+             of_biases, worker);
+        beta = T(1);
+        for (LongSums<T>& sum : of_matrices) sum.added();
+      }
+      before += count;
     }
     for (LongSums<T>& sum : of_matrices) sum.finish();
     of_biases.b1.finish();
@@ -226,73 +260,42 @@ class ExpertsBackward {
     of_biases.b2.finish();
   }
 
-  // The row of a and c that belongs to a slot of this token, -1 where it was not kept.
-  std::int64_t kept_row(std::int64_t slot, std::int64_t token) const {
-    const std::int64_t choice = slots_.order[slot] - token * slots_.k;
-    return choice < kept_.choices ? kept_.rows[token * kept_.choices + choice] : -1;
-  }
-
-  // Pre-activations of those of a tile's rows for which they were not kept, one behind the other.
-  void once_more(std::int64_t e, std::int64_t first, std::int64_t rows, const std::int32_t* tokens,
-                 std::int32_t* those, T* a, T* c) const {
-    std::int64_t count = 0;
-    for (std::int64_t r = 0; r < rows; ++r) {
-      if (kept_row(first + r, tokens[r]) < 0) those[count++] = tokens[r];
-    }
-    if (count == 0) return;
-    const Matrix<T> x{x_, model_, false, those};
-    linear(x, count, w_.w1, w_.b1, e, a);
-    if (w_.w3) linear(x, count, w_.w3, w_.b3, e, c);
-  }
-
-  // beta: 0 where this tile starts the sums of products; depth: see product()
-  void tile(std::int64_t e, std::int64_t first, std::int64_t rows, T beta, std::int64_t depth,
-            const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
+  // Rows [first, first + rows) of a plan, all of expert e. beta: 0 where this tile starts the sums
+  // of products; depth: see product().
+  void tile(const Rows<T>& plan, std::int64_t e, std::int64_t first, std::int64_t rows, T beta,
+            std::int64_t depth, const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
     const std::int64_t wide = hidden_ + kPad;
     T* const u = workspace_.of(worker);
     T* const da = u + tile_rows_ * wide;
     T* const dc = da + tile_rows_ * wide;
-    const std::int32_t* const tokens = slots_.tokens(first, rows, workspace_.tokens(worker));
+    const std::int32_t* const tokens = plan.slots.tokens(first, rows, workspace_.tokens(worker));
     const Matrix<T> x{x_, model_, false, tokens};
-    T* const again_a = dc + tile_rows_ * wide;
-    T* const again_c = again_a + tile_rows_ * hidden_;
-    once_more(e, first, rows, tokens, workspace_.more_tokens(worker), again_a, again_c);
-    // dy of the tokens, to be multiplied by their weights; or of the slots themselves
-    const Matrix<T> g = weights_ != nullptr ? Matrix<T>{dy_, output_, false, tokens}
-                                            : Matrix<T>{dy_ + first * output_, output_};
+    // The adjoints of the tokens, to be multiplied by their weights; or of the slots themselves.
+    const Matrix<T> g = plan.weights != nullptr ? Matrix<T>{dy_, output_, false, tokens}
+                                                : Matrix<T>{dy_ + first * output_, output_};
     times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
-    // u, times the weight: u (weight g)^T = (weight u) g^T
-    const bool recompute = dweights_ != nullptr || sums.w2 != nullptr;
-    std::int64_t again = 0;
+
+    const PreActivations before = pre_activations(plan, x, e, first, rows, dc + tile_rows_ * wide);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t there = kept_row(first + r, tokens[r]);
-      const std::int64_t row = there < 0 ? again++ : there;
-      const T* const a_row = (there < 0 ? again_a : a_) + row * hidden_;
-      const T* const c_row = !w_.w3 ? nullptr : (there < 0 ? again_c : c_) + row * hidden_;
-      T* const u_row = u + r * wide;
-      T* const da_row = da + r * wide;
-      const T* const g_row = dy_ + (weights_ != nullptr ? tokens[r] : first + r) * output_;
-      const T scale = weights_ == nullptr ? T(1) : weights_[slots_.order[first + r]];
-      T gate(0);
-      if (recompute && c_row == nullptr) {
-        gate = activate_both_ways<F>(a_row, scale, hidden_, u_row, da_row);
+      const std::int32_t choice = plan.slots.order[first + r];
+      const T scale = plan.weights == nullptr ? T(1) : plan.weights[choice];
+      T* const dweight = plan.dweights == nullptr ? nullptr : plan.dweights + choice;
+      const T* const g_row = dy_ + (plan.weights != nullptr ? tokens[r] : first + r) * output_;
+      if (dweight != nullptr || sums.w2 != nullptr) {
+        T gate = both_ways(before.a + r * hidden_, before.c_row(r, hidden_), scale, u + r * wide,
+                           da + r * wide, dc + r * wide);  // <u, du>
+        if (w_.b2 && dweight != nullptr) gate += dot<T>(g_row, w_.b2.at(e), output_);
+        if (dweight != nullptr) *dweight = gate;
       } else {
-        if (recompute) {
-          activate<F>(a_row, c_row, hidden_, u_row);
-          gate = dot<T>(u_row, da_row, hidden_);
-          for (std::int64_t i = 0; i < hidden_; ++i) u_row[i] *= scale;
-        }
-        activate_backward<F>(a_row, c_row, scale, hidden_, da_row, dc + r * wide);
-      }
-      if (dweights_ != nullptr) {
-        if (w_.b2) gate += dot<T>(g_row, w_.b2.at(e), output_);
-        dweights_[slots_.order[first + r]] = gate;
+        activate_backward<F>(before.a + r * hidden_, before.c_row(r, hidden_), scale, hidden_,
+                             da + r * wide, dc + r * wide);
       }
       if (sums.b2 != nullptr) {
         for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
         of_biases.b2.added();
       }
     }
+
     const Matrix<T> u_rows{u, wide};
     const Matrix<T> da_rows{da, wide};
     const Matrix<T> dc_rows{dc, wide};
@@ -301,10 +304,41 @@ class ExpertsBackward {
     if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1, of_biases.b1);
     if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3, depth);
     if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3, of_biases.b3);
-    if (dslots_ == nullptr) return;
-    T* const dx = dslots_ + first * model_;
+    if (plan.dslots == nullptr) return;
+    T* const dx = plan.dslots + first * model_;
     times_transposed(da_rows, rows, w_.w1, e, T(0), dx, model_);
     if (w_.w3) times_transposed(dc_rows, rows, w_.w3, e, T(1), dx, model_);
+  }
+
+  // a and c [rows, H] of a tile; c is null where there is none.
+  struct PreActivations {
+    const T *a, *c;
+    const T* c_row(std::int64_t r, std::int64_t hidden) const {
+      return c == nullptr ? c : c + r * hidden;
+    }
+  };
+
+  // Those that were kept; else worked out once more, at `space`.
+  PreActivations pre_activations(const Rows<T>& plan, const Matrix<T>& x, std::int64_t e,
+                                 std::int64_t first, std::int64_t rows, T* space) const {
+    if (plan.a != nullptr) {
+      return {plan.a + first * hidden_, w_.w3 ? plan.c + first * hidden_ : nullptr};
+    }
+    T* const c = w_.w3 ? space + tile_rows_ * hidden_ : nullptr;
+    linear(x, rows, w_.w1, w_.b1, e, space);
+    if (c != nullptr) linear(x, rows, w_.w3, w_.b3, e, c);
+    return {space, c};
+  }
+
+  // Of one row: u times `scale` (u (weight g)^T = (weight u) g^T), da in the place of du, dc.
+  // Returns <u, du> as they are without the weight.
+  T both_ways(const T* a, const T* c, T scale, T* u, T* du, T* dc) const {
+    if (c == nullptr) return activate_both_ways<F>(a, scale, hidden_, u, du);
+    activate<F>(a, c, hidden_, u);
+    const T gate = dot<T>(u, du, hidden_);
+    for (std::int64_t i = 0; i < hidden_; ++i) u[i] *= scale;
+    activate_backward<F>(a, c, scale, hidden_, du, dc);
+    return gate;
   }
 
   // The partial sums of an expert, in order, on top of its first part's.
@@ -326,19 +360,11 @@ class ExpertsBackward {
     }
   }
 
-  // Where the pre-activations are that were kept: [N, choices], of each token's first choices.
-  struct Kept {
-    const std::int32_t* rows;
-    std::int64_t choices;
-  };
-
   Network<const T> w_;
   Network<T> dw_;
-  Slots slots_;
-  Kept kept_;
   std::int64_t model_, hidden_, output_;
-  const T *x_, *a_, *c_, *dy_, *weights_;
-  T *dslots_, *dweights_;
+  const T *x_, *dy_;
+  PoolVector<Rows<T>> plans_;
   PoolVector<Part> parts_;
   std::int64_t tile_rows_;
   Workspace<T> workspace_;
@@ -349,16 +375,16 @@ class ExpertsBackward {
 }  // namespace cpu::network
 
 void CpuKernels::experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
-                                  const Tensor& order, const Tensor& offsets, std::int64_t k,
-                                  const Tensor& a, const Tensor& c, const Tensor& kept,
-                                  const Tensor& dy, const Tensor& weights, const Tensor& dslots,
-                                  const Tensor& dweights, const ExpertTensors& dw) {
-  const cpu::network::Slots slots{order.data<std::int32_t>(), k};
-  if (dweights.defined()) fill(0.0, dweights);
+                                  const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
+                                  const ExpertTensors& dw) {
+  for (const ExpertSlotsBackward& plan : plans) {
+    if (plan.dweights.defined()) fill(0.0, plan.dweights);
+  }
   with_floating(x.dtype(), "experts", [&](auto zero) {
+    using T = decltype(zero);
+    for (const ExpertSlotsBackward& plan : plans) cpu::clear_rest<T>(plan.offsets, plan.dslots);
     cpu::network::with_activation(activation, [&](auto functor) {
-      cpu::network::ExpertsBackward<decltype(functor), decltype(zero)>(
-          w, x, slots, offsets, a, c, kept, dy, weights, dslots, dweights, dw)();
+      cpu::network::ExpertsBackward<decltype(functor), T>(w, x, dy, plans, dw)();
     });
   });
 }

@@ -46,7 +46,7 @@ struct GroupView {
 void require_group_indices(std::string_view operation, const GroupSets& sets,
                            std::int64_t experts) {
   cpu::require_indices(operation, sets.ids.data<std::int32_t>(), sets.ids.numel(), -1, experts);
-  cpu::require_indices(operation, sets.order.data<std::int32_t>(), sets.order.numel(), 0,
+  cpu::require_indices(operation, sets.order.data<std::int32_t>(), sets.order.numel(), -1,
                        sets.ids.size(0) * sets.choices);
 }
 
@@ -114,7 +114,7 @@ void CpuKernels::group_means_backward(const Tensor& dmeans, const Tensor& invers
                                       const GroupSets& sets, const Tensor& dh) {
   const std::int64_t experts = dmeans.size(0);
   const std::int64_t cols = dmeans.size(2);
-  const std::int64_t slots = dh.size(0);
+  const std::int64_t slots = sets.offsets.data<std::int32_t>()[experts];
   require_group_indices("group_means_backward", sets, experts);
   with_floating(dh.dtype(), "group_means_backward", [&](auto zero) {
     using T = decltype(zero);

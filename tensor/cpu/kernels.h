@@ -97,19 +97,17 @@ class CpuKernels : public Kernels {
   void max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) override;
   void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
             const Tensor& order, const Tensor& inverse) override;
+  void complement(const Tensor& selected, const Tensor& out) override;
   void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
                        const Tensor& out) override;
   void slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
                        const Tensor& out) override;
   void slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
                      const Tensor& out) override;
-  void experts(Activation activation, const ExpertTensors& w, const Tensor& x, const Tensor& order,
-               const Tensor& offsets, std::int64_t k, const Tensor& a, const Tensor& c,
-               const Tensor& h) override;
+  void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
+               const ExpertSlots& slots, const Tensor& h) override;
   void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
-                        const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
-                        const Tensor& c, const Tensor& kept, const Tensor& dy,
-                        const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                        const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
                         const ExpertTensors& dw) override;
   void group_means(const Tensor& h, const GroupSets& sets, const Tensor& inverse,
                    const Tensor& means) override;

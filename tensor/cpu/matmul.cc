@@ -52,14 +52,6 @@ void product_tile(std::int64_t row, std::int64_t rows, std::int64_t col, std::in
                stride);
 }
 
-// Rows behind the last group belong to none; their results are zero.
-template <class T>
-void clear_rest(const Tensor& offsets, std::int64_t cols, const Tensor& out) {
-  const std::int64_t used = offsets.data<std::int32_t>()[offsets.numel() - 1];
-  T* const y = out.write<T>();
-  std::fill(y + used * cols, y + out.numel(), T(0));
-}
-
 }  // namespace
 
 void CpuKernels::matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b,
@@ -112,7 +104,7 @@ void CpuKernels::grouped_matmul(const Tensor& x, const Tensor& w, bool transpose
     const T* const x_data = x.data<T>();
     const T* const w_data = w.data<T>();
     T* const y_data = y.write<T>();
-    clear_rest<T>(offsets, m, y);
+    cpu::clear_rest<T>(offsets, y);
     GroupTiles(offsets).for_each(k * m / 64, [=](const Tile& t) {
       cpu::product(t.rows(), m, k, Matrix<T>{x_data + t.first * k, k, false},
                    Matrix<T>{w_data + t.group * k * m, transpose_w ? k : m, transpose_w}, T(0),
@@ -163,7 +155,8 @@ void CpuKernels::grouped_bias(const Tensor& x, const Tensor& bias, const Tensor&
     const T* const x_data = x.data<T>();
     const T* const bias_data = bias.data<T>();
     T* const y_data = y.write<T>();
-    clear_rest<T>(offsets, m, y);
+    const std::int64_t grouped = offsets.data<std::int32_t>()[offsets.numel() - 1];
+    std::copy(x_data + grouped * m, x_data + x.numel(), y_data + grouped * m);
     GroupTiles(offsets).for_each(m, [=](const Tile& t) {
       const T* const shift = bias_data + t.group * m;
       for (std::int64_t r = t.first; r < t.last; ++r) {

@@ -1,5 +1,7 @@
 // The mixture: the plan of a dispatch, and rows moved between tokens and slots.
 
+#include <numeric>
+
 #include "tensor/cpu/index.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
@@ -16,11 +18,11 @@ void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor
                       const Tensor& order, const Tensor& inverse) {
   const std::int64_t choices = selected.numel();
   const std::int32_t* const expert = selected.data<std::int32_t>();
-  cpu::require_indices("plan", expert, choices, -1, experts);
-  std::int32_t* const bounds = offsets.write<std::int32_t>();
-  std::int32_t* const by_slot = order.write<std::int32_t>();
-  std::int32_t* const slot_of = inverse.write<std::int32_t>();
-
+  if (const auto outside = cpu::index_outside(expert, choices, -1, experts)) {
+    const std::int64_t choice = std::find(expert, expert + choices, *outside) - expert;
+    fail("plan", "token {} chooses expert {} of {}. Use 0 to {}, or -1 for none.",
+         choice / selected.size(1), *outside, experts, experts - 1);
+  }
   // First pass: how often each chunk of choices uses each expert.
   const std::int64_t chunks = (choices + kPlanChunk - 1) / kPlanChunk;
   const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32, Device::cpu);
@@ -31,6 +33,16 @@ void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor
       if (expert[i] >= 0) ++mine[expert[i]];
     }
   });
+
+  const std::int64_t used = std::accumulate(next, next + chunks * experts, std::int64_t{0});
+  if (used > order.numel()) {
+    fail("plan", "{} choices, and room for {}. Make room for the most that there can be.", used,
+         order.numel());
+  }
+  std::int32_t* const bounds = offsets.write<std::int32_t>();
+  std::int32_t* const by_slot = order.write<std::int32_t>();
+  std::int32_t* const slot_of = inverse.write<std::int32_t>();
+  std::fill(by_slot + used, by_slot + order.numel(), -1);
 
   // Expert by expert, chunk by chunk: the first slot of each.
   std::int32_t slot = 0;
@@ -59,12 +71,30 @@ void CpuKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor
   });
 }
 
+void CpuKernels::complement(const Tensor& selected, const Tensor& out) {
+  const std::int64_t experts = out.size(1);
+  const std::int64_t k = selected.size(1);
+  const std::int32_t* const ids = selected.data<std::int32_t>();
+  cpu::require_indices("complement", ids, selected.numel(), -1, experts);
+  std::int32_t* const to = out.write<std::int32_t>();
+  const std::int64_t grain = cpu::items_per_grain(experts + k);
+  cpu::parallel_for(out.size(0), grain, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      std::int32_t* const row = to + t * experts;
+      std::iota(row, row + experts, 0);
+      for (std::int64_t i = t * k; i < (t + 1) * k; ++i) {
+        if (ids[i] >= 0) row[ids[i]] = -1;
+      }
+    }
+  });
+}
+
 void CpuKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order,
                                  std::int64_t k, const Tensor& out) {
   const std::int64_t slots = out.size(0);
   const std::int64_t cols = out.size(1);
   const std::int32_t* const choice = order.data<std::int32_t>();
-  cpu::require_indices("tokens_to_slots", choice, slots, 0, x.size(0) * k);
+  cpu::require_indices("tokens_to_slots", choice, slots, -1, x.size(0) * k);
   with_floating(out.dtype(), "tokens_to_slots", [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
@@ -72,8 +102,12 @@ void CpuKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const T
     T* const to = out.write<T>();
     cpu::parallel_for(slots, cpu::items_per_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t s = begin; s < end; ++s) {
-        const T* const row = from + choice[s] / k * cols;
         T* const slot = to + s * cols;
+        if (choice[s] < 0) {
+          std::fill(slot, slot + cols, T(0));
+          continue;
+        }
+        const T* const row = from + choice[s] / k * cols;
         if (weight == nullptr) {
           std::copy(row, row + cols, slot);
         } else {

@@ -79,4 +79,13 @@ class GroupTiles {
   Tensor starts_;
 };
 
+// The rows that belong to no group become 0; where there is no tensor, nothing does.
+template <class T>
+void clear_rest(const Tensor& offsets, const Tensor& rows) {
+  if (!rows.defined()) return;
+  const std::int64_t first = offsets.data<std::int32_t>()[offsets.numel() - 1];
+  if (first == rows.size(0)) return;
+  std::fill(rows.write<T>() + first * rows.size(1), rows.write<T>() + rows.numel(), T(0));
+}
+
 }  // namespace moegrad::cpu

@@ -216,6 +216,9 @@ class GuardedKernels final : public Kernels {
             const Tensor& order, const Tensor& inverse) override {
     run(&CpuKernels::plan, selected, experts, offsets, order, inverse);
   }
+  void complement(const Tensor& selected, const Tensor& out) override {
+    run(&CpuKernels::complement, selected, out);
+  }
   void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
                        const Tensor& out) override {
     run(&CpuKernels::tokens_to_slots, x, weights, order, k, out);
@@ -228,18 +231,14 @@ class GuardedKernels final : public Kernels {
                      const Tensor& out) override {
     run(&CpuKernels::slot_products, dy, h, inverse, out);
   }
-  void experts(Activation activation, const ExpertTensors& w, const Tensor& x, const Tensor& order,
-               const Tensor& offsets, std::int64_t k, const Tensor& a, const Tensor& c,
-               const Tensor& h) override {
-    run(&CpuKernels::experts, activation, w, x, order, offsets, k, a, c, h);
+  void experts(Activation activation, const ExpertTensors& w, const Tensor& x,
+               const ExpertSlots& slots, const Tensor& h) override {
+    run(&CpuKernels::experts, activation, w, x, slots, h);
   }
   void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
-                        const Tensor& order, const Tensor& offsets, std::int64_t k, const Tensor& a,
-                        const Tensor& c, const Tensor& kept, const Tensor& dy,
-                        const Tensor& weights, const Tensor& dslots, const Tensor& dweights,
+                        const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
                         const ExpertTensors& dw) override {
-    run(&CpuKernels::experts_backward, activation, w, x, order, offsets, k, a, c, kept, dy, weights,
-        dslots, dweights, dw);
+    run(&CpuKernels::experts_backward, activation, w, x, dy, plans, dw);
   }
   void group_means(const Tensor& h, const GroupSets& sets, const Tensor& inverse,
                    const Tensor& means) override {

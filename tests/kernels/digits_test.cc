@@ -327,9 +327,10 @@ TEST_CASE("digits: gradients of experts with millions of rows") {
         const Tensor a = f32({n, width});
         const Tensor c = gated ? f32({n, width}) : Tensor();
         const Tensor x = tenths({n, width});
-        k().experts(activation, w, x, some, upto, 1, a, c, f32({n, width}));
-        k().experts_backward(activation, w, x, some, upto, 1, a, c, Tensor(), tenths({n, width}),
-                             Tensor(), f32({n, width}), Tensor(), dw);
+        const ExpertSlots slots{some, upto, 1, a, c};
+        k().experts(activation, w, x, slots, f32({n, width}));
+        const ExpertSlotsBackward back[] = {{slots, {}, f32({n, width}), {}}};
+        k().experts_backward(activation, w, x, tenths({n, width}), back, dw);
         std::vector<double> sums;
         for (const Tensor* t : {&dw.w1, &dw.b1, &dw.w2, &dw.b2, &dw.w3, &dw.b3}) {
           if (t->defined()) sums.push_back(t->at(t->numel() - 1));

@@ -43,13 +43,13 @@ int functor_of(Activation a) {
                                  : UnaryFunctors::index_of<functor::Silu>();
 }
 
+// A plan, with slots of no expert behind the others where choices are -1.
 struct Sorted {
   Sorted(const Tensor& selected, std::int64_t experts)
       : offsets(Tensor::empty({experts + 1}, DType::i32, Device::cpu)),
+        order(Tensor::empty({selected.numel()}, DType::i32, Device::cpu)),
         inverse(Tensor::empty(selected.shape(), DType::i32, Device::cpu)) {
-    const Tensor room = Tensor::empty({selected.numel()}, DType::i32, Device::cpu);
-    cpu_kernels().plan(selected, experts, offsets, room, inverse);
-    order = room.rows(0, offsets.data<std::int32_t>()[experts]);
+    cpu_kernels().plan(selected, experts, offsets, order, inverse);
   }
   std::int64_t slots() const { return order.size(0); }
   Tensor offsets, order, inverse;
@@ -85,48 +85,86 @@ struct Problem {
   Tensor x, weights, dy;
 };
 
-// The pre-activations of the first choices of each token, as the forward pass leaves them, and its
-// outputs h.
-struct Kept {
-  Kept() = default;
-  Kept(const Problem& p, std::int64_t choices) {
-    const Tensor first = Tensor::empty({p.tokens, choices}, DType::i32, Device::cpu);
-    cpu_kernels().copy_block(p.selected, 0, p.k, p.tokens, choices, 0, choices, first);
-    const Sorted plan(first, p.w.w1.size(0));
-    inverse = plan.inverse;
-    a = p.like({plan.slots(), p.w.w1.size(2)});
-    if (p.w.w3.defined()) c = p.like(a.shape());
+// Columns [first, first + count) of x [N, k].
+Tensor columns(const Tensor& x, std::int64_t first, std::int64_t count) {
+  const Tensor out = Tensor::empty({x.size(0), count}, x.dtype(), Device::cpu);
+  cpu_kernels().copy_block(x, first, x.size(1), x.size(0), count, 0, count, out);
+  return out;
+}
+
+// Some of the choices of each token, and what the way there and back makes of them.
+struct Some {
+  Some(const Problem& of, std::int64_t from, std::int64_t to, bool keep)
+      : p(of), first(from), count(to - from), plan(columns(of.selected, from, count), experts()) {
+    slots.order = plan.order;
+    slots.offsets = plan.offsets;
+    slots.choices = count;
+    if (keep) {
+      slots.a = p.like({plan.slots(), p.w.w1.size(2)});
+      if (p.w.w3.defined()) slots.c = p.like(slots.a.shape());
+    }
     h = p.like({plan.slots(), p.w.w2.size(2)});
-    cpu_kernels().experts(p.activation, p.w, p.x, plan.order, plan.offsets, choices, a, c, h);
+    cpu_kernels().experts(p.activation, p.w, p.x, slots, h);
+    slots.dslots = p.like({plan.slots(), p.x.size(1)});
+    if (!p.weights.defined()) return;
+    slots.weights = columns(p.weights, first, count);
+    slots.dweights = p.like(slots.weights.shape());
   }
-  Tensor inverse, a, c, h;
+  std::int64_t experts() const { return p.w.w1.size(0); }
+
+  const Problem& p;
+  std::int64_t first, count;
+  Sorted plan;
+  ExpertSlotsBackward slots;
+  Tensor h;
 };
+
+// The rows of dslots and the dweights of all, where the plan of all choices has them.
+std::vector<Tensor> together(const Problem& p, const std::vector<Some>& parts) {
+  const std::int64_t width = p.x.size(1);
+  const Tensor dslots = Tensor::zeros({p.slots, width}, p.dtype, Device::cpu);
+  const Tensor dweights = p.weights.defined() ? p.like(p.weights.shape()) : Tensor();
+  for (const Some& part : parts) {
+    if (dweights.defined()) {
+      cpu_kernels().copy_block(part.slots.dweights, 0, part.count, p.tokens, part.count, part.first,
+                               p.k, dweights);
+    }
+    for (std::int64_t i = 0; i < p.tokens * part.count; ++i) {
+      const std::int32_t from = part.plan.inverse.data<std::int32_t>()[i];
+      const std::int64_t choice = i / part.count * p.k + part.first + i % part.count;
+      const std::int32_t to = p.plan.inverse.data<std::int32_t>()[choice];
+      if (to < 0) continue;
+      cpu_kernels().copy_block(part.slots.dslots, from * width, width, 1, width, to * width, width,
+                               dslots);
+    }
+  }
+  return {dslots, dweights};
+}
 
 // dslots, dweights, dw1, db1, dw3, db3, dw2, db2, those of them that there are; with the
 // pre-activations of `choices` per token kept, and the others worked out once more.
 std::vector<Tensor> backward(const Problem& p, std::int64_t choices) {
-  const Kept kept = choices > 0 ? Kept(p, choices) : Kept();
   const auto gradient = [&](const Tensor& t) { return t.defined() ? p.like(t.shape()) : Tensor(); };
   const ExpertTensors dw = {gradient(p.w.w1), gradient(p.w.b1), gradient(p.w.w3),
                             gradient(p.w.b3), gradient(p.w.w2), gradient(p.w.b2)};
-  const Tensor dslots = p.like({p.slots, p.x.size(1)});
-  const Tensor dweights = gradient(p.weights);
-  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, kept.a,
-                                 kept.c, kept.inverse, p.dy, p.weights, dslots, dweights, dw);
-  std::vector<Tensor> out = {dslots};
-  for (const Tensor& t : {dweights, dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2}) {
-    if (t.defined()) out.push_back(t);
-  }
+  std::vector<Some> parts;
+  if (choices > 0) parts.emplace_back(p, 0, choices, true);
+  if (choices < p.k) parts.emplace_back(p, choices, p.k, false);
+  std::vector<ExpertSlotsBackward> plans;
+  for (const Some& part : parts) plans.push_back(part.slots);
+  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.dy, plans, dw);
+  std::vector<Tensor> out = together(p, parts);
+  out.insert(out.end(), {dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2});
+  std::erase_if(out, [](const Tensor& t) { return !t.defined(); });
   return out;
 }
 
 // h, and what backward() gives.
 std::vector<Tensor> fused(const Problem& p, std::int64_t choices) {
-  const Kept all(p, p.k);
-  const Tensor again = p.like(all.h.shape());
-  cpu_kernels().experts(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k, Tensor(),
-                        Tensor(), again);
-  check_close(again, all.h.to_vector(), 32.0);  // small products round by their result's alignment
+  const Some all(p, 0, p.k, true);
+  const Some again(p, 0, p.k, false);
+  // Small products round by their result's alignment.
+  check_close(again.h, all.h.to_vector(), 32.0);
   std::vector<Tensor> out = backward(p, choices);
   out.insert(out.begin(), all.h);
   return out;
@@ -213,6 +251,7 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
         const Problem p(c, s, dtype);
         const std::vector<Tensor> want = composed(p);
         for (std::int64_t kept = 0; kept <= p.k; ++kept) {
+          if (!s.weighted && kept > 0 && kept < p.k) continue;  // dy would be by slot of two plans
           CAPTURE(kept);
           const std::vector<Tensor> got = at_all_threads([&] { return fused(p, kept); });
           REQUIRE(got.size() == want.size());
@@ -228,12 +267,13 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
 
 TEST_CASE("what is not wanted of the experts' backward pass is not worked out") {
   const Problem p(cases()[4], kSettings[0], DType::f64);
-  const Kept kept(p, p.k);
+  const Some kept(p, 0, p.k, true);
   const std::vector<Tensor> all = backward(p, p.k);
   const auto one = [&](const Tensor& dslots, const ExpertTensors& dw) {
-    cpu_kernels().experts_backward(p.activation, p.w, p.x, p.plan.order, p.plan.offsets, p.k,
-                                   kept.a, Tensor(), kept.inverse, p.dy, p.weights, dslots,
-                                   Tensor(), dw);
+    ExpertSlotsBackward slots = kept.slots;
+    slots.dslots = dslots;
+    slots.dweights = Tensor();
+    cpu_kernels().experts_backward(p.activation, p.w, p.x, p.dy, {&slots, 1}, dw);
   };
   const Tensor dslots = p.like(all[0].shape());
   one(dslots, {});
@@ -250,7 +290,8 @@ TEST_CASE("a NaN reaches its own token's outputs and its expert's gradients, and
   const std::vector<Tensor> out = fused(p, p.k);
   const Tensor h = out[0];
   for (std::int64_t s = 0; s < p.slots; ++s) {
-    const bool hit = p.plan.order.data<std::int32_t>()[s] / p.k == 0;
+    const std::int32_t choice = p.plan.order.data<std::int32_t>()[s];
+    const bool hit = choice >= 0 && choice / p.k == 0;
     for (std::int64_t o = 0; o < h.size(1); ++o) {
       CHECK(std::isnan(h.at(s * h.size(1) + o)) == hit);
     }

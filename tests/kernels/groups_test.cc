@@ -24,7 +24,7 @@ GroupSets sets_of(const Case& c, bool weighted, bool members_only, DType dtype) 
   const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32, Device::cpu);
   const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32, Device::cpu);
   cpu_kernels().plan(selected, c.experts, s.offsets, order, inverse);
-  s.order = order.rows(0, static_cast<std::int64_t>(s.offsets.at(c.experts)));
+  s.order = order;  // slots of none among them
   s.choices = c.k;
   s.members_only = members_only;
   return s;

@@ -119,7 +119,7 @@ TEST_CASE("grouped bias and its gradient") {
   }
 }
 
-TEST_CASE("rows behind the last group become zero and count for nothing") {
+TEST_CASE("rows behind the last group count for nothing: products are zero, biases leave them") {
   for (const DType dtype : floating()) {
     const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 1, 2});
     const Tensor x = Tensor::full({4, 1}, 3.0, dtype, Device::cpu);
@@ -130,7 +130,8 @@ TEST_CASE("rows behind the last group become zero and count for nothing") {
     check_close(y, {6, 15, 0, 0}, 0.0);
     const Tensor z = Tensor::empty({4, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_bias(x, w.reshape({2, 1}), offsets, z);
-    check_close(z, {5, 8, 0, 0}, 0.0);
+    check_close(z.rows(0, 2), {5, 8}, 0.0);
+    CHECK(z.rows(2, 4).same_bits(x.rows(2, 4)));
     const Tensor dw = Tensor::empty({2, 1, 1}, dtype, Device::cpu);
     cpu_kernels().grouped_outer(x, y, offsets, dw);
     check_close(dw, {18, 45}, 0.0);

@@ -48,7 +48,7 @@ TEST_CASE("a plan sorts the choices by expert and keeps their order") {
       }
       offsets.push_back(static_cast<double>(order.size()));
     }
-    order.resize(expert.size(), -7.0);  // not written
+    order.resize(expert.size(), -1.0);
     const Plan p = plan(c);
     check_close(p.offsets, offsets, 0.0);
     check_close(p.order, order, 0.0);
@@ -66,6 +66,34 @@ TEST_CASE("a choice that is no expert is an error") {
   }
 }
 
+TEST_CASE("more choices than there is room for are an error, and nothing is written") {
+  const Tensor offsets = Tensor::full({3}, -7, DType::i32, Device::cpu);
+  const Tensor order = Tensor::full({2}, -7, DType::i32, Device::cpu);
+  const Tensor inverse = Tensor::full({3, 1}, -7, DType::i32, Device::cpu);
+  const Tensor selected = Tensor::of<std::int32_t>({3, 1}, {1, 0, 1});
+  CHECK_THROWS_AS(cpu_kernels().plan(selected, 2, offsets, order, inverse), Error);
+  for (const Tensor* t : {&offsets, &order, &inverse}) {
+    CHECK(t->to_vector() == std::vector<double>(at(t->numel()), -7.0));
+  }
+}
+
+TEST_CASE("the complement of a selection") {
+  for (const Case& c : kCases) {
+    const Values chosen = choices(c).to_vector();
+    Values want;
+    for (std::int64_t t = 0; t < c.tokens; ++t) {
+      const auto row = chosen.begin() + t * c.k;
+      for (std::int64_t e = 0; e < c.experts; ++e) {
+        const bool is = std::find(row, row + c.k, static_cast<double>(e)) != row + c.k;
+        want.push_back(is ? -1.0 : static_cast<double>(e));
+      }
+    }
+    check_close(run_on({c.tokens, c.experts}, DType::i32,
+                       [&](const Tensor& out) { cpu_kernels().complement(choices(c), out); }),
+                want, 0.0);
+  }
+}
+
 TEST_CASE("rows to slots, rows to tokens, and the products of both") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
@@ -76,7 +104,7 @@ TEST_CASE("rows to slots, rows to tokens, and the products of both") {
       const Tensor h = random({p.slots, c.cols}, dtype, 3);
       const Tensor w = random({c.tokens, c.k}, dtype, 4);
       for (const bool weighted : {false, true}) {
-        Values slots(at(p.slots * c.cols), 0.0);
+        Values slots(at(c.tokens * c.k * c.cols), 0.0);  // those of none are 0
         Values tokens(at(c.tokens * c.cols), 0.0);
         Values products(at(c.tokens * c.k), 0.0);
         for (std::int64_t i = 0; i < c.tokens * c.k; ++i) {
@@ -92,7 +120,7 @@ TEST_CASE("rows to slots, rows to tokens, and the products of both") {
           }
         }
         const Tensor weights = weighted ? w : Tensor();
-        check_close(run_on({p.slots, c.cols}, dtype,
+        check_close(run_on({c.tokens * c.k, c.cols}, dtype,
                            [&](const Tensor& out) {
                              cpu_kernels().tokens_to_slots(x, weights, p.order, c.k, out);
                            }),

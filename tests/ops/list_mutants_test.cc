@@ -27,7 +27,7 @@ int inputs_of(const OperationEntry& entry) {
       const Tape::NodeView node = tape.node(i);
       if (node.operation != entry.operation) continue;
       for (std::size_t k = 0; k < node.inputs.size(); ++k) {
-        if (is_floating(node.inputs[k].dtype())) most = std::max(most, static_cast<int>(k) + 1);
+        if (node.inputs[k].defined() && is_floating(node.inputs[k].dtype())) most = std::max(most, static_cast<int>(k) + 1);
       }
     }
   }

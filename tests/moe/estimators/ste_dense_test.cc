@@ -180,7 +180,7 @@ TEST_CASE("more groups than experts") {
 TEST_CASE("a mixture with a dense backward pass refuses weights of other choices") {
   const Tensor selected = Tensor::of<std::int32_t>({2, 2}, {0, 1, 2, 0});
   const Plan plan = make_plan(selected, 3);
-  const Plan rest = make_plan(unselected(selected, 3), 3);
+  const Plan rest = make_plan(complement(selected, 3), 3);
   Tape tape;
   const auto zeros = [&](const Shape& shape) {
     return tape.variable(Tensor::zeros(shape, DType::f64, Device::cpu));
@@ -189,11 +189,21 @@ TEST_CASE("a mixture with a dense backward pass refuses weights of other choices
   experts.w1 = zeros({3, 4, 5});
   experts.w2 = zeros({3, 5, 4});
   const Var x = zeros({2, 4});
-  CHECK(experts.dense_backward_mixture(x, zeros({2, 2}), plan, zeros({2, 1}), rest).shape() ==
+  CHECK(experts.dense_backward_mixture(x, zeros({2, 2}), plan, zeros({2, 3}), rest).shape() ==
         Shape{2, 4});
   CHECK(error_of([&] {
-          experts.dense_backward_mixture(x, zeros({2, 1}), plan, zeros({2, 2}), rest);
+          experts.dense_backward_mixture(x, zeros({2, 1}), plan, zeros({2, 3}), rest);
+        }) == "[dense_backward_mixture] weights is [2, 1] and must be [2, 2].");
+  CHECK(error_of([&] {
+          experts.dense_backward_mixture(x, zeros({2, 2}), plan, zeros({2, 1}), rest);
         }) ==
-        "[dense_backward_mixture] weights are [2, 1] and [2, 2] and the plans' choices [2, 2] and "
-        "[2, 1]. They must agree.");
+        "[dense_backward_mixture] the weights of the rest are [2, 1] and its choices [2, 3]. They "
+        "must agree.");
+  CHECK(error_of([&] {
+          experts.dense_backward_mixture(x, zeros({2, 2}), plan, zeros({1, 3}),
+                                         make_plan(complement(selected.rows(0, 1), 3), 3));
+        }) ==
+        "[dense_backward_mixture] plans of 2 and 1 tokens and 3 and 3 experts. They must agree.");
+  CHECK(error_of([&] { experts.mixture(x, {}, plan); }) ==
+        "[tape] a Var without a value is used. Make one with tape.constant() or variable().");
 }
