@@ -17,6 +17,8 @@ struct ExpectationOptions {
   // expectations for each element of each input).
   bool bias = true;
   Rng rng = {};
+  // Where the program runs. Inputs and loss stay on the host.
+  Device device = Device::cpu;
   // Numbers that the program writes while it runs; Expectation::also has their means.
   const std::vector<double>* also = nullptr;
 };

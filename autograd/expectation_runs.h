@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "autograd/expectation.h"
+#include "autograd/transfer.h"
 
 namespace moegrad {
 
@@ -36,7 +37,7 @@ class Sampler {
   static constexpr std::int64_t kInner = 16;  // outcomes that are enumerated within a sample
 
   Sampler(const Program& program, const ExpectationOptions& options)
-      : program_(program), options_(options) {}
+      : program_(on_device(options.device, program)), options_(options) {}
 
   // The outcomes of the path; the weight is how many times more probable they are than it says.
   ExpectationRun run_along(std::span<const Tensor> inputs, const Rng& rng,
@@ -60,7 +61,7 @@ class Sampler {
   ExpectationRun run(std::span<const Tensor> inputs, const Rng& rng, Decisions& decisions,
                      bool gradients) const;
 
-  const Program& program_;
+  const Program program_;
   const ExpectationOptions& options_;
 };
 

@@ -8,6 +8,7 @@
 #include "autograd/culprit.h"
 #include "autograd/differences.h"
 #include "autograd/directions.h"
+#include "autograd/transfer.h"
 
 namespace moegrad {
 namespace {
@@ -26,7 +27,7 @@ constexpr const char* kGradientFree =
 class Checker {
  public:
   Checker(const Program& program, std::span<const Tensor> inputs, const GradcheckOptions& options)
-      : program_(program),
+      : program_(on_device(options.device, program)),
         inputs_(inputs.begin(), inputs.end()),
         options_(options),
         tape_(tape_options()) {}
@@ -340,7 +341,7 @@ class Checker {
     comparison.finish();
   }
 
-  const Program& program_;
+  const Program program_;
   std::vector<Tensor> inputs_;
   const GradcheckOptions& options_;
   Decisions decisions_ = Decisions::recorder();

@@ -30,6 +30,8 @@ struct GradcheckOptions {
   std::uint64_t seed = 1;
   // Random numbers of the program's draws and noise.
   Rng rng = {};
+  // Where the program runs. Inputs and output stay on the host.
+  Device device = Device::cpu;
   const Mutation* mutation = nullptr;
   std::vector<std::string> names = {};  // of the inputs, for the report; "input 0", ... else
 };

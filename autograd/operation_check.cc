@@ -8,6 +8,7 @@
 
 #include "autograd/case_run.h"
 #include "autograd/expectation.h"
+#include "autograd/transfer.h"
 #include "tensor/kernels.h"
 #include "tensor/storage.h"
 
@@ -369,7 +370,7 @@ std::vector<Tensor> make_inputs(const OperationCase& c, DType dtype, std::uint64
   return inputs;
 }
 
-CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) {
+CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation, Device device) {
   CheckRow row;
   row.name = entry.name;
   row.kind = "operation";
@@ -385,8 +386,10 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation) 
   const Poison poison;
   bool empty = false;
   bool single = false;
-  for (const OperationCase& c : entry.cases()) {
+  for (OperationCase& c : entry.cases()) {
     ++row.cases;
+    c.program = on_device(device, c.program);
+    if (c.written_out) c.written_out = on_device(device, c.written_out);
     for (const CaseInput& input : c.inputs) {
       empty = empty || input.shape.numel() == 0;
       single = single || input.shape.numel() == 1;

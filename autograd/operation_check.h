@@ -75,8 +75,9 @@ OperationEntry entry_of() {
 // every backward pass must have (linear in the cotangent, accumulating, repeatable, zero for a zero
 // cotangent, correct for f(x, x), inputs and saved tensors left alone, every element written, f32
 // close to f64, sizes 0 and 1 among the cases). `mutation` breaks it on purpose; then the first
-// failure ends the check.
-CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation = nullptr);
+// failure ends the check. The cases' programs run on the device.
+CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation = nullptr,
+                         Device device = Device::cpu);
 
 // The inputs of a case, drawn from its ranges.
 std::vector<Tensor> make_inputs(const OperationCase& c, DType dtype, std::uint64_t seed = 1);

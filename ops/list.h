@@ -33,7 +33,8 @@ using StructuredOps = TypeList<
     // along an axis
     Sum, Mean, Max, LogSumExp, Norm, CumulativeSum, Softmax, LogSoftmax, LayerNorm, RmsNorm,
     // shapes and places
-    Reshape, Transpose, Concat, Slice, GatherRows, ScatterAddRows, TakeColumns, PutColumns,
+    Reshape, Transpose, Concat, Slice, Transfer, GatherRows, ScatterAddRows, TakeColumns,
+    PutColumns,
     // selection and chance
     Where, StraightThrough, Dropout,
     // images, losses

@@ -1,6 +1,7 @@
 #pragma once
 
 // Every operation in one include.
+#include "autograd/transfer.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/image.h"

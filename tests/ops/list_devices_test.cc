@@ -59,3 +59,10 @@ TEST_CASE("every operation runs on the guarded device, with the CPU's bits") {
     }
   }
 }
+
+TEST_CASE("every operation passes its check there") {
+  for (const OperationEntry& entry : all_operations()) {
+    const CheckRow row = check_operation(entry, nullptr, Device::guarded);
+    CHECK_MESSAGE(row.verdict == Verdict::pass, entry.name, ": ", row.reason);
+  }
+}
