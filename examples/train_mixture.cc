@@ -57,7 +57,7 @@ int main() {
       const Var loss = cross_entropy(out.y, batch.labels);
       total += loss.value().item() / static_cast<double>(batches.size());
       const Gradients g = t.backward(loss + out.auxiliary);
-      adamw.step(parameters, g, 1e-2, clip_scale(global_norm(parameters, g), 1.0));
+      adamw.step(parameters, g, 1e-2, /*max_norm=*/1.0);
     }
     losses.push_back(total);
 
