@@ -172,7 +172,7 @@ int run(const LayerArguments& a) {
   result.tensors["selected"] = with_padding(out.routing.selected, rows, -1.0);
   for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
   const double loss_value = loss.value().item();
-  const std::vector<double> load = out.expert_load();
+  const std::vector<double> load = out.expert_load().to_vector();
   const Gradients gradients = tape.backward(objective);
   result.tensors["grad.x"] = gradients[tokens];
   for (const auto& [name, v] : weights) {

@@ -46,12 +46,16 @@ Tensor Gradients::operator[](const Var& v) const {
 }
 
 Tensor Gradients::operator[](const Parameter& p) const {
+  const Tensor g = find(p);
+  return g.defined() ? g : Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device());
+}
+
+Tensor Gradients::find(const Parameter& p) const {
   const auto leaf =
       std::ranges::lower_bound(parameters_, &p, std::less<>(), &ParameterLeaf::parameter);
-  if (leaf != parameters_.end() && leaf->parameter == &p) {
-    if (const Entry* const entry = find(leaf->index); entry != nullptr) return entry->get();
-  }
-  return Tensor::zeros(p.value.shape(), p.value.dtype(), p.value.device());
+  if (leaf == parameters_.end() || leaf->parameter != &p) return {};
+  const Entry* const entry = find(leaf->index);
+  return entry == nullptr ? Tensor() : entry->value;
 }
 
 // --- Backward

@@ -29,6 +29,8 @@ class Parameters {
   auto begin() const { return list_.begin(); }
   auto end() const { return list_.end(); }
   std::size_t size() const { return list_.size(); }
+  // Where all of them are; the CPU where there is none.
+  Device device() const { return list_.empty() ? Device::cpu : list_.front().value.device(); }
 
  private:
   std::deque<Parameter> list_;

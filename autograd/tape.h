@@ -82,6 +82,8 @@ class Gradients {
   Tensor operator[](const Var& v) const;
   // Zeros where the loss does not depend on it, or where the tape never saw it.
   Tensor operator[](const Parameter& p) const;
+  // Undefined in both cases: what is zero everywhere needs no elements.
+  Tensor find(const Parameter& p) const;
 
  private:
   friend class Tape;

@@ -57,7 +57,7 @@ int main() {
       const Var loss = cross_entropy(out.y, batch.labels);
       total += loss.value().item() / static_cast<double>(batches.size());
       const Gradients g = t.backward(loss + out.auxiliary);
-      adamw.step(parameters, g, 1e-2, clip_scale(global_norm(parameters, g), 1.0));
+      adamw.step(parameters, g, 1e-2, /*max_norm=*/1.0);
     }
     losses.push_back(total);
 
@@ -66,7 +66,7 @@ int main() {
     const LayerOutput out = mixture.forward(x, bind(t, parameters, "mixture."), false);
     right = accuracy(out.y.value(), task.test.labels);
     std::string load;
-    for (const std::int64_t tokens : out.plan.loads()) load += fmt::format(" {:4}", tokens);
+    for (const double tokens : out.expert_load().to_vector()) load += fmt::format(" {:4}", tokens);
     fmt::print("{:5}  {:10.4f}  {:13.4f}  {}\n", epoch + 1, total, right, load);
   }
   return losses.back() < losses.front() / 2.0 && right > 0.8 ? 0 : 1;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "moe/checks/moments.h"
 #include "moe/registry.h"
@@ -208,12 +207,10 @@ void BiasSetting::note(const LayerOutput& out, std::int64_t copies) {
       w[static_cast<std::size_t>(e)] += r.weights.value().at(j) / static_cast<double>(copies);
     }
   }
-  const std::vector<std::int64_t> loads = out.plan.loads();
-  const double evaluations =
-      estimator_entry(of_.estimator).traits.dense
-          ? static_cast<double>(experts())
-          : static_cast<double>(std::accumulate(loads.begin(), loads.end(), std::int64_t{0})) /
-                static_cast<double>(tokens_);
+  const double slots = out.plan.offsets().to(Device::cpu).at(out.plan.experts);
+  const double evaluations = estimator_entry(of_.estimator).traits.dense
+                                 ? static_cast<double>(experts())
+                                 : slots / static_cast<double>(tokens_);
   double squares = softmax_.empty() ? std::nan("") : 0.0;
   for (std::size_t e = 0; e < softmax_.size(); ++e)
     squares += (w[e] - softmax_[e]) * (w[e] - softmax_[e]);

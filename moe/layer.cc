@@ -14,6 +14,7 @@
 #include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/kernels.h"
 #include "tensor/parse.h"
 
 namespace moegrad {
@@ -335,27 +336,24 @@ Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) c
   return estimator_->objective(tokens_alone(losses, out.mask), out.routing, tokens);
 }
 
-double LayerOutput::dropped_share() const {
-  if (routing.dropped == 0) return 0.0;
+double dropped_share(double dropped, std::span<const double> load) {
+  if (dropped == 0.0) return 0.0;
   double kept = 0.0;
-  for (const double load : expert_load()) kept += load;
-  const auto dropped = static_cast<double>(routing.dropped);
+  for (const double slots : load) kept += slots;
   return dropped / (dropped + kept);
 }
 
-std::vector<double> LayerOutput::expert_load() const {
-  const Var merge = routing.merge;
-  const std::int64_t experts = merge.defined() ? merge.size(1) : plan.experts;
-  std::vector<double> load(static_cast<std::size_t>(experts), 0.0);
-  if (!merge.defined()) {
-    const std::vector<std::int64_t> counts = plan.loads();
-    std::ranges::copy(counts, load.begin());
+Tensor LayerOutput::expert_load() const {
+  if (routing.merge.defined()) {
+    const Tensor weights = routing.merge.value().to(DType::f64);
+    const Tensor load = weights.like({weights.size(1)});
+    kernels(load.device())
+        .reduce(Reduction::sum, weights, {1, weights.size(0), weights.size(1)}, load);
     return load;
   }
-  const Tensor weights = merge.value();
-  for (std::int64_t i = 0; i < weights.numel(); ++i) {
-    load[static_cast<std::size_t>(i % experts)] += weights.at(i);
-  }
+  const Tensor offsets = plan.offsets().to(DType::f64);
+  const Tensor load = offsets.rows(1, plan.experts + 1).clone();
+  kernels(load.device()).accumulate(-1.0, offsets.rows(0, plan.experts), load);
   return load;
 }
 

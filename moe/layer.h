@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "moe/estimator.h"
@@ -47,11 +48,12 @@ struct LayerOutput {
   PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
   Updates updates;                   // of the layer's state, for the next step
 
-  // The slots of each expert; of merged experts, their weights.
-  std::vector<double> expert_load() const;
-  // The part of all choices that a capacity dropped; 0 where there is no choice.
-  double dropped_share() const;
+  // f64 [E]: the slots of each expert; of merged experts, their weights.
+  Tensor expert_load() const;
 };
+// The part of all choices that a capacity dropped, of Routing::dropped and the load of each expert;
+// 0 where there is no choice.
+double dropped_share(double dropped, std::span<const double> load);
 
 // One mixture layer: router, plan, experts, estimator. Holds no numbers: they come as Weights.
 //   router.*, experts.w1 [E, D, H], experts.w2 [E, H, Dout], for SwiGLU experts.w3 [E, D, H],

@@ -16,14 +16,6 @@ void require_choices(const Tensor& selected) {
 
 }  // namespace
 
-std::vector<std::int64_t> Plan::loads() const {
-  const Tensor bounds = offsets().to(Device::cpu);
-  const std::int32_t* const o = bounds.data<std::int32_t>();
-  std::vector<std::int64_t> loads;
-  for (std::int64_t e = 0; e < experts; ++e) loads.push_back(o[e + 1] - o[e]);
-  return loads;
-}
-
 void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t experts) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   std::int64_t all = 0;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <utility>
-#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -34,8 +33,6 @@ struct Plan : PlanSize {
   // i32 [S]: slot -> t k + j, or -1
   Tensor order() const { return table.rows(first_slot(), table.numel()); }
   std::int64_t slots() const { return table.numel() - first_slot(); }
-  // How many choices fell on each expert: a copy on the host.
-  std::vector<std::int64_t> loads() const;
 
  private:
   std::int64_t first_slot() const { return experts + 1 + tokens * choices; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 
 #include "tensor/elementwise.h"
@@ -61,13 +62,30 @@ struct GroupSets {
   bool members_only = false;
 };
 
+// A parameter in an optimiser's step: tensors of its shape and type.
+struct ParameterStep {
+  Tensor parameter;
+  Tensor gradient;                     // undefined: zero everywhere
+  std::array<Tensor, 2> moments = {};  // of the optimiser's state: AdamW's m and v; SGD's u
+  double rate = 1.0;                   // factor of the learning rate
+  bool decays = false;                 // weight decay applies
+};
+
+// When an optimiser steps at all, and with which part of the gradients.
+struct StepSize {
+  Tensor norm;  // f64 []: of all gradients; where it is not finite nothing is changed
+  double max_norm =
+      0.0;       // gradients are multiplied by max_norm / norm where the norm is larger; 0:
+                 // they are not
+  Tensor steps;  // f64 []: the steps made, counted up
+};
+
 struct AdamWStep {
   double learning_rate = 1e-3;
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  std::int64_t step = 1;  // counted from 1, for the bias correction
 };
 
 struct SgdStep {
@@ -305,14 +323,21 @@ class Kernels {
   virtual void group_means_backward(const Tensor& dmeans, const Tensor& inverse,
                                     const GroupSets& sets, const Tensor& dh) = 0;
 
-  // --- optimisers, in place
-  // m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;
-  // p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p), g times grad_scale
-  virtual void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
-                     const Tensor& v, const Tensor& p) = 0;
-  // g += weight_decay p; u = momentum u + g; p -= lr u (nesterov: lr (g + momentum u))
-  virtual void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,
-                   const Tensor& p) = 0;
+  // --- optimisers: all parameters of a model in one call, each of a dtype of its own
+  // norm (f64 []) = sqrt of the sum of squares over all gradients; NaN where `loss` (one element;
+  // undefined: not asked) is not finite. Each gradient is summed in its dtype, and in f64 where
+  // that overflows or vanishes.
+  virtual void gradient_norm(std::span<const ParameterStep> parameters, const Tensor& loss,
+                             const Tensor& norm) = 0;
+  // In place, for each parameter p with g = gradient * min(1, max_norm / norm), t = steps + 1:
+  //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
+  //   p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p)
+  // and steps = t. Nothing at all is changed where the norm is not finite.
+  virtual void adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,
+                     const StepSize& size) = 0;
+  // Likewise:  g += weight_decay p;  u = momentum u + g;  p -= lr u (nesterov: lr (g + momentum u))
+  virtual void sgd(const SgdStep& o, std::span<const ParameterStep> parameters,
+                   const StepSize& size) = 0;
 };
 
 // The kernels of a device; an error where this build has none for it.

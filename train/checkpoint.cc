@@ -170,7 +170,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
                            const Optimiser& optimiser) const {
   TensorFile file;
   for (const CheckpointEntry& t : targets(parameters, optimiser))
-    file.tensors.emplace(t.name, t.tensor);
+    file.tensors.emplace(t.name, t.tensor.to(Device::cpu));
   file.metadata = {
       {"version", std::to_string(kVersion)},
       {"step", std::to_string(state.step)},
@@ -240,7 +240,8 @@ void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
          checkpoint.file.path.string(), checkpoint.file.tensors.size(), wanted.size());
   }
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    kernels(wanted[i].tensor.device()).copy(*stored[i], wanted[i].tensor);
+    const Tensor& target = wanted[i].tensor;
+    kernels(target.device()).copy(stored[i]->to(target.device()), target);
   }
   optimiser.set_steps(checkpoint.optimiser_steps);
 }

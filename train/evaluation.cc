@@ -24,33 +24,35 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
   const Batches batches(data, kEvaluationBatch);
   std::vector<double> loads(static_cast<std::size_t>(model.mixture().config().size.experts));
   std::int64_t right = 0;
-  double kept = 0.0;
   double dropped = 0.0;
   double loss = 0.0;
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = batches.get(i);
+    const Batch there = batch.to(parameters.device());
     const std::int64_t rows = batch.x.size(0);
     Tape tape(Tape::Options{.gradients = false});
     const Classifier::Output out =
-        model.forward(tape.constant(batch.x), parameters, false, batch.ids, dropless);
-    loss += cross_entropy(out.logits, batch.labels).value().item() * static_cast<double>(rows);
-    const Tensor guess = Tensor::empty({rows}, DType::i32, Device::cpu);
-    kernels(guess.device()).argmax(out.logits.value(), {rows, out.logits.size(1), 1}, guess);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      right += guess.data<std::int32_t>()[r] == batch.labels.data<std::int32_t>()[r] ? 1 : 0;
-    }
-    const std::vector<double> load = out.mixture.expert_load();
-    for (std::size_t e = 0; e < loads.size(); ++e) {
-      loads[e] += load[e];
-      kept += load[e];
+        model.forward(tape.constant(there.x), parameters, false, there.ids, dropless);
+    const Tensor logits = out.logits.value();
+    const Tensor guess = Tensor::empty({rows}, DType::i32, logits.device());
+    kernels(guess.device()).argmax(logits, {rows, logits.size(1), 1}, guess);
+    const std::vector<Tensor> numbers = {cross_entropy(out.logits, there.labels).value(),
+                                         out.mixture.expert_load(), guess};
+    const std::vector<double> read = to_vector(numbers);
+    auto next = read.begin();
+    loss += *next++ * static_cast<double>(rows);
+    for (double& load : loads) load += *next++;
+    for (const std::int32_t label : batch.labels.values<std::int32_t>()) {
+      right += *next++ == static_cast<double>(label) ? 1 : 0;
     }
     dropped += static_cast<double>(out.mixture.routing.dropped);
   }
   const auto n = static_cast<double>(data.x.size(0));
-  return {.accuracy = static_cast<double>(right) / n,
-          .loss = loss / n,
-          .expert_load = shares(std::move(loads)),
-          .dropped = dropped == 0.0 ? 0.0 : dropped / (dropped + kept)};
+  Evaluation evaluation{.accuracy = static_cast<double>(right) / n,
+                        .loss = loss / n,
+                        .dropped = dropped_share(dropped, loads)};
+  evaluation.expert_load = shares(std::move(loads));
+  return evaluation;
 }
 
 }  // namespace moegrad

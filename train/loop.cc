@@ -1,22 +1,21 @@
 #include "train/loop.h"
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
-#include "ops/ops.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
-#include "tensor/kernels.h"
 #include "tensor/threads.h"
 #include "train/checkpoint.h"
 #include "train/optimiser.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
+#include "train/step.h"
 
 namespace moegrad {
 namespace {
@@ -42,20 +41,6 @@ std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters
                                           AdamWOptimiser::Config{.weight_decay = c.weight_decay});
 }
 
-// Each row n times, one behind the other.
-Tensor repeated(const Tensor& rows, std::int64_t n) {
-  if (n == 1) return rows;
-  const std::int64_t count = n * rows.size(0);
-  Tensor out = Tensor::empty(rows.rank() == 1 ? Shape{count} : Shape{count, rows.size(1)},
-                             rows.dtype(), Device::cpu);
-  const std::int64_t each = rows.numel() / rows.size(0);
-  for (std::int64_t copy = 0; copy < n; ++copy) {
-    kernels(rows.device())
-        .copy_block(rows, 0, each, rows.size(0), each, copy * each, n * each, out);
-  }
-  return out;
-}
-
 const Task& checked(const Task& task) {
   for (const auto& [name, data] : {std::pair("training", &task.train), {"test", &task.test}}) {
     if (data->x.size(0) == 0) {
@@ -65,29 +50,6 @@ const Task& checked(const Task& task) {
   }
   return task;
 }
-
-// Of the mixture, for a line of metrics.
-struct MixtureReport {
-  std::vector<double> expert_load;
-  double dropped = 0.0;
-  Json losses = Json::object();
-};
-MixtureReport report_of(const LayerOutput& mixture) {
-  MixtureReport report{.expert_load = shares(mixture.expert_load()),
-                       .dropped = mixture.dropped_share()};
-  for (const AuxiliaryLoss& loss : mixture.losses) {
-    report.losses[loss.name] = loss.value.value().item();
-  }
-  return report;
-}
-
-struct StepReport {
-  double loss = 0.0;
-  double auxiliary = 0.0;
-  double gradient_norm = 0.0;
-  double learning_rate = 0.0;
-  std::optional<MixtureReport> mixture = {};  // of a step that is logged
-};
 
 class TrainingRun {
  public:
@@ -142,7 +104,9 @@ class TrainingRun {
     for (Parameter& p : parameters_) {
       if (p.router) p.rate *= config_.router_lr;
     }
+    for (Parameter& p : parameters_) p.value = p.value.to(options_.device);
     optimiser_ = make_optimiser(config_, parameters_);
+    step_.emplace(model_, parameters_, *optimiser_, config_.clip);
   }
 
   void resume() {
@@ -189,12 +153,13 @@ class TrainingRun {
       const Clock::time_point start = Clock::now();
       const std::int64_t epoch_of_step = state_.epoch;
       const Batch batch = batches.get(state_.batch);
-      const StepReport report = step(batch);
+      const double learning_rate = schedule_.at(state_.step);
+      const StepReport report = step(batch, learning_rate);
       advance(batches.size());
       seconds_ += seconds_since(start);
       examples_ += batch.x.size(0);
       example_seconds_ += seconds_since(start);
-      show(metrics, report, epoch_of_step);
+      show(metrics, report, learning_rate, epoch_of_step);
       if (options_.stop != nullptr) signal_ = options_.stop->load();
       if (state_.batch == 0) break;
       if (signal_ != 0 ||
@@ -225,63 +190,6 @@ class TrainingRun {
     state_.rng = state_.rng.split(kStepStream + static_cast<std::uint64_t>(state_.step));
   }
 
-  struct Losses {
-    Var total;
-    double loss = 0.0;
-    double auxiliary = 0.0;
-    LayerOutput mixture;
-  };
-  Losses losses(Tape& tape, const Batch& batch) const {
-    const Estimator& estimator = model_.mixture().estimator();
-    const Var x = tape.constant(repeated(batch.x, estimator.samples()));
-    const Tensor labels = repeated(batch.labels, estimator.samples());
-    const Tensor ids = repeated(batch.ids, estimator.samples());
-    const Classifier::Output out = model_.forward(x, parameters_, true, ids);
-    Losses losses;
-    losses.total = cross_entropy(out.logits, labels);
-    losses.loss = losses.total.value().item();
-    losses.mixture = out.mixture;
-    if (estimator.needs_losses()) {
-      const Var each =
-          logsumexp(out.logits, 1) -
-          reshape(take_columns(out.logits, labels.reshape({labels.numel(), 1})), {labels.numel()});
-      const Weights weights = bind(tape, parameters_, "mixture.");
-      losses.total = model_.mixture().objective(each, out.mixture, {out.mixture.x, weights});
-    }
-    if (out.mixture.auxiliary.defined()) {
-      losses.auxiliary = out.mixture.auxiliary.value().item();
-      losses.total = losses.total + out.mixture.auxiliary;
-    }
-    return losses;
-  }
-
-  StepReport step(const Batch& batch) {
-    tape_.rng() = state_.rng;
-    const Losses l = losses(tape_, batch);
-    if (!std::isfinite(l.total.value().item())) fail_loss(batch, l.total.value().item());
-    // Values are read before the backward pass, which releases them.
-    const bool logged = (state_.step + 1) % config_.log_every == 0;
-    std::optional<MixtureReport> mixture;
-    if (logged) mixture = report_of(l.mixture);
-    const Gradients gradients = tape_.backward(l.total);
-    StepReport report{.loss = l.loss,
-                      .auxiliary = l.auxiliary,
-                      .gradient_norm = global_norm(parameters_, gradients),
-                      .learning_rate = schedule_.at(state_.step),
-                      .mixture = std::move(mixture)};
-    if (!std::isfinite(report.gradient_norm)) fail_gradient(gradients, report);
-    optimiser_->step(parameters_, gradients, report.learning_rate,
-                     clip_scale(report.gradient_norm, config_.clip));
-    for (const auto& [name, value] : l.mixture.updates) {
-      Parameter* state = parameters_.find("mixture." + name);
-      if (state == nullptr)
-        fail("train", "the layer updates '{}', which it has not declared.", name);
-      state->value = value.to(state->value.dtype());
-    }
-    tape_.clear();
-    return report;
-  }
-
   std::string here() const {
     return fmt::format("step {} (epoch {}, batch {})", state_.step + 1, state_.epoch + 1,
                        state_.batch + 1);
@@ -293,33 +201,11 @@ class TrainingRun {
                 : fmt::format("The last checkpoint is '{}'.", checkpoint_.string()));
   }
 
-  // The same step again, stopping at the operation that makes the first NaN or infinity.
-  [[noreturn]] void fail_loss(const Batch& batch, double loss) const {
-    std::string cause = "no operation of a second run did it again.";
-    try {
-      Tape tape(Tape::Options{.check_finite = true, .rng = state_.rng});
-      losses(tape, batch);
-    } catch (const Error& error) {
-      cause = error.what();
-    }
-    fail("train", "{}: the loss is {}: {} {}", here(),
-         std::isnan(loss) ? "nan"
-         : loss > 0       ? "inf"
-                          : "-inf",
-         cause, advice());
-  }
-
-  [[noreturn]] void fail_gradient(const Gradients& gradients, const StepReport& report) const {
-    std::string name = "all parameters together";
-    for (const Parameter& p : parameters_) {
-      const Tensor g = gradients[p];
-      if (p.trained && !kernels(g.device()).all_finite(g)) {
-        name = "'" + p.name + "'";
-        break;
-      }
-    }
-    fail("train", "{}: the loss is {}, and the gradient of {} is not finite. {}", here(),
-         report.loss, name, advice());
+  StepReport step(const Batch& batch, double learning_rate) {
+    const bool logged = (state_.step + 1) % config_.log_every == 0;
+    StepReport report = (*step_)(batch, state_.rng, learning_rate, logged);
+    if (!report.failure.empty()) fail("train", "{}: {} {}", here(), report.failure, advice());
+    return report;
   }
 
   void save() {
@@ -334,7 +220,8 @@ class TrainingRun {
     seconds_ += seconds_since(start);
   }
 
-  void show(MetricsLog& metrics, const StepReport& report, std::int64_t epoch_of_step) {
+  void show(MetricsLog& metrics, const StepReport& report, double learning_rate,
+            std::int64_t epoch_of_step) {
     const double rate = static_cast<double>(examples_) / std::max(1e-9, example_seconds_);
     if (options_.progress != nullptr) {
       const double per_step =
@@ -349,15 +236,17 @@ class TrainingRun {
            .seconds_left = per_step * static_cast<double>(total_ - state_.step)});
     }
     if (!report.mixture) return;
+    Json losses = Json::object();
+    for (const auto& [name, value] : report.mixture->losses) losses[name] = value;
     Json line = {{"kind", "step"},
                  {"step", state_.step},
                  {"epoch", epoch_of_step},
                  {"loss", report.loss},
                  {"auxiliary", report.auxiliary},
-                 {"losses", report.mixture->losses},
+                 {"losses", losses},
                  {"expert_load", report.mixture->expert_load},
                  {"dropped", report.mixture->dropped},
-                 {"learning_rate", report.learning_rate},
+                 {"learning_rate", learning_rate},
                  {"gradient_norm", report.gradient_norm},
                  {"examples_per_second", rate},
                  {"seconds", seconds_}};
@@ -386,10 +275,10 @@ class TrainingRun {
   Classifier model_;
   Parameters parameters_;
   std::unique_ptr<Optimiser> optimiser_;
+  std::optional<TrainingStep> step_;
   Checkpoints checkpoints_;
   Schedule schedule_;
   TrainState state_;
-  Tape tape_;
   std::int64_t total_ = 0;
   std::int64_t first_step_ = 0;
   std::filesystem::path checkpoint_;

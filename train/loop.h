@@ -20,8 +20,9 @@ struct RunOptions {
   // than the run, the run is extended: from the next step on the learning rate is that of a run of
   // so many epochs (warm-up and schedule). What was trained before keeps the rates that it had.
   bool resume = false;
-  bool force = false;  // start over in a folder that holds a run
-  int threads = 0;     // 0: as threads() says
+  bool force = false;           // start over in a folder that holds a run
+  int threads = 0;              // 0: as threads() says
+  Device device = Device::cpu;  // where it is computed; data, files and results are on the host
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;

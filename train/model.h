@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moe/layer.h"
+#include "train/dataset.h"
 #include "train/modules.h"
 
 namespace moegrad {
@@ -21,10 +22,21 @@ class Classifier {
   struct Output {
     Var logits;  // [B, classes]
     LayerOutput mixture;
+    Weights weights;  // of the mixture
   };
   // `ids`: i32 [B], for routers that read them. `dropless`: LayerInput::dropless.
   Output forward(Var x, const Parameters& parameters, bool training, const Tensor& ids = {},
                  bool dropless = false) const;
+
+  // Of a step of training, for a batch on the device of the parameters.
+  struct Losses {
+    Var task;   // the mean cross-entropy; of all samples where the estimator draws several
+    Var total;  // what is minimised: that, or the estimator's objective, and the auxiliary losses
+    LayerOutput mixture;
+  };
+  Losses losses(Tape& tape, const Batch& batch, const Parameters& parameters) const;
+  // Writes the new values of the mixture's state: LayerOutput::updates.
+  static void update(Parameters& parameters, const Updates& updates);
 
   const Layer& mixture() const { return mixture_; }
 

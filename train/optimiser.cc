@@ -1,13 +1,13 @@
 #include "train/optimiser.h"
 
-#include <cmath>
+#include <utility>
 
 #include "tensor/kernels.h"
 
 namespace moegrad {
 
 Optimiser::Optimiser(const Parameters& parameters, const std::vector<std::string>& slots)
-    : slots_(slots.size()) {
+    : slots_(slots.size()), steps_(Tensor::zeros({}, DType::f64, parameters.device())) {
   for (const Parameter& p : parameters) {
     known_.push_back(&p);
     for (const std::string& slot : slots) {
@@ -19,87 +19,62 @@ Optimiser::Optimiser(const Parameters& parameters, const std::vector<std::string
   }
 }
 
-void Optimiser::step(Parameters& parameters, const Gradients& gradients, double learning_rate,
-                     double gradient_scale) {
+Tensor Optimiser::step(Parameters& parameters, const Gradients& gradients, double learning_rate,
+                       double max_norm, const Tensor& loss) {
   if (parameters.size() != known_.size()) {
     fail("optimiser", "{} parameters; it was made for {}. Make another one.", parameters.size(),
          known_.size());
   }
-  if (!std::isfinite(gradient_scale)) {
-    fail("optimiser", "a factor of {} for the gradients. Give a finite one: see clip_scale().",
-         gradient_scale);
-  }
-  ++steps_;
+  PoolVector<ParameterStep> list;
   std::size_t i = 0;
   for (const Parameter& p : parameters) {
     if (&p != known_[i]) {
       fail("optimiser", "'{}' is no parameter that it was made for. Make another one.", p.name);
     }
     if (p.trained) {
-      update(p, gradients[p], learning_rate * p.rate, gradient_scale, &state_[i * slots_]);
+      ParameterStep s{
+          .parameter = p.value, .gradient = gradients.find(p), .rate = p.rate, .decays = p.decays};
+      for (std::size_t j = 0; j < slots_; ++j) s.moments[j] = state_[i * slots_ + j].second;
+      list.push_back(std::move(s));
     }
     ++i;
   }
+  Kernels& device = kernels(parameters.device());
+  const StepSize size{.norm = Tensor::empty({}, DType::f64, parameters.device()),
+                      .max_norm = max_norm,
+                      .steps = steps_};
+  device.gradient_norm(list, loss, size.norm);
+  update(device, list, learning_rate, size);
+  return size.norm;
+}
+
+void Optimiser::set_steps(std::int64_t steps) {
+  kernels(steps_.device()).fill(static_cast<double>(steps), steps_);
 }
 
 SgdOptimiser::SgdOptimiser(const Parameters& parameters, const Config& config)
     : Optimiser(parameters, {"momentum"}), config_(config) {}
 
-void SgdOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
-                          double gradient_scale, const std::pair<std::string, Tensor>* slots) {
-  const SgdStep step{.learning_rate = learning_rate,
-                     .momentum = config_.momentum,
-                     .weight_decay = p.decays ? config_.weight_decay : 0.0,
-                     .nesterov = config_.nesterov};
-  kernels(p.value.device()).sgd(step, gradient_scale, gradient, slots[0].second, p.value);
+void SgdOptimiser::update(Kernels& device, std::span<const ParameterStep> parameters,
+                          double learning_rate, const StepSize& size) {
+  device.sgd({.learning_rate = learning_rate,
+              .momentum = config_.momentum,
+              .weight_decay = config_.weight_decay,
+              .nesterov = config_.nesterov},
+             parameters, size);
 }
 
 AdamWOptimiser::AdamWOptimiser(const Parameters& parameters, const Config& config)
     : Optimiser(parameters, {"first_moment", "second_moment"}), config_(config) {}
 
-void AdamWOptimiser::update(const Parameter& p, const Tensor& gradient, double learning_rate,
-                            double gradient_scale, const std::pair<std::string, Tensor>* slots) {
-  const AdamWStep step{.learning_rate = learning_rate,
-                       .beta1 = config_.beta1,
-                       .beta2 = config_.beta2,
-                       .epsilon = config_.epsilon,
-                       .weight_decay = p.decays ? config_.weight_decay : 0.0,
-                       .step = steps_};
-  kernels(p.value.device())
-      .adamw(step, gradient_scale, gradient, slots[0].second, slots[1].second, p.value);
-}
-
-namespace {
-
-double squares_of(const Tensor& x) {
-  const Tensor sum = Tensor::empty({}, x.dtype(), x.device());
-  kernels(x.device()).reduce(Reduction::sum_of_squares, x, {1, x.numel(), 1}, sum);
-  return sum.item();
-}
-
-}  // namespace
-
-double global_norm(const Parameters& parameters, const Gradients& gradients) {
-  double squares = 0.0;
-  for (const Parameter& p : parameters) {
-    if (!p.trained) continue;
-    const Tensor g = gradients[p];
-    const double sum = squares_of(g);
-    // In f32 the squares of numbers beyond 1e19 or below 1e-19 overflow or vanish: f64 then.
-    const bool exact = sum > 1e-25 && std::isfinite(sum);
-    squares += exact ? sum : squares_of(g.to(DType::f64));
-  }
-  return std::sqrt(squares);
-}
-
-double clip_scale(double norm, double max_norm) {
-  if (!std::isfinite(norm)) {
-    fail("clip",
-         "the norm of the gradients is {}. Find its source with Tape::Options::check_finite, and "
-         "make no step.",
-         norm);
-  }
-  return max_norm > 0.0 && norm > max_norm ? max_norm / norm : 1.0;
+void AdamWOptimiser::update(Kernels& device, std::span<const ParameterStep> parameters,
+                            double learning_rate, const StepSize& size) {
+  device.adamw({.learning_rate = learning_rate,
+                .beta1 = config_.beta1,
+                .beta2 = config_.beta2,
+                .epsilon = config_.epsilon,
+                .weight_decay = config_.weight_decay},
+               parameters, size);
 }
 
 }  // namespace moegrad

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,36 +9,43 @@
 
 namespace moegrad {
 
-// A rule for changing parameters by their gradients, in place. Its state is made, all zero, for the
-// parameters it is constructed with, and only these may be given to step().
+class Kernels;
+struct ParameterStep;
+struct StepSize;
+
+// A rule for changing parameters by their gradients, in place, on the device that they are on. Its
+// state is made, all zero, for the parameters it is constructed with, and only these may be given to
+// step().
 class Optimiser {
  public:
   virtual ~Optimiser() = default;
 
-  // One step; gradients are multiplied by gradient_scale first. A parameter learns at
-  // learning_rate * Parameter::rate, with weight decay where Parameter::decays.
-  void step(Parameters& parameters, const Gradients& gradients, double learning_rate,
-            double gradient_scale);
+  // One step, by gradients that are scaled down where their norm is above max_norm (0: never;
+  // Pascanu, Mikolov & Bengio, arXiv:1211.5063). A parameter learns at learning_rate *
+  // Parameter::rate, with weight decay where Parameter::decays.
+  // Returns that norm (f64 []), of the gradients of all trained parameters together. Where it is
+  // not finite, and where `loss` is given and is not (NaN then), nothing was changed: neither
+  // parameters nor state nor steps(). Only who reads it waits for the device.
+  Tensor step(Parameters& parameters, const Gradients& gradients, double learning_rate,
+              double max_norm = 0.0, const Tensor& loss = {});
 
   // The state as handles {name, tensor}: copy from them to save, into them to restore.
   const std::vector<std::pair<std::string, Tensor>>& state() const { return state_; }
-  // How many steps have been made.
-  std::int64_t steps() const { return steps_; }
-  void set_steps(std::int64_t steps) { steps_ = steps; }
+  // How many steps have been made; reads it from the device.
+  std::int64_t steps() const { return static_cast<std::int64_t>(steps_.item()); }
+  void set_steps(std::int64_t steps);
 
  protected:
-  // `slots` tensors for each parameter: "momentum", ...
+  // `slots` tensors for each parameter, two at most: "momentum", ...
   Optimiser(const Parameters& parameters, const std::vector<std::string>& slots);
-  // Tensors of the slots of one parameter, in order.
-  virtual void update(const Parameter& p, const Tensor& gradient, double learning_rate,
-                      double gradient_scale, const std::pair<std::string, Tensor>* slots) = 0;
-
-  std::int64_t steps_ = 0;
+  virtual void update(Kernels& device, std::span<const ParameterStep> parameters,
+                      double learning_rate, const StepSize& size) = 0;
 
  private:
   std::vector<const Parameter*> known_;
   std::size_t slots_;
   std::vector<std::pair<std::string, Tensor>> state_;  // parameter by parameter
+  Tensor steps_;                                       // f64 []
 };
 
 // g += decay p; u = momentum u + g; p -= lr u, with Nesterov's look-ahead lr (g + momentum u).
@@ -52,8 +59,8 @@ class SgdOptimiser : public Optimiser {
   SgdOptimiser(const Parameters& parameters, const Config& config);
 
  private:
-  void update(const Parameter& p, const Tensor& gradient, double learning_rate,
-              double gradient_scale, const std::pair<std::string, Tensor>* slots) override;
+  void update(Kernels& device, std::span<const ParameterStep> parameters, double learning_rate,
+              const StepSize& size) override;
   Config config_;
 };
 
@@ -69,17 +76,9 @@ class AdamWOptimiser : public Optimiser {
   AdamWOptimiser(const Parameters& parameters, const Config& config);
 
  private:
-  void update(const Parameter& p, const Tensor& gradient, double learning_rate,
-              double gradient_scale, const std::pair<std::string, Tensor>* slots) override;
+  void update(Kernels& device, std::span<const ParameterStep> parameters, double learning_rate,
+              const StepSize& size) override;
   Config config_;
 };
-
-// The norm of all gradients of trained parameters together, summed in their order.
-double global_norm(const Parameters& parameters, const Gradients& gradients);
-
-// What to multiply gradients of this norm by, so that it is at most `max_norm`; 1 where max_norm
-// is 0: no clipping. An Error where the norm is NaN or infinite: a step would spoil every
-// parameter. Pascanu, Mikolov & Bengio, arXiv:1211.5063.
-double clip_scale(double norm, double max_norm);
 
 }  // namespace moegrad

@@ -30,7 +30,7 @@ double Model::training_step() {
   const Var l = loss(tape_);
   const double value = l.value().item();
   const Gradients g = tape_.backward(l);
-  optimiser_->step(parameters_, g, 2e-3, clip_scale(global_norm(parameters_, g), 1.0));
+  optimiser_->step(parameters_, g, 2e-3, /*max_norm=*/1.0);
   tape_.clear();
   return value;
 }

@@ -254,8 +254,8 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   pass.logits = logits.value();
   if (out.auxiliary.defined()) pass.auxiliary = out.auxiliary.value();
   pass.updates = out.updates;
-  pass.load = out.expert_load();
-  pass.dropped = out.dropped_share();
+  pass.load = out.expert_load().to_vector();
+  pass.dropped = dropped_share(static_cast<double>(out.routing.dropped), pass.load);
   BackwardOptions backward;
   backward.mutation = options.mutation;
   backward.visit = [&](const Tensor& value, const Tensor& gradient) {

@@ -113,10 +113,12 @@ class CpuKernels : public Kernels {
                    const Tensor& means) override;
   void group_means_backward(const Tensor& dmeans, const Tensor& inverse, const GroupSets& sets,
                             const Tensor& dh) override;
-  void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
-             const Tensor& v, const Tensor& p) override;
-  void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,
-           const Tensor& p) override;
+  void gradient_norm(std::span<const ParameterStep> parameters, const Tensor& loss,
+                     const Tensor& norm) override;
+  void adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,
+             const StepSize& size) override;
+  void sgd(const SgdStep& o, std::span<const ParameterStep> parameters,
+           const StepSize& size) override;
 };
 
 namespace cpu {

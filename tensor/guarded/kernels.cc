@@ -18,6 +18,18 @@ void require_guarded(const GroupSets& s) {
 void require_guarded(const ExpertTensors& w) {
   for (const Tensor* t : {&w.w1, &w.b1, &w.w3, &w.b3, &w.w2, &w.b2}) require_guarded(*t);
 }
+void require_guarded(const ParameterStep& s) {
+  for (const Tensor* t : {&s.parameter, &s.gradient, &s.moments[0], &s.moments[1]}) {
+    require_guarded(*t);
+  }
+}
+void require_guarded(const StepSize& s) {
+  for (const Tensor* t : {&s.norm, &s.steps}) require_guarded(*t);
+}
+template <class T>
+void require_guarded(std::span<const T> list) {
+  for (const T& t : list) require_guarded(t);
+}
 template <class T>
 void require_guarded(const T&) {}
 
@@ -248,13 +260,17 @@ class GuardedKernels final : public Kernels {
                             const Tensor& dh) override {
     run(&CpuKernels::group_means_backward, dmeans, inverse, sets, dh);
   }
-  void adamw(const AdamWStep& o, double grad_scale, const Tensor& g, const Tensor& m,
-             const Tensor& v, const Tensor& p) override {
-    run(&CpuKernels::adamw, o, grad_scale, g, m, v, p);
+  void gradient_norm(std::span<const ParameterStep> parameters, const Tensor& loss,
+                     const Tensor& norm) override {
+    run(&CpuKernels::gradient_norm, parameters, loss, norm);
   }
-  void sgd(const SgdStep& o, double grad_scale, const Tensor& g, const Tensor& u,
-           const Tensor& p) override {
-    run(&CpuKernels::sgd, o, grad_scale, g, u, p);
+  void adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,
+             const StepSize& size) override {
+    run(&CpuKernels::adamw, o, parameters, size);
+  }
+  void sgd(const SgdStep& o, std::span<const ParameterStep> parameters,
+           const StepSize& size) override {
+    run(&CpuKernels::sgd, o, parameters, size);
   }
 
  private:

@@ -72,8 +72,7 @@ class Training {
     if (out.mixture.auxiliary.defined()) loss = loss + out.mixture.auxiliary;
     {
       const Gradients gradients = tape_.backward(loss);
-      optimiser_.step(parameters_, gradients, 1e-3,
-                      clip_scale(global_norm(parameters_, gradients), 1.0));
+      optimiser_.step(parameters_, gradients, 1e-3, /*max_norm=*/1.0);
     }
     tape_.clear();
   }

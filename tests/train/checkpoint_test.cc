@@ -9,6 +9,7 @@
 
 #include "ops/ops.h"
 #include "tensor/files.h"
+#include "tensor/kernels.h"
 #include "tensor/safetensors.h"
 #include "tests/temporary_files.h"
 #include "tests/train/file_size_limit.h"
@@ -26,14 +27,12 @@ using test::TemporaryFolder;
 
 // Parameters and optimiser, all numbers a function of `start`.
 struct Model {
-  explicit Model(double start, std::int64_t width = 3) {
-    parameters.add("a.weight", Tensor::full({2, width}, start, DType::f32, Device::cpu));
-    parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32, Device::cpu));
-    parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32, Device::cpu), false);
+  explicit Model(double start, std::int64_t width = 3, Device device = Device::cpu) {
+    parameters.add("a.weight", Tensor::full({2, width}, start, DType::f32, device));
+    parameters.add("a.bias", Tensor::full({width}, start + 1, DType::f32, device));
+    parameters.add("buffer", Tensor::full({2}, start + 2, DType::f32, device), false);
     optimiser = std::make_unique<AdamWOptimiser>(parameters, AdamWOptimiser::Config{});
-    for (auto [name, tensor] : optimiser->state()) {
-      for (float& x : tensor.write_values<float>()) x = static_cast<float>(start + 3);
-    }
+    for (const auto& [name, tensor] : optimiser->state()) kernels(device).fill(start + 3, tensor);
     optimiser->set_steps(static_cast<std::int64_t>(start));
   }
   bool same(const Model& other) const {
@@ -86,6 +85,22 @@ TEST_CASE("checkpoint: everything comes back") {
   CHECK(state.epoch == 1);
   CHECK(state.batch == 3);
   CHECK(state.rng == kState.rng);
+}
+
+TEST_CASE("checkpoint: the file does not tell the device, and is read on any") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const Model here(1);
+  const Model there(1, 3, Device::guarded);
+  const std::string file = read_file(checkpoints.save(kState, here.parameters, *here.optimiser));
+  const fs::path path = checkpoints.save(kState, there.parameters, *there.optimiser);
+  CHECK(read_file(path) == file);
+  for (const Device device : {Device::cpu, Device::guarded}) {
+    Model loaded(50, 3, device);
+    Checkpoints::restore(checkpoints.read(path), loaded.parameters, *loaded.optimiser);
+    CHECK(loaded.same(here));
+    CHECK(loaded.parameters.device() == device);
+  }
 }
 
 TEST_CASE("checkpoint: parameters restored between two steps, and under a tape") {

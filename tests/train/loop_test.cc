@@ -358,7 +358,7 @@ double linear_accuracy(const Task& task, const TrainConfig& config) {
       const Batch batch = batches.get(i);
       Tape tape;
       const Var logits = linear(tape.constant(batch.x), bind(tape, p, ""));
-      optimiser.step(p, tape.backward(cross_entropy(logits, batch.labels)), 1e-2, 1.0);
+      optimiser.step(p, tape.backward(cross_entropy(logits, batch.labels)), 1e-2);
     }
   }
   Tape tape;

@@ -58,7 +58,7 @@ std::vector<Tensor> trained() {
     const Classifier::Output out = model.forward(tape.constant(x), parameters, true, labels);
     {
       const Gradients gradients = tape.backward(cross_entropy(out.logits, labels));
-      optimiser.step(parameters, gradients, 1e-3, 1.0);
+      optimiser.step(parameters, gradients, 1e-3);
     }
     tape.clear();
   }

@@ -108,6 +108,19 @@ TEST_CASE("waits for a device are counted") {
   CHECK(waits_for_devices() == before + 2);
 }
 
+TEST_CASE("tensors of any type are read together by one wait") {
+  for (const Device device : {Device::cpu, Device::guarded}) {
+    const std::vector<Tensor> tensors = {Tensor::of<float>({2}, {0.5F, -1.0F}).to(device),
+                                         Tensor::scalar(0.1).to(device),
+                                         Tensor::zeros({0, 3}, DType::f32, device),
+                                         Tensor::of<std::int32_t>({1, 2}, {7, -1}).to(device)};
+    const std::uint64_t before = waits_for_devices();
+    CHECK(to_vector(tensors) == std::vector<double>{0.5, -1.0, 0.1, 7.0, -1.0});
+    CHECK(waits_for_devices() - before == (device == Device::cpu ? 0 : 1));
+    CHECK(to_vector({}).empty());
+  }
+}
+
 TEST_CASE("the guarded device has a pool, and checked memory, of its own") {
   const PoolStats before = pool::stats(Device::guarded);
   {

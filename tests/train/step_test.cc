@@ -1,0 +1,159 @@
+#include "train/step.h"
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+namespace moegrad {
+namespace {
+
+LayerConfig layer(const std::string& router, const std::string& estimator,
+                  std::map<std::string, std::string> options = {}) {
+  LayerConfig config;
+  config.size = {.model = 8, .hidden = 6, .output = 8, .experts = 4, .active = 1};
+  config.router = router;
+  config.estimator = estimator;
+  config.options = std::move(options);
+  return config;
+}
+
+// A model in training on a device, whose batches are on the host.
+class Training {
+ public:
+  explicit Training(const LayerConfig& config, Device device = Device::cpu)
+      : model_(5, 3, config), parameters_(model_.initial(1, DType::f32)) {
+    for (Parameter& p : parameters_) p.value = p.value.to(device);
+    optimiser_.emplace(parameters_, AdamWOptimiser::Config{});
+    step_.emplace(model_, parameters_, *optimiser_, 1.0);
+  }
+
+  static Batch batch(std::uint64_t seed) {
+    Rng rng{.seed = seed};
+    Batch batch{.x = rng.normal({12, 5}, DType::f32),
+                .labels = Tensor::empty({12}, DType::i32, Device::cpu),
+                .ids = Tensor::empty({12}, DType::i32, Device::cpu)};
+    for (std::int32_t i = 0; i < 12; ++i) {
+      batch.labels.write<std::int32_t>()[i] = i % 3;
+      batch.ids.write<std::int32_t>()[i] = i;
+    }
+    return batch;
+  }
+  StepReport step(const Batch& batch, bool of_mixture = true) {
+    return (*step_)(batch, Rng{.seed = 3}, 1e-2, of_mixture);
+  }
+
+  std::vector<Tensor> state() const {
+    std::vector<Tensor> all;
+    for (const Parameter& p : parameters_) all.push_back(p.value.to(Device::cpu).clone());
+    for (const auto& [name, tensor] : optimiser_->state()) {
+      all.push_back(tensor.to(Device::cpu).clone());
+    }
+    all.push_back(Tensor::scalar(static_cast<double>(optimiser_->steps())));
+    return all;
+  }
+  const Classifier& model() const { return model_; }
+  Parameters& parameters() { return parameters_; }
+
+ private:
+  Classifier model_;
+  Parameters parameters_;
+  std::optional<AdamWOptimiser> optimiser_;
+  std::optional<TrainingStep> step_;
+};
+
+bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!a[i].same_bits(b[i])) return false;
+  }
+  return a.size() == b.size();
+}
+
+}  // namespace
+
+TEST_CASE("step: it tells the numbers of the pass that it made") {
+  Training training(layer("switch", "sparse", {{"capacity", "0.5"}, {"capacity-min", "1"}}));
+  const Batch batch = Training::batch(1);
+  Tape tape(Tape::Options{.rng = {.seed = 3}});
+  const Classifier::Losses l = training.model().losses(tape, batch, training.parameters());
+  const std::vector<double> load = l.mixture.expert_load().to_vector();
+  const auto dropped = static_cast<double>(l.mixture.routing.dropped);
+  REQUIRE(dropped > 0.0);
+
+  const StepReport report = training.step(batch);
+  CHECK(report.failure.empty());
+  CHECK(report.loss == l.task.value().item());
+  CHECK(report.auxiliary == l.mixture.auxiliary.value().item());
+  CHECK(report.gradient_norm > 0.0);
+  REQUIRE(report.mixture);
+  REQUIRE(report.mixture->losses.size() == l.mixture.losses.size());
+  for (std::size_t i = 0; i < l.mixture.losses.size(); ++i) {
+    CHECK(report.mixture->losses[i].first == l.mixture.losses[i].name);
+    CHECK(report.mixture->losses[i].second == l.mixture.losses[i].value.value().item());
+  }
+  REQUIRE(report.mixture->expert_load.size() == 4);
+  for (std::size_t e = 0; e < 4; ++e) {
+    CHECK(report.mixture->expert_load[e] == load[e] / (12.0 - dropped));
+  }
+  CHECK(report.mixture->dropped == dropped / 12.0);
+  CHECK(!training.step(batch, false).mixture);
+}
+
+TEST_CASE("step: one that fails changes nothing, is named, and the next one is made") {
+  // Routers and estimators with a state, too.
+  for (const LayerConfig& config : {layer("top-k", "sparse"), layer("loss-free", "default-ema")}) {
+    Training training(config);
+    Training undisturbed(config);
+    training.step(Training::batch(1));
+    undisturbed.step(Training::batch(1));
+    const std::vector<Tensor> before = training.state();
+
+    Batch bad = Training::batch(2);
+    bad.x.write_values<float>()[3] = std::numeric_limits<float>::infinity();
+    const StepReport report = training.step(bad);
+    CHECK_MESSAGE(report.failure.starts_with("the loss is nan: [constant] node 0 holds inf at "
+                                             "element 3 of shape [12, 5]."),
+                  report.failure);
+    CHECK(same(training.state(), before));
+
+    training.step(Training::batch(3));
+    undisturbed.step(Training::batch(3));
+    CHECK(same(training.state(), undisturbed.state()));
+    CHECK(!same(training.state(), before));
+  }
+}
+
+TEST_CASE("step: a gradient that is not finite under a loss that is") {
+  Training training(layer("top-k", "sparse"));
+  // Huge inputs that weigh nothing, in front of a steep head.
+  Batch batch = Training::batch(1);
+  for (std::size_t row = 0; row < 12; ++row) batch.x.write_values<float>()[row * 5] = 1e38F;
+  Parameters& p = training.parameters();
+  for (float& w : p.find("input.weight")->value.write_values<float>()) w = 0.0F;
+  float bias = 0.0F;
+  for (float& b : p.find("input.bias")->value.write_values<float>()) b = bias += 1.0F;
+  for (float& w : p.find("head.weight")->value.write_values<float>()) w *= 1e5F;
+  const std::vector<Tensor> before = training.state();
+  const StepReport report = training.step(batch);
+  CHECK(std::isfinite(report.loss));
+  CHECK(report.failure ==
+        fmt::format("the loss is {}, and the gradient of 'input.weight' is not finite.",
+                    report.loss));
+  CHECK(same(training.state(), before));
+}
+
+// The state of a router is written in place: handles to it see the new values.
+TEST_CASE("step: the state of the mixture keeps its storage") {
+  Training training(layer("loss-free", "sparse"));
+  const Tensor bias = training.parameters().find("mixture.router.balance")->value;
+  const Tensor before = bias.clone();
+  training.step(Training::batch(1));
+  CHECK(training.parameters().find("mixture.router.balance")->value.shares_storage(bias));
+  CHECK(!bias.same_bits(before));
+}
+
+}  // namespace moegrad
