@@ -39,7 +39,7 @@ Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
   const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32, Device::cpu);
   k.put_columns(Tensor::full(selected.shape(), 1.0, DType::f32, Device::cpu), selected, times);
   Tensor flags = Tensor::empty(times.shape(), DType::i32, Device::cpu);
-  k.greater(times, Tensor::zeros(times.shape(), DType::f32, Device::cpu), flags);
+  k.greater(1, times.numel(), times, {0, 1}, Tensor::zeros({}, DType::f32, Device::cpu), {}, flags);
   return flags;
 }
 

@@ -55,6 +55,9 @@ class GuardedKernels final : public Kernels {
   void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::dropout, rng, p, x, y);
   }
+  void sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) override {
+    run(&CpuKernels::sample_rows, rng, probabilities, out);
+  }
   void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::unary, function, p, x, y);
   }
@@ -77,8 +80,9 @@ class GuardedKernels final : public Kernels {
              const Tensor& y) override {
     run(&CpuKernels::where, condition, rows, cols, a, layout_a, b, layout_b, y);
   }
-  void greater(const Tensor& a, const Tensor& b, const Tensor& out) override {
-    run(&CpuKernels::greater, a, b, out);
+  void greater(std::int64_t rows, std::int64_t cols, const Tensor& a, const Layout& layout_a,
+               const Tensor& b, const Layout& layout_b, const Tensor& out) override {
+    run(&CpuKernels::greater, rows, cols, a, layout_a, b, layout_b, out);
   }
   void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) override {
     run(&CpuKernels::reduce, reduction, x, view, out);
@@ -180,6 +184,16 @@ class GuardedKernels final : public Kernels {
   void top_k(const Tensor& x, std::int64_t k, const Tensor& index) override {
     run(&CpuKernels::top_k, x, k, index);
   }
+  void cycle(std::int64_t each, std::int64_t period, const Tensor& out) override {
+    run(&CpuKernels::cycle, each, period, out);
+  }
+  void log_odds(const Tensor& logits, const Tensor& out) override {
+    run(&CpuKernels::log_odds, logits, out);
+  }
+  void top_biased(Score score, const Tensor& scores, const Tensor& logits, const Tensor& bias,
+                  std::int64_t groups, std::int64_t kept, const Tensor& out) override {
+    run(&CpuKernels::top_biased, score, scores, logits, bias, groups, kept, out);
+  }
   void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                      const Tensor& lse) override {
     run(&CpuKernels::cross_entropy, logits, labels, loss, lse);
@@ -215,6 +229,13 @@ class GuardedKernels final : public Kernels {
   void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
             const Tensor& order, const Tensor& inverse) override {
     run(&CpuKernels::plan, selected, experts, offsets, order, inverse);
+  }
+  void count(const Tensor& selected, const Tensor& group, const Tensor& out) override {
+    run(&CpuKernels::count, selected, group, out);
+  }
+  void keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
+                  std::int64_t capacity, const Tensor& out) override {
+    run(&CpuKernels::keep_first, selected, offsets, inverse, capacity, out);
   }
   void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
                        const Tensor& out) override {
