@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <span>
 
@@ -286,7 +287,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   const LayerInput tokens = without_padding(in);
   LayerOutput out = forward_tokens(tokens);
   out.x = x;
-  if (tokens.places.defined()) out.mask = in.mask;
+  out.mask = tokens.mask;
   out.y = with_padding(out.y, out.mask);
   return out;
 }
@@ -314,7 +315,7 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   out.updates = r.updates;
   out.updates.insert(out.updates.end(), combined.updates.begin(), combined.updates.end());
   if (shared_ > 0) {
-    const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
+    const Plan plan = make_plan(every_expert(x.size(0), shared_, x.value().device()), shared_);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
   out.auxiliary = r.auxiliary;
@@ -335,12 +336,21 @@ Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) c
   return estimator_->objective(tokens_alone(losses, out.mask), out.routing, tokens);
 }
 
+double LayerOutput::dropped() const {
+  if (!routing.choice.defined()) return 0.0;
+  const auto choices = [&](const Tensor& ids) {
+    const std::vector<double> counts = expert_counts(ids, routing.scores.size(1)).to_vector();
+    return std::accumulate(counts.begin(), counts.end(), 0.0);
+  };
+  // Where all experts run they are more than those that are counted.
+  return std::fmax(0.0, choices(routing.choice) - choices(routing.selected));
+}
+
 double LayerOutput::dropped_share() const {
-  if (routing.dropped == 0) return 0.0;
-  double kept = 0.0;
-  for (const double load : expert_load()) kept += load;
-  const auto dropped = static_cast<double>(routing.dropped);
-  return dropped / (dropped + kept);
+  const double lost = dropped();
+  if (lost == 0.0) return 0.0;
+  const std::vector<double> load = expert_load();
+  return lost / (lost + std::accumulate(load.begin(), load.end(), 0.0));
 }
 
 std::vector<double> LayerOutput::expert_load() const {
@@ -348,12 +358,11 @@ std::vector<double> LayerOutput::expert_load() const {
   const std::int64_t experts = merge.defined() ? merge.size(1) : plan.experts;
   std::vector<double> load(static_cast<std::size_t>(experts), 0.0);
   if (!merge.defined()) {
-    for (std::size_t e = 0; e < load.size(); ++e) {
-      load[e] = static_cast<double>(plan.load(static_cast<std::int64_t>(e)));
-    }
+    const std::vector<double> offsets = plan.offsets.to_vector();
+    for (std::size_t e = 0; e < load.size(); ++e) load[e] = offsets[e + 1] - offsets[e];
     return load;
   }
-  const Tensor weights = merge.value();
+  const Tensor weights = merge.value().to(Device::cpu);
   for (std::int64_t i = 0; i < weights.numel(); ++i) {
     load[static_cast<std::size_t>(i % experts)] += weights.at(i);
   }

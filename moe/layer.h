@@ -42,14 +42,15 @@ struct LayerOutput {
   // (moe/padding.h) puts it back.
   Routing routing;
   Plan plan;
-  Tensor mask = {};
-  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+  Tensor mask = {};  // on the host
+  Var auxiliary;     // scalar: what the balance losses add; undefined where none is asked for
   PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
   Updates updates;                   // of the layer's state, for the next step
 
-  // The slots of each expert; of merged experts, their weights.
+  // For reports, copied to the host. The slots of each expert; of merged experts, their weights.
   std::vector<double> expert_load() const;
-  // The part of all choices that a capacity dropped; 0 where there is no choice.
+  // The choices that a capacity dropped: how many, and which part; 0 where there is no choice.
+  double dropped() const;
   double dropped_share() const;
 };
 

@@ -91,7 +91,7 @@ class Kernels {
   // y += alpha x
   virtual void accumulate(double alpha, const Tensor& x, const Tensor& y) = 0;
   // dst[r, 0..cols) = src[r, 0..cols) for rows of lengths src_row and dst_row elements; src and dst
-  // start src_offset and dst_offset elements in. Any dtype.
+  // start src_offset and dst_offset elements in; src_row 0 repeats one row. Any dtype.
   virtual void copy_block(const Tensor& src, std::int64_t src_offset, std::int64_t src_row,
                           std::int64_t rows, std::int64_t cols, std::int64_t dst_offset,
                           std::int64_t dst_row, const Tensor& dst) = 0;

@@ -44,7 +44,7 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
       loads[e] += load[e];
       kept += load[e];
     }
-    dropped += static_cast<double>(out.mixture.routing.dropped);
+    dropped += out.mixture.dropped();
   }
   const auto n = static_cast<double>(data.x.size(0));
   return {.accuracy = static_cast<double>(right) / n,
