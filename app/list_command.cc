@@ -59,6 +59,7 @@ json everything() {
                               {"causal", t.causal},
                               {"state", t.state},
                               {"auxiliary", t.auxiliary},
+                              {"on_host", t.on_host},
                               {"aux", aux_json(e)},
                               {"options", options_json(e.options)}});
   }
@@ -95,10 +96,13 @@ std::string traits_text(const json& entry) {
          : inference           ? "; dense in training, sparse at inference"
                                : "; dense in training and at inference";
   out += entry["causal"].get<bool>() ? "; causal" : "; not causal";
-  for (const char* key : {"state", "auxiliary"}) {
-    const std::string text = entry[key];
-    if (!text.empty()) out += fmt::format("; {}: {}", key, text);
-  }
+  const auto add = [&](const char* key, const char* words) {
+    const std::string text = entry.value(key, "");
+    if (!text.empty()) out += fmt::format("; {}: {}", words, text);
+  };
+  add("state", "state");
+  add("auxiliary", "auxiliary");
+  add("on_host", "on the host");
   if (!entry.contains("aux")) return out;
   if (entry["aux"].is_null()) return out + "; aux is refused, it would be a constant";
   const double aux = entry["aux"];

@@ -3,31 +3,16 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tensor/categorical.h"
+#include "tensor/kernels.h"
+
 namespace moegrad {
 namespace {
-
-// Probability `i` of a row; an Error where it is none.
-double probability_at(const Tensor& probabilities, std::int64_t row, std::int64_t i) {
-  const double p = probabilities.at(row * probabilities.size(1) + i);
-  if (!(p >= 0.0)) {
-    fail("categorical", "row {} holds the probability {}. Use 0 or more.", row, p);
-  }
-  return p;
-}
-
-[[noreturn]] void no_outcome(std::int64_t row) {
-  fail("categorical", "row {} holds no positive probability. Give each row a sum of 1.", row);
-}
 
 template <class... Args>
 [[noreturn]] void mismatch(fmt::format_string<Args...> what, Args&&... args) {
   throw ReplayMismatch("[decisions] " + shown_format(what, std::forward<Args>(args)...) +
                        " Replay the same program.");
-}
-
-void require_sum_of_one(std::int64_t row, double sum) {
-  if (std::abs(sum - 1.0) <= 1e-5) return;
-  fail("categorical", "row {} has probabilities that add up to {}. Divide by the sum.", row, sum);
 }
 
 }  // namespace
@@ -141,25 +126,9 @@ Tensor Decisions::categorical(std::string_view kind, const Tensor& probabilities
     return enumerated(probabilities.to(Device::cpu)).to(device);
   }
   return decide(kind, DType::i32, {rows}, [&] {
-    const Tensor host = probabilities.to(Device::cpu);
-    const std::int64_t outcomes = probabilities.size(1);
-    const Tensor drawn = Tensor::empty({rows}, DType::i32, Device::cpu);
-    const Rng at = rng.take(static_cast<std::uint64_t>(rows));
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const double u = at.uniform(static_cast<std::uint64_t>(row));
-      // Rounding may leave the sum below u: then the last possible outcome is taken.
-      double sum = 0.0;
-      std::int32_t taken = -1;
-      for (std::int64_t i = 0; i < outcomes; ++i) {
-        const double p = probability_at(host, row, i);
-        if (p > 0.0 && sum <= u) taken = static_cast<std::int32_t>(i);
-        sum += p;
-      }
-      if (taken < 0) no_outcome(row);
-      require_sum_of_one(row, sum);
-      drawn.write<std::int32_t>()[row] = taken;
-    }
-    return drawn.to(device);
+    Tensor drawn = Tensor::empty({rows}, DType::i32, device);
+    kernels(device).sample_rows(rng.take(static_cast<std::uint64_t>(rows)), probabilities, drawn);
+    return drawn;
   });
 }
 
@@ -205,15 +174,12 @@ Tensor Decisions::enumerated(const Tensor& probabilities) {
   const std::int64_t categories = probabilities.size(1);
   const Tensor drawn = Tensor::empty({rows}, DType::i32, Device::cpu);
   for (std::int64_t row = 0; row < rows; ++row) {
+    const auto p = [&](std::int64_t i) { return probabilities.at(row * categories + i); };
+    require_distribution(row, categories, p);
     Outcomes outcomes;
-    double sum = 0.0;
     for (std::int64_t i = 0; i < categories; ++i) {
-      const double p = probability_at(probabilities, row, i);
-      sum += p;
-      if (p > 0.0) outcomes.emplace_back(static_cast<std::int32_t>(i), p);
+      if (p(i) > 0.0) outcomes.emplace_back(static_cast<std::int32_t>(i), p(i));
     }
-    if (outcomes.empty()) no_outcome(row);
-    require_sum_of_one(row, sum);
     drawn.write<std::int32_t>()[row] = choose(std::move(outcomes));
   }
   return drawn;
@@ -278,7 +244,8 @@ bool Decisions::enumerates(double outcomes) const {
 
 void Decisions::note(const Tensor& value) {
   if (value.dtype() != DType::i32) return;
-  for (const std::int32_t word : value.values<std::int32_t>()) {
+  const Tensor host = value.to(Device::cpu);
+  for (const std::int32_t word : host.values<std::int32_t>()) {
     signature_ =
         (signature_ ^ static_cast<std::uint32_t>(word)) * 0x100000001b3ULL + 0x9e3779b97f4a7c15ULL;
   }

@@ -1,43 +1,22 @@
 #include "moe/balance.h"
 
-#include <cmath>
+#include <limits>
 
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
-namespace {
-
-// Of the sum of a token's shares: rounding in f32 over thousands of experts stays below.
-constexpr double kNearOne = 1e-3;
-
-void require_shares(const Tensor& shares) {
-  const std::int64_t tokens = shares.size(0);
-  const Tensor sums = Tensor::empty({tokens}, shares.dtype(), Device::cpu);
-  kernels(shares.device()).reduce(Reduction::sum, shares, {tokens, shares.size(1), 1}, sums);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    if (std::abs(sums.at(t) - 1.0) > kNearOne) {
-      fail("balance",
-           "the scores of token {} sum to {}, not 1. A router with other scores gives their "
-           "logarithm as Routing::log_scores.",
-           t, sums.at(t));
-    }
-  }
-}
-
-}  // namespace
 
 Tensor expert_counts(const Tensor& selected, std::int64_t experts) {
   return expert_counts(selected, experts, Sequences(selected.size(0)));
 }
 Tensor expert_counts(const Tensor& selected, std::int64_t experts, const Sequences& sequences) {
-  Tensor counts = Tensor::zeros({sequences.count(), experts}, DType::f64, Device::cpu);
-  const std::int64_t k = selected.rank() == 1 ? 1 : selected.size(1);
-  const std::int32_t* const ids = selected.data<std::int32_t>();
-  for (std::int64_t i = 0; i < selected.numel(); ++i) {
-    if (ids[i] >= 0) counts.write<double>()[sequences.of(i / k) * experts + ids[i]] += 1.0;
-  }
-  return counts;
+  const Device device = selected.device();
+  const Tensor counts = Tensor::empty({sequences.count(), experts}, DType::i32, device);
+  Tensor group;
+  if (sequences.count() > 1) group = sequences.of_tokens(selected.size(0), device);
+  kernels(device).count(selected, group, counts);
+  return counts.to(DType::f64);
 }
 
 Var sum_over_tokens(Var x) { return sum(x, 0); }
@@ -53,17 +32,13 @@ Var switch_auxiliary(Var shares, const Tensor& choice) {
 }
 
 Var switch_auxiliary(Var shares, const Tensor& choice, const Sequences& sequences) {
-  require_shares(shares.value());
   const std::int64_t experts = shares.size(1);
-  const Tensor f = expert_counts(choice, experts, sequences);
-  for (std::int64_t g = 0; g < f.size(0); ++g) {
-    double* const row = f.write<double>() + g * experts;
-    double choices = 0.0;
-    for (std::int64_t e = 0; e < experts; ++e) choices += row[e];
-    for (std::int64_t e = 0; e < experts && choices > 0.0; ++e) {
-      row[e] *= static_cast<double>(experts) / choices;
-    }
-  }
+  const Tensor counts = expert_counts(choice, experts, sequences);
+  // Of a sequence without a choice: 0.
+  const Tensor choices = compute<functor::Clamp>(reduce_rows(Reduction::sum, counts),
+                                                 {1.0, std::numeric_limits<double>::infinity()});
+  const Tensor all = Tensor::full({}, static_cast<double>(experts), DType::f64, counts.device());
+  const Tensor f = compute<functor::Mul>(counts, compute<functor::Div>(all, choices));
   const Var fractions = shares.tape().constant(f.to(shares.dtype()));
   return mean(sum(mean_over_tokens(shares, sequences) * fractions, 1));
 }
@@ -90,14 +65,11 @@ Var squared_variation(Var x, double epsilon) {
 Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
   const std::int64_t experts = bias.numel();
   const Tensor counts = expert_counts(selected, experts);
-  double choices = 0.0;
-  for (const double count : counts.values<double>()) choices += count;
+  const Tensor missing =
+      compute<functor::Sub>(reduce_rows(Reduction::sum, counts),
+                            compute<functor::Affine>(counts, {static_cast<double>(experts), 0.0}));
   const Tensor next = bias.to(DType::f64).clone();
-  for (std::int64_t e = 0; e < experts; ++e) {
-    const double missing = choices - counts.data<double>()[e] * static_cast<double>(experts);
-    const double sign = missing > 0.0 ? 1.0 : missing < 0.0 ? -1.0 : 0.0;
-    next.write<double>()[e] += rate * sign;
-  }
+  kernels(next.device()).accumulate(rate, compute<functor::Sign>(missing), next);
   return next.to(bias.dtype());
 }
 

@@ -21,8 +21,7 @@ Var mean_over_tokens(Var x, const Sequences& sequences);
 
 // Switch Transformer's auxiliary loss (arXiv:2101.03961, eq. 4): E sum_i f_i P_i, f_i the fraction
 // of the choices i32 [N, k] that fell on expert i (no gradient), P_i the mean of the shares [N, E],
-// which sum to 1 for each token (else an Error). 1 at balance. With sequences the mean of their
-// losses.
+// which sum to 1 for each token. 1 at balance. With sequences the mean of their losses.
 Var switch_auxiliary(Var shares, const Tensor& choice);
 Var switch_auxiliary(Var shares, const Tensor& choice, const Sequences& sequences);
 // The same of a routing: its choice before a capacity dropped any of it, and its scores, normalised

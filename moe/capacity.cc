@@ -3,9 +3,21 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
+namespace {
+
+// i32 [k, N]: the queue, once for each rank of choices
+Tensor queue_of_ranks(const Tensor& queue, std::int64_t k) {
+  const std::int64_t tokens = queue.numel();
+  Tensor places = queue.like({k, tokens});
+  kernels(queue.device()).copy_block(queue, 0, 0, k, tokens, 0, tokens, places);
+  return places;
+}
+
+}  // namespace
 
 Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int64_t capacity,
                           const Tensor& queue) {
@@ -22,25 +34,19 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
     fail("capacity", "the queue is {} {} for {} tokens. It must be i32, with one place each.",
          name_of(queue.dtype()), queue.shape(), tokens);
   }
-  Tensor kept = Tensor::full(selected.shape(), -1.0, DType::i32, Device::cpu);
-  std::vector<std::int64_t> load(static_cast<std::size_t>(experts), 0);
-  for (std::int64_t rank = 0; rank < k; ++rank) {
-    for (std::int64_t place = 0; place < tokens; ++place) {
-      const std::int64_t t = queue.defined() ? queue.data<std::int32_t>()[place] : place;
-      if (t < 0 || t >= tokens) {
-        fail("capacity", "the queue names token {} of {}. Use 0 to {}.", t, tokens, tokens - 1);
-      }
-      const std::int32_t e = selected.data<std::int32_t>()[t * k + rank];
-      if (e >= experts) {
-        fail("capacity", "token {} chooses expert {} of {}. Use 0 to {}, or -1 for none.", t, e,
-             experts, experts - 1);
-      }
-      if (e < 0 || load[static_cast<std::size_t>(e)] == capacity) continue;
-      ++load[static_cast<std::size_t>(e)];
-      kept.write<std::int32_t>()[t * k + rank] = e;
-    }
-  }
-  return kept;
+  // Row j: the j-th choices in the order of the queue. A plan of them gives an expert's slots in the
+  // order in which they are given out.
+  Kernels& kernel = kernels(selected.device());
+  Tensor in_order = transposed(selected);
+  const Tensor places = queue.defined() ? queue_of_ranks(queue, k) : Tensor();
+  if (queue.defined()) in_order = take_columns(in_order, places);
+  const Tensor offsets = selected.like({experts + 1});
+  const Tensor order = selected.like({tokens * k});
+  const Tensor slots = in_order.like();
+  kernel.plan(in_order, experts, offsets, order, slots);
+  const Tensor kept = in_order.like();
+  kernel.keep_first(in_order, offsets, slots, capacity, kept);
+  return transposed(queue.defined() ? put_columns(kept, places, tokens) : kept);
 }
 
 void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
@@ -50,25 +56,12 @@ void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
     routing.selected = chosen;
     return;
   }
-  const auto choices = [](const Tensor& ids) {
-    const auto values = ids.values<std::int32_t>();
-    return std::count_if(values.begin(), values.end(), [](std::int32_t e) { return e >= 0; });
-  };
-  const Tensor kept = drop_over_capacity(chosen, experts, capacity, queue);
-  routing.dropped = choices(chosen) - choices(kept);
-  routing.selected = kept;
+  routing.selected = drop_over_capacity(chosen, experts, capacity, queue);
 }
 
 Var kept_weights(Var weights, const Tensor& selected) {
-  const Tensor kept = Tensor::empty(selected.shape(), DType::i32, Device::cpu);
-  bool all = true;
-  for (std::int64_t i = 0; i < selected.numel(); ++i) {
-    kept.write<std::int32_t>()[i] = selected.data<std::int32_t>()[i] >= 0 ? 1 : 0;
-    all = all && kept.data<std::int32_t>()[i] == 1;
-  }
-  if (all) return weights;
-  return where(kept, weights,
-               weights.tape().constant(Tensor::zeros({}, weights.dtype(), Device::cpu)));
+  const Tensor kept = greater(selected, Tensor::full({}, -1.0, DType::i32, selected.device()));
+  return where(kept, weights, constant_like(weights, {}, 0.0));
 }
 
 namespace {

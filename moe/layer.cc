@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <span>
 
@@ -13,6 +14,7 @@
 #include "moe/dispatch.h"
 #include "moe/padding.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 #include "tensor/parse.h"
@@ -287,7 +289,7 @@ LayerOutput Layer::forward(const LayerInput& in) const {
   const LayerInput tokens = without_padding(in);
   LayerOutput out = forward_tokens(tokens);
   out.x = x;
-  if (tokens.places.defined()) out.mask = in.mask;
+  out.mask = tokens.mask;
   out.y = with_padding(out.y, out.mask);
   return out;
 }
@@ -315,7 +317,7 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   out.updates = r.updates;
   out.updates.insert(out.updates.end(), combined.updates.begin(), combined.updates.end());
   if (shared_ > 0) {
-    const Plan plan = make_plan(every_expert(x.size(0), shared_), shared_);
+    const Plan plan = make_plan(every_expert(x.size(0), shared_, x.value().device()), shared_);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
   out.auxiliary = r.auxiliary;
@@ -341,6 +343,17 @@ double dropped_share(double dropped, std::span<const double> load) {
   double kept = 0.0;
   for (const double slots : load) kept += slots;
   return dropped / (dropped + kept);
+}
+
+Tensor LayerOutput::dropped() const {
+  const Tensor& selected = routing.selected;
+  if (!routing.choice.defined()) return Tensor::zeros({}, DType::f64, selected.device());
+  const auto choices = [&](const Tensor& ids) {
+    return reduce_rows(Reduction::sum, expert_counts(ids, routing.scores.size(1))).reshape({});
+  };
+  // Where all experts run they are more than those that are counted.
+  const Tensor lost = compute<functor::Sub>(choices(routing.choice), choices(selected));
+  return compute<functor::Clamp>(lost, {0.0, std::numeric_limits<double>::infinity()});
 }
 
 Tensor LayerOutput::expert_load() const {

@@ -43,13 +43,15 @@ struct LayerOutput {
   // (moe/padding.h) puts it back.
   Routing routing;
   Plan plan;
-  Tensor mask = {};
-  Var auxiliary;  // scalar: what the balance losses add; undefined where none is asked for
+  Tensor mask = {};  // on the host
+  Var auxiliary;     // scalar: what the balance losses add; undefined where none is asked for
   PoolVector<AuxiliaryLoss> losses;  // what it is made of: those of the router, aux, z-loss
   Updates updates;                   // of the layer's state, for the next step
 
   // f64 [E]: the slots of each expert; of merged experts, their weights.
   Tensor expert_load() const;
+  // f64 []: the choices that a capacity dropped.
+  Tensor dropped() const;
 };
 // The part of all choices that a capacity dropped, of Routing::dropped and the load of each expert;
 // 0 where there is no choice.

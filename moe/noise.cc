@@ -2,36 +2,26 @@
 
 #include <cmath>
 
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 
-Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviation) {
+Tensor normal_noise(Var like, double deviation) {
+  Tape& tape = like.tape();
+  const Tensor value = like.value();
   return tape.decisions()
-      .decide("noise", DType::f64, shape,
-              [&] { return tape.rng().normal(shape, DType::f64, 0.0, deviation); })
-      .to(dtype);
+      .decide("noise", DType::f64, value.shape(),
+              [&] {
+                return tape.rng().normal(value.shape(), DType::f64, value.device(), 0.0, deviation);
+              })
+      .to(value.dtype());
 }
 
-namespace {
-
-Tensor largest_of_rows(const Tensor& x) {
-  Tensor largest = Tensor::empty({x.size(0), 1}, x.dtype(), Device::cpu);
-  kernels(x.device()).reduce(Reduction::max, x, {x.size(0), x.size(1), 1}, largest);
-  return largest;
-}
-
-}  // namespace
-
-Var less_largest(Var x) { return x - x.tape().constant(largest_of_rows(x.value())); }
+Var less_largest(Var x) { return x - x.tape().constant(reduce_rows(Reduction::max, x.value())); }
 
 Tensor less_largest(const Tensor& x) {
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), Device::cpu);
-  kernels(x.device())
-      .binary(BinaryFunctors::index_of<functor::Sub>(), x.size(0), x.size(1), x, {x.size(1), 1},
-              largest_of_rows(x), {1, 0}, out);
-  return out;
+  return compute<functor::Sub>(x, reduce_rows(Reduction::max, x));
 }
 
 Tensor noisy_order(const Tensor& logits, const Tensor& noise) {

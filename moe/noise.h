@@ -4,9 +4,9 @@
 
 namespace moegrad {
 
-// Normal noise of mean 0: the decision "noise", drawn in f64 and given as `dtype`, so that a run
-// can be repeated in another type.
-Tensor normal_noise(Tape& tape, const Shape& shape, DType dtype, double deviation = 1.0);
+// Normal noise of mean 0 of the shape, type and device of `like`: the decision "noise", drawn in
+// f64, so that a run can be repeated in another type.
+Tensor normal_noise(Var like, double deviation = 1.0);
 
 // x [N, E] less the largest of each row, which is held constant. For functions that a shift of a
 // row does not change (softmax, top-k): noise added to large logits is rounded, added to this it is

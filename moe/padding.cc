@@ -57,21 +57,21 @@ void require_mask(const Tensor& mask, std::int64_t rows) {
 LayerInput without_padding(const LayerInput& in) {
   if (!in.mask.defined()) return in;
   const std::int64_t rows = in.x.size(0);
-  require_mask(in.mask, rows);
-  const Tensor places = rows_of_tokens(in.mask);
+  const Tensor mask = in.mask.to(Device::cpu);
+  require_mask(mask, rows);
+  const Tensor places = rows_of_tokens(mask);
   LayerInput tokens = in;
-  if (places.numel() == rows) {
-    tokens.mask = {};
-    return tokens;
-  }
-  tokens.x = gather_rows(in.x, places);
+  tokens.mask = {};
+  if (places.numel() == rows) return tokens;
+  tokens.mask = mask;
+  tokens.x = gather_rows(in.x, places.to(in.x.value().device()));
   tokens.places = places;
   if (in.ids.defined()) {
     if (in.ids.dtype() != DType::i32 || in.ids.numel() != rows) {
       fail("mask", "the ids are {} {} for {} rows. Give one i32 id for each.",
            name_of(in.ids.dtype()), in.ids.shape(), rows);
     }
-    tokens.ids = tokens_alone(in.ids.reshape({rows}), in.mask);
+    tokens.ids = tokens_alone(in.ids.reshape({rows}), mask);
   }
   return tokens;
 }
@@ -93,16 +93,17 @@ void require_whole_copies(const LayerInput& in, std::int64_t copies) {
 }
 
 Var with_padding(Var rows, const Tensor& mask) {
-  return mask.defined() ? gather_rows(rows, tokens_of_rows(mask)) : rows;
+  if (!mask.defined()) return rows;
+  return gather_rows(rows, tokens_of_rows(mask).to(rows.value().device()));
 }
 
 Tensor with_padding(const Tensor& rows, const Tensor& mask, double fill) {
   if (!mask.defined()) return rows;
-  Tensor out = Tensor::full(of_rows(rows, mask.numel()), fill, rows.dtype(), Device::cpu);
+  Tensor out = Tensor::full(of_rows(rows, mask.numel()), fill, rows.dtype(), rows.device());
   const std::int64_t each = rows.numel() / rows.size(0);
   const Tensor places = rows_of_tokens(mask);
   for (std::int64_t t = 0; t < places.numel(); ++t) {
-    kernels(Device::cpu)
+    kernels(rows.device())
         .copy_block(rows, t * each, each, 1, each, places.data<std::int32_t>()[t] * each, each,
                     out);
   }
@@ -110,19 +111,15 @@ Tensor with_padding(const Tensor& rows, const Tensor& mask, double fill) {
 }
 
 Var tokens_alone(Var rows, const Tensor& mask) {
-  return mask.defined() ? gather_rows(rows, rows_of_tokens(mask)) : rows;
+  if (!mask.defined()) return rows;
+  return gather_rows(rows, rows_of_tokens(mask).to(rows.value().device()));
 }
 
 Tensor tokens_alone(const Tensor& rows, const Tensor& mask) {
   if (!mask.defined()) return rows;
-  const std::int64_t each = rows.numel() / std::max<std::int64_t>(1, rows.size(0));
   const Tensor places = rows_of_tokens(mask);
-  Tensor out = Tensor::empty(of_rows(rows, places.numel()), rows.dtype(), Device::cpu);
-  for (std::int64_t t = 0; t < places.numel(); ++t) {
-    kernels(Device::cpu)
-        .copy_block(rows, places.data<std::int32_t>()[t] * each, each, 1, each, t * each, each,
-                    out);
-  }
+  Tensor out = rows.like(of_rows(rows, places.numel()));
+  kernels(rows.device()).gather_rows(rows, places.to(rows.device()), out);
   return out;
 }
 

@@ -49,6 +49,9 @@ struct RouterTraits {
   // Why the layer's aux would be a constant, and is refused: "gives every expert the same load".
   const char* constant_aux = "";
   bool constant_logits = false;  // the z-loss too
+  // What route() computes on the host in training, at a wait for the device: "the weights in
+  // training". Else, and at inference, it waits for nothing.
+  const char* on_host = "";
 };
 
 // One node of a quadrature over a router's continuous noise: decisions and their probability.

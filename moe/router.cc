@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -29,13 +30,11 @@ Var router_logits(Var x, const Weights& weights) {
   return bias.defined() ? logits + bias : logits;
 }
 
+Tensor every_expert(std::int64_t tokens, std::int64_t experts, Device device) {
+  return cycle({tokens, experts}, 1, experts, device);
+}
 Tensor every_expert(std::int64_t tokens, std::int64_t experts) {
-  Tensor selected = Tensor::empty({tokens, experts}, DType::i32, Device::cpu);
-  const std::span<std::int32_t> ids = selected.write_values<std::int32_t>();
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<std::int32_t>(i % static_cast<std::size_t>(experts));
-  }
-  return selected;
+  return every_expert(tokens, experts, Device::cpu);
 }
 
 }  // namespace moegrad

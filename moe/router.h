@@ -50,7 +50,7 @@ struct LayerInput {
   Var x;                   // [N, D]
   const Weights& weights;  // parameters, and state (moving averages, biases) as constants
   bool training = true;
-  Tensor ids = {};  // i32 [N]: the token (or user) ids, for routers that read them
+  Tensor ids = {};  // i32 [N], on the host: the token (or user) ids, for routers that read them
   // L consecutive rows, padding among them, form a sequence; L divides N. Routers ask Sequences
   // (moe/sequences.h), which knows of the padding that was taken out.
   std::int64_t sequence = 1;
@@ -58,9 +58,11 @@ struct LayerInput {
   // before its causal mask; undefined where there is none.
   Tensor attention = {};
   // i32 [N]: 1 for a token, 0 for padding, which counts nowhere and whose y and gradient are 0;
-  // undefined: all rows are tokens.
+  // undefined: all rows are tokens. What the layer takes out depends on it: it is read on the host,
+  // once a pass.
   Tensor mask = {};
-  // i32 [N'], set by the layer where it took padding out: the row of x that each token had.
+  // i32 [N'], on the host, set by the layer where it took padding out: the row of x that each token
+  // had.
   Tensor places = {};
   // At inference no choice is dropped for want of room, whatever the capacity of the router.
   bool dropless = false;
@@ -86,15 +88,14 @@ struct Routing {
   Var log_scores = {};
   // [N, 1]: where the weights are p renormalised over the selected, the log of what divides them.
   Var log_normaliser = {};
-  // The choice that balance losses count, i32 [N, k]: before a capacity dropped any of it, or that
-  // of the k largest where all experts run; undefined: `selected`.
+  // The choice that balance losses count, i32 [N, k]: before a capacity dropped any of it (-1 in
+  // `selected`), or that of the k largest where all experts run; undefined: `selected`.
   Tensor choice = {};
   // A scalar added to the loss; undefined where the router has none of its own.
   Var auxiliary = {};
   PoolVector<AuxiliaryLoss> losses = {};  // what it is made of
   // auxiliary += coefficient * value
   void add_loss(const char* name, double coefficient, Var value);
-  std::int64_t dropped = 0;  // choices that found their expert full, and are -1 in selected
 
   // The rest is for routers that exchange more than the choice; undefined where they do not.
   Tensor scale = {};         // [N, k]: a factor s within the weights that no gradient should see
@@ -139,7 +140,8 @@ class Router {
 // x W + b [N, E] for "router.weight" [D, E] and, where given, "router.bias" [E].
 Var router_logits(Var x, const Weights& weights);
 
-// i32 [N, E] whose rows are 0 .. E-1: every token uses every expert.
+// i32 [N, E] whose rows are 0 .. E-1: every token uses every expert. Without a device on the host.
+Tensor every_expert(std::int64_t tokens, std::int64_t experts, Device device);
 Tensor every_expert(std::int64_t tokens, std::int64_t experts);
 
 }  // namespace moegrad

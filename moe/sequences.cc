@@ -1,5 +1,6 @@
 #include "moe/sequences.h"
 
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -18,18 +19,29 @@ Sequences::Sequences(const LayerInput& in) : Sequences(in.x.size(0), in.sequence
   count_ = static_cast<std::int64_t>(lengths.size());
   length_ = longest;
   if (shortest == longest) return;
-  rows_ = Tensor::full({count_, length_}, -1.0, DType::i32, Device::cpu);
-  cells_ = Tensor::empty({tokens}, DType::i32, Device::cpu);
-  lengths_ = Tensor::empty({count_, 1}, DType::f64, Device::cpu);
+  const Tensor rows = Tensor::full({count_, length_}, -1.0, DType::i32, Device::cpu);
+  const Tensor cells = Tensor::empty({tokens}, DType::i32, Device::cpu);
+  const Tensor of = Tensor::empty({tokens}, DType::i32, Device::cpu);
+  const Tensor each = Tensor::empty({count_, 1}, DType::f64, Device::cpu);
   std::int32_t token = 0;
   for (std::int64_t s = 0; s < count_; ++s) {
     const std::int64_t length = lengths[static_cast<std::size_t>(s)];
-    lengths_.write<double>()[s] = static_cast<double>(length);
+    each.write<double>()[s] = static_cast<double>(length);
     for (std::int64_t i = 0; i < length; ++i, ++token) {
-      rows_.write<std::int32_t>()[s * length_ + i] = token;
-      cells_.write<std::int32_t>()[token] = static_cast<std::int32_t>(s * length_ + i);
+      rows.write<std::int32_t>()[s * length_ + i] = token;
+      cells.write<std::int32_t>()[token] = static_cast<std::int32_t>(s * length_ + i);
+      of.write<std::int32_t>()[token] = static_cast<std::int32_t>(s);
     }
   }
+  const Device device = in.x.value().device();
+  rows_ = rows.to(device);
+  cells_ = cells.to(device);
+  of_ = of.to(device);
+  lengths_ = each.to(device);
+}
+
+Tensor Sequences::of_tokens(std::int64_t tokens, Device device) const {
+  return of_.defined() ? of_ : cycle({tokens}, length_, count_, device);
 }
 
 Var Sequences::split(Var x, double fill) const {
@@ -37,11 +49,11 @@ Var Sequences::split(Var x, double fill) const {
   if (!rows_.defined()) return reshape(x, shape);
   const Var there = reshape(gather_rows(x, rows_.reshape({rows_.numel()})), shape);
   if (fill == 0.0) return there;
-  Tensor behind = Tensor::zeros({count_, length_, 1}, DType::f64, Device::cpu);
-  for (std::int64_t i = 0; i < rows_.numel(); ++i) {
-    if (rows_.data<std::int32_t>()[i] < 0) behind.write<double>()[i] = fill;
-  }
-  return there + x.tape().constant(behind.to(x.dtype()));
+  const Device device = rows_.device();
+  const Tensor is_token = greater(rows_, Tensor::full({}, -1.0, DType::i32, device));
+  const Tensor behind = where(is_token, Tensor::zeros({}, x.dtype(), device),
+                              Tensor::full({}, fill, x.dtype(), device));
+  return there + x.tape().constant(behind.reshape({count_, length_, 1}));
 }
 
 Var Sequences::join(Var x) const {

@@ -18,10 +18,8 @@ class Sequences {
   std::int64_t count() const { return count_; }
   // Of the longest.
   std::int64_t length() const { return length_; }
-  // That of a token.
-  std::int64_t of(std::int64_t token) const {
-    return (cells_.defined() ? cells_.data<std::int32_t>()[token] : token) / length_;
-  }
+  // i32 [N]: that of each token
+  Tensor of_tokens(std::int64_t tokens, Device device) const;
   // Where they differ, how many tokens each has, [count, 1]; undefined where all have length().
   const Tensor& lengths() const { return lengths_; }
 
@@ -35,6 +33,7 @@ class Sequences {
   std::int64_t length_;
   Tensor rows_;     // i32 [count, length]: the token there, or -1; undefined where none is shorter
   Tensor cells_;    // i32 [N]: where a token stands in it
+  Tensor of_;       // i32 [N]
   Tensor lengths_;  // f64 [count, 1]
 };
 

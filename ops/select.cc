@@ -96,7 +96,7 @@ Tensor greater(Var a, Var b) {
   }
   return tape.decisions().decide("greater", DType::i32, a.shape(), [&] {
     Tensor out = Tensor::empty(x.shape(), DType::i32, x.device());
-    kernels(x.device()).greater(x, y, out);
+    kernels(x.device()).greater(1, x.numel(), x, {0, 1}, y, {0, 1}, out);
     return out;
   });
 }

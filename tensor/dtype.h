@@ -45,4 +45,12 @@ decltype(auto) with_floating(DType dtype, std::string_view operation, F&& f) {
   }
 }
 
+// Calls f with a value of the C++ type of any dtype.
+template <class F>
+void with_any(DType dtype, F&& f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::f64) return f(double{});
+  f(std::int32_t{});
+}
+
 }  // namespace moegrad

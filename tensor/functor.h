@@ -10,7 +10,7 @@
 // What the functors of unary_functors.h and binary_functors.h are made of.
 
 #ifdef __CUDACC__
-#define MOEGRAD_HD __host__ __device__
+#define MOEGRAD_HD __host__ __device__ inline
 #else
 #define MOEGRAD_HD [[gnu::always_inline]] inline  // a call would keep loops from becoming vectors
 #endif

@@ -25,6 +25,9 @@ struct AxisView {
 
 enum class Reduction { sum, sum_of_squares, max, logsumexp };
 
+// What makes scores [N, E] of logits [N, E].
+enum class Score { sigmoid, softmax };
+
 // Sizes of a convolution or pooling window over images [N, C, H, W].
 struct Window {
   std::int64_t height = 1;
@@ -126,7 +129,7 @@ class Kernels {
   // y += alpha x
   virtual void accumulate(double alpha, const Tensor& x, const Tensor& y) = 0;
   // dst[r, 0..cols) = src[r, 0..cols) for rows of lengths src_row and dst_row elements; src and dst
-  // start src_offset and dst_offset elements in. Any dtype.
+  // start src_offset and dst_offset elements in; src_row 0 repeats one row. Any dtype.
   virtual void copy_block(const Tensor& src, std::int64_t src_offset, std::int64_t src_row,
                           std::int64_t rows, std::int64_t cols, std::int64_t dst_offset,
                           std::int64_t dst_row, const Tensor& dst) = 0;
@@ -142,6 +145,10 @@ class Kernels {
   virtual void random_gumbel(const Rng& rng, const Tensor& out) = 0;
   // y_i = x_i / (1 - p) where uniform number i is >= p, else 0: everywhere for p = 1.
   virtual void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) = 0;
+  // out (i32) [N]: of each row of probabilities [N, E] the first place i that is possible and where
+  // p_0 + .. + p_i, in f64, is above uniform number n; the last possible one where none is. A row
+  // with a number that is not >= 0, or a sum that is not 1 within 1e-5, is an Error as an index is.
+  virtual void sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) = 0;
 
   // --- element-wise; `function` is the place in UnaryFunctors or BinaryFunctors
   virtual void unary(int function, Scalars p, const Tensor& x, const Tensor& y) = 0;
@@ -158,12 +165,14 @@ class Kernels {
   virtual void binary_backward(int function, std::int64_t rows, std::int64_t cols, const Tensor& a,
                                const Layout& layout_a, const Tensor& b, const Layout& layout_b,
                                const Tensor& dy, const Tensor& da, const Tensor& db) = 0;
-  // y = condition != 0 ? a : b; condition i32 [rows, cols].
+  // y = condition != 0 ? a : b; condition i32 [rows, cols], the others of any dtype.
   virtual void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
                      const Layout& layout_a, const Tensor& b, const Layout& layout_b,
                      const Tensor& y) = 0;
-  // out (i32) = a > b, same numel
-  virtual void greater(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+  // out (i32) [rows, cols] = a > b, each laid over it by its layout; a and b of any dtype
+  virtual void greater(std::int64_t rows, std::int64_t cols, const Tensor& a,
+                       const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                       const Tensor& out) = 0;
 
   // --- along an axis
   // out [outer, inner]; sum 0, logsumexp -infinity when n = 0; max needs n > 0. The max of a line
@@ -239,10 +248,10 @@ class Kernels {
                                          const Tensor& out, const Tensor& lse, const Tensor& dout,
                                          const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
 
-  // --- rows and columns by index (i32)
+  // --- rows and columns by index (i32); where nothing else is said of any dtype
   // out [R, C] = x[index[r], :]; an index of -1 gives a row of zeros
   virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
-  // out [V, C] = sum over r with index[r] = v of x[r, :], in the order of r; -1 is skipped
+  // out [V, C] = sum over r with index[r] = v of x[r, :], in the order of r; -1 is skipped. Floating.
   virtual void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
   // out [N, k] = x[n, index[n, j]] of x [N, E]; an index of -1 gives 0
   virtual void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
@@ -251,6 +260,22 @@ class Kernels {
   // index (i32) [N, k]: the places of the k largest of each row of x [N, E], largest first; of
   // equal values the lowest place wins; NaN counts as the largest
   virtual void top_k(const Tensor& x, std::int64_t k, const Tensor& index) = 0;
+  // out (i32): element i is i / each % period
+  virtual void cycle(std::int64_t each, std::int64_t period, const Tensor& out) = 0;
+
+  // --- orders of scores by what floating point does not round away: the sigmoid of 40 is 1, as is
+  // that of 50, and beside a logit of 200 the softmax of 0 and of 50 is 0 in f32
+  // out (f64) [N, E] = log(g / (1 - g)) of g = softmax(logits [N, E]): o_i - logsumexp of the others,
+  // which grows as g does. E = 1: infinity.
+  virtual void log_odds(const Tensor& logits, const Tensor& out) = 0;
+  // out (i32) [N, k]: the k experts of the largest s_i + b_i of each row, the largest first, for
+  // scores s [N, E] of the logits and biases b [E]. Where sums are within rounding of each other
+  // they are made of the logits and compared to 32 digits; of equal sums the larger logit comes
+  // first, then the lower expert. With groups of E/groups neighbours: those of the `kept` groups of
+  // the largest score, the sum of a group's two largest s_i + b_i.
+  virtual void top_biased(Score score, const Tensor& scores, const Tensor& logits,
+                          const Tensor& bias, std::int64_t groups, std::int64_t kept,
+                          const Tensor& out) = 0;
 
   // --- losses: rows of logits [N, C], labels i32 [N]; a row with the label -1 has the loss 0 and
   // no gradient
@@ -287,6 +312,13 @@ class Kernels {
                     const Tensor& order, const Tensor& inverse) = 0;
   // out (i32) [N, E]: e in column e where the token did not choose expert e, else -1
   virtual void complement(const Tensor& selected, const Tensor& out) = 0;
+  // out (i32) [G, E]: how many choices of the tokens of each group fell on each expert; group[t] of
+  // i32 [N], undefined: all are of group 0
+  virtual void count(const Tensor& selected, const Tensor& group, const Tensor& out) = 0;
+  // out [N, k] = selected[t, j] where that choice is one of the first `capacity` slots of its expert
+  // by a plan of `selected`, else -1
+  virtual void keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
+                          std::int64_t capacity, const Tensor& out) = 0;
   // out [S, D]: out[s] = x[order[s] / k], times weights [N, k] at order[s] where given; 0 for -1
   virtual void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order,
                                std::int64_t k, const Tensor& out) = 0;

@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "tensor/cpu/parallel.h"
 #include "tensor/error.h"
 #include "tensor/parse.h"
 
@@ -111,5 +112,10 @@ ThreadScope::ThreadScope(int threads) : before_(set_threads) {
   if (threads > 0) set_threads = std::min(threads, kMostThreads);
 }
 ThreadScope::~ThreadScope() { set_threads = before_; }
+
+void parallel_on_host(std::int64_t n, std::int64_t grain,
+                      const std::function<void(std::int64_t, std::int64_t)>& f) {
+  cpu::parallel_for(n, grain, f);
+}
 
 }  // namespace moegrad

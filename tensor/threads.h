@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 
 namespace moegrad {
 
@@ -20,6 +22,11 @@ class ThreadScope {
  private:
   int before_;
 };
+
+// Calls f(begin, end) for the pieces of [0, n) of `grain` items each, on up to threads() threads at
+// once: for work on the host that is no kernel's.
+void parallel_on_host(std::int64_t n, std::int64_t grain,
+                      const std::function<void(std::int64_t begin, std::int64_t end)>& f);
 
 // How many processors this process may keep busy: those of its affinity mask, and no more than the
 // quotas of its control groups give (Linux: cpu.max, or cpu.cfs_quota_us over cpu.cfs_period_us,

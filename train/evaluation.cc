@@ -37,15 +37,15 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
     const Tensor guess = Tensor::empty({rows}, DType::i32, logits.device());
     kernels(guess.device()).argmax(logits, {rows, logits.size(1), 1}, guess);
     const std::vector<Tensor> numbers = {cross_entropy(out.logits, there.labels).value(),
-                                         out.mixture.expert_load(), guess};
+                                         out.mixture.dropped(), out.mixture.expert_load(), guess};
     const std::vector<double> read = to_vector(numbers);
     auto next = read.begin();
     loss += *next++ * static_cast<double>(rows);
+    dropped += *next++;
     for (double& load : loads) load += *next++;
     for (const std::int32_t label : batch.labels.values<std::int32_t>()) {
       right += *next++ == static_cast<double>(label) ? 1 : 0;
     }
-    dropped += static_cast<double>(out.mixture.routing.dropped);
   }
   const auto n = static_cast<double>(data.x.size(0));
   Evaluation evaluation{.accuracy = static_cast<double>(right) / n,

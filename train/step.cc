@@ -18,7 +18,7 @@ StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double l
   if (mixture.auxiliary.defined()) numbers.push_back(mixture.auxiliary.value());
   if (of_mixture) {
     for (const AuxiliaryLoss& loss : mixture.losses) numbers.push_back(loss.value.value());
-    numbers.push_back(mixture.expert_load());
+    numbers.insert(numbers.end(), {mixture.dropped(), mixture.expert_load()});
   }
   const Gradients gradients = tape_.backward(l.total);
   numbers.push_back(
@@ -35,9 +35,9 @@ StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double l
     for (const AuxiliaryLoss& loss : mixture.losses) {
       report.mixture->losses.emplace_back(loss.name, *next++);
     }
+    const double dropped = *next++;
     report.mixture->expert_load.assign(next, read.end() - 1);
-    report.mixture->dropped =
-        dropped_share(static_cast<double>(mixture.routing.dropped), report.mixture->expert_load);
+    report.mixture->dropped = dropped_share(dropped, report.mixture->expert_load);
     report.mixture->expert_load = shares(std::move(report.mixture->expert_load));
   }
   report.gradient_norm = read.back();

@@ -42,7 +42,7 @@ Program program_of(const LayerFixture& fixture, bool auxiliary) {
   return [&fixture, auxiliary](Tape&, std::span<const Var> in) {
     Weights weights;
     const LayerOutput out = Layer(fixture.config).forward(fixture.input(in, weights));
-    return auxiliary ? out.auxiliary : out.y;
+    return to(auxiliary ? out.auxiliary : out.y, Device::cpu);
   };
 }
 
@@ -103,12 +103,12 @@ void check_forms(const LayerFixture& fixture, const std::string& label, CheckRow
 }
 
 // Claim and forms with more of all: 11 tokens, 9 experts, k = 3 where the router permits.
-void check_larger(LayerConfig config, Claim claim, CheckRow& row) {
+void check_larger(LayerConfig config, Claim claim, Device device, CheckRow& row) {
   const RouterEntry& router = router_entry(config.router);
   config.size = {3, 2, 2, 9, std::clamp<std::int64_t>(3, router.least_active, router.most_active)};
   if (!config.options.empty() && is_refused(config, kManyTokens)) return;  // groups of experts, say
   for (const bool training : {true, false}) {
-    const LayerFixture fixture = random_fixture(config, kManyTokens, training);
+    const LayerFixture fixture = on(device, random_fixture(config, kManyTokens, training));
     const std::string label =
         config.router + ", 9 experts" + text(config.options) + ", " + fixture.label;
     ++row.cases;
@@ -119,9 +119,10 @@ void check_larger(LayerConfig config, Claim claim, CheckRow& row) {
 
 // The claim on the edges: k = 1, k = E, one token, an empty expert, logits of 1e4. At a tie there
 // are no differences.
-void check_claim_on_edges(const LayerConfig& config, Claim claim, CheckRow& row) {
-  for (const LayerFixture& fixture : edge_fixtures(config)) {
-    if (!fixture.permutable) continue;
+void check_claim_on_edges(const LayerConfig& config, Claim claim, Device device, CheckRow& row) {
+  for (const LayerFixture& edge : edge_fixtures(config)) {
+    if (!edge.permutable) continue;
+    const LayerFixture fixture = on(device, edge);
     const std::string label = config.router + ", " + fixture.label;
     ++row.cases;
     check_replayed(fixture, label, claim, Depth::edges, row);
@@ -129,7 +130,7 @@ void check_claim_on_edges(const LayerConfig& config, Claim claim, CheckRow& row)
 }
 
 // An estimator where a capacity has dropped choices, two for each token where it permits that.
-void check_dropped(const EstimatorEntry& entry, CheckRow& row) {
+void check_dropped(const EstimatorEntry& entry, Device device, CheckRow& row) {
   const auto with = [&](const char* router, const OptionMap& options) {
     return config_of(router_entry(router), entry.name, options);
   };
@@ -138,7 +139,7 @@ void check_dropped(const EstimatorEntry& entry, CheckRow& row) {
     config = with("switch", {{"capacity", "0.5"}, {"eval-capacity", "0.5"}, {"capacity-min", "1"}});
   }
   for (const bool training : {true, false}) {
-    const LayerFixture fixture = random_fixture(config, kEstimatorTokens, training);
+    const LayerFixture fixture = on(device, random_fixture(config, kEstimatorTokens, training));
     const std::string label = config.router + ", dropped choices, " + fixture.label;
     ++row.cases;
     check_replayed(fixture, label, entry.claim, Depth::directions, row);
@@ -198,7 +199,7 @@ void check_unbiased(const RouterEntry& entry, const std::vector<OptionMap>& all,
 
 // k = E: the dense softmax layer, in value and every gradient.
 void check_against_dense(const LayerConfig& config, const std::string& label, CheckRow& row,
-                         const Mutation* mutation) {
+                         const Mutation* mutation, Device device) {
   LayerConfig all = config;
   all.size.active = all.size.experts;
   LayerConfig dense = all;
@@ -207,7 +208,7 @@ void check_against_dense(const LayerConfig& config, const std::string& label, Ch
   dense.options.clear();
   PassOptions options;
   options.mutation = mutation;
-  const LayerPass mine = run_pass(random_fixture(all, 5, true), options);
+  const LayerPass mine = run_pass(on(device, random_fixture(all, 5, true)), options);
   const LayerPass theirs = run_pass(random_fixture(dense, 5, true));
   row.note(close(mine.y, theirs.y, 1e-12), label + ": with k = E not the dense layer");
   for (std::size_t i = 0; i < mine.gradients.size(); ++i) {
@@ -264,7 +265,7 @@ CheckRow checked(const Entry& entry, const char* kind, Body body) {
 
 }  // namespace
 
-CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
+CheckRow check_router(const RouterEntry& entry, const Mutation* mutation, Device device) {
   return checked(entry, "router", [&](CheckRow& row) {
     if (entry.claim == Claim::biased_order) refuse_claim(entry.claim, "a router", row);
     const auto with = [&](const OptionMap& o) { return config_of(entry, "sparse", o); };
@@ -275,7 +276,8 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
     all.push_back({{"aux", "0.3"}, {"z-loss", "0.2"}, {"shared", "1"}});
     for (const OptionMap& options : all) {
       for (const bool training : {true, false}) {
-        const LayerFixture fixture = random_fixture(with(options), kRouterTokens, training);
+        const LayerFixture fixture =
+            on(device, random_fixture(with(options), kRouterTokens, training));
         ++row.cases;
         const std::string label = fixture.label + text(options);
         check_replayed(fixture, label, entry.claim, depth_for(options), row, mutation);
@@ -284,15 +286,15 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
       }
       if (mutation == nullptr) check_learns(with_fewest(with(options)), row);
     }
-    check_edges(defaults, entry.traits, {}, row, mutation);
+    check_edges(defaults, entry.traits, {}, row, mutation, device);
     if (mutation == nullptr) {
-      LayerFixture dropless = random_fixture(defaults, kRouterTokens, false);
+      LayerFixture dropless = on(device, random_fixture(defaults, kRouterTokens, false));
       dropless.dropless = true;
       ++row.cases;
       check_fields(dropless, "inference, dropless", row);
       check_replayed(dropless, "inference, dropless", entry.claim, Depth::directions, row);
-      for (const OptionMap& options : own) check_larger(with(options), entry.claim, row);
-      check_claim_on_edges(defaults, entry.claim, row);
+      for (const OptionMap& options : own) check_larger(with(options), entry.claim, device, row);
+      check_claim_on_edges(defaults, entry.claim, device, row);
       check_traits(entry, defaults, row);
     }
     if (entry.claim == Claim::documented) check_recorded(entry, row);
@@ -300,7 +302,7 @@ CheckRow check_router(const RouterEntry& entry, const Mutation* mutation) {
   });
 }
 
-CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) {
+CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation, Device device) {
   return checked(entry, "estimator", [&](CheckRow& row) {
     if (entry.claim == Claim::documented) refuse_claim(entry.claim, "an estimator", row);
     check_entry(entry, row);
@@ -321,7 +323,8 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         const LayerConfig config = config_of(router_entry(router), entry.name, merged);
         const std::string label = router + text(merged);
         for (const bool training : {true, false}) {
-          const LayerFixture fixture = random_fixture(config, kEstimatorTokens, training);
+          const LayerFixture fixture =
+              on(device, random_fixture(config, kEstimatorTokens, training));
           ++row.cases;
           check_replayed(fixture, label, entry.claim, depth_for(options), row, mutation);
           check_forms(fixture, label, row, mutation);
@@ -329,7 +332,7 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         }
         // The weighted cotangent is not the dense layer's by design, whatever k is.
         if (router == "top-k" && router_options.empty() && !options.contains("cotangent")) {
-          check_against_dense(config, label, row, mutation);
+          check_against_dense(config, label, row, mutation, device);
         }
         if (mutation != nullptr) continue;
         check_traits(entry, config, row);
@@ -337,21 +340,22 @@ CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation) 
         check_learns(with_fewest(config), row);
       }
       if (!options.empty() && mutation == nullptr) {
-        check_larger(with_first(options), entry.claim, row);
+        check_larger(with_first(options), entry.claim, device, row);
       }
       if (options.empty() && mutation == nullptr) {
         for (const std::string& router : entry.routers) {
           const LayerConfig config = config_of(router_entry(router), entry.name, {});
-          check_larger(config, entry.claim, row);
-          check_claim_on_edges(config, entry.claim, row);
+          check_larger(config, entry.claim, device, row);
+          check_claim_on_edges(config, entry.claim, device, row);
         }
-        if (!entry.traits.categorical) check_dropped(entry, row);
+        if (!entry.traits.categorical) check_dropped(entry, device, row);
       }
       const bool ordered = entry.claim == Claim::biased_order && options.empty();
       if (ordered || entry.claim == Claim::unbiased) check_order(entry, options, row);
       for (const std::string& router : entry.routers) {
         const RouterEntry& with = router_entry(router);
-        check_edges(config_of(with, entry.name, options), with.traits, entry.traits, row, mutation);
+        check_edges(config_of(with, entry.name, options), with.traits, entry.traits, row, mutation,
+                    device);
         if (settled(row, mutation)) return;
       }
     }

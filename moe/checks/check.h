@@ -12,8 +12,10 @@ namespace moegrad {
 // The checks of a router and of an estimator: its claim against the claim's oracle for every value
 // of every option, in training and at inference; fused against written out; the edge suite.
 // `mutation` breaks an operation on purpose.
-CheckRow check_router(const RouterEntry& entry, const Mutation* mutation = nullptr);
-CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation = nullptr);
+CheckRow check_router(const RouterEntry& entry, const Mutation* mutation = nullptr,
+                      Device device = Device::cpu);
+CheckRow check_estimator(const EstimatorEntry& entry, const Mutation* mutation = nullptr,
+                         Device device = Device::cpu);
 
 using OptionMap = std::map<std::string, std::string>;
 
@@ -31,14 +33,20 @@ struct LayerFixture {
   Tensor attention = {};
   Tensor mask = {};
   bool dropless = false;
+  Device device = Device::cpu;  // where the layer works; the values here are on the host
 
-  // The layer's input from leaves made of `values` on their tape; `weights` must outlive it.
+  // The layer's input from leaves made of `values` on their tape, of the device; `weights` must outlive
+  // it.
   LayerInput input(std::span<const Var> leaves, Weights& weights) const;
 };
 
 // Random x [tokens, D], random parameters, logits of deviation about 1.
 LayerFixture random_fixture(const LayerConfig& config, std::int64_t tokens, bool training,
                             std::uint64_t seed = 1);
+inline LayerFixture on(Device device, LayerFixture fixture) {
+  fixture.device = device;
+  return fixture;
+}
 
 // Whether a layer, or a run of so many tokens, is an Error.
 bool is_refused(const LayerConfig& config, std::int64_t tokens);
@@ -100,7 +108,7 @@ std::vector<std::pair<std::string, Tensor>> decisions_of(const LayerFixture& fix
 // estimator sparse also what the router's traits say it does not keep: it must break somewhere.
 void check_edges(const LayerConfig& config, const RouterTraits& router,
                  const EstimatorTraits& estimator, CheckRow& row,
-                 const Mutation* mutation = nullptr);
+                 const Mutation* mutation = nullptr, Device device = Device::cpu);
 
 // The fields of Routing held against each other.
 void check_fields(const LayerFixture& fixture, const std::string& label, CheckRow& row);

@@ -298,9 +298,11 @@ class EdgeCheck {
 }  // namespace
 
 void check_edges(const LayerConfig& config, const RouterTraits& router,
-                 const EstimatorTraits& estimator, CheckRow& row, const Mutation* mutation) {
+                 const EstimatorTraits& estimator, CheckRow& row, const Mutation* mutation,
+                 Device device) {
   Broken broken;
-  for (const LayerFixture& fixture : edge_fixtures(config)) {
+  for (const LayerFixture& edge : edge_fixtures(config)) {
+    const LayerFixture fixture = on(device, edge);
     ++row.cases;
     try {
       EdgeCheck(fixture, router, estimator, row, mutation, broken).run();

@@ -220,11 +220,11 @@ Tensor random_cotangent(const Shape& shape) {
 }
 
 LayerInput LayerFixture::input(std::span<const Var> leaves, Weights& weights) const {
-  for (std::size_t i = 1; i < leaves.size(); ++i) weights.set(names[i], leaves[i]);
+  for (std::size_t i = 1; i < leaves.size(); ++i) weights.set(names[i], to(leaves[i], device));
   for (const auto& [name, value] : state) {
-    weights.set(name, leaves[0].tape().constant(value.to(leaves[0].dtype())));
+    weights.set(name, leaves[0].tape().constant(value.to(leaves[0].dtype()).to(device)));
   }
-  LayerInput in{leaves[0], weights, training};
+  LayerInput in{to(leaves[0], device), weights, training};
   in.ids = ids;
   in.sequence = sequence;
   in.attention = attention;
@@ -247,15 +247,17 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   const LayerOutput out = layer.forward(fixture.input(leaves, weights));
   const Tensor cotangent =
       options.cotangent.defined() ? options.cotangent : random_cotangent(out.y.shape());
-  Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype)));
+  Var loss = sum(out.y * tape.constant(cotangent.to(options.dtype).to(fixture.device)));
   if (options.auxiliary && out.auxiliary.defined()) loss = loss + out.auxiliary;
   const Var logits = out.routing.logits;
-  LayerPass pass{out.y.value(), out.routing.weights.value(), out.routing.selected, {}};
-  pass.logits = logits.value();
-  if (out.auxiliary.defined()) pass.auxiliary = out.auxiliary.value();
-  pass.updates = out.updates;
+  const auto here = [](const Tensor& t) { return t.to(Device::cpu); };
+  LayerPass pass{
+      here(out.y.value()), here(out.routing.weights.value()), here(out.routing.selected), {}};
+  pass.logits = here(logits.value());
+  if (out.auxiliary.defined()) pass.auxiliary = here(out.auxiliary.value());
+  for (const auto& [name, value] : out.updates) pass.updates.emplace_back(name, here(value));
   pass.load = out.expert_load().to_vector();
-  pass.dropped = dropped_share(static_cast<double>(out.routing.dropped), pass.load);
+  pass.dropped = dropped_share(out.dropped().item(), pass.load);
   BackwardOptions backward;
   backward.mutation = options.mutation;
   backward.visit = [&](const Tensor& value, const Tensor& gradient) {
@@ -263,7 +265,7 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   };
   if (logits.needs_gradient()) backward.keep = {logits};
   const Gradients g = tape.backward(loss, backward);
-  if (logits.needs_gradient()) pass.logit_gradients = g[logits];
+  if (logits.needs_gradient()) pass.logit_gradients = here(g[logits]);
   for (const Var& leaf : leaves) {
     pass.gradients.push_back(g[leaf]);
     pass.rounding.push_back(rounding_floor(pass.terms, leaf.value()).change);

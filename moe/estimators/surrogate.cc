@@ -36,7 +36,8 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
 
 Tensor positive_flags(const Tensor& x) {
   Tensor flags = Tensor::empty(x.shape(), DType::i32, x.device());
-  kernels(x.device()).greater(x, Tensor::zeros(x.shape(), x.dtype(), x.device()), flags);
+  kernels(x.device())
+      .greater(1, x.numel(), x, {0, 1}, Tensor::zeros({}, x.dtype(), x.device()), {}, flags);
   return flags;
 }
 

@@ -18,8 +18,8 @@
 #include "moe/padding.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -47,8 +47,7 @@ class CategoricalRouter : public Router {
     } else {
       r.selected = top_k_indices(r.logits, 1, "selected");
     }
-    r.weights = r.logits.tape().constant(
-        Tensor::full({r.logits.size(0), 1}, 1.0, r.logits.dtype(), Device::cpu));
+    r.weights = constant_like(r.logits, {r.logits.size(0), 1}, 1.0);
     r.log_probability = take_columns(log_softmax(r.logits), r.selected);
     return r;
   }
@@ -62,11 +61,10 @@ class CategoricalRouter : public Router {
            "whole copies, and copies <= experts.",
            rows, copies_, r.logits.size(1));
     }
-    Tensor first = Tensor::empty({rows / copies_}, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < first.numel(); ++t) {
-      first.write<std::int32_t>()[t] = static_cast<std::int32_t>(t * copies_);
-    }
-    r.selected = sample_experts(gather_rows(r.logits, first), copies_, false).reshape({rows, 1});
+    const std::int64_t experts = r.logits.size(1);
+    const Tensor copies = r.logits.value().reshape({rows / copies_, copies_ * experts});
+    const Var first = r.logits.tape().constant(columns_of(copies, 0, experts));
+    r.selected = sample_experts(first, copies_, false).reshape({rows, 1});
   }
 
   static void draw(Routing& r) {
@@ -81,11 +79,8 @@ class CategoricalRouter : public Router {
     const Tensor noise = decisions.decide("noise", DType::f64, logits.shape(), [&] {
       return tape.rng().gumbel(logits.shape(), DType::f64, logits.device());
     });
-    r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1}, [&] {
-      Tensor largest = Tensor::empty({logits.size(0), 1}, DType::i32, Device::cpu);
-      kernels(Device::cpu).top_k(noisy_order(logits, noise), 1, largest);
-      return largest;
-    });
+    r.selected = decisions.decide("selected", DType::i32, {logits.size(0), 1},
+                                  [&] { return largest_places(noisy_order(logits, noise), 1); });
     r.noise = noise.to(logits.dtype());
   }
 

@@ -15,6 +15,7 @@
 // estimator to add. Balance losses count the k largest weights of a token.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "moe/registry.h"
@@ -23,10 +24,10 @@
 namespace moegrad {
 namespace {
 
-// The least P whose inverse is a number of its type.
-double least_probability(DType dtype) {
-  return dtype == DType::f32 ? std::numeric_limits<float>::min()
-                             : std::numeric_limits<double>::min();
+// The number before the least P whose inverse is a number of its type.
+double below_least(DType dtype) {
+  return dtype == DType::f32 ? std::nextafter(std::numeric_limits<float>::min(), 0.0F)
+                             : std::nextafter(std::numeric_limits<double>::min(), 0.0);
 }
 constexpr double kNever = -1e30;  // exp of it is 0, and differences with it are finite
 
@@ -58,16 +59,10 @@ class CometRouter : public Router {
     const Var p = paths(size, in);
     const Tensor reached = tape.decisions().decide("reached", DType::i32, p.shape(), [&] {
       const Tensor value = p.value();
-      const double least = least_probability(value.dtype());
-      Tensor out = Tensor::empty(value.shape(), DType::i32, Device::cpu);
-      for (std::int64_t i = 0; i < value.numel(); ++i) {
-        out.write<std::int32_t>()[i] = value.at(i) >= least ? 1 : 0;
-      }
-      return out;
+      return greater(value,
+                     Tensor::full({}, below_least(value.dtype()), value.dtype(), value.device()));
     });
-    const auto number = [&](double v) {
-      return tape.constant(Tensor::full({}, v, p.dtype(), Device::cpu));
-    };
+    const auto number = [&](double v) { return constant_like(p, {}, v); };
     const Var leaf = reshape(
         matmul(in.x, in.weights.at("router.leaf")) + in.weights.at("router.leaf_bias"), p.shape());
     const Var u = where(reached, leaf + log(where(reached, p, number(1.0))), number(kNever));
@@ -87,7 +82,7 @@ class CometRouter : public Router {
   Var paths(const LayerSize& size, const LayerInput& in) const {
     const std::int64_t rows = in.x.size(0) * size.active;
     const std::int64_t experts = size.experts;
-    Var p = in.x.tape().constant(Tensor::full({rows, 1}, 1.0, in.x.dtype(), Device::cpu));
+    Var p = constant_like(in.x, {rows, 1}, 1.0);
     if (experts == 1) return p;
     const Var z =
         reshape(matmul(in.x, in.weights.at("router.split")) + in.weights.at("router.split_bias"),

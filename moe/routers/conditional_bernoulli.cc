@@ -23,11 +23,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moe/on_host.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/cpu/parallel.h"
-#include "tensor/kernels.h"
+#include "tensor/threads.h"
 
 namespace moegrad {
 namespace {
@@ -41,14 +42,14 @@ std::vector<double> walk_of(const Tensor& logits, std::int64_t token, std::int64
 }
 
 // k of the experts by the backward walk, lowest first: i32 [N, k]. Token t takes expert i where
-// number (E-1-i) N + t of the generator is below its probability.
+// number (E-1-i) N + t of the generator is below its probability. Logits on the host.
 Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, o.device());
   std::int32_t* const ids = selected.write<std::int32_t>();
-  cpu::parallel_for(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
+  parallel_on_host(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const std::vector<double> take = walk_of(o, t, k);
       std::int64_t left = k;
@@ -68,8 +69,8 @@ Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
   const std::int64_t tokens = logits.size(0);
   const Tensor o = logits.to(DType::f64);
   std::vector<std::int64_t> left(static_cast<std::size_t>(tokens), k);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32, Device::cpu);
-  const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64, Device::cpu);
+  Tensor selected = Tensor::empty({tokens, k}, DType::i32, o.device());
+  const Tensor probabilities = o.like({tokens, 2});
   for (std::int64_t i = logits.size(1); i-- > 0;) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t open = left[static_cast<std::size_t>(t)];
@@ -91,17 +92,16 @@ Tensor sample_set(Var logits, std::int64_t k) {
   Tape& tape = logits.tape();
   Decisions& decisions = tape.decisions();
   if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
-    return walk_enumerated(tape, logits.value(), k);
+    return on_host([&](const Tensor& o) { return walk_enumerated(tape, o, k); }, logits.value());
   }
   return decisions.decide("selected", DType::i32, {logits.size(0), k}, [&] {
     const Tensor o = logits.value();
-    return walk_backwards(o, k, tape.rng().take(static_cast<std::uint64_t>(o.numel())));
+    const Rng rng = tape.rng().take(static_cast<std::uint64_t>(o.numel()));
+    return on_host([&](const Tensor& host) { return walk_backwards(host, k, rng); }, o);
   });
 }
 
-Var column_of(Var like, double value) {
-  return like.tape().constant(Tensor::full({like.size(0), 1}, value, like.dtype(), Device::cpu));
-}
+Var column_of(Var like, double value) { return constant_like(like, {like.size(0), 1}, value); }
 
 // log r_j of the experts 0 .. i, j = 1 .. min(i+1, k), from that of the experts before i and
 // d_j = o_i - log r_j:  log r_j + softplus(d_j) - softplus(d_{j-1}), where softplus(d_0) = 0; and
@@ -145,10 +145,7 @@ Var marginals(Var logits, std::int64_t k) {
   const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
   const std::vector<Var> d = odds_to_take(logits - stop_gradient(slice(largest, 1, k - 1, k)), k);
   Var reach = column_of(logits, 1.0);
-  if (k > 1) {
-    const Tensor none = Tensor::zeros({logits.size(0), k - 1}, logits.dtype(), Device::cpu);
-    reach = concat({logits.tape().constant(none), reach}, 1);
-  }
+  if (k > 1) reach = concat({constant_like(logits, {logits.size(0), k - 1}, 0.0), reach}, 1);
   std::vector<Var> mu(d.size());
   for (std::int64_t i = experts - 1; i > 0; --i) {
     const auto at = static_cast<std::size_t>(i);
@@ -177,8 +174,7 @@ class ConditionalBernoulliRouter : public Router {
       r.weights = even + (p - stop_gradient(p));
     } else {
       r.selected = top_k_indices(r.logits, k, "selected");
-      r.weights = r.logits.tape().constant(
-          Tensor::full({r.logits.size(0), k}, even, r.logits.dtype(), Device::cpu));
+      r.weights = constant_like(r.logits, {r.logits.size(0), k}, even);
     }
     return r;
   }
@@ -195,7 +191,7 @@ RouterEntry conditional_bernoulli_router() {
               "training: S drawn from P, w = 1/k in value and mu/k in gradient, on S\n"
               "inference: S = TopK(o), w = 1/k;  scores p = mu/k",
           .claim = Claim::documented,
-          .traits = {.samples = true},
+          .traits = {.samples = true, .on_host = "the draw of the sets in training"},
           .make = [](const Options&) -> std::unique_ptr<Router> {
             return std::make_unique<ConditionalBernoulliRouter>();
           },

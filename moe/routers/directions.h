@@ -1,26 +1,21 @@
 #pragma once
 
-#include <cmath>
 #include <limits>
 
-#include "moe/router.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
 
 // 1 / the largest |x| of each row of x [R, C], [R, 1]; 0 for a row of zeros.
-template <class T>
-Tensor inverse_sizes(const Tensor& x) {
-  Tensor out = Tensor::zeros({x.size(0), 1}, x.dtype(), Device::cpu);
-  const T* v = x.data<T>();
-  for (std::int64_t row = 0; row < x.size(0); ++row, v += x.size(1)) {
-    T largest = 0;
-    for (std::int64_t i = 0; i < x.size(1); ++i) largest = std::fmax(largest, std::abs(v[i]));
-    if (largest > 0) {
-      out.write<T>()[row] = 1 / std::fmax(largest, std::numeric_limits<T>::min());
-    }
-  }
-  return out;
+inline Tensor inverse_sizes(const Tensor& x) {
+  const double least = x.dtype() == DType::f32 ? std::numeric_limits<float>::min()
+                                               : std::numeric_limits<double>::min();
+  const auto number = [&](double v) { return Tensor::full({}, v, x.dtype(), x.device()); };
+  const Tensor largest = reduce_rows(Reduction::max, compute<functor::Abs>(x));
+  const Tensor inverse =
+      compute<functor::Div>(number(1.0), compute<functor::Maximum>(largest, number(least)));
+  return where(greater(largest, number(0.0)), inverse, number(0.0));
 }
 
 // x / |x| of each row of x [R, C]; 0, without a gradient, for a row of zeros. A row is scaled by
@@ -29,16 +24,12 @@ Tensor inverse_sizes(const Tensor& x) {
 inline Var unit_rows(Var x) {
   Tape& tape = x.tape();
   const Shape column = {x.size(0), 1};
-  const Tensor inverse = tape.decisions().decide("size", x.dtype(), column, [&] {
-    const Tensor v = x.value();
-    return v.dtype() == DType::f32 ? inverse_sizes<float>(v) : inverse_sizes<double>(v);
-  });
-  const Tensor is_zero = Tensor::zeros(column, DType::f64, Device::cpu);
-  for (std::int64_t row = 0; row < x.size(0); ++row) {
-    if (inverse.at(row) == 0.0) is_zero.write<double>()[row] = 1.0;
-  }
+  const Tensor inverse =
+      tape.decisions().decide("size", x.dtype(), column, [&] { return inverse_sizes(x.value()); });
+  const auto number = [&](double v) { return Tensor::full({}, v, x.dtype(), inverse.device()); };
+  const Tensor is_zero = where(greater(inverse, number(0.0)), number(0.0), number(1.0));
   const Var scaled = x * tape.constant(inverse);
-  return scaled / sqrt(sum(square(scaled), 1, true) + tape.constant(is_zero.to(x.dtype())));
+  return scaled / sqrt(sum(square(scaled), 1, true) + tape.constant(is_zero));
 }
 
 }  // namespace moegrad

@@ -75,8 +75,7 @@ class DSelectKRouter : public Router {
   Var selectors(const LayerSize& size, const LayerInput& in) const {
     const std::int64_t rows = in.x.size(0) * size.active;
     const std::int64_t m = bits(size);
-    if (m == 0)
-      return in.x.tape().constant(Tensor::full({rows, 1}, 1.0, in.x.dtype(), Device::cpu));
+    if (m == 0) return constant_like(in.x, {rows, 1}, 1.0);
     const Var z = reshape(
         matmul(in.x, in.weights.at("router.code")) + in.weights.at("router.code_bias"), {rows, m});
     const Var one = smooth_step(z, gamma_);
@@ -92,8 +91,8 @@ class DSelectKRouter : public Router {
     if (entropy_ > 0.0) routing.add_loss("entropy", entropy_, entropy_per_token(r, tokens));
     const bool unreachable = !std::has_single_bit(static_cast<std::uint64_t>(size.experts));
     if (zeta_ > 0.0 && unreachable) {
-      const Var one = r.tape().constant(Tensor::full({}, 1.0, r.dtype(), Device::cpu));
-      const Var each = reshape(one / (sum(r, 1) + 1e-6), {tokens, size.active});
+      const Var each =
+          reshape(constant_like(r, {}, 1.0) / (sum(r, 1) + 1e-6), {tokens, size.active});
       routing.add_loss("zeta", zeta_, mean_over_tokens(sum(each, 1)));
     }
   }

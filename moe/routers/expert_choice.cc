@@ -14,8 +14,8 @@
 #include "moe/capacity.h"
 #include "moe/registry.h"
 #include "moe/score_order.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -26,20 +26,10 @@ Tensor taken(const Tensor& logits, std::int64_t capacity) {
   const Tensor scores = log_odds(logits);
   const std::int64_t tokens = scores.size(0);
   const std::int64_t experts = scores.size(1);
-  const Tensor by_expert = Tensor::empty({experts, tokens}, scores.dtype(), Device::cpu);
-  for (std::int64_t e = 0; e < experts; ++e) {
-    kernels(Device::cpu).copy_block(scores, e, experts, tokens, 1, e * tokens, 1, by_expert);
-  }
-  const Tensor places = Tensor::empty({experts, capacity}, DType::i32, Device::cpu);
-  kernels(Device::cpu).top_k(by_expert, capacity, places);
-  Tensor selected = Tensor::full({tokens, experts}, -1.0, DType::i32, Device::cpu);
-  for (std::int64_t e = 0; e < experts; ++e) {
-    for (std::int64_t j = 0; j < capacity; ++j) {
-      const std::int32_t t = places.data<std::int32_t>()[e * capacity + j];
-      selected.write<std::int32_t>()[t * experts + e] = static_cast<std::int32_t>(e);
-    }
-  }
-  return selected;
+  const Tensor places = largest_places(transposed(scores), capacity);
+  const Device device = scores.device();
+  return where(transposed(flags_of(places, tokens)), every_expert(tokens, experts, device),
+               Tensor::full({}, -1.0, DType::i32, device));
 }
 
 class ExpertChoiceRouter : public Router {

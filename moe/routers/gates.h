@@ -2,6 +2,7 @@
 
 #include "moe/balance.h"
 #include "moe/router.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -13,25 +14,20 @@ namespace moegrad {
 inline Tensor open_gates(Var weights) {
   return weights.tape().decisions().decide("selected", DType::i32, weights.shape(), [&] {
     const Tensor w = weights.value();
-    Tensor selected = every_expert(w.size(0), w.size(1));
-    const std::span<std::int32_t> ids = selected.write_values<std::int32_t>();
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (!(w.at(static_cast<std::int64_t>(i)) > 0.0)) ids[i] = -1;
-    }
-    return selected;
+    const Device device = w.device();
+    return where(greater(w, Tensor::zeros({}, w.dtype(), device)),
+                 every_expert(w.size(0), w.size(1), device),
+                 Tensor::full({}, -1.0, DType::i32, device));
   });
 }
 
 // The k largest weights of a token that are above 0, else -1: what balance losses count while more
 // gates are open.
 inline Tensor largest_open(Var weights, std::int64_t k) {
-  const Tensor choice = top_k_indices(weights, k, "choice").clone();
-  const Tensor w = weights.value();
-  for (std::int64_t i = 0; i < choice.numel(); ++i) {
-    std::int32_t& id = choice.write<std::int32_t>()[i];
-    if (!(w.at(i / k * w.size(1) + id) > 0.0)) id = -1;
-  }
-  return choice;
+  const Tensor choice = top_k_indices(weights, k, "choice");
+  const Tensor w = take_columns(weights.value(), choice);
+  return where(greater(w, Tensor::zeros({}, w.dtype(), w.device())), choice,
+               Tensor::full({}, -1.0, DType::i32, w.device()));
 }
 
 // The smooth step (Hazimeh et al., arXiv:2106.03760, eq. 4): 0 below -gamma/2, 1 above gamma/2,

@@ -19,6 +19,7 @@
 #include "moe/balance.h"
 #include "moe/capacity.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -43,11 +44,8 @@ class GshardRouter : public Router {
     r.log_normaliser = log(normaliser);
     r.weights = both / normaliser;
     const std::int64_t tokens = in.x.size(0);
-    const Tensor first = Tensor::empty({tokens}, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      first.write<std::int32_t>()[t] = r.selected.data<const std::int32_t>()[2 * t];
-    }
-    r.add_loss("balance", settings_.balance, switch_auxiliary(r.scores, first));
+    r.add_loss("balance", settings_.balance,
+               switch_auxiliary(r.scores, columns_of(r.selected, 0, 1)));
     if (in.training && settings_.threshold > 0.0) drop_by_chance(r);
     const std::int64_t capacity =
         std::max(settings_.least, capacity_down(settings_.capacity, tokens, size.experts));
@@ -60,19 +58,15 @@ class GshardRouter : public Router {
   void drop_by_chance(Routing& r) const {
     Tape& tape = r.weights.tape();
     const std::int64_t tokens = r.weights.size(0);
-    const Tensor w = r.weights.value();
-    const Tensor probabilities = Tensor::empty({tokens, 2}, DType::f64, Device::cpu);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const double keep = std::fmin(1.0, w.at(2 * t + 1) / settings_.threshold);
-      probabilities.write<double>()[2 * t] = 1.0 - keep;
-      probabilities.write<double>()[2 * t + 1] = keep;
-    }
-    const Tensor kept = tape.decisions().categorical("second", probabilities, tape.rng());
-    const Tensor selected = r.selected.clone();
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      if (kept.data<std::int32_t>()[t] == 0) selected.write<std::int32_t>()[2 * t + 1] = -1;
-    }
-    r.selected = selected;
+    const Tensor second = columns_of(r.weights.value().to(DType::f64), 1, 2);
+    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, second.device()); };
+    const Tensor keep = compute<functor::Minimum>(
+        compute<functor::Div>(second, number(settings_.threshold)), number(1.0));
+    const Tensor kept = tape.decisions().categorical(
+        "second", joined(compute<functor::Sub>(number(1.0), keep), keep), tape.rng());
+    const Tensor none = Tensor::full({}, -1.0, DType::i32, kept.device());
+    r.selected = joined(columns_of(r.selected, 0, 1),
+                        where(kept.reshape({tokens, 1}), columns_of(r.selected, 1, 2), none));
   }
 
   GshardSettings settings_;

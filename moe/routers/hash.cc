@@ -7,6 +7,7 @@
 // expert and 0 elsewhere, logits 0; neither has a gradient. No capacity, no loss.
 
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -26,18 +27,17 @@ class HashRouter : public Router {
     Tape& tape = in.x.tape();
     Routing r;
     r.selected = tape.decisions().decide("selected", DType::i32, {tokens, 1}, [&] {
-      Tensor selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
+      const Tensor selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
       for (std::int64_t t = 0; t < tokens; ++t) {
         const auto id = static_cast<std::uint64_t>(in.ids.data<std::int32_t>()[t]);
         selected.write<std::int32_t>()[t] =
             static_cast<std::int32_t>(table_.bits(id) % static_cast<std::uint64_t>(size.experts));
       }
-      return selected;
+      return selected.to(in.x.value().device());
     });
-    const DType dtype = in.x.dtype();
-    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype, Device::cpu));
+    r.weights = constant_like(in.x, {tokens, 1}, 1.0);
     r.scores = put_columns(r.weights, r.selected, size.experts);
-    r.logits = tape.constant(Tensor::zeros({tokens, size.experts}, dtype, Device::cpu));
+    r.logits = constant_like(in.x, {tokens, size.experts}, 0.0);
     return r;
   }
 

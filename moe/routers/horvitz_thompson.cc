@@ -62,7 +62,7 @@ RouterEntry horvitz_thompson_router() {
               "w_i = g_i / pi_i, pi_i = P(i in S) held constant; E[w] = g\n"
               "inference: S = TopK(x W + b), w = softmax over S",
           .claim = Claim::unbiased,
-          .traits = {.samples = true},
+          .traits = {.samples = true, .on_host = "the weights in training"},
           .make = [](const Options&) -> std::unique_ptr<Router> {
             return std::make_unique<HorvitzThompsonRouter>();
           }};

@@ -15,9 +15,9 @@
 #include <cmath>
 
 #include "moe/balance.h"
-#include "moe/plan.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -59,8 +59,7 @@ class MoesartRouter : public Router {
 
  private:
   static Var uniform(const Routing& r, std::int64_t k) {
-    return r.logits.tape().constant(Tensor::full(
-        {r.logits.size(0), k}, 1.0 / static_cast<double>(k), r.logits.dtype(), Device::cpu));
+    return constant_like(r.logits, {r.logits.size(0), k}, 1.0 / static_cast<double>(k));
   }
 
   Var training_weights(const Routing& r, std::int64_t k) const {
@@ -71,16 +70,12 @@ class MoesartRouter : public Router {
     Tape& tape = r.logits.tape();
     const std::int64_t tokens = r.logits.size(0);
     const Tensor even =
-        Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), DType::f64, Device::cpu);
+        Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), DType::f64, r.selected.device());
     const Tensor j = tape.decisions().categorical("unadjusted", even, tape.rng());
-    const Tensor is_j = Tensor::zeros({tokens, k}, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      is_j.write<std::int32_t>()[t * k + j.data<std::int32_t>()[t]] = 1;
-    }
+    const Tensor is_j = flags_of(j.reshape({tokens, 1}), k);
     const Var log_g = take_columns(log_softmax(r.logits), r.selected);
-    const double others = -std::log(static_cast<double>(k) - 1.0);
-    return softmax(
-        where(is_j, log_g, tape.constant(Tensor::full({}, others, r.logits.dtype(), Device::cpu))));
+    const double rest = -std::log(static_cast<double>(k) - 1.0);
+    return softmax(where(is_j, log_g, constant_like(r.logits, {}, rest)));
   }
 
   Weighting weighting_;

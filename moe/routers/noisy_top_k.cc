@@ -17,8 +17,8 @@
 #include "moe/balance.h"
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -47,7 +47,7 @@ class NoisyTopKRouter : public Router {
     if (in.training) {
       Tape& tape = in.x.tape();
       deviation = softplus(matmul(in.x, in.weights.at("router.noise"))) + 1e-2;
-      noise = deviation * tape.constant(normal_noise(tape, h.shape(), h.dtype()));
+      noise = deviation * tape.constant(normal_noise(h));
       r.noise = noise.value();
       h = h + noise;
     }
@@ -73,25 +73,13 @@ class NoisyTopKRouter : public Router {
   static Var expected_tokens(const Routing& r, const Tensor& h, Var noise, Var deviation) {
     const std::int64_t rows = h.size(0);
     const std::int64_t k = r.selected.size(1);
-    const Tensor is_in = Tensor::zeros(h.shape(), DType::i32, Device::cpu);
-    const Tensor last = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < rows; ++t) {
-      const std::int32_t* chosen = r.selected.data<std::int32_t>() + t * k;
-      for (std::int64_t j = 0; j < k; ++j) {
-        if (chosen[j] >= 0) is_in.write<std::int32_t>()[t * h.size(1) + chosen[j]] = 1;
-      }
-      last.write<std::int32_t>()[t] = chosen[k - 1];
-    }
+    const Tensor is_in = flags_of(r.selected, h.size(1));
+    const Tensor last = columns_of(r.selected, k - 1, k);
+    // Of the k+1 largest the first that was not selected.
     const Tensor next = noise.tape().decisions().decide("next", DType::i32, {rows, 1}, [&] {
-      Tensor largest = Tensor::empty({rows, k + 1}, DType::i32, Device::cpu);
-      kernels(h.device()).top_k(h, k + 1, largest);
-      Tensor first_out = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
-      for (std::int64_t t = 0; t < rows; ++t) {
-        const std::int32_t* e = largest.data<const std::int32_t>() + t * (k + 1);
-        while (is_in.data<std::int32_t>()[t * h.size(1) + *e] == 1) ++e;
-        first_out.write<std::int32_t>()[t] = *e;
-      }
-      return first_out;
+      const Tensor largest = largest_places(h, k + 1);
+      const Tensor chosen = take_columns(is_in, largest).to(DType::f32);
+      return take_columns(largest, largest_places(compute<functor::Neg>(chosen), 1));
     });
     const auto at_threshold = [&](Var v) {
       return where(is_in, take_columns(v, next), take_columns(v, last));

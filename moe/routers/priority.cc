@@ -23,8 +23,8 @@
 #include "moe/probability/log_space.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -45,19 +45,16 @@ class PriorityRouter : public Router {
       return tape.rng().gumbel(logits.shape(), DType::f64, logits.device());
     });
     const Tensor noisy = noisy_order(logits, noise);
-    r.selected =
-        tape.decisions().decide("selected", DType::i32, {logits.size(0), size.active}, [&] {
-          Tensor largest = Tensor::empty({logits.size(0), size.active}, DType::i32, Device::cpu);
-          kernels(Device::cpu).top_k(noisy, size.active, largest);
-          return largest;
-        });
+    r.selected = tape.decisions().decide("selected", DType::i32, {logits.size(0), size.active},
+                                         [&] { return largest_places(noisy, size.active); });
     r.noise = noise.to(r.logits.dtype());
+    const Tensor order = noisy.to(Device::cpu);
     r.weights = held_ratio_weights(
         r.logits, r.selected,
         [&](std::int64_t token, std::span<const double> o, std::span<const std::int32_t> selected,
             std::span<double> weights) {
           const std::size_t first = static_cast<std::size_t>(token) * o.size();
-          weigh(o, noisy.values<double>().subspan(first, o.size()), selected, weights);
+          weigh(o, order.values<double>().subspan(first, o.size()), selected, weights);
         });
     return r;
   }
@@ -128,7 +125,7 @@ RouterEntry priority_router() {
               "with the divisor held constant; E[w] = g; k = E: w = g\n"
               "inference: S = TopK(x W + b), w = softmax over S",
           .claim = Claim::unbiased,
-          .traits = {.samples = true, .continuous = true},
+          .traits = {.samples = true, .continuous = true, .on_host = "the weights in training"},
           .make = [](const Options&) -> std::unique_ptr<Router> {
             return std::make_unique<PriorityRouter>();
           },

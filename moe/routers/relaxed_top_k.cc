@@ -19,22 +19,14 @@
 
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
 // Beside any logit e to it is 0, and differences with it are finite.
 constexpr double kLeftOut = -1e30;
-
-// The expert of the largest x [N, E] of each row, i32 [N, 1]. No decision: what is made of it is
-// the same function whichever of them it is.
-Tensor top_of(const Tensor& x) {
-  Tensor top = Tensor::empty({x.size(0), 1}, DType::i32, Device::cpu);
-  kernels(x.device()).top_k(x, 1, top);
-  return top;
-}
 
 // [N, E], each row with the sum k; `added` is the noise. In every round what is added to the logits
 // is added to their difference from the logit of the one that leads then: in f32 nothing of it is
@@ -46,10 +38,8 @@ Tensor top_of(const Tensor& x) {
 Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
   Tape& tape = logits.tape();
   const Tensor o = logits.value();
-  const Shape& shape = o.shape();
-  const auto number = [&](double v) {
-    return tape.constant(Tensor::full({}, v, o.dtype(), Device::cpu));
-  };
+  const std::int64_t experts = o.size(1);
+  const auto number = [&](double v) { return constant_like(logits, {}, v); };
   Var k_hot;
   for (std::int64_t round = 0; round < k; ++round) {
     Tensor total = o;
@@ -57,16 +47,11 @@ Var relaxed_k_hot(Var logits, Var added, std::int64_t k, double temperature) {
       total = o.clone();
       kernels(o.device()).accumulate(1.0, added.value(), total);
     }
-    const Tensor leading = Tensor::empty({shape[0], 1}, o.dtype(), Device::cpu);
-    kernels(o.device()).take_columns(o, top_of(total), leading);
-    Var s = logits - tape.constant(leading);
+    Var s = logits - tape.constant(take_columns(o, largest_places(total, 1)));
     if (added.defined()) s = s + added;
     s = s / temperature;
-    const Tensor top = top_of(s.value());
-    const Tensor is_top = Tensor::zeros(shape, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < shape[0]; ++t) {
-      is_top.write<std::int32_t>()[t * shape[1] + top.data<std::int32_t>()[t]] = 1;
-    }
+    // No decision: what is made of it is the same function whichever of them it is.
+    const Tensor is_top = flags_of(largest_places(s.value(), 1), experts);
     const Var p = softmax(s);
     const Var others = logsumexp(where(is_top, number(kLeftOut), s), 1, true);
     const Var rest_of_top = others - logsumexp(s, 1, true);
@@ -111,14 +96,13 @@ class RelaxedTopKRouter : public Router {
     };
     r.scores = relaxed_k_hot(r.logits, noise, k, temperature_) / static_cast<double>(k);
     if (in.training && !straight_through_) {
-      r.selected = every_expert(tokens, size.experts);
+      r.selected = every_expert(tokens, size.experts, noisy.device());
       r.choice = largest("choice");
       r.weights = r.scores;
       return r;
     }
     r.selected = largest("selected");
-    r.weights =
-        tape.constant(Tensor::full({tokens, k}, 1.0 / static_cast<double>(k), dtype, Device::cpu));
+    r.weights = constant_like(r.logits, {tokens, k}, 1.0 / static_cast<double>(k));
     if (in.training) r.weights = straight_through(r.weights, take_columns(r.scores, r.selected));
     return r;
   }

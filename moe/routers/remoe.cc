@@ -52,23 +52,23 @@ class ReMoERouter : public Router {
   void regularise(const LayerSize& size, const LayerInput& in, Var gates, Routing& r) const {
     const auto tokens = static_cast<double>(in.x.size(0));
     const auto active = static_cast<double>(size.active);
-    const Tensor share = expert_counts(r.selected, size.experts).reshape({size.experts});
-    double open = 0.0;
-    for (std::int64_t e = 0; e < size.experts; ++e) {
-      double& count = share.write<double>()[e];
-      open += count;
-      count *= static_cast<double>(size.experts) / (active * tokens * tokens);
-    }
+    const Tensor counts = expert_counts(r.selected, size.experts);
+    const double each = static_cast<double>(size.experts) / (active * tokens * tokens);
+    const Tensor share = compute<functor::Affine>(counts, {each, 0.0}).reshape({size.experts});
     const Var lambda = in.weights.at("router.lambda");
     const Var n = in.x.tape().constant(share.to(gates.dtype()));
     const Var open_mean = sum(sum_over_tokens(gates) * n);
     r.auxiliary = reshape(lambda, {}) * open_mean;
     r.losses.push_back({"lambda", open_mean});
     // S < 1 - k/E where more than k gates of a token are open in the mean.
-    const double factor = open > active * tokens ? multiplier_ : 1.0 / multiplier_;
-    const double now = lambda.value().item();
-    const double next = now > 0.0 ? std::fmax(now * factor, kLeastLambda) : 0.0;
-    r.updates.emplace_back("router.lambda", Tensor::full({1}, next, DType::f64, Device::cpu));
+    const auto number = [&](double v) { return Tensor::full({1}, v, DType::f64, share.device()); };
+    const Tensor open = reduce_rows(Reduction::sum, counts).reshape({1});
+    const Tensor factor = where(greater(open, number(active * tokens)), number(multiplier_),
+                                number(1.0 / multiplier_));
+    const Tensor now = lambda.value().to(DType::f64).reshape({1});
+    const Tensor moved =
+        compute<functor::Maximum>(compute<functor::Mul>(now, factor), number(kLeastLambda));
+    r.updates.emplace_back("router.lambda", where(greater(now, number(0.0)), moved, number(0.0)));
   }
 
   double lambda_;

@@ -15,6 +15,7 @@
 
 #include "moe/balance.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -29,50 +30,39 @@ class SmearRouter : public Router {
   std::int64_t choices(const LayerSize&) const override { return 1; }
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
-    Tape& tape = in.x.tape();
-    const DType dtype = in.x.dtype();
     const std::int64_t tokens = in.x.size(0);
     const Sequences sequences(in);
-    const std::int64_t batch = sequences.count();
-    const Var normal =
-        layer_norm(in.x, tape.constant(Tensor::full({size.model}, 1.0, dtype, Device::cpu)),
-                   tape.constant(Tensor::zeros({size.model}, dtype, Device::cpu)));
+    const Var normal = layer_norm(in.x, constant_like(in.x, {size.model}, 1.0),
+                                  constant_like(in.x, {size.model}, 0.0));
     const Var logits = router_logits(mean_over_tokens(normal, sequences), in.weights);
     Var kept = logits;
     if (in.training && dropout_ > 0.0) {
-      kept = where(drawn(tape, batch, size.experts), logits,
-                   tape.constant(Tensor::full({}, kDropped, dtype, Device::cpu)));
+      kept = where(drawn(logits), logits, constant_like(in.x, {}, kDropped));
     }
     Routing r;
     r.merge = softmax(kept);
-    r.selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      r.selected.write<std::int32_t>()[t] = static_cast<std::int32_t>(sequences.of(t));
-    }
-    r.weights = tape.constant(Tensor::full({tokens, 1}, 1.0, dtype, Device::cpu));
+    const Device device = in.x.value().device();
+    r.selected = sequences.of_tokens(tokens, device).reshape({tokens, 1});
+    r.weights = constant_like(in.x, {tokens, 1}, 1.0);
     r.logits = gather_rows(logits, r.selected.reshape({tokens}));
     r.scores = softmax(r.logits);
     return r;
   }
 
  private:
-  // i32 [B, E]: 1 for the experts that stay.
-  Tensor drawn(Tape& tape, std::int64_t batch, std::int64_t experts) const {
-    std::vector<double> probabilities;
-    for (std::int64_t i = 0; i < batch * experts; ++i) {
-      probabilities.insert(probabilities.end(), {dropout_, 1.0 - dropout_});
-    }
-    const Tensor drawn = tape.decisions().categorical(
-        "expert-dropout", Tensor::of<double>({batch * experts, 2}, probabilities), tape.rng());
-    Tensor kept = drawn.clone().reshape({batch, experts});
-    for (std::int64_t b = 0; b < batch; ++b) {
-      Tensor row = kept.rows(b, b + 1);
-      bool any = false;
-      for (const std::int32_t keep : row.values<const std::int32_t>()) any = any || keep != 0;
-      if (any) continue;
-      for (std::int32_t& keep : row.write_values<std::int32_t>()) keep = 1;
-    }
-    return kept;
+  // i32 [B, E], the shape of the logits: 1 for the experts that stay; all where none would.
+  Tensor drawn(Var logits) const {
+    Tape& tape = logits.tape();
+    const std::int64_t all = logits.size(0) * logits.size(1);
+    const Device device = logits.value().device();
+    const Tensor dropped = Tensor::full({all, 1}, dropout_, DType::f64, device);
+    const Tensor stays = Tensor::full({all, 1}, 1.0 - dropout_, DType::f64, device);
+    const Tensor kept = tape.decisions()
+                            .categorical("expert-dropout", joined(dropped, stays), tape.rng())
+                            .reshape(logits.shape());
+    const Tensor any = reduce_rows(Reduction::max, kept.to(DType::f32));
+    const Tensor none = greater(Tensor::full(kept.shape(), 0.5, DType::f32, device), any);
+    return where(none, Tensor::full({}, 1.0, DType::i32, device), kept);
   }
 
   double dropout_;

@@ -17,6 +17,7 @@
 #include "moe/registry.h"
 #include "moe/routers/directions.h"
 #include "moe/sequences.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -59,20 +60,12 @@ class SoftMoERouter : public Router {
 
  private:
   void describe_rows(const LayerSize& size, std::int64_t rows, Routing& r) const {
-    const DType dtype = r.mix.dtype();
-    r.selected = Tensor::empty({rows, 1}, DType::i32, Device::cpu);
-    const Tensor scores = Tensor::zeros({rows, size.experts}, DType::f64, Device::cpu);
-    const Tensor logits = Tensor::full({rows, size.experts}, -1e4, DType::f64, Device::cpu);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const std::int64_t expert = row / slots_ % size.experts;
-      r.selected.write<std::int32_t>()[row] = static_cast<std::int32_t>(expert);
-      scores.write<double>()[row * size.experts + expert] = 1.0;
-      logits.write<double>()[row * size.experts + expert] = 0.0;
-    }
+    r.selected = cycle({rows, 1}, slots_, size.experts, r.mix.value().device());
+    r.weights = constant_like(r.mix, {rows, 1}, 1.0);
+    const Tensor scores = put_columns(r.weights.value(), r.selected, size.experts);
     Tape& tape = r.mix.tape();
-    r.weights = tape.constant(Tensor::full({rows, 1}, 1.0, dtype, Device::cpu));
-    r.scores = tape.constant(scores.to(dtype));
-    r.logits = tape.constant(logits.to(dtype));
+    r.scores = tape.constant(scores);
+    r.logits = tape.constant(compute<functor::Affine>(scores, {1e4, -1e4}));
   }
 
   std::int64_t slots_;

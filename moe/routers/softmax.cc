@@ -19,7 +19,7 @@ class SoftmaxRouter : public Router {
     r.logits = router_logits(in.x, in.weights);
     r.scores = softmax(r.logits);
     r.weights = r.scores;
-    r.selected = every_expert(in.x.size(0), size.experts);
+    r.selected = every_expert(in.x.size(0), size.experts, in.x.value().device());
     return r;
   }
 };

@@ -17,15 +17,13 @@
 // No capacity. The router gradient that goes with the two factors is the estimator's of the same
 // name; with the estimator `sparse` it is that of the weight s p_D.
 
-#include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "moe/balance.h"
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/cpu/parallel.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -42,39 +40,25 @@ struct Version {
 constexpr Version kFirst = {1.0 / 2.0, 1.0 / 2.0, true, true};
 constexpr Version kSecond = {1.0 / 3.0, 1.0 / 4.0, false, false};
 
-constexpr std::int64_t kTokensPerMask = 256;
+// i32 [N, E]: not 0 for the experts that the draws before `draw` took.
+Tensor taken_before(const Tensor& z, const Tensor& selected, std::int64_t draw) {
+  return flags_of(columns_of(selected, 0, draw), z.size(1));
+}
 
-// Of the experts that the draws before `draw` left over, the first of the largest logits z [E].
-std::int64_t largest(const double* z, std::int64_t experts, const std::int32_t* selected,
-                     std::int64_t draw) {
-  std::int64_t best = -1;
-  for (std::int64_t e = 0; e < experts; ++e) {
-    const bool taken = std::find(selected, selected + draw, e) != selected + draw;
-    if (!taken && (best < 0 || z[e] > z[best])) best = e;
-  }
-  return best;
+// i32 [N, 1]: of the experts that are left over, the first of the largest logits z [N, E].
+Tensor largest(const Tensor& z, const Tensor& taken) {
+  constexpr double kNone = -std::numeric_limits<double>::infinity();
+  return largest_places(where(taken, Tensor::full({}, kNone, DType::f64, z.device()), z), 1);
 }
 
 // i32 [N, E]: 1 for the experts that this draw leaves out.
 Tensor mask_of(const Tensor& z, const Tensor& selected, std::int64_t draw, double epsilon) {
-  const std::int64_t experts = z.size(1);
-  const std::int64_t k = selected.size(1);
-  Tensor mask = Tensor::empty(z.shape(), DType::i32, Device::cpu);
-  const double* const logits = z.data<double>();
-  const std::int32_t* const ids = selected.data<std::int32_t>();
-  std::int32_t* const out = mask.write<std::int32_t>();
-  cpu::parallel_for(z.size(0), kTokensPerMask, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const double* const row = logits + t * experts;
-      const double top = row[largest(row, experts, ids + t * k, draw)];
-      for (std::int64_t e = 0; e < experts; ++e) {
-        const double limit = 2.0 * epsilon * std::fmax(std::abs(row[e]), top);
-        out[t * experts + e] = top - row[e] > limit ? 1 : 0;
-      }
-      for (std::int64_t j = 0; j < draw; ++j) out[t * experts + ids[t * k + j]] = 1;
-    }
-  });
-  return mask;
+  const Tensor taken = taken_before(z, selected, draw);
+  const Tensor top = take_columns(z, largest(z, taken));
+  const Tensor limit = compute<functor::Affine>(
+      compute<functor::Maximum>(compute<functor::Abs>(z), top), {2.0 * epsilon, 0.0});
+  const Tensor below = greater(compute<functor::Sub>(top, z), limit);
+  return where(taken, Tensor::full({}, 1.0, DType::i32, z.device()), below);
 }
 
 class SparsemixerRouter : public Router {
@@ -100,7 +84,7 @@ class SparsemixerRouter : public Router {
     const std::int64_t k = size.active;
     const Tensor z = r.logits.value().to(DType::f64);
     r.selected = in.training ? draw(tape, z, k) : top_k_indices(r.logits, k, "selected");
-    const Var low = tape.constant(Tensor::full({}, kMasked, r.logits.dtype(), Device::cpu));
+    const Var low = constant_like(r.logits, {}, kMasked);
     std::vector<Var> chosen;
     for (std::int64_t j = 0; j < k; ++j) {
       const Tensor mask =
@@ -108,9 +92,7 @@ class SparsemixerRouter : public Router {
                                   [&] { return mask_of(z, r.selected, j, epsilon_); });
       const Var p = softmax(where(mask, low, r.logits));
       if (j == 0) r.scores = p;
-      Tensor ids = Tensor::empty({z.size(0), 1}, DType::i32, Device::cpu);
-      kernels(Device::cpu).copy_block(r.selected, j, k, z.size(0), 1, 0, 1, ids);
-      chosen.push_back(take_columns(p, ids));
+      chosen.push_back(take_columns(p, columns_of(r.selected, j, j + 1)));
     }
     r.weights = k == 1 ? chosen[0] : concat(chosen, 1);
     if (in.training) {
@@ -131,29 +113,25 @@ class SparsemixerRouter : public Router {
     Decisions& decisions = tape.decisions();
     const std::int64_t tokens = z.size(0);
     const auto draw_all = [&](auto one_of) {
-      const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, Device::cpu);
+      const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, z.device());
+      const Tensor low = Tensor::full({}, kMasked, DType::f64, z.device());
       for (std::int64_t j = 0; j < k; ++j) {
-        const Tensor left = Tensor::empty(z.shape(), DType::f64, Device::cpu);
-        kernels(Device::cpu)
-            .where(mask_of(z, selected, j, epsilon_), 1, z.numel(),
-                   Tensor::full({1}, kMasked, DType::f64, Device::cpu), {0, 0}, z, {0, 1}, left);
-        kernels(Device::cpu).copy_block(one_of(left), 0, 1, tokens, 1, j, k, selected);
+        const Tensor left = where(mask_of(z, selected, j, epsilon_), low, z);
+        kernels(z.device()).copy_block(one_of(left), 0, 1, tokens, 1, j, k, selected);
       }
       return selected;
     };
     if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
       return draw_all([&](const Tensor& left) {
-        const Tensor p = Tensor::empty(left.shape(), DType::f64, Device::cpu);
-        kernels(Device::cpu).softmax(left, {tokens, z.size(1), 1}, p);
+        const Tensor p = left.like();
+        kernels(p.device()).softmax(left, {tokens, z.size(1), 1}, p);
         return decisions.categorical("draw", p, tape.rng());
       });
     }
     return decisions.decide("selected", DType::i32, {tokens, k}, [&] {
       return draw_all([&](const Tensor& left) {
         const Tensor noise = tape.rng().gumbel(left.shape(), DType::f64, left.device());
-        const Tensor one = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
-        kernels(Device::cpu).top_k(noisy_order(left, noise), 1, one);
-        return one;
+        return largest_places(noisy_order(left, noise), 1);
       });
     });
   }
@@ -161,34 +139,43 @@ class SparsemixerRouter : public Router {
   // s [N, k]. One draw for each token: bit j of it says whether s_j is the smaller factor.
   Tensor scale(Tape& tape, const Tensor& z, const Tensor& selected) const {
     const std::int64_t k = selected.size(1);
-    std::vector<double> row;
-    for (std::int64_t bits = 0; bits < (1 << k); ++bits) {
+    const std::int64_t tokens = z.size(0);
+    const std::int64_t outcomes = std::int64_t{1} << k;
+    std::vector<double> row;      // [outcomes]: their probabilities
+    std::vector<double> factors;  // [outcomes, k]: s
+    for (std::int64_t bits = 0; bits < outcomes; ++bits) {
       double p = 1.0;
       for (std::int64_t j = 0; j < k; ++j) {
-        p *= ((bits >> j) & 1) != 0 ? 1.0 - version_.probability : version_.probability;
+        const bool smaller = ((bits >> j) & 1) != 0;
+        p *= smaller ? 1.0 - version_.probability : version_.probability;
+        factors.push_back(smaller ? version_.factor : 1.0);
       }
       row.push_back(p);
     }
-    const auto outcomes = static_cast<std::int64_t>(row.size());
-    const Tensor probabilities = Tensor::empty({z.size(0), outcomes}, DType::f64, Device::cpu);
-    for (std::int64_t i = 0; i < probabilities.numel(); ++i) {
-      probabilities.write<double>()[i] = row[static_cast<std::size_t>(i % outcomes)];
-    }
+    const Tensor probabilities = z.like({tokens, outcomes});
+    kernels(z.device())
+        .copy_block(Tensor::of({outcomes}, row).to(z.device()), 0, 0, tokens, outcomes, 0, outcomes,
+                    probabilities);
     const Tensor half = tape.decisions().categorical("half", probabilities, tape.rng());
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {
-      Tensor s = Tensor::full(selected.shape(), 1.0, DType::f64, Device::cpu);
-      for (std::int64_t t = 0; t < z.size(0); ++t) {
-        for (std::int64_t j = 0; j < k; ++j) {
-          const std::int32_t* const drawn = selected.data<std::int32_t>() + t * k;
-          const double* const logits = z.data<double>() + t * z.size(1);
-          if (argmax_rule_ && drawn[j] == largest(logits, z.size(1), drawn, j)) continue;
-          if (((half.data<std::int32_t>()[t] >> j) & 1) != 0) {
-            s.write<double>()[t * k + j] = version_.factor;
-          }
-        }
-      }
-      return s;
+      Tensor s = z.like(selected.shape());
+      kernels(z.device()).gather_rows(Tensor::of({outcomes, k}, factors).to(z.device()), half, s);
+      return argmax_rule_
+                 ? where(are_largest(z, selected), Tensor::full({}, 1.0, DType::f64, z.device()), s)
+                 : s;
     });
+  }
+
+  // i32 [N, k]: not 0 where a draw took the largest of what was left.
+  static Tensor are_largest(const Tensor& z, const Tensor& selected) {
+    const std::int64_t k = selected.size(1);
+    const Tensor are = selected.like();
+    for (std::int64_t j = 0; j < k; ++j) {
+      const Tensor top = flags_of(largest(z, taken_before(z, selected, j)), z.size(1));
+      const Tensor is = take_columns(top, columns_of(selected, j, j + 1));
+      kernels(z.device()).copy_block(is, 0, 1, z.size(0), 1, j, k, are);
+    }
+    return are;
   }
 
   Version version_;

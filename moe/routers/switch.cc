@@ -15,8 +15,8 @@
 #include "moe/capacity.h"
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -57,12 +57,10 @@ class SwitchRouter : public Router {
   Tensor jitter(Var x) const {
     Tape& tape = x.tape();
     const Tensor u = tape.decisions().decide("jitter", DType::f64, x.shape(), [&] {
-      return tape.rng().uniform(x.shape(), DType::f64, 1.0 - settings_.jitter,
+      return tape.rng().uniform(x.shape(), DType::f64, x.value().device(), 1.0 - settings_.jitter,
                                 1.0 + settings_.jitter);
     });
-    const Tensor change = Tensor::empty(u.shape(), DType::f64, Device::cpu);
-    kernels(Device::cpu).unary(UnaryFunctors::index_of<functor::Affine>(), {1.0, -1.0}, u, change);
-    return change.to(x.dtype());
+    return compute<functor::Affine>(u, {1.0, -1.0}).to(x.dtype());
   }
 
   SwitchSettings settings_;

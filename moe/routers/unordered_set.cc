@@ -85,7 +85,7 @@ RouterEntry unordered_set_router() {
               "w_i = P(i was drawn first | S); sum_S w = 1, E[w] = g\n"
               "inference: S = TopK(x W + b), w = softmax over S",
           .claim = Claim::unbiased,
-          .traits = {.samples = true},
+          .traits = {.samples = true, .on_host = "the weights in training"},
           .options = {option::number(
                           "guard", "R = 1 where the selected hold more than 1 - guard of the score")
                           .initially("0")

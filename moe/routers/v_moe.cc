@@ -19,8 +19,8 @@
 #include "moe/noise.h"
 #include "moe/registry.h"
 #include "moe/score_order.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -43,10 +43,8 @@ class VMoeRouter : public Router {
     Var noisy = less_largest(r.logits);
     Var noise;
     if (in.training) {
-      Tape& tape = in.x.tape();
-      r.noise =
-          normal_noise(tape, noisy.shape(), noisy.dtype(), 1.0 / static_cast<double>(size.experts));
-      noise = tape.constant(r.noise);
+      r.noise = normal_noise(noisy, 1.0 / static_cast<double>(size.experts));
+      noise = in.x.tape().constant(r.noise);
       noisy = noisy + noise;
     }
     r.scores = softmax(noisy);
@@ -76,12 +74,8 @@ class VMoeRouter : public Router {
     Tensor queue;
     if (settings_.priority) {
       queue = r.scores.tape().decisions().decide("queue", DType::i32, {1, tokens}, [&] {
-        Kernels& k = kernels(Device::cpu);
-        const Tensor largest = Tensor::empty({1, tokens}, DType::f64, Device::cpu);
-        k.reduce(Reduction::max, log_odds(noisy), {tokens, noisy.size(1), 1}, largest);
-        Tensor order = Tensor::empty({1, tokens}, DType::i32, Device::cpu);
-        k.top_k(largest, tokens, order);
-        return order;
+        const Tensor largest = reduce_rows(Reduction::max, log_odds(noisy));
+        return largest_places(largest.reshape({1, tokens}), tokens);
       });
     }
     select_within(r, in, r.choice, size.experts, capacity, queue);

@@ -14,14 +14,6 @@ namespace {
 using cpu::kGrain;
 using cpu::parallel_for;
 
-// Calls f with a value of the C++ type of any dtype.
-template <class F>
-void with_any(DType dtype, F&& f) {
-  if (dtype == DType::f32) return f(float{});
-  if (dtype == DType::f64) return f(double{});
-  f(std::int32_t{});
-}
-
 // Calls f with an unsigned integer of the size of a dtype, to move elements without looking at
 // them.
 template <class F>

@@ -135,9 +135,9 @@ const T* start(const Operand<T>& operand, std::int64_t row, std::int64_t col) {
 // y[i] = f(a[i * step_a], b[i * step_b], i); the usual steps are constants of the loop. Flattened:
 // a call of f would keep the loops from becoming vectors. What f reads at i may lie where y[i] does
 // (ivdep), but not elsewhere in y.
-template <class T, class F>
+template <class T, class Y, class F>
 [[gnu::flatten]] void binary_run(const T* a, std::int64_t step_a, const T* b, std::int64_t step_b,
-                                 T* y, std::int64_t n, F f) {
+                                 Y* y, std::int64_t n, F f) {
   if (step_a == 1 && step_b == 1) {
     MOEGRAD_IVDEP
     for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i], i);
@@ -154,8 +154,8 @@ template <class T, class F>
   }
 }
 
-template <class T, class F>
-void binary_walk(Walk walk, Operand<T> a, Operand<T> b, T* y, F f) {
+template <class T, class Y, class F>
+void binary_walk(Walk walk, Operand<T> a, Operand<T> b, Y* y, F f) {
   for_pieces(walk, [&](std::int64_t row, std::int64_t col, std::int64_t n) {
     const std::int64_t first = row * walk.cols + col;
     binary_run(start(a, row, col), a.layout.col, start(b, row, col), b.layout.col, y + first, n,
@@ -297,7 +297,7 @@ void CpuKernels::binary_backward(int function, std::int64_t rows, std::int64_t c
 void CpuKernels::where(const Tensor& condition, std::int64_t rows, std::int64_t cols,
                        const Tensor& a, const Layout& layout_a, const Tensor& b,
                        const Layout& layout_b, const Tensor& y) {
-  with_floating(y.dtype(), "where", [&](auto zero) {
+  with_any(y.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const std::int32_t* const chosen = condition.data<std::int32_t>();
     Operand<T> left{a.data<T>(), layout_a};
@@ -308,15 +308,16 @@ void CpuKernels::where(const Tensor& condition, std::int64_t rows, std::int64_t 
   });
 }
 
-void CpuKernels::greater(const Tensor& a, const Tensor& b, const Tensor& out) {
-  with_floating(a.dtype(), "greater", [&](auto zero) {
+void CpuKernels::greater(std::int64_t rows, std::int64_t cols, const Tensor& a,
+                         const Layout& layout_a, const Tensor& b, const Layout& layout_b,
+                         const Tensor& out) {
+  with_any(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    const T* const left = a.data<T>();
-    const T* const right = b.data<T>();
-    std::int32_t* const to = out.write<std::int32_t>();
-    parallel_for(out.numel(), kGrain, [=](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) to[i] = left[i] > right[i] ? 1 : 0;
-    });
+    Operand<T> left{a.data<T>(), layout_a};
+    Operand<T> right{b.data<T>(), layout_b};
+    const Walk walk = walk_over(rows, cols, left, right);
+    binary_walk(walk, left, right, out.write<std::int32_t>(),
+                [](T a_i, T b_i, std::int64_t) { return a_i > b_i ? 1 : 0; });
   });
 }
 

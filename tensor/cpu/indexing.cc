@@ -119,7 +119,7 @@ void CpuKernels::gather_rows(const Tensor& x, const Tensor& index, const Tensor&
   const std::int64_t cols = x.shape().product(1, x.rank());
   const std::int32_t* const source = index.data<std::int32_t>();
   cpu::require_indices("gather_rows", source, rows, -1, x.size(0));
-  with_floating(out.dtype(), "gather_rows", [&](auto zero) {
+  with_any(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
     T* const to = out.write<T>();
@@ -206,7 +206,7 @@ void CpuKernels::take_columns(const Tensor& x, const Tensor& index, const Tensor
   const std::int64_t cols = x.size(1);
   const std::int32_t* const source = index.data<std::int32_t>();
   cpu::require_indices("take_columns", source, rows * k, -1, cols);
-  with_floating(out.dtype(), "take_columns", [&](auto zero) {
+  with_any(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
     T* const to = out.write<T>();
@@ -226,7 +226,7 @@ void CpuKernels::put_columns(const Tensor& x, const Tensor& index, const Tensor&
   const std::int64_t cols = out.size(1);
   const std::int32_t* const target = index.data<std::int32_t>();
   cpu::require_indices("put_columns", target, rows * k, -1, cols);
-  with_floating(out.dtype(), "put_columns", [&](auto zero) {
+  with_any(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = x.data<T>();
     T* const to = out.write<T>();
@@ -277,6 +277,13 @@ void CpuKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
         top_k_by_selection(from + r * n, n, k, places + worker * n, best + r * k);
       }
     });
+  });
+}
+
+void CpuKernels::cycle(std::int64_t each, std::int64_t period, const Tensor& out) {
+  std::int32_t* const to = out.write<std::int32_t>();
+  cpu::parallel_for(out.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) to[i] = static_cast<std::int32_t>(i / each % period);
   });
 }
 

@@ -24,6 +24,7 @@ class CpuKernels : public Kernels {
   void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) override;
   void random_gumbel(const Rng& rng, const Tensor& out) override;
   void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override;
+  void sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) override;
   void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override;
   void unary_backward(int function, Scalars p, const Tensor& x, const Tensor& y, const Tensor& dy,
                       const Tensor& dx) override;
@@ -36,7 +37,8 @@ class CpuKernels : public Kernels {
   void where(const Tensor& condition, std::int64_t rows, std::int64_t cols, const Tensor& a,
              const Layout& layout_a, const Tensor& b, const Layout& layout_b,
              const Tensor& y) override;
-  void greater(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void greater(std::int64_t rows, std::int64_t cols, const Tensor& a, const Layout& layout_a,
+               const Tensor& b, const Layout& layout_b, const Tensor& out) override;
   void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) override;
   void argmax(const Tensor& x, AxisView view, const Tensor& index) override;
   void expand(const Tensor& x, double scale, AxisView view, const Tensor& out) override;
@@ -81,6 +83,10 @@ class CpuKernels : public Kernels {
   void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void put_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void top_k(const Tensor& x, std::int64_t k, const Tensor& index) override;
+  void cycle(std::int64_t each, std::int64_t period, const Tensor& out) override;
+  void log_odds(const Tensor& logits, const Tensor& out) override;
+  void top_biased(Score score, const Tensor& scores, const Tensor& logits, const Tensor& bias,
+                  std::int64_t groups, std::int64_t kept, const Tensor& out) override;
   void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                      const Tensor& lse) override;
   void cross_entropy_backward(const Tensor& logits, const Tensor& labels, const Tensor& lse,
@@ -98,6 +104,9 @@ class CpuKernels : public Kernels {
   void plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
             const Tensor& order, const Tensor& inverse) override;
   void complement(const Tensor& selected, const Tensor& out) override;
+  void count(const Tensor& selected, const Tensor& group, const Tensor& out) override;
+  void keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
+                  std::int64_t capacity, const Tensor& out) override;
   void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
                        const Tensor& out) override;
   void slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "tensor/categorical.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
 
@@ -90,6 +91,41 @@ void CpuKernels::dropout(const Rng& rng, double p, const Tensor& x, const Tensor
     cpu::parallel_for(y.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
       for_each_uniform(rng, begin, end,
                        [=](std::int64_t i, double u) { to[i] = u >= p ? from[i] / kept : T(0); });
+    });
+  });
+}
+
+namespace {
+
+// The place that the number u takes; rounding may leave the sum below it.
+template <class T>
+std::int32_t place_of(double u, const T* p, std::int64_t n) {
+  double sum = 0.0;
+  std::int32_t taken = -1;
+  for (std::int64_t i = 0; i < n && sum <= u; ++i) {
+    if (p[i] > T(0)) taken = static_cast<std::int32_t>(i);
+    sum += static_cast<double>(p[i]);
+  }
+  return taken;
+}
+
+}  // namespace
+
+void CpuKernels::sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) {
+  const std::int64_t rows = probabilities.size(0);
+  const std::int64_t cols = probabilities.size(1);
+  with_floating(probabilities.dtype(), "sample_rows", [&](auto zero) {
+    using T = decltype(zero);
+    const T* const from = probabilities.data<T>();
+    for (std::int64_t r = 0; r < rows; ++r) {
+      require_distribution(r, cols,
+                           [&](std::int64_t i) { return static_cast<double>(from[r * cols + i]); });
+    }
+    std::int32_t* const to = out.write<std::int32_t>();
+    cpu::parallel_for(rows, kRandomGrain, [=](std::int64_t begin, std::int64_t end) {
+      for_each_uniform(rng, begin, end, [=](std::int64_t r, double u) {
+        to[r] = place_of(u, from + r * cols, cols);
+      });
     });
   });
 }

@@ -18,6 +18,13 @@ void require_guarded(const GroupSets& s) {
 void require_guarded(const ExpertTensors& w) {
   for (const Tensor* t : {&w.w1, &w.b1, &w.w3, &w.b3, &w.w2, &w.b2}) require_guarded(*t);
 }
+void require_guarded(const ExpertSlots& s) {
+  for (const Tensor* t : {&s.order, &s.offsets, &s.a, &s.c}) require_guarded(*t);
+}
+void require_guarded(const ExpertSlotsBackward& s) {
+  require_guarded(static_cast<const ExpertSlots&>(s));
+  for (const Tensor* t : {&s.weights, &s.dslots, &s.dweights}) require_guarded(*t);
+}
 void require_guarded(const ParameterStep& s) {
   for (const Tensor* t : {&s.parameter, &s.gradient, &s.moments[0], &s.moments[1]}) {
     require_guarded(*t);
@@ -67,6 +74,9 @@ class GuardedKernels final : public Kernels {
   void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::dropout, rng, p, x, y);
   }
+  void sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) override {
+    run(&CpuKernels::sample_rows, rng, probabilities, out);
+  }
   void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::unary, function, p, x, y);
   }
@@ -89,8 +99,9 @@ class GuardedKernels final : public Kernels {
              const Tensor& y) override {
     run(&CpuKernels::where, condition, rows, cols, a, layout_a, b, layout_b, y);
   }
-  void greater(const Tensor& a, const Tensor& b, const Tensor& out) override {
-    run(&CpuKernels::greater, a, b, out);
+  void greater(std::int64_t rows, std::int64_t cols, const Tensor& a, const Layout& layout_a,
+               const Tensor& b, const Layout& layout_b, const Tensor& out) override {
+    run(&CpuKernels::greater, rows, cols, a, layout_a, b, layout_b, out);
   }
   void reduce(Reduction reduction, const Tensor& x, AxisView view, const Tensor& out) override {
     run(&CpuKernels::reduce, reduction, x, view, out);
@@ -192,6 +203,16 @@ class GuardedKernels final : public Kernels {
   void top_k(const Tensor& x, std::int64_t k, const Tensor& index) override {
     run(&CpuKernels::top_k, x, k, index);
   }
+  void cycle(std::int64_t each, std::int64_t period, const Tensor& out) override {
+    run(&CpuKernels::cycle, each, period, out);
+  }
+  void log_odds(const Tensor& logits, const Tensor& out) override {
+    run(&CpuKernels::log_odds, logits, out);
+  }
+  void top_biased(Score score, const Tensor& scores, const Tensor& logits, const Tensor& bias,
+                  std::int64_t groups, std::int64_t kept, const Tensor& out) override {
+    run(&CpuKernels::top_biased, score, scores, logits, bias, groups, kept, out);
+  }
   void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& loss,
                      const Tensor& lse) override {
     run(&CpuKernels::cross_entropy, logits, labels, loss, lse);
@@ -230,6 +251,13 @@ class GuardedKernels final : public Kernels {
   }
   void complement(const Tensor& selected, const Tensor& out) override {
     run(&CpuKernels::complement, selected, out);
+  }
+  void count(const Tensor& selected, const Tensor& group, const Tensor& out) override {
+    run(&CpuKernels::count, selected, group, out);
+  }
+  void keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
+                  std::int64_t capacity, const Tensor& out) override {
+    run(&CpuKernels::keep_first, selected, offsets, inverse, capacity, out);
   }
   void tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order, std::int64_t k,
                        const Tensor& out) override {

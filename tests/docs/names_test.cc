@@ -63,6 +63,7 @@ const std::vector<Exception> kExceptions = {
     {"moe/routers/balanced",
      {"moe/routers/x_moe", "moe/routers/hash", "moe/routers/deepseek", "moe/routers/loss_free"},
      "routers that differ in how they balance"},
+    {"moe/routers/devices", {}, "of every router: devices"},
     {"moe/routers/dselect_k_and_comet", {"moe/routers/comet"}, "the same smooth step"},
     {"moe/routers/soft_moe_and_smear", {"moe/routers/smear"}, "the routers that merge"},
     {"moe/routers/sparsemixer", {"moe/estimators/sparsemixer"}, "a router with its estimator"},

@@ -262,14 +262,57 @@ TEST_CASE("greater compares") {
       const Tensor b = random({n}, dtype, 6);
       Values want;
       for (std::int64_t i = 0; i < n; ++i) want.push_back(a.at(i) > b.at(i) ? 1.0 : 0.0);
-      check_close(
-          run_on({n}, DType::i32, [&](const Tensor& out) { cpu_kernels().greater(a, b, out); }),
-          want, 0.0);
+      for (const Device device : devices()) {
+        const Tensor x = a.to(device);
+        const Tensor y = b.to(device);
+        check_close(run_on(
+                        {n}, DType::i32,
+                        [&](const Tensor& out) {
+                          kernels(device).greater(1, n, x, {n, 1}, y, {n, 1}, out);
+                        },
+                        device),
+                    want, 0.0);
+      }
     }
     const Tensor out = Tensor::empty({3}, DType::i32, Device::cpu);
-    cpu_kernels().greater(tensor_of({3}, dtype, {1, std::nan(""), 1}),
-                          tensor_of({3}, dtype, {1, 0, std::nan("")}), out);
+    cpu_kernels().greater(1, 3, tensor_of({3}, dtype, {1, std::nan(""), 1}), {0, 1},
+                          tensor_of({3}, dtype, {1, 0, std::nan("")}), {0, 1}, out);
     check_close(out, {0, 0, 0}, 0.0);
+  }
+}
+
+TEST_CASE("integers are chosen and compared, broadcast too") {
+  for (const Device device : devices()) {
+    for (const auto& [rows, cols] :
+         {std::pair<std::int64_t, std::int64_t>{0, 3}, {1, 1}, {4, 7}, {3000, 40}}) {
+      const Tensor a = random_integers({rows, cols}, 3, -3, 4);
+      const Tensor column = random_integers({rows, 1}, 4, -3, 4);
+      Values larger;
+      Values chosen;
+      for (std::int64_t i = 0; i < rows * cols; ++i) {
+        larger.push_back(a.at(i) > column.at(i / cols) ? 1.0 : 0.0);
+        chosen.push_back(larger.back() != 0.0 ? a.at(i) : -1.0);
+      }
+      const Tensor x = a.to(device);
+      const Tensor y = column.to(device);
+      const Tensor none = Tensor::of<std::int32_t>({}, {-1}).to(device);
+      const Tensor flags = Tensor::empty({rows, cols}, DType::i32, device);
+      check_close(run_on(
+                      {rows, cols}, DType::i32,
+                      [&, r = rows, c = cols](const Tensor& out) {
+                        kernels(device).greater(r, c, x, {c, 1}, y, {1, 0}, out);
+                      },
+                      device),
+                  larger, 0.0);
+      kernels(device).greater(rows, cols, x, {cols, 1}, y, {1, 0}, flags);
+      check_close(run_on(
+                      {rows, cols}, DType::i32,
+                      [&, r = rows, c = cols](const Tensor& out) {
+                        kernels(device).where(flags, r, c, x, {c, 1}, none, {0, 0}, out);
+                      },
+                      device),
+                  chosen, 0.0);
+    }
   }
 }
 

@@ -83,6 +83,30 @@ TEST_CASE("columns by index, and their sum by index") {
   }
 }
 
+TEST_CASE("integers by index: rows, columns, and columns put") {
+  for (const Device device : devices()) {
+    Kernels& k = kernels(device);
+    const auto of = [&](const Shape& shape, const std::vector<std::int32_t>& v) {
+      return Tensor::of(shape, v).to(device);
+    };
+    const auto run = [&](const Shape& shape, auto f) {
+      return run_on(shape, DType::i32, f, device);
+    };
+    const Tensor x = of({2, 3}, {10, 11, 12, 20, 21, 22});
+    const Tensor rows = of({3}, {1, -1, 0});
+    check_close(run({3, 3}, [&](const Tensor& out) { k.gather_rows(x, rows, out); }),
+                {20, 21, 22, 0, 0, 0, 10, 11, 12}, 0.0);
+    const Tensor index = of({2, 2}, {2, -1, 0, 0});
+    check_close(run({2, 2}, [&](const Tensor& out) { k.take_columns(x, index, out); }),
+                {12, 0, 20, 20}, 0.0);
+    const Tensor put = of({2, 2}, {-1, 7, 3, 4});
+    check_close(run({2, 3}, [&](const Tensor& out) { k.put_columns(put, index, out); }),
+                {0, 0, -1, 7, 0, 0}, 0.0);
+    const Tensor none = Tensor::empty({0, 2}, DType::i32, device);
+    check_close(run({0, 3}, [&](const Tensor& out) { k.put_columns(none, none, out); }), {}, 0.0);
+  }
+}
+
 TEST_CASE("an index outside the table is an error") {
   const Tensor x = Tensor::zeros({3, 3}, DType::f32, Device::cpu);
   const Tensor out = Tensor::empty({1, 3}, DType::f32, Device::cpu);
@@ -147,6 +171,21 @@ TEST_CASE("top_k takes NaN for the largest and every infinity") {
                          [&, n = k](const Tensor& out) { cpu_kernels().top_k(all, n, out); }),
                   want, 0.0);
     }
+  }
+}
+
+TEST_CASE("cycle counts up and starts again") {
+  for (const Device device : devices()) {
+    const auto run = [&](const Shape& shape, std::int64_t each, std::int64_t period) {
+      return run_on(
+          shape, DType::i32, [&](const Tensor& out) { kernels(device).cycle(each, period, out); },
+          device);
+    };
+    check_close(run({2, 3}, 1, 3), {0, 1, 2, 0, 1, 2}, 0.0);
+    check_close(run({7}, 2, 3), {0, 0, 1, 1, 2, 2, 0}, 0.0);
+    check_close(run({0}, 1, 1), {}, 0.0);
+    const Tensor many = run({100003}, 7, 1000);
+    CHECK(many.at(100002) == 100002 / 7 % 1000);
   }
 }
 

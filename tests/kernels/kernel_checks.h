@@ -29,6 +29,9 @@ class CheckedPool {
 
 inline Kernels& cpu_kernels() { return kernels(Device::cpu); }
 
+// Those of this build.
+inline std::vector<Device> devices() { return {Device::cpu, Device::guarded}; }
+
 inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Uniform numbers in [low, high], rounded to the dtype.
@@ -104,11 +107,11 @@ std::vector<Tensor> at_all_threads(F&& f) {
 
 // The same for a kernel that writes one new tensor: run(out).
 template <class F>
-Tensor run_on(const Shape& shape, DType dtype, F&& run) {
+Tensor run_on(const Shape& shape, DType dtype, F&& run, Device device = Device::cpu) {
   return at_all_threads([&] {
-    Tensor out = Tensor::empty(shape, dtype, Device::cpu);
+    const Tensor out = Tensor::empty(shape, dtype, device);
     run(out);
-    return std::vector<Tensor>{out};
+    return std::vector<Tensor>{out.to(Device::cpu)};
   })[0];
 }
 

@@ -90,3 +90,56 @@ TEST_CASE("dropout keeps what its numbers say and scales it") {
     }
   }
 }
+
+TEST_CASE("one place of each row is drawn, by the running sum of its probabilities") {
+  const Rng rng{9, 3, 5};
+  for (const DType dtype : floating()) {
+    for (const auto& [rows, cols] :
+         {std::pair<std::int64_t, std::int64_t>{0, 3}, {1, 1}, {5, 2}, {9001, 6}}) {
+      Tensor p = random({rows, cols}, DType::f64, 4, 0.0, 1.0);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        double* const row = p.write<double>() + r * cols;
+        if (cols > 2) row[r % cols] = 0.0;
+        double sum = 0.0;
+        for (std::int64_t c = 0; c < cols; ++c) sum += row[c];
+        for (std::int64_t c = 0; c < cols; ++c) row[c] /= sum;
+      }
+      p = p.to(dtype);
+      Values want;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        double sum = 0.0;
+        std::int64_t taken = -1;
+        for (std::int64_t c = 0; c < cols; ++c) {
+          if (p.at(r * cols + c) > 0.0 && sum <= rng.uniform(static_cast<std::uint64_t>(r))) {
+            taken = c;
+          }
+          sum += p.at(r * cols + c);
+        }
+        want.push_back(static_cast<double>(taken));
+      }
+      for (const Device device : devices()) {
+        const Tensor there = p.to(device);
+        check_close(
+            run_on(
+                {rows}, DType::i32,
+                [&](const Tensor& out) { kernels(device).sample_rows(rng, there, out); }, device),
+            want, 0.0);
+      }
+    }
+  }
+  // What is never drawn: an impossible place at the end, though rounding leaves the sum below 1.
+  const Tensor p = Tensor::of<double>({1, 3}, {0.999999, 0.0, 0.0});
+  const Tensor out = Tensor::empty({1}, DType::i32, Device::cpu);
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    cpu_kernels().sample_rows({1, i, 0}, p, out);
+    CHECK(out.at(0) == 0.0);
+  }
+}
+
+TEST_CASE("rows that are no distribution are errors") {
+  const Tensor out = Tensor::empty({1}, DType::i32, Device::cpu);
+  for (const Values& row :
+       {Values{0.5, 0.4}, Values{1.5, -0.5}, Values{0.0, 0.0}, Values{std::nan(""), 1.0}}) {
+    CHECK_THROWS_AS(cpu_kernels().sample_rows({1, 0, 0}, Tensor::of({1, 2}, row), out), Error);
+  }
+}

@@ -149,16 +149,6 @@ TEST_CASE("aux normalises scores that do not sum to 1") {
   }
 }
 
-TEST_CASE("scores that do not sum to 1 and have no logarithm are an error, not a wrong loss") {
-  Tape tape;
-  Routing r;
-  r.scores = tape.constant(Tensor::of<double>({2, 2}, {0.5, 0.5, 0.5, 0.25}));
-  r.selected = Tensor::of<std::int32_t>({2, 1}, {0, 1});
-  CHECK(error_of([&] { switch_auxiliary(r); }) ==
-        "[balance] the scores of token 1 sum to 0.75, not 1. A router with other scores gives "
-        "their logarithm as Routing::log_scores.");
-}
-
 // Three tokens choose expert 0, one expert 1; room for one each.
 TEST_CASE("aux counts the choices before a full expert drops any") {
   LayerConfig config;

@@ -1,0 +1,143 @@
+// Every router on the guarded device, for all its options, in training and at inference: the bits of
+// the CPU, and no wait for the device, but for what a router says that it computes on the host.
+#include <doctest/doctest.h>
+
+#include "moe/checks/check.h"
+#include "moe/padding.h"
+#include "ops/ops.h"
+
+using namespace moegrad;
+
+namespace {
+
+using Named = std::vector<std::pair<std::string, Tensor>>;  // on the host
+
+struct Numbers {
+  Named fields;
+  std::uint64_t waits = 0;  // of route()
+};
+
+Named fields_of(const Routing& r) {
+  Named all = {
+      {"selected", r.selected}, {"choice", r.choice}, {"scale", r.scale}, {"noise", r.noise}};
+  const auto add = [&](const char* name, Var v) {
+    all.emplace_back(name, v.defined() ? v.value() : Tensor());
+  };
+  add("weights", r.weights);
+  add("scores", r.scores);
+  add("logits", r.logits);
+  add("log_scores", r.log_scores);
+  add("log_normaliser", r.log_normaliser);
+  add("auxiliary", r.auxiliary);
+  add("log_probability", r.log_probability);
+  add("gain", r.gain);
+  add("rows", r.rows);
+  add("mix", r.mix);
+  add("merge", r.merge);
+  for (const AuxiliaryLoss& loss : r.losses) add(loss.name, loss.value);
+  all.insert(all.end(), r.updates.begin(), r.updates.end());
+  return all;
+}
+
+// The sum of all that has a gradient, each element times another number.
+Var objective_of(const Routing& r, Device device) {
+  Var loss = r.auxiliary;
+  for (const Var v : {r.weights, r.scores, r.log_scores, r.log_normaliser, r.log_probability,
+                      r.rows, r.mix, r.merge}) {
+    if (!v.defined()) continue;
+    const Tensor factors = random_cotangent(v.shape()).to(v.dtype()).to(device);
+    const Var part = sum(v * v.tape().constant(factors));
+    loss = loss.defined() ? loss + part : part;
+  }
+  return loss;
+}
+
+Numbers run_on(Device device, const LayerFixture& f, DType dtype) {
+  const RouterEntry& entry = router_entry(f.config.router);
+  Options options("router", entry.options);
+  for (const auto& [name, value] : f.config.options) options.set(name, value);
+  Tape tape({.rng = Rng{11, 3, 0}});
+  LayerFixture there = f;
+  for (auto& [name, value] : there.state) value = value.to(dtype).to(device);
+  std::vector<Var> leaves;
+  for (const Tensor& value : f.values) {
+    leaves.push_back(tape.variable(value.to(dtype).to(device)));
+  }
+  Weights weights;
+  const LayerInput in = without_padding(there.input(leaves, weights));
+  const std::uint64_t before = waits_for_devices();
+  const Routing r = entry.make(options)->route(f.config.size, in);
+  Numbers numbers{fields_of(r), waits_for_devices() - before};
+  for (const auto& [name, value] : numbers.fields) {
+    CAPTURE(name);
+    if (value.defined()) CHECK(value.device() == device);
+  }
+  const Var loss = objective_of(r, device);
+  if (loss.needs_gradient()) {
+    const Gradients g = tape.backward(loss);
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      numbers.fields.emplace_back("gradient of " + f.names[i], g[leaves[i]]);
+    }
+  }
+  for (auto& [name, value] : numbers.fields) value = value.to(Device::cpu);
+  return numbers;
+}
+
+void compare(const LayerFixture& f, DType dtype) {
+  CAPTURE(name_of(dtype));
+  const Numbers here = run_on(Device::cpu, f, dtype);
+  Numbers there;
+  try {
+    there = run_on(Device::guarded, f, dtype);
+  } catch (const Error& e) {
+    FAIL_CHECK(e.what());
+    return;
+  }
+  const bool waits = f.training && router_entry(f.config.router).traits.on_host[0] != '\0';
+  CHECK((there.waits > 0) == waits);
+  REQUIRE(there.fields.size() == here.fields.size());
+  for (std::size_t i = 0; i < here.fields.size(); ++i) {
+    CAPTURE(here.fields[i].first);
+    CHECK(there.fields[i].second.same_bits(here.fields[i].second));
+  }
+}
+
+// 6 tokens in three sequences of 4, the last of which are padding.
+Tensor three_and_two_and_one() {
+  return Tensor::of<std::int32_t>({12}, {1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 0, 0});
+}
+
+}  // namespace
+
+TEST_CASE("every router runs on the guarded device, with the CPU's bits and without a wait") {
+  for (const RouterEntry& entry : routers()) {
+    CAPTURE(entry.name);
+    constexpr std::int64_t kExperts = 6;
+    constexpr std::int64_t kTokens = 6;
+    const auto config = [&](const OptionMap& options) {
+      LayerConfig c;
+      c.size = {
+          5, 4, 3, kExperts,
+          std::clamp<std::int64_t>(3, entry.least_active, std::min(entry.most_active, kExperts))};
+      c.router = entry.name;
+      c.options = options;
+      return c;
+    };
+    CheckRow row;
+    for (const OptionMap& options :
+         variants(entry.options, entry.traits.losses, kTokens, config, row)) {
+      std::string label;
+      for (const auto& [name, value] : options) label += name + "=" + value + " ";
+      CAPTURE(label);
+      for (const bool training : {true, false}) {
+        CAPTURE(training);
+        const LayerFixture f = random_fixture(config(options), kTokens, training);
+        compare(f, DType::f64);
+        compare(f, DType::f32);
+        if (entry.name == "categorical" && !options.empty()) continue;  // copies of a token
+        CAPTURE("padded");
+        compare(padded(f, three_and_two_and_one(), 4, 1e30), DType::f64);
+      }
+    }
+  }
+}
