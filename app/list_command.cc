@@ -77,6 +77,7 @@ json everything() {
                                  {"causal", !e.make(defaults)->leaks()},
                                  {"state", t.state},
                                  {"auxiliary", ""},
+                                 {"on_host", t.on_host},
                                  {"routers", e.routers},
                                  {"options", options_json(e.options)}});
   }

@@ -96,7 +96,8 @@ class Decisions {
   bool enumerates(double outcomes) const;
 
   // Forces the decision `kind`, every time it is asked for, outside of replay. For programs that
-  // are to run on decisions made elsewhere. A second value of a kind takes the place of the first.
+  // are to run on decisions made elsewhere; the value is of the device that the program decides on.
+  // A second value of a kind takes the place of the first.
   // An Error from within a program that is recorded, replayed or enumerated: a check would hold it.
   void give(std::string_view kind, const Tensor& value);
   bool has(std::string_view kind) const { return given(kind) != nullptr; }

@@ -95,6 +95,7 @@ struct EstimatorTraits {
   int order = 0;                 // Claim::biased_order: exact up to this degree
   bool choice_alone = false;     // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
   const char* state = "";        // what checkpoints keep of it, with the names
+  const char* on_host = "";      // what it computes on the host, as RouterTraits say it
 };
 
 struct EstimatorEntry {

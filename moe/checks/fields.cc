@@ -71,35 +71,42 @@ void check_fields(const LayerFixture& fixture, const std::string& label, CheckRo
   const auto note = [&](bool ok, const char* what) {
     row.note(ok, fmt::format("{}: Routing::{}", label, what));
   };
-  const Tensor& scores = r.scores.value();
-  if (r.log_scores.defined()) {
-    note(close(shares_of(r.log_scores.value(), true), shares_of(scores, false), kSmoothed),
+  const auto here = [](const Tensor& t) { return t.to(Device::cpu); };
+  const auto value_of = [&](Var v) { return v.defined() ? here(v.value()) : Tensor(); };
+  const Tensor scores = value_of(r.scores);
+  const Tensor log_scores = value_of(r.log_scores);
+  const Tensor log_normaliser = value_of(r.log_normaliser);
+  const Tensor weight = value_of(r.weights);
+  const Tensor selected = here(r.selected);
+  const Tensor choice = here(r.choice);
+  const Tensor scale = here(r.scale);
+  if (log_scores.defined()) {
+    note(close(shares_of(log_scores, true), shares_of(scores, false), kSmoothed),
          "log_scores are not the logarithms of the scores, but for a number of each token");
   } else {
     note(close(shares_of(scores, false), scores, kSum),
          "scores do not sum to 1 for each token, and there are no log_scores");
   }
 
-  if (r.choice.defined()) {
-    note(are_of_one_choice(r.choice, r.selected), "choice is not that of which selected is made");
+  if (choice.defined()) {
+    note(are_of_one_choice(choice, selected), "choice is not that of which selected is made");
   }
 
-  const std::int64_t k = r.selected.size(1);
-  for (std::int64_t i = 0; i < r.selected.numel(); ++i) {
-    if (r.selected.at(i) < 0.0) continue;
+  const std::int64_t k = selected.size(1);
+  for (std::int64_t i = 0; i < selected.numel(); ++i) {
+    if (selected.at(i) < 0.0) continue;
     const std::int64_t t = i / k;
-    const std::int64_t at = t * scores.size(1) + static_cast<std::int64_t>(r.selected.at(i));
-    const double w = r.weights.value().at(i);
+    const std::int64_t at = t * scores.size(1) + static_cast<std::int64_t>(selected.at(i));
+    const double w = weight.at(i);
     const auto same = [w](double v) { return std::abs(v - w) <= 1e-12 * std::abs(w); };
     // A later choice has scores of its own.
-    if (r.scale.defined() && i % k == 0) {
-      note(same(r.scale.at(i) * scores.at(at)),
+    if (scale.defined() && i % k == 0) {
+      note(same(scale.at(i) * scores.at(at)),
            "scale is not in the weights: a token's first is not scale times its score");
     }
-    if (r.log_normaliser.defined()) {
-      const double log_p =
-          r.log_scores.defined() ? r.log_scores.value().at(at) : std::log(scores.at(at));
-      note(same(std::exp(log_p - r.log_normaliser.value().at(t))),
+    if (log_normaliser.defined()) {
+      const double log_p = log_scores.defined() ? log_scores.at(at) : std::log(scores.at(at));
+      note(same(std::exp(log_p - log_normaliser.at(t))),
            "log_normaliser is not what divides the scores in the weights");
     }
   }

@@ -237,7 +237,9 @@ LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   Layer layer(fixture.config);
   layer.set_form(options.form);
   Decisions decisions;
-  for (const auto& [kind, value] : options.given) decisions.give(kind, value);
+  for (const auto& [kind, value] : options.given) {
+    decisions.give(kind, value.to(fixture.device));
+  }
   Tape tape({.rng = Rng{11, 0, 0}, .decisions = &decisions});
   std::vector<Var> leaves;
   for (const Tensor& value : fixture.values) {

@@ -22,8 +22,8 @@
 #include "moe/padding.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "tensor/cpu/parallel.h"
 #include "tensor/kernels.h"
+#include "tensor/threads.h"
 
 namespace moegrad {
 namespace {
@@ -185,7 +185,7 @@ class AttentionEstimator : public Estimator {
     const std::int32_t* const key = key_order.data<std::int32_t>();
     with_floating(x.dtype(), "attention", [&](auto zero) {
       using T = decltype(zero);
-      cpu::parallel_pieces(blocks.queries.experts, [&](std::int64_t block, int) {
+      parallel_on_host(blocks.queries.experts, 1, [&](std::int64_t block, std::int64_t) {
         const std::int32_t* const slots = blocks.slots.data<std::int32_t>() + block * blocks.most;
         const auto keys =
             static_cast<std::size_t>(std::find(slots, slots + blocks.most, -1) - slots);
@@ -280,6 +280,7 @@ EstimatorEntry attention_entry(bool buckets) {
     e.options.push_back(
         option::integer("seed", "of the random planes").initially("0").from(0, 1e9).tried({"7"}));
   }
+  e.traits.on_host = "who attends to whom, and the weights";
   e.make = [buckets](const Options& o) -> std::unique_ptr<Estimator> {
     return std::make_unique<AttentionEstimator>(o, buckets);
   };

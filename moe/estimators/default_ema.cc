@@ -14,6 +14,7 @@
 #include "moe/dispatch.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -58,30 +59,29 @@ class DefaultEmaEstimator : public Estimator {
  private:
   // From frozen numbers: the means carry no gradient.
   Tensor updated(const EstimatorInput& in, Var h, const Tensor& stored) const {
-    Tape& tape = h.tape();
     const Plan& plan = in.plan;
-    Var rows = tape.constant(stop_gradient(h).value());
-    const Tensor r = rows.value();
-    Var weight = tape.constant(Tensor::full({plan.slots(), 1}, 1.0, r.dtype(), r.device()));
+    Tensor rows = stop_gradient(h).value();
+    Tensor weight = Tensor::full({plan.slots(), 1}, 1.0, rows.dtype(), rows.device());
     if (weighted_) {
-      const Var p = tape.constant(stop_gradient(in.routing.scores).value());
-      const Plan each({plan.tokens * plan.choices, 1, plan.experts}, plan.table);
-      weight = dispatch(reshape(take_columns(p, in.routing.selected), {each.tokens, 1}), each);
-      rows = rows * weight;
+      const Tensor p = take_columns(stop_gradient(in.routing.scores).value(), in.routing.selected);
+      kernels(p.device()).tokens_to_slots(p.reshape({p.numel(), 1}), {}, plan.order(), 1, weight);
+      rows = compute<functor::Mul>(rows, weight);
     }
     // The sums over each expert's rows: of the weights, and of weight times row.
-    const auto sums = [&](Var x) {
-      const Tensor of_experts = r.like({plan.experts, x.size(1)});
-      kernels(r.device()).grouped_sum(x.value(), plan.offsets(), of_experts);
-      return tape.constant(of_experts.to(DType::f64));
+    const auto sums = [&](const Tensor& x) {
+      const Tensor of_experts = x.like({plan.experts, x.size(1)});
+      kernels(x.device()).grouped_sum(x, plan.offsets(), of_experts);
+      return of_experts.to(DType::f64);
     };
-    const Var total = sums(weight);
-    const Var zero = tape.constant(Tensor::zeros(total.shape(), DType::f64, r.device()));
-    const Tensor any = positive_flags(total.value());
-    const Var keep = where(any, zero + beta_, zero + 1.0);
-    const Var share = where(any, zero + (1.0 - beta_), zero) / where(any, total, zero + 1.0);
-    const Var means = keep * tape.constant(stored.to(DType::f64)) + share * sums(rows);
-    return means.value().to(stored.dtype());
+    const Tensor total = sums(weight);
+    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, total.device()); };
+    const Tensor any = greater(total, number(0.0));
+    const Tensor keep = where(any, number(beta_), number(1.0));
+    const Tensor share = compute<functor::Div>(where(any, number(1.0 - beta_), number(0.0)),
+                                               where(any, total, number(1.0)));
+    return compute<functor::Add>(compute<functor::Mul>(keep, stored.to(DType::f64)),
+                                 compute<functor::Mul>(share, sums(rows)))
+        .to(stored.dtype());
   }
 
   // The definition: each unselected expert of each token reads its mean.
@@ -99,11 +99,8 @@ class DefaultEmaEstimator : public Estimator {
 
   // The same by one matrix product, (p off R, 0 on R) [N, E] times the means [E, Dout].
   Var product(const Routing& r, Var means) const {
-    Tape& tape = means.tape();
-    const Tensor p_of = r.scores.value();
-    const Var zero = tape.constant(Tensor::zeros({}, p_of.dtype(), p_of.device()));
-    const Tensor on = selected_flags(r.selected, r.scores.size(1));
-    const Var p = where(on, zero, r.scores);
+    const Tensor on = flags_of(r.selected, r.scores.size(1));
+    const Var p = where(on, constant_like(r.scores, {}, 0.0), r.scores);
     return matmul(forward_ ? p : p - stop_gradient(p), means);
   }
 

@@ -19,6 +19,7 @@
 #include "moe/dispatch_cases.h"
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/checks.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
@@ -34,8 +35,6 @@ struct GroupOptions {
   double minimum_score = 0.0;
 };
 
-constexpr int kMul = BinaryFunctors::index_of<functor::Mul>();
-
 // Who is in which group, from frozen scores and selections; constants of the pass.
 struct Groups {
   Tensor ids;      // i32 [N, G]; -1 below the minimum score
@@ -46,26 +45,24 @@ struct Groups {
 };
 
 // [N, E]: 1/|G(x)| off R(x), 0 on R(x).
-Tensor shares_off(Tape& tape, const Tensor& ids, const Tensor& selected, std::int64_t experts,
-                  DType dtype) {
-  const auto full = [&](const Shape& shape, double value, DType type) {
-    return tape.constant(Tensor::full(shape, value, type, ids.device()));
+Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t experts, DType dtype) {
+  const auto full = [&](const Shape& shape, double value) {
+    return Tensor::full(shape, value, DType::f64, ids.device());
   };
-  const Var ones = full({ids.size(0), experts}, 1.0, DType::f64);
-  const Var count = sum(take_columns(ones, ids), 1, true);
-  const Var none = full(count.shape(), 0.0, DType::f64);
-  const Var share =
-      where(positive_flags(count.value()), none + 1.0, none) / maximum(count, none + 1.0);
-  return where(selected_flags(selected, experts), full({}, 0.0, dtype),
-               tape.constant(share.value().to(dtype)))
-      .value();
+  const Tensor one = full({}, 1.0);
+  const Tensor zero = full({}, 0.0);
+  const Tensor member = take_columns(full({ids.size(0), experts}, 1.0), ids);
+  const Tensor count = reduce_rows(Reduction::sum, member);
+  const Tensor share = compute<functor::Div>(where(greater(count, zero), one, zero),
+                                             compute<functor::Maximum>(count, one));
+  return where(flags_of(selected, experts), zero.to(dtype), share.to(dtype));
 }
 
 // ids [N, G], and -1 where the score [N, G] is below the least.
-Tensor of_least_score(Tape& tape, const Tensor& ids, const Tensor& score, double least) {
-  const Var below = least - tape.constant(score.to(DType::f64));
-  const Var id = tape.constant(ids.to(DType::f64));
-  return where(positive_flags(below.value()), 0.0 * id - 1.0, id).value().to(DType::i32);
+Tensor of_least_score(const Tensor& ids, const Tensor& score, double least) {
+  const Device device = ids.device();
+  const Tensor below = greater(Tensor::full({}, least, DType::f64, device), score.to(DType::f64));
+  return where(below, Tensor::full({}, -1, DType::i32, device), ids);
 }
 
 // `order`: what ranks the experts of a token where the scores round to equal numbers; undefined:
@@ -78,22 +75,14 @@ Groups make_groups(Var scores, const Tensor& order, const Tensor& selected, cons
   }
   const Tensor p = stop_gradient(scores).value();
   const std::int64_t tokens = p.size(0);
-  Kernels& k = kernels(p.device());
-  const auto p_of = [&](const Tensor& ids) {
-    Tensor out = p.like(ids.shape());
-    k.take_columns(p, ids, out);
-    return out;
-  };
   Groups groups;
   groups.ids = scores.tape().decisions().decide("groups", DType::i32, {tokens, o.groups}, [&] {
-    Tensor ids = selected.like({tokens, o.groups});
-    k.top_k(order.defined() ? order : p, o.groups, ids);
-    return o.minimum_score > 0.0 ? of_least_score(scores.tape(), ids, p_of(ids), o.minimum_score)
-                                 : ids;
+    const Tensor ids = largest_places(order.defined() ? order : p, o.groups);
+    return o.minimum_score > 0.0 ? of_least_score(ids, take_columns(p, ids), o.minimum_score) : ids;
   });
-  if (o.weighted) groups.weights = p_of(groups.ids);
+  if (o.weighted) groups.weights = take_columns(p, groups.ids);
   groups.plan = make_plan(groups.ids, experts);
-  groups.off = shares_off(scores.tape(), groups.ids, selected, experts, p.dtype());
+  groups.off = shares_off(groups.ids, selected, experts, p.dtype());
   groups.members_only = plan.choices >= o.groups;  // M = G
   return groups;
 }
@@ -131,7 +120,7 @@ struct CombineGroups {
     in.save(inverse);
     if (a.forward) {
       const Plan groups(a.groups, in[kGroups]);
-      const Tensor rows = spread(product(in[kScores], in[kOff]), groups);
+      const Tensor rows = spread(compute<functor::Mul>(in[kScores], in[kOff]), groups);
       const Tensor parts = h.like({rows.size(0), h.size(1)});
       k.grouped_matmul(rows, means, false, groups.offsets(), parts);
       const Tensor added = y.like();
@@ -158,13 +147,13 @@ struct CombineGroups {
       k.grouped_matmul(by_group, b.saved(0), true, groups.offsets(), products);
       const Tensor sums = b.dy().like(b.input_shape(kScores));
       k.slots_to_tokens(products, Tensor(), groups.inverse(), sums);
-      b.add(kScores, product(sums, b.input(kOff)));
+      b.add(kScores, compute<functor::Mul>(sums, b.input(kOff)));
     }
     if (!b.wants(kH)) return;
     const Tensor dh = b.dy().like(b.input_shape(kH));
     k.tokens_to_slots(b.dy(), b.input(kWeights), plan.order(), plan.choices, dh);
     if (through_means) {
-      const Tensor share = spread(product(b.input(kScores), b.input(kOff)), groups);
+      const Tensor share = spread(compute<functor::Mul>(b.input(kScores), b.input(kOff)), groups);
       const Tensor dmeans = b.dy().like(b.saved(0).shape());
       k.grouped_outer(share, by_group, groups.offsets(), dmeans);  // A
       k.group_means_backward(dmeans, b.saved(1),
@@ -183,12 +172,6 @@ struct CombineGroups {
             .order = plan.order(),
             .choices = plan.choices,
             .members_only = a.members_only};
-  }
-  static Tensor product(const Tensor& a, const Tensor& b) {
-    Tensor out = a.like();
-    const Layout same{a.numel(), 1};
-    kernels(a.device()).binary(kMul, 1, a.numel(), a, same, b, same, out);
-    return out;
   }
   static Tensor spread(const Tensor& x, const Plan& groups) {
     Tensor out = x.like({groups.slots(), x.size(1)});

@@ -160,8 +160,8 @@ class ReinforceEstimator : public Estimator {
         score.write<double>()[at] = w.first[s] / tokens * (loss.at(at) - baseline);
       }
     }
-    const auto factors = [&](const Tensor& on_host) {
-      return losses.tape().constant(on_host.to(losses.dtype()).to(losses.value().device()));
+    const auto factors = [&](const Tensor& here) {
+      return losses.tape().constant(here.to(losses.dtype()).to(losses.value().device()));
     };
     return sum(losses * factors(weight)) +
            sum(reshape(routing.log_probability, {rows}) * factors(score));
@@ -184,7 +184,9 @@ EstimatorEntry reinforce_estimator() {
           "samples\n"
           "without replacement, when the router's copies = samples",
       .claim = Claim::unbiased,
-      .traits = {.categorical = true, .by_parts = false},
+      .traits = {.categorical = true,
+                 .by_parts = false,
+                 .on_host = "the weights of the built-in baseline"},
       .options =
           {option::choice(
                "baseline", {"none", "leave-one-out", "built-in", "learned"},

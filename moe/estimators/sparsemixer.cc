@@ -13,6 +13,7 @@
 
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -33,11 +34,10 @@ class SparsemixerEstimator : public Estimator {
   Combined combine(const EstimatorInput& in) const override {
     const Routing& r = in.routing;
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);
-    const Tensor weights = r.weights.value();
-    const Var factor = in.x.tape().constant(
-        Tensor::full(weights.shape(), factor_, weights.dtype(), weights.device()));
-    const Var unscaled = r.scale.defined() ? factor / in.x.tape().constant(r.scale) : factor;
-    return in.experts.mixture(in.x, scaled_gradient(r.weights, unscaled.value()), in.plan);
+    const Tensor w = r.weights.value();
+    Tensor factor = Tensor::full(w.shape(), factor_, w.dtype(), w.device());
+    if (r.scale.defined()) factor = compute<functor::Div>(factor, r.scale);
+    return in.experts.mixture(in.x, scaled_gradient(r.weights, factor), in.plan);
   }
 
  private:

@@ -15,9 +15,9 @@
 // is the sparse layer. Where D was drawn without noise, G is drawn given D (truncated Gumbel).
 
 #include "moe/dispatch.h"
-#include "moe/estimators/surrogate.h"
 #include "moe/noise.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -76,7 +76,7 @@ Tensor conditional_noise(Tape& tape, const Tensor& logits, const Tensor& selecte
   const Var top = largest + logsumexp(o, 1, true);
   const Var u = o + noise;
   const Var truncated = minimum(top, u) - softplus(-abs(top - u));
-  const Tensor drawn = selected_flags(selected, logits.size(1));
+  const Tensor drawn = flags_of(selected, logits.size(1));
   return (where(drawn, top, truncated) - o).value();
 }
 

@@ -2,7 +2,6 @@
 
 #include "moe/dispatch.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -32,21 +31,6 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
                 combine(stop_gradient(rest.values), gradient_only(rest.scores), rest.plan);
   if (!rest.experts) return y;
   return y + combine(gradient_only(rest.values), stop_gradient(rest.scores), rest.plan);
-}
-
-Tensor positive_flags(const Tensor& x) {
-  Tensor flags = Tensor::empty(x.shape(), DType::i32, x.device());
-  kernels(x.device())
-      .greater(1, x.numel(), x, {0, 1}, Tensor::zeros({}, x.dtype(), x.device()), {}, flags);
-  return flags;
-}
-
-Tensor selected_flags(const Tensor& selected, std::int64_t experts) {
-  const Device device = selected.device();
-  const Tensor times = Tensor::empty({selected.size(0), experts}, DType::f32, device);
-  const Tensor ones = Tensor::full(selected.shape(), 1.0, DType::f32, device);
-  kernels(device).put_columns(ones, selected, times);
-  return positive_flags(times);
 }
 
 }  // namespace moegrad

@@ -21,11 +21,6 @@ struct Rest {
 //     + sum_{off R} sg(p_i) (V_i - sg V_i)                                        when `experts`
 Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest);
 
-// i32: 1 where x > 0, else 0. No decision of a tape: for numbers that carry no gradient.
-Tensor positive_flags(const Tensor& x);
-// i32 [N, E]: 1 where a token selected the expert, else 0.
-Tensor selected_flags(const Tensor& selected, std::int64_t experts);
-
 // y = combine(h, sg w) + combine(sg h, w - sg w): the sparse layer written out.
 Var written_sparse(Var h, Var weights, const Plan& plan);
 

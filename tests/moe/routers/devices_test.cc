@@ -57,8 +57,8 @@ Numbers run_on(Device device, const LayerFixture& f, DType dtype) {
   Options options("router", entry.options);
   for (const auto& [name, value] : f.config.options) options.set(name, value);
   Tape tape({.rng = Rng{11, 3, 0}});
-  LayerFixture there = f;
-  for (auto& [name, value] : there.state) value = value.to(dtype).to(device);
+  LayerFixture there = on(device, f);
+  for (auto& [name, value] : there.state) value = value.to(dtype);
   std::vector<Var> leaves;
   for (const Tensor& value : f.values) {
     leaves.push_back(tape.variable(value.to(dtype).to(device)));
