@@ -116,6 +116,10 @@ Var cross_entropy(Var logits, const Tensor& labels, std::optional<std::int32_t> 
          logits.shape(), rows);
   }
   if (rows == 0) fail(name, "logits {} have no rows. Leave empty batches out.", logits.shape());
+  if (!ignore_index && labels.device() != Device::cpu) {
+    return apply<CrossEntropy>({logits, index_for(logits, labels)},
+                               {1.0 / static_cast<double>(rows)});
+  }
   Tensor used = labels.to(Device::cpu);  // -1 for those ignored
   if (ignore_index) used = used.clone();
   std::int64_t ignored = 0;

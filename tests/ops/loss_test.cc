@@ -1,6 +1,7 @@
 #include "ops/loss.h"
 
 #include <cmath>
+#include <optional>
 
 #include <doctest/doctest.h>
 
@@ -68,6 +69,21 @@ TEST_CASE("cross_entropy of ignored rows alone is 0, and so is its gradient") {
   const Var loss = cross_entropy(x, labels({-100, -100}), -100);
   CHECK(loss.value().item() == 0.0);
   CHECK(t.backward(loss)[x].same_bits(Tensor::zeros({2, 2}, DType::f64, Device::cpu)));
+}
+
+TEST_CASE("cross_entropy with labels on another device does not wait for them") {
+  Tape t;
+  const Tensor logits = Rng{8, 0, 0}.uniform({3, 4}, DType::f64, -2.0, 2.0);
+  const auto loss = [&](const Tensor& l, std::optional<std::int32_t> ignored = {}) {
+    return cross_entropy(t.constant(logits.to(l.device())), l, ignored).value();
+  };
+  const auto there = [](const Tensor& l) { return l.to(Device::guarded); };
+  const std::uint64_t waits = waits_for_devices();
+  const Tensor got = loss(there(labels({2, 0, 3})));
+  CHECK(waits_for_devices() == waits);
+  CHECK(got.same_bits(loss(labels({2, 0, 3}))));
+  CHECK(loss(there(labels({2, 9, 3})), 9).same_bits(loss(labels({2, 9, 3}), 9)));
+  CHECK_THROWS_AS(loss(there(labels({2, 4, 3}))), const Error&);
 }
 
 TEST_CASE("mse and bce_with_logits") {

@@ -165,6 +165,22 @@ TEST_CASE("loop: one, two and three threads give the same bits") {
   }
 }
 
+TEST_CASE("loop: computed on another device, the files of a run on the CPU") {
+  for (const Settings& kind : kKinds) {
+    const TemporaryFolder folder;
+    const TrainConfig config = small(kind);
+    const Task task = small_task(config.type());
+    train(config, {.out = folder / "cpu", .task = &task});
+    const RunOptions there = {.out = folder / "there", .device = Device::guarded, .task = &task};
+    train_one_step(config, there);
+    RunOptions resumed = there;
+    resumed.resume = true;
+    train(config, resumed);
+    CHECK(final_checkpoint(there.out) == final_checkpoint(folder / "cpu"));
+    CHECK(metrics(there.out) == metrics(folder / "cpu"));
+  }
+}
+
 TEST_CASE("loop: another seed is another run") {
   const TemporaryFolder folder;
   const Task task = small_task();

@@ -1,5 +1,6 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -8,6 +9,9 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include "moe/registry.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -81,7 +85,7 @@ TEST_CASE("step: it tells the numbers of the pass that it made") {
   Tape tape(Tape::Options{.rng = {.seed = 3}});
   const Classifier::Losses l = training.model().losses(tape, batch, training.parameters());
   const std::vector<double> load = l.mixture.expert_load().to_vector();
-  const auto dropped = l.mixture.dropped().item();
+  const double dropped = l.mixture.dropped().item();
   REQUIRE(dropped > 0.0);
 
   const StepReport report = training.step(batch);
@@ -144,6 +148,49 @@ TEST_CASE("step: a gradient that is not finite under a loss that is") {
         fmt::format("the loss is {}, and the gradient of 'input.weight' is not finite.",
                     report.loss));
   CHECK(same(training.state(), before));
+}
+
+// Nobody on the host touches what is on the device, and the step is waited for once, but for what is
+// drawn or looked up on the host: by routers that say so, and by the attention of tokens.
+TEST_CASE("step: on another device the bits of the CPU, and one wait") {
+  const auto compare = [](const LayerConfig& config, bool on_host) {
+    CAPTURE(config.router);
+    CAPTURE(config.estimator);
+    Training here(config);
+    Training there(config, Device::guarded);
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      const bool of_mixture = i != 1;
+      const StepReport expected = here.step(Training::batch(i), of_mixture);
+      const std::uint64_t waits = waits_for_devices();
+      StepReport report;
+      try {
+        report = there.step(Training::batch(i), of_mixture);
+      } catch (const Error& e) {
+        FAIL_CHECK(e.what());
+        return;
+      }
+      const std::uint64_t waited = waits_for_devices() - waits;
+      CHECK((on_host ? waited > 1 : waited == 1));
+      CHECK(report.loss == expected.loss);
+      CHECK(report.auxiliary == expected.auxiliary);
+      CHECK(report.gradient_norm == expected.gradient_norm);
+      REQUIRE(report.mixture.has_value() == of_mixture);
+      if (!of_mixture) continue;
+      CHECK(report.mixture->losses == expected.mixture->losses);
+      CHECK(report.mixture->expert_load == expected.mixture->expert_load);
+      CHECK(report.mixture->dropped == expected.mixture->dropped);
+    }
+    CHECK(same(here.state(), there.state()));
+  };
+  for (const RouterEntry& entry : routers()) {
+    LayerConfig config = layer(entry.name, "sparse");
+    config.size.active = std::min<std::int64_t>(2, entry.most_active);
+    compare(config, entry.traits.on_host[0] != '\0');
+  }
+  for (const EstimatorEntry& entry : estimators()) {
+    const bool on_host = entry.name == "attention" || entry.name == "lsh-attention";
+    compare(layer(entry.traits.categorical ? "categorical" : "top-k", entry.name), on_host);
+  }
 }
 
 // The state of a router is written in place: handles to it see the new values.
