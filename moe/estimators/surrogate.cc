@@ -1,8 +1,8 @@
 #include "moe/estimators/surrogate.h"
 
 #include "moe/dispatch.h"
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -35,10 +35,7 @@ Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
 }
 
 Tensor positive_flags(const Tensor& x) {
-  Tensor flags = Tensor::empty(x.shape(), DType::i32, x.device());
-  kernels(x.device())
-      .greater(1, x.numel(), x, {0, 1}, Tensor::zeros({}, x.dtype(), x.device()), {}, flags);
-  return flags;
+  return greater(x, Tensor::zeros({}, x.dtype(), x.device()));
 }
 
 Tensor selected_flags(const Tensor& selected, std::int64_t experts) {

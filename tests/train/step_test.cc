@@ -81,7 +81,7 @@ TEST_CASE("step: it tells the numbers of the pass that it made") {
   Tape tape(Tape::Options{.rng = {.seed = 3}});
   const Classifier::Losses l = training.model().losses(tape, batch, training.parameters());
   const std::vector<double> load = l.mixture.expert_load().to_vector();
-  const auto dropped = static_cast<double>(l.mixture.routing.dropped);
+  const double dropped = l.mixture.dropped().item();
   REQUIRE(dropped > 0.0);
 
   const StepReport report = training.step(batch);
