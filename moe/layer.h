@@ -53,7 +53,7 @@ struct LayerOutput {
   // f64 []: the choices that a capacity dropped.
   Tensor dropped() const;
 };
-// The part of all choices that a capacity dropped, of Routing::dropped and the load of each expert;
+// The part of all choices that a capacity dropped, of how many it did and the load of each expert;
 // 0 where there is no choice.
 double dropped_share(double dropped, std::span<const double> load);
 

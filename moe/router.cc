@@ -33,8 +33,5 @@ Var router_logits(Var x, const Weights& weights) {
 Tensor every_expert(std::int64_t tokens, std::int64_t experts, Device device) {
   return cycle({tokens, experts}, 1, experts, device);
 }
-Tensor every_expert(std::int64_t tokens, std::int64_t experts) {
-  return every_expert(tokens, experts, Device::cpu);
-}
 
 }  // namespace moegrad

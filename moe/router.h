@@ -50,7 +50,7 @@ struct LayerInput {
   Var x;                   // [N, D]
   const Weights& weights;  // parameters, and state (moving averages, biases) as constants
   bool training = true;
-  Tensor ids = {};  // i32 [N], on the host: the token (or user) ids, for routers that read them
+  Tensor ids = {};  // i32 [N]: the token (or user) ids from 0 on, for routers that read them
   // L consecutive rows, padding among them, form a sequence; L divides N. Routers ask Sequences
   // (moe/sequences.h), which knows of the padding that was taken out.
   std::int64_t sequence = 1;
@@ -140,8 +140,7 @@ class Router {
 // x W + b [N, E] for "router.weight" [D, E] and, where given, "router.bias" [E].
 Var router_logits(Var x, const Weights& weights);
 
-// i32 [N, E] whose rows are 0 .. E-1: every token uses every expert. Without a device on the host.
+// i32 [N, E] whose rows are 0 .. E-1: every token uses every expert.
 Tensor every_expert(std::int64_t tokens, std::int64_t experts, Device device);
-Tensor every_expert(std::int64_t tokens, std::int64_t experts);
 
 }  // namespace moegrad

@@ -143,6 +143,9 @@ class Kernels {
   virtual void random_uniform(const Rng& rng, double low, double high, const Tensor& out) = 0;
   virtual void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) = 0;
   virtual void random_gumbel(const Rng& rng, const Tensor& out) = 0;
+  // out (i32): the 64 bits of number index_i >= 0 of the generator, modulo n; index i32
+  virtual void random_integers(const Rng& rng, const Tensor& index, std::int64_t n,
+                               const Tensor& out) = 0;
   // y_i = x_i / (1 - p) where uniform number i is >= p, else 0: everywhere for p = 1.
   virtual void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) = 0;
   // out (i32) [N]: of each row of probabilities [N, E] the first place i that is possible and where

@@ -35,7 +35,8 @@ class StraightThroughEstimator : public Estimator {
     const Routing& r = in.routing;
     const std::int64_t experts = in.plan.experts;
     if (in.training() && mixture_) {
-      const Plan all = make_plan(every_expert(in.x.size(0), experts), experts);
+      const Plan all =
+          make_plan(every_expert(in.x.size(0), experts, in.x.value().device()), experts);
       return moegrad::combine(in.experts(in.x, all), relaxed_(r), all);
     }
     if (!in.training()) return in.experts.mixture(in.x, r.weights, in.plan);

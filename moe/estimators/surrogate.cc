@@ -1,6 +1,7 @@
 #include "moe/estimators/surrogate.h"
 
 #include "moe/dispatch.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {

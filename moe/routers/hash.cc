@@ -27,13 +27,10 @@ class HashRouter : public Router {
     Tape& tape = in.x.tape();
     Routing r;
     r.selected = tape.decisions().decide("selected", DType::i32, {tokens, 1}, [&] {
-      const Tensor selected = Tensor::empty({tokens, 1}, DType::i32, Device::cpu);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        const auto id = static_cast<std::uint64_t>(in.ids.data<std::int32_t>()[t]);
-        selected.write<std::int32_t>()[t] =
-            static_cast<std::int32_t>(table_.bits(id) % static_cast<std::uint64_t>(size.experts));
-      }
-      return selected.to(in.x.value().device());
+      const Tensor ids = in.ids.to(in.x.value().device());
+      Tensor selected = ids.like({tokens, 1});
+      kernels(ids.device()).random_integers(table_, ids, size.experts, selected);
+      return selected;
     });
     r.weights = constant_like(in.x, {tokens, 1}, 1.0);
     r.scores = put_columns(r.weights, r.selected, size.experts);
@@ -52,9 +49,6 @@ class HashRouter : public Router {
     if (ids.dtype() != DType::i32 || ids.numel() != tokens) {
       fail("hash", "the ids are {} {} for {} tokens. Give one i32 id for each.",
            name_of(ids.dtype()), ids.shape(), tokens);
-    }
-    for (const std::int32_t id : ids.values<std::int32_t>()) {
-      if (id < 0) fail("hash", "id {} has no place in the table. Use ids from 0.", id);
     }
   }
 

@@ -23,6 +23,8 @@ class CpuKernels : public Kernels {
   void random_uniform(const Rng& rng, double low, double high, const Tensor& out) override;
   void random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) override;
   void random_gumbel(const Rng& rng, const Tensor& out) override;
+  void random_integers(const Rng& rng, const Tensor& index, std::int64_t n,
+                       const Tensor& out) override;
   void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override;
   void sample_rows(const Rng& rng, const Tensor& probabilities, const Tensor& out) override;
   void unary(int function, Scalars p, const Tensor& x, const Tensor& y) override;

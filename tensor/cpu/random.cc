@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "tensor/categorical.h"
+#include "tensor/cpu/index.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
 
@@ -80,6 +81,19 @@ void CpuKernels::random_normal(const Rng& rng, double mean, double deviation, co
 
 void CpuKernels::random_gumbel(const Rng& rng, const Tensor& out) {
   generate(rng, out, "random_gumbel", [](double u) { return -std::log(-std::log(u)); });
+}
+
+void CpuKernels::random_integers(const Rng& rng, const Tensor& index, std::int64_t n,
+                                 const Tensor& out) {
+  const std::int32_t* const from = index.data<std::int32_t>();
+  cpu::require_indices("random_integers", from, index.numel(), 0, std::int64_t{1} << 31);
+  std::int32_t* const to = out.write<std::int32_t>();
+  cpu::parallel_for(out.numel(), kRandomGrain, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::uint64_t bits = rng.bits(static_cast<std::uint64_t>(from[i]));
+      to[i] = static_cast<std::int32_t>(bits % static_cast<std::uint64_t>(n));
+    }
+  });
 }
 
 void CpuKernels::dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) {

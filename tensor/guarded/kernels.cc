@@ -71,6 +71,10 @@ class GuardedKernels final : public Kernels {
   void random_gumbel(const Rng& rng, const Tensor& out) override {
     run(&CpuKernels::random_gumbel, rng, out);
   }
+  void random_integers(const Rng& rng, const Tensor& index, std::int64_t n,
+                       const Tensor& out) override {
+    run(&CpuKernels::random_integers, rng, index, n, out);
+  }
   void dropout(const Rng& rng, double p, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::dropout, rng, p, x, y);
   }

@@ -143,3 +143,23 @@ TEST_CASE("rows that are no distribution are errors") {
     CHECK_THROWS_AS(cpu_kernels().sample_rows({1, 0, 0}, Tensor::of({1, 2}, row), out), Error);
   }
 }
+
+TEST_CASE("integers by index: the bits of that number, modulo n") {
+  const Rng rng{9, 4, 7};
+  const Tensor index = random_integers({5000}, 2, 0, 1 << 30);
+  Values want;
+  for (std::int64_t i = 0; i < 5000; ++i) {
+    want.push_back(static_cast<double>(rng.bits(static_cast<std::uint64_t>(index.at(i))) % 11));
+  }
+  for (const Device device : devices()) {
+    const Tensor there = index.to(device);
+    check_close(
+        run_on(
+            {5000, 1}, DType::i32,
+            [&](const Tensor& out) { kernels(device).random_integers(rng, there, 11, out); },
+            device),
+        want, 0.0);
+  }
+  const Tensor bad = Tensor::of<std::int32_t>({1}, {-1});
+  CHECK_THROWS_AS(cpu_kernels().random_integers(rng, bad, 3, bad.like()), Error);
+}

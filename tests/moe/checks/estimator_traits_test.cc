@@ -97,7 +97,7 @@ TEST_CASE("dense and sparse_inference") {
   const auto all_at_inference = [](const EstimatorInput& in, bool) {
     if (in.training()) return sparse_value(in);
     const std::int64_t experts = in.plan.experts;
-    const Plan all = make_plan(every_expert(in.x.size(0), experts), experts);
+    const Plan all = make_plan(every_expert(in.x.size(0), experts, in.x.value().device()), experts);
     return in.experts.mixture(in.x, in.routing.scores, all);
   };
   expect(own(all_at_inference),

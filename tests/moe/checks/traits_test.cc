@@ -182,7 +182,7 @@ TEST_CASE("sparse_training and sparse_inference") {
     return [training](Routing& r, const LayerSize& size, const LayerInput& in) {
       if (in.training != training) return;
       r.choice = r.selected;
-      r.selected = every_expert(in.x.size(0), size.experts);
+      r.selected = every_expert(in.x.size(0), size.experts, in.x.value().device());
       r.weights = r.scores;
     };
   };
@@ -201,7 +201,7 @@ TEST_CASE("sparse_training and sparse_inference") {
     if (!in.training) return;
     const Tensor mine = r.selected;
     r.choice = mine;
-    r.selected = every_expert(in.x.size(0), size.experts);
+    r.selected = every_expert(in.x.size(0), size.experts, in.x.value().device());
     for (std::int64_t e = 0; e < size.experts; ++e) {
       std::int32_t& id = r.selected.write<std::int32_t>()[e];
       id = e < mine.size(1) ? mine.data<std::int32_t>()[e] : -1;
@@ -241,7 +241,7 @@ TEST_CASE("state, auxiliary, losses, constant_aux and constant_logits") {
 
   expect_found(with({.constant_aux = "is even"}), "constant_aux is stated, and aux has a gradient");
   const Change even = [](Routing& r, const LayerSize& size, const LayerInput& in) {
-    r.choice = every_expert(in.x.size(0), size.experts);
+    r.choice = every_expert(in.x.size(0), size.experts, in.x.value().device());
   };
   expect_found(with({}, even), "constant_aux is not stated, and aux is a constant");
   CHECK(checked(with({.constant_aux = "is even"}, even)).verdict == Verdict::pass);

@@ -196,7 +196,7 @@ TEST_CASE("hash: a fixed table by id and seed, weight 1; refuses tokens without 
   CHECK(error_of([&] {
           router->route(size, {x, none, true});
         }).find("no ids") != std::string::npos);
-  CHECK(error_of([&] { experts_of(*router, {0, -3}); }).find("id -3") != std::string::npos);
+  CHECK(error_of([&] { experts_of(*router, {0, -3}); }).find("index is -3") != std::string::npos);
 }
 
 TEST_CASE("deepseek-v1: the softmax scores of the top k, a shared expert, the balance loss") {

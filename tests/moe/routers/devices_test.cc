@@ -1,9 +1,9 @@
-// Every router on the guarded device, for all its options, in training and at inference: the bits of
-// the CPU, and no wait for the device, but for what a router says that it computes on the host.
+// A layer of every router on the guarded device, for all its options, in training and at inference:
+// the bits of the CPU, and no wait for the device on the way there, but for what a router says that
+// it computes on the host.
 #include <doctest/doctest.h>
 
 #include "moe/checks/check.h"
-#include "moe/padding.h"
 #include "ops/ops.h"
 
 using namespace moegrad;
@@ -14,7 +14,7 @@ using Named = std::vector<std::pair<std::string, Tensor>>;  // on the host
 
 struct Numbers {
   Named fields;
-  std::uint64_t waits = 0;  // of route()
+  std::uint64_t waits = 0;  // of forward()
 };
 
 Named fields_of(const Routing& r) {
@@ -39,45 +39,42 @@ Named fields_of(const Routing& r) {
   return all;
 }
 
-// The sum of all that has a gradient, each element times another number.
-Var objective_of(const Routing& r, Device device) {
-  Var loss = r.auxiliary;
-  for (const Var v : {r.weights, r.scores, r.log_scores, r.log_normaliser, r.log_probability,
+// The sum of y and all else that has a gradient, each element times another number.
+Var objective_of(const LayerOutput& out) {
+  const Routing& r = out.routing;
+  Var loss = out.auxiliary;
+  for (const Var v : {out.y, r.weights, r.scores, r.log_scores, r.log_normaliser, r.log_probability,
                       r.rows, r.mix, r.merge}) {
     if (!v.defined()) continue;
-    const Tensor factors = random_cotangent(v.shape()).to(v.dtype()).to(device);
+    const Tensor factors = random_cotangent(v.shape()).to(v.dtype()).to(v.value().device());
     const Var part = sum(v * v.tape().constant(factors));
     loss = loss.defined() ? loss + part : part;
   }
   return loss;
 }
 
-Numbers run_on(Device device, const LayerFixture& f, DType dtype) {
-  const RouterEntry& entry = router_entry(f.config.router);
-  Options options("router", entry.options);
-  for (const auto& [name, value] : f.config.options) options.set(name, value);
+Numbers run_on(Device device, LayerFixture f, DType dtype) {
+  f.device = device;
+  f.ids = f.ids.to(device);
+  const Layer layer(f.config);
   Tape tape({.rng = Rng{11, 3, 0}});
-  LayerFixture there = on(device, f);
-  for (auto& [name, value] : there.state) value = value.to(dtype);
   std::vector<Var> leaves;
-  for (const Tensor& value : f.values) {
-    leaves.push_back(tape.variable(value.to(dtype).to(device)));
-  }
+  for (const Tensor& value : f.values) leaves.push_back(tape.variable(value.to(dtype)));
   Weights weights;
-  const LayerInput in = without_padding(there.input(leaves, weights));
+  const LayerInput in = f.input(leaves, weights);
   const std::uint64_t before = waits_for_devices();
-  const Routing r = entry.make(options)->route(f.config.size, in);
-  Numbers numbers{fields_of(r), waits_for_devices() - before};
+  const LayerOutput out = layer.forward(in);
+  Numbers numbers{fields_of(out.routing), waits_for_devices() - before};
+  numbers.fields.insert(
+      numbers.fields.end(),
+      {{"y", out.y.value()}, {"load", out.expert_load()}, {"dropped", out.dropped()}});
   for (const auto& [name, value] : numbers.fields) {
     CAPTURE(name);
     if (value.defined()) CHECK(value.device() == device);
   }
-  const Var loss = objective_of(r, device);
-  if (loss.needs_gradient()) {
-    const Gradients g = tape.backward(loss);
-    for (std::size_t i = 0; i < leaves.size(); ++i) {
-      numbers.fields.emplace_back("gradient of " + f.names[i], g[leaves[i]]);
-    }
+  const Gradients g = tape.backward(objective_of(out));
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    numbers.fields.emplace_back("gradient of " + f.names[i], g[leaves[i]]);
   }
   for (auto& [name, value] : numbers.fields) value = value.to(Device::cpu);
   return numbers;
@@ -121,6 +118,7 @@ TEST_CASE("every router runs on the guarded device, with the CPU's bits and with
           std::clamp<std::int64_t>(3, entry.least_active, std::min(entry.most_active, kExperts))};
       c.router = entry.name;
       c.options = options;
+      c.options["shared"] = "1";
       return c;
     };
     CheckRow row;
