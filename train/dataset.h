@@ -71,9 +71,8 @@ struct Batch {
   Tensor labels;  // i32 [B]
   Tensor ids;     // i32 [B]: the places of the rows in the data set
 
-  // A copy on another device; itself where it is there already. The ids stay on the host, where
-  // routers read them.
-  Batch to(Device device) const { return {x.to(device), labels.to(device), ids}; }
+  // A copy on another device; itself where it is there already.
+  Batch to(Device device) const { return {x.to(device), labels.to(device), ids.to(device)}; }
 };
 
 // A data set in batches of batch_size rows, the last of them smaller where the rows do not divide.

