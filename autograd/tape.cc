@@ -16,7 +16,7 @@ constexpr Operation leaf_kind(std::string_view name) {
 constexpr Operation kConstant = leaf_kind("constant");
 constexpr Operation kVariable = leaf_kind("variable");
 constexpr Operation kParameter = leaf_kind("parameter");
-const Tensor kLeftOut;  // an optional input
+const Tensor kNoInput;  // an optional input
 
 }  // namespace
 
@@ -124,7 +124,7 @@ void Tape::run(Node& node, std::span<const Var> inputs, const void* attributes) 
       if (gathered_.size() < operation.required) {
         fail(operation.name, "an input is no value of a tape. Pass every input.");
       }
-      gathered_.push_back(&kLeftOut);
+      gathered_.push_back(&kNoInput);
       inputs_.push_back({-1, 0});
       continue;
     }

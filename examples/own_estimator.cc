@@ -18,7 +18,7 @@ class SelectedMean : public Estimator {
     const Var h = in.experts(in.x, in.plan);
     if (!in.training()) return written_sparse(h, in.routing.weights, in.plan);
     const Tensor ids = complement(in.routing.selected, in.plan.experts);
-    Rest rest;
+    Unselected rest;
     rest.plan = make_plan(ids, in.plan.experts);
     rest.scores = in.routing.scores;
     const Var mean = combine_mean(h, in.plan);

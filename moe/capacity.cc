@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "moe/values.h"
 #include "ops/ops.h"
@@ -49,6 +50,12 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
   return transposed(queue.defined() ? put_columns(kept, places, tokens) : kept);
 }
 
+std::int64_t most_within(std::int64_t experts, std::int64_t capacity) {
+  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+  std::int64_t most = 0;
+  return __builtin_mul_overflow(experts, capacity, &most) ? kAll : most;
+}
+
 void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
                    std::int64_t experts, std::int64_t capacity, const Tensor& queue) {
   routing.choice = chosen;
@@ -57,6 +64,7 @@ void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
     return;
   }
   routing.selected = drop_over_capacity(chosen, experts, capacity, queue);
+  routing.most = most_within(experts, capacity);
 }
 
 Var kept_weights(Var weights, const Tensor& selected) {

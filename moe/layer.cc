@@ -1,76 +1,21 @@
 #include "moe/layer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <mutex>
-#include <numeric>
 #include <set>
 #include <span>
 
 #include "moe/balance.h"
-#include "moe/by_parts.h"
 #include "moe/dispatch.h"
 #include "moe/padding.h"
-#include "moe/registry.h"
 #include "moe/values.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
-#include "tensor/parse.h"
 
 namespace moegrad {
 namespace {
-
-// Of a width and of the number of experts, which i32 numbers: products of two fit into 64 bits.
-constexpr std::int64_t kMostSize = std::numeric_limits<std::int32_t>::max() - 1;
-
-// Sets each given option where it is known: with the router, the estimator or the layer. `who` is
-// what the first two are called.
-void distribute(const std::map<std::string, std::string>& given, std::span<Options*> owners,
-                const std::string& who) {
-  for (const auto& [name, value] : given) {
-    bool known = false;
-    for (Options* owner : owners) {
-      if (!owner->knows(name)) continue;
-      owner->set(name, value);
-      known = true;
-    }
-    if (known) continue;
-    std::vector<std::string> names;
-    for (const Options* o : owners) {
-      for (const OptionSpec& spec : o->specs()) names.push_back(spec.name);
-    }
-    fail("option", "neither {} nor the layer has an option '{}'. Did you mean '{}'?", who, name,
-         nearest(name, names));
-  }
-}
-
-void require_by_parts(const EstimatorEntry& entry, const std::string& part) {
-  if (entry.traits.by_parts) return;
-  fail(
-      "layer",
-      "{} gives its router gradient and its expert gradient together and cannot be the {} gradient "
-      "alone. Use it as the estimator.",
-      entry.name, part);
-}
-
-void require_causal(const LayerConfig& config, const RouterEntry& router,
-                    const Estimator& estimator) {
-  if (!config.causal || config.force) return;
-  if (!router.traits.causal) {
-    fail("layer",
-         "router {} looks at other tokens of the batch: a causal model would see the "
-         "future. Choose another router, or force it.",
-         router.name);
-  }
-  if (estimator.leaks()) {
-    fail("layer",
-         "estimator {} with these options gives a token what others computed: a causal "
-         "model would see the future. Choose another, or force it.",
-         config.estimator);
-  }
-}
 
 // What every router sets.
 void require_routing(const std::string& router, const Routing& r) {
@@ -82,34 +27,6 @@ void require_routing(const std::string& router, const Routing& r) {
   require(r.weights.defined(), "weights");
   require(r.scores.defined(), "scores");
   require(r.logits.defined(), "logits");
-}
-
-void require_no_constant(const RouterEntry& router, const Options& own) {
-  const RouterTraits& traits = router.traits;
-  const auto refuse = [&](const char* name, bool constant) {
-    if (!constant || own.number(name) == 0.0) return;
-    fail(
-        "layer",
-        "{} is {}, and router {} {}: the loss would be a constant. Leave it out, or choose another "
-        "router.",
-        name, own.number(name), router.name, traits.constant_aux);
-  };
-  refuse("aux", traits.constant_aux[0] != '\0');
-  refuse("z-loss", traits.constant_logits);
-}
-
-// The coefficients that are not 0 of the router's losses and the layer's.
-std::string loss_text(const RouterEntry& router, const Options& router_options,
-                      const Options& own) {
-  std::string text;
-  const auto add = [&](const Options& options, const std::string& name) {
-    if (options.number(name) == 0.0) return;
-    text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name, options.number(name));
-  };
-  for (const std::string& name : router.traits.losses) add(router_options, name);
-  add(own, "aux");
-  add(own, "z-loss");
-  return text.empty() ? "none" : text;
 }
 
 // Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
@@ -127,96 +44,12 @@ void require_selection(const LayerConfig& config, const Routing& routing) {
 
 }  // namespace
 
-const std::vector<OptionSpec>& layer_options() {
-  static const std::vector<OptionSpec> specs = {
-      option::number("aux", "coefficient of the balance loss E sum_i f_i P_i of all choices")
-          .initially("0")
-          .from(0.0, 1e6),
-      option::number("z-loss", "coefficient of the router z-loss").initially("0").from(0.0, 1e6),
-      option::integer("shared", "shared experts, always on with weight 1")
-          .initially("0")
-          .from(0, 64)};
-  return specs;
-}
-
-double default_aux(const RouterEntry& router) {
-  const auto own = router.layer_options.find("aux");
-  if (own == router.layer_options.end()) return 0.0;
-  return parse_number<double>(own->second).value_or(0.0);
-}
-
-Layer::Layer(const LayerConfig& config) : config_(config) {
-  const LayerSize& s = config_.size;
-  const RouterEntry& router = router_entry(config_.router);
-  const EstimatorEntry& estimator = estimator_entry(config_.estimator);
-  for (const auto& [what, size] : {std::pair("width", s.model),
-                                   {"hidden width", s.hidden},
-                                   {"output width", s.output},
-                                   {"number of experts", s.experts}}) {
-    if (size < 1) fail("layer", "the {} is {}. It must be at least 1.", what, size);
-    if (size > kMostSize) fail("layer", "the {} is {}. Use {} at most.", what, size, kMostSize);
-  }
-  if (s.active < 1 || s.active > s.experts) {
-    fail("layer", "k is {} with {} experts. Use 1 <= k <= {}.", s.active, s.experts, s.experts);
-  }
-  if (s.active < router.least_active) {
-    fail("layer", "k is {}, too few for router {}. Use k >= {}.", s.active, router.name,
-         router.least_active);
-  }
-  if (s.active > router.most_active) {
-    fail("layer", "k is {}, too many for router {}. Use k <= {}.", s.active, router.name,
-         router.most_active);
-  }
-  // The estimator, or the two whose parts stand for it.
-  std::vector<const EstimatorEntry*> parts = {&estimator};
-  if (!config_.router_gradient.empty() || !config_.expert_gradient.empty()) {
-    const auto part = [&](const std::string& name, const char* kind) {
-      const EstimatorEntry& entry = name.empty() ? estimator : estimator_entry(name);
-      require_by_parts(entry, kind);
-      return &entry;
-    };
-    parts = {part(config_.router_gradient, "router"), part(config_.expert_gradient, "expert")};
-    if (parts[0] == parts[1]) parts.pop_back();
-  }
-  Options router_options("router " + router.name, router.options);
-  Options own("layer", layer_options());
-  std::vector<Options> part_options;
-  for (const EstimatorEntry* part : parts) {
-    if (part->traits.categorical && !router.traits.categorical && !config_.force) {
-      fail("layer",
-           "estimator {} is for a router that draws one expert with weight 1, and {} does "
-           "not. Use --router categorical.",
-           part->name, router.name);
-    }
-    part_options.emplace_back("estimator " + part->name, part->options);
-  }
-  for (const auto& [name, value] : router.layer_options) own.set(name, value);
-  std::vector<Options*> owners = {&router_options, &own};
-  for (Options& o : part_options) owners.push_back(&o);
-  std::string who = "router " + router.name;
-  for (const EstimatorEntry* part : parts) who += ", estimator " + part->name;
-  distribute(config_.options, owners, who);
-  router_ = router.make(router_options);
-  router_->check(s);
-  estimator_ = parts[0]->make(part_options[0]);
-  if (parts.size() == 2) {
-    estimator_ = by_parts(std::move(estimator_), parts[1]->make(part_options[1]));
-  }
-  if (!config_.force) {
-    estimator_->check(s, router);
-    require_no_constant(router, own);
-  }
-  require_causal(config_, router, *estimator_);
-  auxiliary_ = own.number("aux");
-  z_loss_ = own.number("z-loss");
-  shared_ = own.integer("shared");
-  losses_ = loss_text(router, router_options, own);
-}
+Layer::Layer(const LayerConfig& config) : config_(config), parts_(parts_of(config)) {}
 
 bool Layer::router_learns() const {
-  const ConstantWeights constant = router_->constant_weights(config_.size);
+  const ConstantWeights constant = parts_.router->constant_weights(config_.size);
   return constant == ConstantWeights::no ||
-         !estimator_->weights_alone(constant == ConstantWeights::renormalised);
+         !parts_.estimator->weights_alone(constant == ConstantWeights::renormalised);
 }
 
 void Layer::say_where_silent() const {
@@ -236,9 +69,9 @@ void Layer::say_where_silent() const {
 void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
   const LayerSize& s = config_.size;
   const auto before = static_cast<std::ptrdiff_t>(parameters.size());
-  router_->declare(s, prefix, parameters, rng);
+  parts_.router->declare(s, prefix, parameters, rng);
   for (auto p = parameters.begin() + before; p != parameters.end(); ++p) p->router = true;
-  estimator_->declare(s, prefix, parameters);
+  parts_.estimator->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
     const auto matrix = [&](const char* name, std::int64_t in, std::int64_t out) {
@@ -260,7 +93,7 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) c
     bias("b2", s.output);
   };
   network("experts", s.experts);
-  if (shared_ > 0) network("shared", shared_);
+  if (parts_.shared > 0) network("shared", parts_.shared);
 }
 
 Experts Layer::experts(const Weights& weights, std::string_view kind) const {
@@ -298,15 +131,16 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   const LayerSize& s = config_.size;
   const Var x = in.x;
   LayerOutput out;
-  out.routing = router_->route(s, in);
+  out.routing = parts_.router->route(s, in);
   const Routing& r = out.routing;
   require_routing(config_.router, r);
   require_selection(config_, r);
   Experts routed = experts(in.weights, "experts");
-  routed.form = estimator_->form;
+  routed.form = parts_.estimator->form;
   if (r.merge.defined()) routed = routed.merged(r.merge);
-  out.plan = make_plan(r.selected, routed.count());
-  Combined combined = estimator_->combine({r.rows.defined() ? r.rows : x, r, out.plan, routed, in});
+  out.plan = make_plan(r.selected, routed.count(), r.most);
+  Combined combined =
+      parts_.estimator->combine({r.rows.defined() ? r.rows : x, r, out.plan, routed, in});
   out.y = combined.y;
   if (r.mix.defined()) {
     const std::int64_t batch = r.mix.size(0);
@@ -316,8 +150,9 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   if (r.gain.defined()) out.y = out.y * r.gain;
   out.updates = r.updates;
   out.updates.insert(out.updates.end(), combined.updates.begin(), combined.updates.end());
-  if (shared_ > 0) {
-    const Plan plan = make_plan(every_expert(x.size(0), shared_, x.value().device()), shared_);
+  if (parts_.shared > 0) {
+    const Plan plan =
+        make_plan(every_expert(x.size(0), parts_.shared, x.value().device()), parts_.shared);
     out.y = out.y + combine(experts(in.weights, "shared")(x, plan), plan);
   }
   out.auxiliary = r.auxiliary;
@@ -327,15 +162,15 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
     const Var scaled = coefficient * loss;
     out.auxiliary = out.auxiliary.defined() ? out.auxiliary + scaled : scaled;
   };
-  if (auxiliary_ > 0.0) add("aux", auxiliary_, switch_auxiliary(r));
-  if (z_loss_ > 0.0) add("z-loss", z_loss_, z_loss(r));
+  if (parts_.auxiliary > 0.0) add("aux", parts_.auxiliary, switch_auxiliary(r));
+  if (parts_.z_loss > 0.0) add("z-loss", parts_.z_loss, z_loss(r));
   return out;
 }
 
 Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) const {
   const LayerInput tokens = without_padding(in);
-  require_whole_copies(tokens, estimator_->samples());
-  return estimator_->objective(tokens_alone(losses, out.mask), out.routing, tokens);
+  require_whole_copies(tokens, parts_.estimator->samples());
+  return parts_.estimator->objective(tokens_alone(losses, out.mask), out.routing, tokens);
 }
 
 double dropped_share(double dropped, std::span<const double> load) {

@@ -5,36 +5,9 @@
 #include <span>
 #include <string>
 
-#include "moe/estimator.h"
-#include "moe/experts.h"
-#include "moe/options.h"
-#include "moe/router.h"
+#include "moe/layer_config.h"
 
 namespace moegrad {
-
-// What a mixture layer is made of.
-struct LayerConfig {
-  LayerSize size;
-  std::string router = "top-k";
-  std::string estimator = "sparse";
-  // In place of the estimator's: the estimators whose router part and whose expert part are used.
-  std::string router_gradient = {};
-  std::string expert_gradient = {};
-  Activation activation = Activation::relu;
-  bool biases = true;
-  // Options by name: of the router, of the estimator, or of the layer itself (layer_options()).
-  std::map<std::string, std::string> options = {};
-  // A causal model refuses routers and estimators that look at other tokens, unless forced; forced,
-  // combinations that make no sense are let through as well.
-  bool causal = false;
-  bool force = false;
-};
-
-// Options that every layer has: aux (switch auxiliary), z-loss, shared (experts always on).
-const std::vector<OptionSpec>& layer_options();
-// What aux is unless it is given: that of the router's paper (RouterEntry::layer_options), or 0
-// where the paper has no such loss or the router has a balance loss of its own.
-double default_aux(const RouterEntry& router);
 
 struct LayerOutput {
   Var x;  // [N, D], as given
@@ -73,7 +46,7 @@ class Layer {
   // about to train, or to show a gradient; the layer itself is silent.
   void say_where_silent() const;
   // The losses that are added, "balance=0.01, aux=0.01"; "none".
-  const std::string& losses() const { return losses_; }
+  const std::string& losses() const { return parts_.losses; }
 
   // Adds all parameters under prefix + name, f64 values drawn from rng: experts uniform within
   // +- sqrt(1 / fan-in) (He et al. for relu within a constant), biases zero.
@@ -86,25 +59,20 @@ class Layer {
   }
 
   // For estimators that need the losses of the samples drawn (moe/estimator.h).
-  const Estimator& estimator() const { return *estimator_; }
+  const Estimator& estimator() const { return *parts_.estimator; }
   // Their objective, from the loss of each row [N] of a pass; what padding lost is left out.
   Var objective(Var losses, const LayerOutput& out, const LayerInput& in) const;
 
   const LayerConfig& config() const { return config_; }
   // The estimator's form, for tests; automatic by default.
-  void set_form(Form form) { estimator_->form = form; }
+  void set_form(Form form) { parts_.estimator->form = form; }
 
  private:
   Experts experts(const Weights& weights, std::string_view kind) const;
   LayerOutput forward_tokens(const LayerInput& in) const;
 
   LayerConfig config_;
-  std::unique_ptr<Router> router_;
-  std::unique_ptr<Estimator> estimator_;
-  double auxiliary_ = 0.0;
-  double z_loss_ = 0.0;
-  std::int64_t shared_ = 0;
-  std::string losses_;
+  LayerParts parts_;
 };
 
 }  // namespace moegrad

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -80,9 +81,11 @@ struct AuxiliaryLoss {
 // What a router decided for N tokens.
 struct Routing {
   Tensor selected;  // i32 [N, k]: the experts of each token; -1 for none
-  Var weights;      // [N, k]: their combine weights w, differentiable
-  Var scores;       // [N, E]: the full scores p
-  Var logits;       // [N, E]: what the scores are made of
+  // How many of them are not -1, at most: a plan has room for so many. Known from sizes alone.
+  std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  Var weights;  // [N, k]: their combine weights w, differentiable
+  Var scores;   // [N, E]: the full scores p
+  Var logits;   // [N, E]: what the scores are made of
   // [N, E]: log p, where the p of a token do not sum to 1 over the experts, or the selected p may
   // all be tiny; else undefined. Shares that sum to 1 and ratios of scores are made of it.
   Var log_scores = {};

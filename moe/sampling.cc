@@ -61,7 +61,7 @@ Tensor sample_experts(Var logits, std::int64_t k, bool replacement) {
   });
 }
 
-Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value) {
+Var constant_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value) {
   Tape& tape = logits.tape();
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);

@@ -20,7 +20,7 @@ Tensor sample_experts(Var logits, std::int64_t k, bool replacement);
 using TokenWeights =
     std::function<void(std::int64_t token, std::span<const double> logits,
                        std::span<const std::int32_t> selected, std::span<double> weights)>;
-Var held_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value);
+Var constant_ratio_weights(Var logits, const Tensor& selected, const TokenWeights& value);
 
 // Inference of a sampling router: S = TopK(logits), w = softmax of the logits over S. Sets selected
 // and weights; reads logits.

@@ -11,7 +11,7 @@ int checked_axis(std::string_view operation, const Shape& shape, int axis) {
   return axis < 0 ? axis + rank : axis;
 }
 
-AxisView around(const Shape& shape, int axis) {
+AxisView view_around(const Shape& shape, int axis) {
   return {shape.product(0, axis), shape[axis], shape.product(axis + 1, shape.rank())};
 }
 

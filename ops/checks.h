@@ -13,7 +13,7 @@ namespace moegrad {
 // The axis counted from the front, for an axis that may count from the end.
 int checked_axis(std::string_view operation, const Shape& shape, int axis);
 // The shape as [outer, n, inner] around an axis.
-AxisView around(const Shape& shape, int axis);
+AxisView view_around(const Shape& shape, int axis);
 // The shape as [rows, last axis].
 AxisView as_rows(const Shape& shape);
 

@@ -8,7 +8,8 @@ namespace moegrad {
 namespace {
 
 AxisView view_of(const Shape& shape, const ReduceAttributes& p) {
-  return p.axis == ReduceAttributes::kAll ? AxisView{1, shape.numel(), 1} : around(shape, p.axis);
+  return p.axis == ReduceAttributes::kAll ? AxisView{1, shape.numel(), 1}
+                                          : view_around(shape, p.axis);
 }
 
 // An uninitialised tensor of the result's shape.
@@ -187,12 +188,12 @@ std::vector<OperationCase> Norm::cases() {
 Tensor CumulativeSum::forward(Forward& in, const Attributes& p) {
   require_floating(name, in[0]);
   Tensor y = Tensor::empty(in[0].shape(), in[0].dtype(), in[0].device());
-  kernels(y.device()).cumulative_sum(in[0], around(in[0].shape(), p.axis), false, y);
+  kernels(y.device()).cumulative_sum(in[0], view_around(in[0].shape(), p.axis), false, y);
   return y;
 }
 void CumulativeSum::backward(Backward& b, const Attributes& p) {
   Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), b.dy().device());
-  kernels(dx.device()).cumulative_sum(b.dy(), around(b.dy().shape(), p.axis), true, dx);
+  kernels(dx.device()).cumulative_sum(b.dy(), view_around(b.dy().shape(), p.axis), true, dx);
   b.add(0, std::move(dx));
 }
 std::vector<OperationCase> CumulativeSum::cases() {

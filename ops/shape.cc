@@ -83,7 +83,7 @@ Tensor Concat::forward(Forward& in, const Attributes& p) {
     }
   }
   Tensor y = Tensor::empty(shape, in[0].dtype(), in[0].device());
-  const AxisView all = around(shape, p.axis);
+  const AxisView all = view_around(shape, p.axis);
   std::int64_t place = 0;
   for (std::size_t i = 0; i < in.size(); ++i) {
     const std::int64_t length = in[i].size(p.axis) * all.inner;
@@ -94,7 +94,7 @@ Tensor Concat::forward(Forward& in, const Attributes& p) {
   return y;
 }
 void Concat::backward(Backward& b, const Attributes& p) {
-  const AxisView all = around(b.dy().shape(), p.axis);
+  const AxisView all = view_around(b.dy().shape(), p.axis);
   std::int64_t place = 0;
   for (int i = 0; i < b.inputs(); ++i) {
     const Shape& shape = b.input_shape(i);
@@ -133,7 +133,7 @@ std::vector<OperationCase> Concat::cases() {
 
 Tensor Slice::forward(Forward& in, const Attributes& p) {
   Shape shape = in[0].shape();
-  const AxisView all = around(shape, p.axis);
+  const AxisView all = view_around(shape, p.axis);
   shape[p.axis] = p.end - p.begin;
   Tensor y = Tensor::empty(shape, in[0].dtype(), in[0].device());
   const std::int64_t length = shape[p.axis] * all.inner;
@@ -143,7 +143,7 @@ Tensor Slice::forward(Forward& in, const Attributes& p) {
 }
 void Slice::backward(Backward& b, const Attributes& p) {
   const Shape& shape = b.input_shape(0);
-  const AxisView all = around(shape, p.axis);
+  const AxisView all = view_around(shape, p.axis);
   Tensor dx = Tensor::zeros(shape, b.dy().dtype(), b.dy().device());
   const std::int64_t length = (p.end - p.begin) * all.inner;
   kernels(dx.device())

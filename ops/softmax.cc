@@ -29,12 +29,12 @@ std::vector<OperationCase> cases_of(Var (*f)(Var, int)) {
 Tensor Softmax::forward(Forward& in, const Attributes& p) {
   require_floating(name, in[0]);
   Tensor y = Tensor::empty(in[0].shape(), in[0].dtype(), in[0].device());
-  kernels(y.device()).softmax(in[0], around(y.shape(), p.axis), y);
+  kernels(y.device()).softmax(in[0], view_around(y.shape(), p.axis), y);
   return y;
 }
 void Softmax::backward(Backward& b, const Attributes& p) {
   Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), b.dy().device());
-  kernels(dx.device()).softmax_backward(b.output(), b.dy(), around(dx.shape(), p.axis), dx);
+  kernels(dx.device()).softmax_backward(b.output(), b.dy(), view_around(dx.shape(), p.axis), dx);
   b.add(0, std::move(dx));
 }
 std::vector<OperationCase> Softmax::cases() { return cases_of(&softmax); }
@@ -42,12 +42,13 @@ std::vector<OperationCase> Softmax::cases() { return cases_of(&softmax); }
 Tensor LogSoftmax::forward(Forward& in, const Attributes& p) {
   require_floating(name, in[0]);
   Tensor y = Tensor::empty(in[0].shape(), in[0].dtype(), in[0].device());
-  kernels(y.device()).log_softmax(in[0], around(y.shape(), p.axis), y);
+  kernels(y.device()).log_softmax(in[0], view_around(y.shape(), p.axis), y);
   return y;
 }
 void LogSoftmax::backward(Backward& b, const Attributes& p) {
   Tensor dx = Tensor::empty(b.dy().shape(), b.dy().dtype(), b.dy().device());
-  kernels(dx.device()).log_softmax_backward(b.output(), b.dy(), around(dx.shape(), p.axis), dx);
+  kernels(dx.device())
+      .log_softmax_backward(b.output(), b.dy(), view_around(dx.shape(), p.axis), dx);
   b.add(0, std::move(dx));
 }
 std::vector<OperationCase> LogSoftmax::cases() { return cases_of(&log_softmax); }

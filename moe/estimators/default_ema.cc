@@ -86,7 +86,7 @@ class DefaultEmaEstimator : public Estimator {
 
   // The definition: each unselected expert of each token reads its mean.
   Var written(const Routing& r, Var h, const Plan& plan, Var means) const {
-    Rest rest;
+    Unselected rest;
     rest.plan = make_plan(complement(r.selected, plan.experts), plan.experts);
     rest.scores = r.scores;
     const Tensor m = means.value();

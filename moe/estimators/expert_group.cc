@@ -243,7 +243,7 @@ Var written_groups(Var h, Var weights, Var scores, const Tensor& selected, const
   const Var means =
       scatter_add_rows(rows, Tensor::of<std::int32_t>({pairs}, to), experts * experts);
 
-  Rest rest;
+  Unselected rest;
   rest.plan = rest_plan;
   rest.scores = scores;
   rest.experts = o.experts;

@@ -20,9 +20,9 @@ Var written_sparse(Var h, Var weights, const Plan& plan) {
          combine(stop_gradient(h), gradient_only(weights), plan);
 }
 
-Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest) {
+Var written_surrogate(Var h, Var weights, const Plan& plan, const Unselected& rest) {
   const auto require = [](bool defined, const char* field) {
-    if (!defined) fail("estimator", "Rest::{} is undefined. Set it.", field);
+    if (!defined) fail("estimator", "Unselected::{} is undefined. Set it.", field);
   };
   require(rest.plan.table.defined(), "plan");
   require(rest.values.defined(), "values");

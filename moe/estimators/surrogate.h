@@ -9,7 +9,7 @@ namespace moegrad {
 Var scaled_gradient(Var x, const Tensor& factor);
 
 // The experts that a token did not select, and what stands for their outputs there.
-struct Rest {
+struct Unselected {
   Plan plan;             // choices of the unselected experts
   Var values;            // [S', D] V_i, in the slots of the plan
   Var scores;            // p_i [N, choices]: of complement(), the scores [N, E] themselves
@@ -19,7 +19,7 @@ struct Rest {
 // The surrogate of moe/estimator.h written out, with c = 1.
 //   y = combine(h, sg w) + combine(sg h, w - sg w) + sum_{off R} (p_i - sg p_i) sg(V_i)
 //     + sum_{off R} sg(p_i) (V_i - sg V_i)                                        when `experts`
-Var written_surrogate(Var h, Var weights, const Plan& plan, const Rest& rest);
+Var written_surrogate(Var h, Var weights, const Plan& plan, const Unselected& rest);
 
 // y = combine(h, sg w) + combine(sg h, w - sg w): the sparse layer written out.
 Var written_sparse(Var h, Var weights, const Plan& plan);

@@ -47,6 +47,7 @@ class ExpertChoiceRouter : public Router {
         tokens, capacity_down(capacity_ * static_cast<double>(size.active), tokens, size.experts));
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, r.scores.shape(),
                                                 [&] { return taken(r.logits.value(), capacity); });
+    r.most = most_within(size.experts, capacity);
     r.weights = take_columns(r.scores, r.selected);
     return r;
   }

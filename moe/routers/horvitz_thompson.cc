@@ -35,18 +35,18 @@ class HorvitzThompsonRouter : public Router {
       return r;
     }
     r.selected = sample_experts(r.logits, size.active, false);
-    r.weights =
-        held_ratio_weights(r.logits, r.selected,
-                           [](std::int64_t, std::span<const double> logits,
-                              std::span<const std::int32_t> selected, std::span<double> weights) {
-                             const std::vector<double> log_pi =
-                                 log_inclusion(logits, static_cast<std::int64_t>(selected.size()));
-                             const double total = log_sum_exp(logits);
-                             for (std::size_t a = 0; a < weights.size(); ++a) {
-                               const auto i = static_cast<std::size_t>(selected[a]);
-                               weights[a] = std::exp(logits[i] - total - log_pi[i]);
-                             }
-                           });
+    r.weights = constant_ratio_weights(
+        r.logits, r.selected,
+        [](std::int64_t, std::span<const double> logits, std::span<const std::int32_t> selected,
+           std::span<double> weights) {
+          const std::vector<double> log_pi =
+              log_inclusion(logits, static_cast<std::int64_t>(selected.size()));
+          const double total = log_sum_exp(logits);
+          for (std::size_t a = 0; a < weights.size(); ++a) {
+            const auto i = static_cast<std::size_t>(selected[a]);
+            weights[a] = std::exp(logits[i] - total - log_pi[i]);
+          }
+        });
     return r;
   }
 };

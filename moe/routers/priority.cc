@@ -49,7 +49,7 @@ class PriorityRouter : public Router {
                                          [&] { return largest_places(noisy, size.active); });
     r.noise = noise.to(r.logits.dtype());
     const Tensor order = noisy.to(Device::cpu);
-    r.weights = held_ratio_weights(
+    r.weights = constant_ratio_weights(
         r.logits, r.selected,
         [&](std::int64_t token, std::span<const double> o, std::span<const std::int32_t> selected,
             std::span<double> weights) {

@@ -42,7 +42,7 @@ class UnorderedSetRouter : public Router {
       return r;
     }
     r.selected = sample_experts(r.logits, size.active, false);
-    r.weights = held_ratio_weights(
+    r.weights = constant_ratio_weights(
         r.logits, r.selected,
         [this](std::int64_t, std::span<const double> logits, std::span<const std::int32_t> selected,
                std::span<double> weights) {

@@ -58,6 +58,8 @@ TEST_CASE("capacity: its size, and refusals") {
   CHECK(capacity_down(1e6, 10, 4) == 10);
   CHECK(capacity_up(1.05, 80, 4, 4) == 24);
   CHECK(capacity_up(1.05, 80, 4, 1) == 21);
+  CHECK(most_within(3, 5) == 15);
+  CHECK(most_within(std::int64_t{1} << 40, std::int64_t{1} << 40) == INT64_MAX);
   const Tensor selected = Tensor::of<std::int32_t>({2, 1}, {0, 3});
   CHECK(error_of([&] { drop_over_capacity(selected, 4, 0); }).find("at least one") !=
         std::string::npos);
@@ -92,6 +94,7 @@ TEST_CASE("switch: weight, balance loss before dropping, capacity in training an
   const Routing r = router->route(square_size(3, 1), {x, weights, true});
   // C = floor(0.8 * 8/3) = 2
   CHECK(ids_of(r.selected) == Ids{0, 1, 0, -1, -1, -1, 2, -1});
+  CHECK(r.most == 6);
   const double g = std::exp(1.0) / (std::exp(1.0) + 2.0);
   CHECK(r.weights.value().at(0) == doctest::Approx(g));
   CHECK(r.weights.value().at(3) == 0.0);
@@ -105,6 +108,7 @@ TEST_CASE("switch: weight, balance loss before dropping, capacity in training an
   // At inference C = floor(2 * 8/3) = 5.
   const Routing at_inference = router->route(square_size(3, 1), {x, weights, false});
   CHECK(ids_of(at_inference.selected) == Ids{0, 1, 0, 0, 0, 0, 2, -1});
+  CHECK(at_inference.most == 15);
   // The published least room is 4.
   const Routing published =
       router_of("switch", {{"capacity", "0.8"}})->route(square_size(3, 1), {x, weights, true});

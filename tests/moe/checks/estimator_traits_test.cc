@@ -213,16 +213,16 @@ TEST_CASE("a gradient that is wrong only where a capacity dropped a choice") {
   expect(twice_where(dropped), "gshard, dropped choices, training: gradcheck: fail");
 }
 
-TEST_CASE("a field of Rest that is not set is named") {
+TEST_CASE("a field of Unselected that is not set is named") {
   Tape t;
   const Plan plan = make_plan(Tensor::of<std::int32_t>({1, 1}, {0}), 1);
   const Var one = t.constant(Tensor::full({1, 1}, 1.0, DType::f64, Device::cpu));
-  const auto error = [&](const Rest& rest) {
+  const auto error = [&](const Unselected& rest) {
     return test::error_of([&] { written_surrogate(one, one, plan, rest); });
   };
-  CHECK(error({{}, one, one}) == "[estimator] Rest::plan is undefined. Set it.");
-  CHECK(error({plan, {}, one}) == "[estimator] Rest::values is undefined. Set it.");
-  CHECK(error({plan, one, {}}) == "[estimator] Rest::scores is undefined. Set it.");
+  CHECK(error({{}, one, one}) == "[estimator] Unselected::plan is undefined. Set it.");
+  CHECK(error({plan, {}, one}) == "[estimator] Unselected::values is undefined. Set it.");
+  CHECK(error({plan, one, {}}) == "[estimator] Unselected::scores is undefined. Set it.");
 }
 
 TEST_CASE("claims of estimators") {

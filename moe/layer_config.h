@@ -1,0 +1,53 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moe/estimator.h"
+#include "moe/experts.h"
+#include "moe/options.h"
+#include "moe/router.h"
+
+namespace moegrad {
+
+// What a mixture layer is made of.
+struct LayerConfig {
+  LayerSize size;
+  std::string router = "top-k";
+  std::string estimator = "sparse";
+  // In place of the estimator's: the estimators whose router part and whose expert part are used.
+  std::string router_gradient = {};
+  std::string expert_gradient = {};
+  Activation activation = Activation::relu;
+  bool biases = true;
+  // Options by name: of the router, of the estimator, or of the layer itself (layer_options()).
+  std::map<std::string, std::string> options = {};
+  // A causal model refuses routers and estimators that look at other tokens, unless forced; forced,
+  // combinations that make no sense are let through as well.
+  bool causal = false;
+  bool force = false;
+};
+
+// Options that every layer has: aux (switch auxiliary), z-loss, shared (experts always on).
+const std::vector<OptionSpec>& layer_options();
+// What aux is unless it is given: that of the router's paper (RouterEntry::layer_options), or 0
+// where the paper has no such loss or the router has a balance loss of its own.
+double default_aux(const RouterEntry& router);
+
+// What a configuration stands for.
+struct LayerParts {
+  std::unique_ptr<Router> router;
+  std::unique_ptr<Estimator> estimator;
+  double auxiliary = 0.0;  // coefficients of the layer's own losses
+  double z_loss = 0.0;
+  std::int64_t shared = 0;  // experts
+  std::string losses;       // those that are added, "balance=0.01, aux=0.01"; "none"
+};
+
+// Errors: unknown router, estimator or option; k outside 1 .. E; sizes below 1; parts that make no
+// sense together; aux or z-loss where it would be a constant.
+LayerParts parts_of(const LayerConfig& config);
+
+}  // namespace moegrad
