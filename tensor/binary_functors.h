@@ -177,4 +177,8 @@ struct Maximum {
 
 }  // namespace functor
 
+using BinaryFunctors =
+    TypeList<functor::Add, functor::Sub, functor::Mul, functor::Div, functor::SquaredDifference,
+             functor::BinaryCrossEntropy, functor::Pow, functor::Minimum, functor::Maximum>;
+
 }  // namespace moegrad

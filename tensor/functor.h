@@ -47,6 +47,18 @@ MOEGRAD_DOOR(erf)
 
 }  // namespace math
 
+template <class... Types>
+struct TypeList {
+  static constexpr std::size_t size = sizeof...(Types);
+  // The place of a type in the list.
+  template <class T>
+  static constexpr int index_of() {
+    int index = 0;
+    const bool found = ((std::is_same_v<T, Types> ? true : (++index, false)) || ...);
+    return found ? index : -1;
+  }
+};
+
 // What a backward pass reads of the forward pass, besides the incoming adjoint.
 enum class Needs { nothing, inputs, output, inputs_and_output };
 

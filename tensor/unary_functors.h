@@ -313,4 +313,10 @@ struct Cos {
 
 }  // namespace functor
 
+using UnaryFunctors =
+    TypeList<functor::Neg, functor::Affine, functor::Exp, functor::Log, functor::Sqrt,
+             functor::Square, functor::Tanh, functor::Sigmoid, functor::Relu, functor::GeluTanh,
+             functor::GeluErf, functor::Silu, functor::Softplus, functor::Erf, functor::Clamp,
+             functor::Abs, functor::Sign, functor::Power, functor::Sin, functor::Cos>;
+
 }  // namespace moegrad

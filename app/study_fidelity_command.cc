@@ -1,0 +1,185 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string_view>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/study_report.h"
+#include "app/table.h"
+#include "lab/fidelity.h"
+#include "lab/report.h"
+#include "moe/registry.h"
+#include "tensor/files.h"
+#include "tensor/folders.h"
+#include "train/checkpoint.h"
+#include "train/loop.h"
+#include "train/run_folder.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+struct FidelityArguments {
+  std::string checkpoint;
+  bool along_training = false;
+  std::vector<std::string> estimators;
+  std::int64_t batch = 512;
+  std::int64_t epochs = 1;
+  std::int64_t points = 10;
+  std::int64_t seed = 1;
+  std::string task = "vision";
+  std::string data = "data";
+  std::string out = "runs/fidelity";
+  JsonOutput json;
+};
+
+// Those that are not for a router of their own.
+std::vector<std::string> comparable_estimators() {
+  std::vector<std::string> names;
+  for (const EstimatorEntry& e : estimators()) {
+    if (!e.routers.empty() && e.routers.front() == "top-k") names.push_back(e.name);
+  }
+  return names;
+}
+
+ordered_json row_json(const FidelityRow& r) {
+  return {{"step", r.step},
+          {"layer", r.layer},
+          {"estimator", r.estimator},
+          {"cosine_real", r.cosine_real},
+          {"norm_ratio_real", r.norm_ratio_real},
+          {"cosine_ones", r.cosine_ones},
+          {"norm_ratio_ones", r.norm_ratio_ones},
+          {"output_error", r.output_error}};
+}
+
+Table table_of(const std::vector<FidelityRow>& rows) {
+  Table table;
+  table.add({"step", "layer", "estimator", "cosine", "norm ratio", "cosine (ones)",
+             "norm ratio (ones)", "output error"});
+  for (const FidelityRow& r : rows) {
+    table.add({fmt::format("{}", r.step), fmt::format("{}", r.layer), r.estimator,
+               cell(r.cosine_real, 4), cell(r.norm_ratio_real, 4), cell(r.cosine_ones, 4),
+               cell(r.norm_ratio_ones, 4), cell(r.output_error, 4)});
+  }
+  return table;
+}
+
+std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
+                                   const std::vector<std::string>& names) {
+  Chart cosine{.title = "Router gradient: cosine to ste-dense, real dL/dy", .axis = "cosine"};
+  Chart ratio{.title = "Router gradient: norm over ste-dense's, real dL/dy", .axis = "norm ratio"};
+  for (const FidelityRow& r : rows) {
+    const std::string label = fmt::format("{}", r.step);
+    if (cosine.labels.empty() || cosine.labels.back() != label) cosine.labels.push_back(label);
+  }
+  ratio.labels = cosine.labels;
+  for (const std::string& name : names) {
+    Series c{name, {}};
+    Series n{name, {}};
+    for (const FidelityRow& r : rows) {
+      if (r.estimator != name) continue;
+      c.values.push_back(r.cosine_real);
+      n.values.push_back(r.norm_ratio_real);
+    }
+    cosine.series.push_back(c);
+    ratio.series.push_back(n);
+  }
+  cosine.lines = ratio.lines = cosine.labels.size() > 1;
+  return {cosine, ratio};
+}
+
+// The configuration that a study has trained with: of its own run, it is that in config.json.
+fs::path mark_of(const RunFolder& run) { return run.path() / "study.json"; }
+
+// True for a run that an earlier study made, false where there is none; an Error for any other.
+bool may_start_over(const RunFolder& run) {
+  if (!run.holds_run()) return false;
+  if (path_exists(mark_of(run)) && path_exists(run.config()) &&
+      read_file(mark_of(run)) == read_file(run.config())) {
+    return true;
+  }
+  fail("study",
+       "'{}' holds a run that is not of this study, and it would be lost. Choose another folder "
+       "with --out.",
+       run.path().string());
+}
+
+int run_fidelity(const FidelityArguments& a) {
+  if (a.along_training == !a.checkpoint.empty()) {
+    fail("study", "give --checkpoint FILE or --along-training, one of them.");
+  }
+  for (const std::string& name : a.estimators) estimator_entry(name);
+  const std::vector<std::string> names =
+      a.estimators.empty() ? comparable_estimators() : a.estimators;
+  std::vector<fs::path> checkpoints = {a.checkpoint};
+  std::string task_name = a.task;
+  if (!a.along_training) task_name = stored_config(a.checkpoint).task;
+  const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
+  const RunFolder run(fs::path(a.out) / "run");
+  std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data)};
+  if (a.along_training) inputs.push_back(run.path());
+  const Report report(a.out, a.json, inputs);
+  if (a.along_training) {
+    TrainConfig config;
+    config.task = a.task;
+    config.data = a.data;
+    config.epochs = a.epochs;
+    config.seed = a.seed;
+    config.keep = a.points + a.epochs + 1;
+    const std::int64_t steps = a.epochs * Batches(task.train, config.batch).size();
+    config.checkpoint_every =
+        std::max<std::int64_t>(1, steps / std::max<std::int64_t>(1, a.points));
+    Progress progress(stderr, Progress::style_for(stderr));
+    const bool again = may_start_over(run);
+    make_folder(run.path());
+    write_file_atomic(mark_of(run), to_json(config) + "\n");
+    train(config, {.out = run.path(), .force = again, .progress = &progress, .task = &task});
+    checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
+  }
+  const Batch batch = Batches(task.train, a.batch).get(0);
+  std::vector<FidelityRow> rows;
+  for (const fs::path& path : checkpoints) {
+    const StoredModel model = load_model(path, batch.x.size(1), task.train.classes);
+    const std::vector<FidelityRow> more = measure_fidelity(model, batch, names, task.train.classes);
+    rows.insert(rows.end(), more.begin(), more.end());
+  }
+  ordered_json list = ordered_json::array();
+  for (const FidelityRow& row : rows) list.push_back(row_json(row));
+  report.write(list, fidelity_charts(rows, names), table_of(rows));
+  return kOk;
+}
+
+}  // namespace
+
+void add_study_fidelity(CLI::App& study, Global& global) {
+  const auto a = std::make_shared<FidelityArguments>();
+  CLI::App& command =
+      add_command(study, "fidelity",
+                  "How each estimator's router gradient follows ste-dense in a trained model.",
+                  "moegrad study fidelity --along-training\n  moegrad study fidelity --checkpoint "
+                  "runs/vision-top-k-sparse/checkpoints/step-00000469.safetensors");
+  command.add_option("--checkpoint", a->checkpoint, "a checkpoint of moegrad train")
+      ->type_name("FILE");
+  command.add_flag("--along-training", a->along_training,
+                   "train a model and measure at points on the way");
+  command.add_option("--estimators", a->estimators, "[all that need no router of their own]")
+      ->delimiter(',')
+      ->type_name("LIST");
+  command.add_option("--task", a->task, "to train on [vision]");
+  add_number<std::int64_t>(command, "--epochs", a->epochs, 1, 1000, "to train for [1]");
+  add_number<std::int64_t>(command, "--points", a->points, 1, 1000, "on the way [10]");
+  add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536, "tokens to measure on [512]");
+  add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
+  command.add_option("--data", a->data, "folder of the data [data]")->type_name("DIR");
+  command.add_option("--out", a->out, "folder of the report [runs/fidelity]")->type_name("DIR");
+  add_json(command, a->json);
+  command.callback([a, &global] { global.exit_code = run_fidelity(*a); });
+}
+
+}  // namespace moegrad
