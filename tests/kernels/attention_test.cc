@@ -74,7 +74,7 @@ Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor&
 
 }  // namespace
 
-TEST_CASE("causal attention and its backward pass equal plain loops") {
+KERNEL_TEST("causal attention and its backward pass equal plain loops") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       CAPTURE(c.batch);
@@ -86,12 +86,12 @@ TEST_CASE("causal attention and its backward pass equal plain loops") {
       const Tensor v = random(shape, dtype, 3);
       const Tensor dout = random(shape, dtype, 4);
       const Expected want = expected(c, q, k, v, dout);
-      const auto got = at_all_threads([&] {
+      const auto got = on.at_all_threads([&] {
         std::vector<Tensor> r;
-        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype, Device::cpu));
-        r.push_back(Tensor::empty({c.batch, c.length}, dtype, Device::cpu));
-        cpu_kernels().causal_attention(q, k, v, r[0], r[4]);
-        cpu_kernels().causal_attention_backward(q, k, v, r[0], r[4], dout, r[1], r[2], r[3]);
+        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype, on.device));
+        r.push_back(Tensor::empty({c.batch, c.length}, dtype, on.device));
+        on->causal_attention(on(q), on(k), on(v), r[0], r[4]);
+        on->causal_attention_backward(on(q), on(k), on(v), r[0], r[4], on(dout), r[1], r[2], r[3]);
         return r;
       });
       check_close(got[0], want.out);
@@ -103,7 +103,7 @@ TEST_CASE("causal attention and its backward pass equal plain loops") {
   }
 }
 
-TEST_CASE("causal attention: a sequence has the same bits among few and among many") {
+KERNEL_TEST("causal attention: a sequence has the same bits among few and among many") {
   for (const std::int64_t length : {130, 1100}) {
     const Shape one{1, length, 8};
     const Shape many{9, length, 8};
@@ -118,14 +118,12 @@ TEST_CASE("causal attention: a sequence has the same bits among few and among ma
     const std::vector<Tensor> inputs = {repeated(1), repeated(2), repeated(3), repeated(4)};
     const auto gradients = [&](std::int64_t sequences) {
       std::vector<Tensor> in;
-      for (const Tensor& x : inputs) in.push_back(x.rows(0, sequences));
+      for (const Tensor& x : inputs) in.push_back(on(x).rows(0, sequences));
       std::vector<Tensor> r;
-      for (int i = 0; i < 4; ++i)
-        r.push_back(Tensor::empty(in[0].shape(), DType::f32, Device::cpu));
-      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32, Device::cpu);
-      cpu_kernels().causal_attention(in[0], in[1], in[2], r[0], lse);
-      cpu_kernels().causal_attention_backward(in[0], in[1], in[2], r[0], lse, in[3], r[1], r[2],
-                                              r[3]);
+      for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(in[0].shape(), DType::f32, on.device));
+      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32, on.device);
+      on->causal_attention(in[0], in[1], in[2], r[0], lse);
+      on->causal_attention_backward(in[0], in[1], in[2], r[0], lse, in[3], r[1], r[2], r[3]);
       return r;
     };
     const auto few = gradients(1);
@@ -137,7 +135,7 @@ TEST_CASE("causal attention: a sequence has the same bits among few and among ma
   }
 }
 
-TEST_CASE("causal attention: scores that rise or fall along many tiles") {
+KERNEL_TEST("causal attention: scores that rise or fall along many tiles") {
   for (const DType dtype : floating()) {
     for (const double slope : {0.01, 1.0, -1.0}) {
       const Case c{1, 1500, 1};
@@ -147,10 +145,10 @@ TEST_CASE("causal attention: scores that rise or fall along many tiles") {
       for (std::int64_t i = 0; i < c.length; ++i)
         k.write<double>()[i] = slope * static_cast<double>(i) / 8.0;
       const Tensor v = random(shape, dtype, 3);
-      const Tensor out = Tensor::empty(shape, dtype, Device::cpu);
-      const Tensor lse = Tensor::empty({1, c.length}, dtype, Device::cpu);
+      const Tensor out = Tensor::empty(shape, dtype, on.device);
+      const Tensor lse = Tensor::empty({1, c.length}, dtype, on.device);
       const Tensor keys = k.to(dtype);
-      cpu_kernels().causal_attention(q, keys, v, out, lse);
+      on->causal_attention(on(q), on(keys), on(v), out, lse);
       const Expected want = expected(c, q, keys, v, v);
       check_close(out, want.out, 16.0);
       check_close(lse, want.lse, 16.0);
@@ -158,22 +156,23 @@ TEST_CASE("causal attention: scores that rise or fall along many tiles") {
   }
 }
 
-TEST_CASE("causal attention: NaN stays NaN, and large scores do not overflow") {
+KERNEL_TEST("causal attention: NaN stays NaN, and large scores do not overflow") {
   for (const DType dtype : floating()) {
     const std::int64_t length = 1100;
     const Shape shape{1, length, 2};
     const Tensor v = random(shape, dtype, 3);
-    const Tensor out = Tensor::empty(shape, dtype, Device::cpu);
-    const Tensor lse = Tensor::empty({1, length}, dtype, Device::cpu);
-    const Tensor large = Tensor::full(shape, 100.0, dtype, Device::cpu);
-    cpu_kernels().causal_attention(large, large, v, out, lse);
-    CHECK(cpu_kernels().all_finite(out));
-    CHECK(cpu_kernels().all_finite(lse));
+    const Tensor out = Tensor::empty(shape, dtype, on.device);
+    const Tensor lse = Tensor::empty({1, length}, dtype, on.device);
+    const Tensor large = Tensor::full(shape, 100.0, dtype, on.device);
+    on->causal_attention(large, large, on(v), out, lse);
+    CHECK(on->all_finite(out));
+    CHECK(on->all_finite(lse));
 
     Tensor q = random(shape, dtype, 1);
     if (dtype == DType::f32) q.write<float>()[2 * 66] = NAN;
     if (dtype == DType::f64) q.write<double>()[2 * 66] = NAN;
-    cpu_kernels().causal_attention(q, random(shape, dtype, 2), v, out, lse);
-    for (std::int64_t i = 0; i < length; ++i) CHECK(std::isnan(out.at(2 * i)) == (i == 66));
+    on->causal_attention(on(q), on(random(shape, dtype, 2)), on(v), out, lse);
+    const Values got = out.to_vector();
+    for (std::int64_t i = 0; i < length; ++i) CHECK(std::isnan(got[at(2 * i)]) == (i == 66));
   }
 }

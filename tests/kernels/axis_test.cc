@@ -14,19 +14,18 @@ std::int64_t place(AxisView v, std::int64_t o, std::int64_t j, std::int64_t i) {
   return (o * v.n + j) * v.inner + i;
 }
 
-Tensor norm_of(const Tensor& x, AxisView v) {
-  return run_on({v.outer, v.inner}, x.dtype(),
-                [&](const Tensor& out) { cpu_kernels().norm(x, v, out); });
+Tensor norm_of(const OnDevice& on, const Tensor& x, AxisView v) {
+  return on.run({v.outer, v.inner}, x.dtype(), [&](const Tensor& out) { on->norm(on(x), v, out); });
 }
 
-Tensor cumulative_sum_of(const Tensor& x, AxisView v, bool from_end) {
-  return run_on(x.shape(), x.dtype(),
-                [&](const Tensor& out) { cpu_kernels().cumulative_sum(x, v, from_end, out); });
+Tensor cumulative_sum_of(const OnDevice& on, const Tensor& x, AxisView v, bool from_end) {
+  return on.run(x.shape(), x.dtype(),
+                [&](const Tensor& out) { on->cumulative_sum(on(x), v, from_end, out); });
 }
 
 }  // namespace
 
-TEST_CASE("norms along an axis and their gradients") {
+KERNEL_TEST("norms along an axis and their gradients") {
   for (const DType dtype : floating()) {
     for (const AxisView v : kAxisViews) {
       CAPTURE(v.outer);
@@ -50,16 +49,17 @@ TEST_CASE("norms along an axis and their gradients") {
           }
         }
       }
-      const Tensor y = norm_of(x, v);
+      const Tensor y = norm_of(on, x, v);
       check_close(y, norm);
-      check_close(run_on(x.shape(), dtype,
-                         [&](const Tensor& out) { cpu_kernels().norm_backward(x, y, dy, v, out); }),
-                  dx);
+      check_close(
+          on.run(x.shape(), dtype,
+                 [&](const Tensor& out) { on->norm_backward(on(x), on(y), on(dy), v, out); }),
+          dx);
     }
   }
 }
 
-TEST_CASE("a norm is right wherever it is in range, and 0 has the gradient 0") {
+KERNEL_TEST("a norm is right wherever it is in range, and 0 has the gradient 0") {
   const double inf = HUGE_VAL;
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
@@ -68,7 +68,7 @@ TEST_CASE("a norm is right wherever it is in range, and 0 has the gradient 0") {
       CAPTURE(scale);
       const Tensor x = tensor_of({2, 2}, dtype, {3 * scale, -4 * scale, 0, -5 * scale});
       for (const AxisView v : {AxisView{2, 2, 1}, AxisView{1, 2, 2}, AxisView{1, 4, 1}}) {
-        const Tensor y = norm_of(x, v);
+        const Tensor y = norm_of(on, x, v);
         long double sum = 0.0L;
         for (std::int64_t j = 0; j < v.n; ++j) {
           const long double value = x.at(j * v.inner);
@@ -80,17 +80,18 @@ TEST_CASE("a norm is right wherever it is in range, and 0 has the gradient 0") {
       }
     }
     const Tensor special = tensor_of({4, 2}, dtype, {0, -0.0, inf, -inf, nan, 1, nan, inf});
-    const Tensor y = norm_of(special, {4, 2, 1});
+    const Tensor y = norm_of(on, special, {4, 2, 1});
     check_close(y, {0, inf, nan, nan}, 0.0);
-    const Tensor dx = Tensor::empty({4, 2}, dtype, Device::cpu);
-    cpu_kernels().norm_backward(special, y, Tensor::full({4}, 3.0, dtype, Device::cpu), {4, 2, 1},
-                                dx);
+    const Tensor dy = Tensor::full({4}, 3.0, dtype, on.device);
+    const Tensor dx = on.run({4, 2}, dtype, [&](const Tensor& out) {
+      on->norm_backward(on(special), on(y), dy, {4, 2, 1}, out);
+    });
     CHECK(dx.at(0) == 0.0);
     CHECK(dx.at(1) == 0.0);
   }
 }
 
-TEST_CASE("cumulative sums along an axis, from either end") {
+KERNEL_TEST("cumulative sums along an axis, from either end") {
   for (const DType dtype : floating()) {
     for (const AxisView v : kAxisViews) {
       CAPTURE(v.outer);
@@ -109,19 +110,19 @@ TEST_CASE("cumulative sums along an axis, from either end") {
             }
           }
         }
-        check_close(cumulative_sum_of(x, v, from_end), want);
+        check_close(cumulative_sum_of(on, x, v, from_end), want);
       }
     }
   }
 }
 
-TEST_CASE("long norms and cumulative sums of f32 keep their digits") {
+OWN_KERNEL_TEST("long norms and cumulative sums of f32 keep their digits") {
   constexpr std::int64_t kCount = 4000000;
-  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32, Device::cpu);
-  const double tenth = x.at(0);
-  const double norm = norm_of(x, {1, kCount, 1}).item();
+  const Tensor x = Tensor::full({kCount}, 0.1, DType::f32, on.device);
+  const auto tenth = static_cast<double>(0.1F);
+  const double norm = norm_of(on, x, {1, kCount, 1}).item();
   CHECK(std::abs(norm / (tenth * std::sqrt(kCount)) - 1.0) < 1e-7);
-  const Tensor sums = cumulative_sum_of(x, {1, kCount, 1}, false);
+  const Tensor sums = cumulative_sum_of(on, x, {1, kCount, 1}, false);
   for (const std::int64_t i : {std::int64_t{0}, kCount / 2, kCount - 1}) {
     CHECK(std::abs(sums.at(i) / (tenth * static_cast<double>(i + 1)) - 1.0) < 1e-7);
   }

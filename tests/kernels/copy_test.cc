@@ -20,60 +20,59 @@ Tensor counting(std::int64_t n, DType dtype) {
 
 }  // namespace
 
-TEST_CASE("fill, copy and conversion keep every element") {
+KERNEL_TEST("fill, copy and conversion keep every element") {
   for (const DType dtype : kAll) {
     for (const std::int64_t n : kSizes) {
-      check_close(run_on({n}, dtype, [](const Tensor& out) { cpu_kernels().fill(3.0, out); }),
+      check_close(on.run({n}, dtype, [&](const Tensor& out) { on->fill(3.0, out); }),
                   Values(at(n), 3.0), 0.0);
       const Tensor x = counting(n, dtype);
-      CHECK(
-          run_on({n}, dtype, [&](const Tensor& out) { cpu_kernels().copy(x, out); }).same_bits(x));
+      CHECK(on.run({n}, dtype, [&](const Tensor& out) { on->copy(on(x), out); }).same_bits(x));
       for (const DType to : kAll) {
         Values want = x.to_vector();
         if (to == DType::i32) {
           for (double& v : want) v = std::trunc(v);
         }
-        check_close(run_on({n}, to, [&](const Tensor& out) { cpu_kernels().convert(x, out); }),
-                    want, 0.0);
+        check_close(on.run({n}, to, [&](const Tensor& out) { on->convert(on(x), out); }), want,
+                    0.0);
       }
     }
   }
 }
 
-TEST_CASE("conversion to integers cuts towards zero and saturates") {
+KERNEL_TEST("conversion to integers cuts towards zero and saturates") {
   const double nan = std::nan("");
   const double infinity = HUGE_VAL;
-  const Tensor x = Tensor::of<double>({7}, {-1.9, 1.9, 1e20, -1e20, infinity, -infinity, nan});
+  const Tensor x = on(Tensor::of<double>({7}, {-1.9, 1.9, 1e20, -1e20, infinity, -infinity, nan}));
   const double low = -2147483648.0;
   const double high = 2147483647.0;
   check_close(x.to(DType::i32), {-1, 1, high, low, high, low, 0}, 0.0);
   check_close(x.to(DType::f32).to(DType::i32), {-1, 1, high, low, high, low, 0}, 0.0);
 }
 
-TEST_CASE("conversion between floating types keeps NaN and infinities") {
-  const Tensor x = Tensor::of<double>({4}, {std::nan(""), HUGE_VAL, -HUGE_VAL, 1e300});
+KERNEL_TEST("conversion between floating types keeps NaN and infinities") {
+  const Tensor x = on(Tensor::of<double>({4}, {std::nan(""), HUGE_VAL, -HUGE_VAL, 1e300}));
   check_close(x.to(DType::f32), {std::nan(""), HUGE_VAL, -HUGE_VAL, HUGE_VAL}, 0.0);
   check_close(x.to(DType::f32).to(DType::f64), {std::nan(""), HUGE_VAL, -HUGE_VAL, HUGE_VAL}, 0.0);
 }
 
-TEST_CASE("accumulate adds a multiple") {
+KERNEL_TEST("accumulate adds a multiple") {
   for (const DType dtype : floating()) {
     for (const std::int64_t n : kSizes) {
       const Tensor x = random({n}, dtype, 1);
       const Tensor y = random({n}, dtype, 2);
       Values want = y.to_vector();
       for (std::int64_t i = 0; i < n; ++i) want[at(i)] += -1.5 * x.at(i);
-      check_close(run_on({n}, dtype,
+      check_close(on.run({n}, dtype,
                          [&](const Tensor& out) {
-                           cpu_kernels().copy(y, out);
-                           cpu_kernels().accumulate(-1.5, x, out);
+                           on->copy(on(y), out);
+                           on->accumulate(-1.5, on(x), out);
                          }),
                   want);
     }
   }
 }
 
-TEST_CASE("copy_block copies its rows and touches nothing else") {
+KERNEL_TEST("copy_block copies its rows and touches nothing else") {
   struct Case {
     std::int64_t rows, cols, src_offset, src_row, dst_offset, dst_row;
   };
@@ -94,18 +93,18 @@ TEST_CASE("copy_block copies its rows and touches nothing else") {
           want[at(c.dst_offset + r * c.dst_row + j)] = src.at(c.src_offset + r * c.src_row + j);
         }
       }
-      check_close(run_on({n}, dtype,
+      check_close(on.run({n}, dtype,
                          [&](const Tensor& out) {
-                           cpu_kernels().fill(-1.0, out);
-                           cpu_kernels().copy_block(src, c.src_offset, c.src_row, c.rows, c.cols,
-                                                    c.dst_offset, c.dst_row, out);
+                           on->fill(-1.0, out);
+                           on->copy_block(on(src), c.src_offset, c.src_row, c.rows, c.cols,
+                                          c.dst_offset, c.dst_row, out);
                          }),
                   want, 0.0);
     }
   }
 }
 
-TEST_CASE("swap_axes exchanges two axes") {
+KERNEL_TEST("swap_axes exchanges two axes") {
   const std::vector<std::vector<std::int64_t>> cases = {
       {1, 1, 1, 1, 1}, {1, 3, 1, 2, 1}, {2, 3, 4, 5, 6},    {2, 3, 1, 5, 1},  {0, 3, 4, 5, 6},
       {2, 0, 4, 5, 6}, {2, 3, 4, 5, 0}, {1, 301, 1, 97, 1}, {3, 40, 7, 50, 2}};
@@ -125,29 +124,28 @@ TEST_CASE("swap_axes exchanges two axes") {
           }
         }
       }
-      check_close(
-          run_on({a, m, b, n, c}, dtype,
-                 [&](const Tensor& out) { cpu_kernels().swap_axes(x, a, n, b, m, c, out); }),
-          want, 0.0);
+      check_close(on.run({a, m, b, n, c}, dtype,
+                         [&](const Tensor& out) { on->swap_axes(on(x), a, n, b, m, c, out); }),
+                  want, 0.0);
     }
   }
 }
 
-TEST_CASE("all_finite finds one bad element anywhere") {
+KERNEL_TEST("all_finite finds one bad element anywhere") {
   for (const DType dtype : floating()) {
     for (const std::int64_t n : kSizes) {
-      const Tensor x = random({n}, dtype, 3, -1e30, 1e30);
-      CHECK(cpu_kernels().all_finite(x));
+      const Tensor x = on(random({n}, dtype, 3, -1e30, 1e30));
+      CHECK(on->all_finite(x));
       for (const std::int64_t i : {std::int64_t{0}, n / 2, n - 1}) {
         for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
           if (n == 0) continue;
           const Tensor y = x.clone();
-          cpu_kernels().fill(bad, y.rows(i, i + 1));
-          CHECK_FALSE(cpu_kernels().all_finite(y));
+          on->fill(bad, y.rows(i, i + 1));
+          CHECK_FALSE(on->all_finite(y));
         }
       }
     }
   }
-  CHECK(cpu_kernels().all_finite(Tensor::of<float>({2}, {3.4e38F, 1e-45F})));
-  CHECK(cpu_kernels().all_finite(Tensor::full({3}, 2147483647.0, DType::i32, Device::cpu)));
+  CHECK(on->all_finite(on(Tensor::of<float>({2}, {3.4e38F, 1e-45F}))));
+  CHECK(on->all_finite(Tensor::full({3}, 2147483647.0, DType::i32, on.device)));
 }

@@ -45,20 +45,26 @@ int functor_of(Activation a) {
 
 // A plan, with slots of no expert behind the others where choices are -1.
 struct Sorted {
-  Sorted(const Tensor& selected, std::int64_t experts)
-      : offsets(Tensor::empty({experts + 1}, DType::i32, Device::cpu)),
-        order(Tensor::empty({selected.numel()}, DType::i32, Device::cpu)),
-        inverse(Tensor::empty(selected.shape(), DType::i32, Device::cpu)) {
-    cpu_kernels().plan(selected, experts, offsets, order, inverse);
+  Sorted(const OnDevice& on, const Tensor& selected, std::int64_t experts)
+      : offsets(selected.like({experts + 1})),
+        order(selected.like({selected.numel()})),
+        inverse(selected.like()) {
+    on->plan(selected, experts, offsets, order, inverse);
   }
   std::int64_t slots() const { return order.size(0); }
   Tensor offsets, order, inverse;
 };
 
 struct Problem {
-  Problem(const Case& c, const Setting& s, DType d)
-      : dtype(d), k(c.selected.size(1)), selected(c.selected), plan(c.selected, c.experts) {
-    const auto random_of = [&](const Shape& shape) { return random(shape, d, ++seed, -1.0, 1.0); };
+  Problem(const OnDevice& of, const Case& c, const Setting& s, DType d)
+      : on(of),
+        dtype(d),
+        k(c.selected.size(1)),
+        selected(on(c.selected)),
+        plan(on, selected, c.experts) {
+    const auto random_of = [&](const Shape& shape) {
+      return on(random(shape, d, ++seed, -1.0, 1.0));
+    };
     const std::int64_t e = c.experts;
     w.w1 = random_of({e, c.model, c.hidden});
     w.w2 = random_of({e, c.hidden, c.output});
@@ -73,8 +79,9 @@ struct Problem {
     dy = random_of({s.weighted ? tokens : slots, c.output});
     activation = s.activation;
   }
-  Tensor like(const Shape& shape) const { return Tensor::empty(shape, dtype, Device::cpu); }
+  Tensor like(const Shape& shape) const { return Tensor::empty(shape, dtype, on.device); }
 
+  OnDevice on;
   std::uint64_t seed = 0;
   DType dtype;
   Activation activation = Activation::relu;
@@ -86,16 +93,19 @@ struct Problem {
 };
 
 // Columns [first, first + count) of x [N, k].
-Tensor columns(const Tensor& x, std::int64_t first, std::int64_t count) {
-  const Tensor out = Tensor::empty({x.size(0), count}, x.dtype(), Device::cpu);
-  cpu_kernels().copy_block(x, first, x.size(1), x.size(0), count, 0, count, out);
+Tensor columns(const OnDevice& on, const Tensor& x, std::int64_t first, std::int64_t count) {
+  const Tensor out = x.like({x.size(0), count});
+  on->copy_block(x, first, x.size(1), x.size(0), count, 0, count, out);
   return out;
 }
 
 // Some of the choices of each token, and what the way there and back makes of them.
 struct Some {
   Some(const Problem& of, std::int64_t from, std::int64_t to, bool keep)
-      : p(of), first(from), count(to - from), plan(columns(of.selected, from, count), experts()) {
+      : p(of),
+        first(from),
+        count(to - from),
+        plan(of.on, columns(of.on, of.selected, from, count), experts()) {
     slots.order = plan.order;
     slots.offsets = plan.offsets;
     slots.choices = count;
@@ -104,10 +114,10 @@ struct Some {
       if (p.w.w3.defined()) slots.c = p.like(slots.a.shape());
     }
     h = p.like({plan.slots(), p.w.w2.size(2)});
-    cpu_kernels().experts(p.activation, p.w, p.x, slots, h);
+    p.on->experts(p.activation, p.w, p.x, slots, h);
     slots.dslots = p.like({plan.slots(), p.x.size(1)});
     if (!p.weights.defined()) return;
-    slots.weights = columns(p.weights, first, count);
+    slots.weights = columns(p.on, p.weights, first, count);
     slots.dweights = p.like(slots.weights.shape());
   }
   std::int64_t experts() const { return p.w.w1.size(0); }
@@ -119,23 +129,27 @@ struct Some {
   Tensor h;
 };
 
-// The rows of dslots and the dweights of all, where the plan of all choices has them.
+// The rows of dslots and the dweights of all, where the plan of all choices has them; on the host.
 std::vector<Tensor> together(const Problem& p, const std::vector<Some>& parts) {
   const std::int64_t width = p.x.size(1);
+  const Tensor slot_of = p.plan.inverse.to(Device::cpu);
   const Tensor dslots = Tensor::zeros({p.slots, width}, p.dtype, Device::cpu);
-  const Tensor dweights = p.weights.defined() ? p.like(p.weights.shape()) : Tensor();
+  Tensor dweights;
+  if (p.weights.defined()) dweights = Tensor::empty(p.weights.shape(), p.dtype, Device::cpu);
+  Kernels& host = kernels(Device::cpu);
   for (const Some& part : parts) {
     if (dweights.defined()) {
-      cpu_kernels().copy_block(part.slots.dweights, 0, part.count, p.tokens, part.count, part.first,
-                               p.k, dweights);
+      host.copy_block(part.slots.dweights.to(Device::cpu), 0, part.count, p.tokens, part.count,
+                      part.first, p.k, dweights);
     }
+    const Tensor slot_of_part = part.plan.inverse.to(Device::cpu);
+    const Tensor rows = part.slots.dslots.to(Device::cpu);
     for (std::int64_t i = 0; i < p.tokens * part.count; ++i) {
-      const std::int32_t from = part.plan.inverse.data<std::int32_t>()[i];
+      const std::int32_t from = slot_of_part.data<std::int32_t>()[i];
       const std::int64_t choice = i / part.count * p.k + part.first + i % part.count;
-      const std::int32_t to = p.plan.inverse.data<std::int32_t>()[choice];
+      const std::int32_t to = slot_of.data<std::int32_t>()[choice];
       if (to < 0) continue;
-      cpu_kernels().copy_block(part.slots.dslots, from * width, width, 1, width, to * width, width,
-                               dslots);
+      host.copy_block(rows, from * width, width, 1, width, to * width, width, dslots);
     }
   }
   return {dslots, dweights};
@@ -152,7 +166,7 @@ std::vector<Tensor> backward(const Problem& p, std::int64_t choices) {
   if (choices < p.k) parts.emplace_back(p, choices, p.k, false);
   std::vector<ExpertSlotsBackward> plans;
   for (const Some& part : parts) plans.push_back(part.slots);
-  cpu_kernels().experts_backward(p.activation, p.w, p.x, p.dy, plans, dw);
+  p.on->experts_backward(p.activation, p.w, p.x, p.dy, plans, dw);
   std::vector<Tensor> out = together(p, parts);
   out.insert(out.end(), {dw.w1, dw.b1, dw.w3, dw.b3, dw.w2, dw.b2});
   std::erase_if(out, [](const Tensor& t) { return !t.defined(); });
@@ -171,28 +185,28 @@ std::vector<Tensor> fused(const Problem& p, std::int64_t choices) {
 }
 
 std::vector<Tensor> composed(const Problem& p) {
-  Kernels& kernel = cpu_kernels();
+  const OnDevice& on = p.on;
   const Tensor rows = p.like({p.slots, p.x.size(1)});
-  kernel.tokens_to_slots(p.x, Tensor(), p.plan.order, p.k, rows);
+  on->tokens_to_slots(p.x, Tensor(), p.plan.order, p.k, rows);
   const auto linear = [&](const Tensor& from, const Tensor& w, const Tensor& b) {
     const Tensor product = p.like({p.slots, w.size(2)});
-    kernel.grouped_matmul(from, w, false, p.plan.offsets, product);
+    on->grouped_matmul(from, w, false, p.plan.offsets, product);
     if (!b.defined()) return product;
     const Tensor sum = p.like(product.shape());
-    kernel.grouped_bias(product, b, p.plan.offsets, sum);
+    on->grouped_bias(product, b, p.plan.offsets, sum);
     return sum;
   };
   const auto times = [&](const Tensor& left, const Tensor& right) {
     const Tensor out = p.like(left.shape());
     const Layout each{left.numel(), 1};
-    kernel.binary(BinaryFunctors::index_of<functor::Mul>(), 1, left.numel(), left, each, right,
-                  each, out);
+    on->binary(BinaryFunctors::index_of<functor::Mul>(), 1, left.numel(), left, each, right, each,
+               out);
     return out;
   };
   const int f = functor_of(p.activation);
   const Tensor a = linear(rows, p.w.w1, p.w.b1);
   const Tensor act = p.like(a.shape());
-  kernel.unary(f, {}, a, act);
+  on->unary(f, {}, a, act);
   const Tensor c = p.w.w3.defined() ? linear(rows, p.w.w3, p.w.b3) : Tensor();
   const Tensor u = c.defined() ? times(act, c) : act;
   const Tensor h = linear(u, p.w.w2, p.w.b2);
@@ -201,34 +215,34 @@ std::vector<Tensor> composed(const Problem& p) {
   Tensor dweights;
   if (p.weights.defined()) {
     g = p.like(h.shape());
-    kernel.tokens_to_slots(p.dy, p.weights, p.plan.order, p.k, g);
+    on->tokens_to_slots(p.dy, p.weights, p.plan.order, p.k, g);
     dweights = p.like(p.weights.shape());
-    kernel.slot_products(p.dy, h, p.plan.inverse, dweights);
+    on->slot_products(p.dy, h, p.plan.inverse, dweights);
   }
   const auto sum = [&](const Tensor& from, const Tensor& b) {
     if (!b.defined()) return Tensor();
     const Tensor out = p.like(b.shape());
-    kernel.grouped_sum(from, p.plan.offsets, out);
+    on->grouped_sum(from, p.plan.offsets, out);
     return out;
   };
   const auto outer = [&](const Tensor& left, const Tensor& right, const Tensor& w) {
     const Tensor out = p.like(w.shape());
-    kernel.grouped_outer(left, right, p.plan.offsets, out);
+    on->grouped_outer(left, right, p.plan.offsets, out);
     return out;
   };
   const Tensor du = p.like(u.shape());
-  kernel.grouped_matmul(g, p.w.w2, true, p.plan.offsets, du);
+  on->grouped_matmul(g, p.w.w2, true, p.plan.offsets, du);
   const Tensor da = p.like(a.shape());
-  kernel.unary_backward(f, {}, a, Tensor(), c.defined() ? times(du, c) : du, da);
+  on->unary_backward(f, {}, a, Tensor(), c.defined() ? times(du, c) : du, da);
   const Tensor dslots = p.like(rows.shape());
-  kernel.grouped_matmul(da, p.w.w1, true, p.plan.offsets, dslots);
+  on->grouped_matmul(da, p.w.w1, true, p.plan.offsets, dslots);
   Tensor dw3;
   Tensor db3;
   if (c.defined()) {
     const Tensor dc = times(du, act);
     const Tensor more = p.like(rows.shape());
-    kernel.grouped_matmul(dc, p.w.w3, true, p.plan.offsets, more);
-    kernel.accumulate(1.0, more, dslots);
+    on->grouped_matmul(dc, p.w.w3, true, p.plan.offsets, more);
+    on->accumulate(1.0, more, dslots);
     dw3 = outer(rows, dc, p.w.w3);
     db3 = sum(dc, p.w.b3);
   }
@@ -242,18 +256,18 @@ std::vector<Tensor> composed(const Problem& p) {
 
 }  // namespace
 
-TEST_CASE("the fused experts are the composition, at every number of threads") {
+KERNEL_TEST("the fused experts are the composition, at every number of threads") {
   for (const DType dtype : floating()) {
     for (const Case& c : cases()) {
       for (const Setting& s : kSettings) {
         CAPTURE(c.label);
         CAPTURE(static_cast<int>(s.activation));
-        const Problem p(c, s, dtype);
+        const Problem p(on, c, s, dtype);
         const std::vector<Tensor> want = composed(p);
         for (std::int64_t kept = 0; kept <= p.k; ++kept) {
           if (!s.weighted && kept > 0 && kept < p.k) continue;  // dy would be by slot of two plans
           CAPTURE(kept);
-          const std::vector<Tensor> got = at_all_threads([&] { return fused(p, kept); });
+          const std::vector<Tensor> got = on.at_all_threads([&] { return fused(p, kept); });
           REQUIRE(got.size() == want.size());
           for (std::size_t i = 0; i < got.size(); ++i) {
             CAPTURE(i);
@@ -265,15 +279,15 @@ TEST_CASE("the fused experts are the composition, at every number of threads") {
   }
 }
 
-TEST_CASE("what is not wanted of the experts' backward pass is not worked out") {
-  const Problem p(cases()[4], kSettings[0], DType::f64);
+KERNEL_TEST("what is not wanted of the experts' backward pass is not worked out") {
+  const Problem p(on, cases()[4], kSettings[0], DType::f64);
   const Some kept(p, 0, p.k, true);
   const std::vector<Tensor> all = backward(p, p.k);
   const auto one = [&](const Tensor& dslots, const ExpertTensors& dw) {
     ExpertSlotsBackward slots = kept.slots;
     slots.dslots = dslots;
     slots.dweights = Tensor();
-    cpu_kernels().experts_backward(p.activation, p.w, p.x, p.dy, {&slots, 1}, dw);
+    p.on->experts_backward(p.activation, p.w, p.x, p.dy, {&slots, 1}, dw);
   };
   const Tensor dslots = p.like(all[0].shape());
   one(dslots, {});
@@ -284,13 +298,13 @@ TEST_CASE("what is not wanted of the experts' backward pass is not worked out") 
   CHECK(only.w2.same_bits(all[4]));
 }
 
-TEST_CASE("a NaN reaches its own token's outputs and its expert's gradients, and no others") {
-  Problem p(cases()[4], kSettings[0], DType::f32);
-  p.x.write<float>()[0] = std::nanf("");
-  const std::vector<Tensor> out = fused(p, p.k);
-  const Tensor h = out[0];
+KERNEL_TEST("a NaN reaches its own token's outputs and its expert's gradients, and no others") {
+  const Problem p(on, cases()[4], kSettings[0], DType::f32);
+  on->fill(std::nan(""), p.x.reshape({p.x.numel()}).rows(0, 1));
+  const Tensor h = fused(p, p.k)[0].to(Device::cpu);
+  const Tensor order = p.plan.order.to(Device::cpu);
   for (std::int64_t s = 0; s < p.slots; ++s) {
-    const std::int32_t choice = p.plan.order.data<std::int32_t>()[s];
+    const std::int32_t choice = order.data<std::int32_t>()[s];
     const bool hit = choice >= 0 && choice / p.k == 0;
     for (std::int64_t o = 0; o < h.size(1); ++o) {
       CHECK(std::isnan(h.at(s * h.size(1) + o)) == hit);

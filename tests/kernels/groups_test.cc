@@ -14,19 +14,26 @@ const std::vector<Case> kCases = {{0, 3, 2, 2, 4}, {3, 2, 0, 1, 4},     {1, 1, 1
                                   {5, 3, 2, 2, 0}, {4, 3, 2, 0, 2},     {7, 4, 2, 2, 5},
                                   {9, 5, 1, 3, 3}, {301, 8, 3, 2, 130}, {2003, 5, 2, 4, 9}};
 
-// Tokens in groups, with places left empty; a plan of choices, likewise.
-GroupSets sets_of(const Case& c, bool weighted, bool members_only, DType dtype) {
+// Tokens in groups, with places left empty; a plan of choices, likewise. On the host.
+GroupSets sets_of(const OnDevice& on, const Case& c, bool weighted, bool members_only,
+                  DType dtype) {
   const Tensor selected = random_integers({c.tokens, c.k}, 1, -1, c.experts);
   GroupSets s;
   s.ids = random_integers({c.tokens, c.groups}, 2, -1, c.experts);
   if (weighted) s.weights = random({c.tokens, c.groups}, dtype, 3, 0.0, 1.0);
-  s.offsets = Tensor::empty({c.experts + 1}, DType::i32, Device::cpu);
-  const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32, Device::cpu);
-  const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32, Device::cpu);
-  cpu_kernels().plan(selected, c.experts, s.offsets, order, inverse);
-  s.order = order;  // slots of none among them
+  const Tensor offsets = Tensor::empty({c.experts + 1}, DType::i32, on.device);
+  const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32, on.device);
+  const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32, on.device);
+  on->plan(on(selected), c.experts, offsets, order, inverse);
+  s.offsets = offsets.to(Device::cpu);
+  s.order = order.to(Device::cpu);  // slots of none among them
   s.choices = c.k;
   s.members_only = members_only;
+  return s;
+}
+
+GroupSets there(const OnDevice& on, GroupSets s) {
+  for (Tensor* t : {&s.ids, &s.weights, &s.offsets, &s.order}) *t = on(*t);
   return s;
 }
 
@@ -52,7 +59,7 @@ void for_each_pair(const Case& c, const GroupSets& s, F&& f) {
 
 }  // namespace
 
-TEST_CASE("group means, and the gradient that reaches the rows through them") {
+KERNEL_TEST("group means, and the gradient that reaches the rows through them") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       for (const bool weighted : {false, true}) {
@@ -60,7 +67,7 @@ TEST_CASE("group means, and the gradient that reaches the rows through them") {
           CAPTURE(c.tokens);
           CAPTURE(weighted);
           CAPTURE(members_only);
-          const GroupSets s = sets_of(c, weighted, members_only, dtype);
+          const GroupSets s = sets_of(on, c, weighted, members_only, dtype);
           const std::int64_t slots = s.order.numel();
           const Tensor h = random({slots, c.cols}, dtype, 4);
           Values inverse(at(c.experts * c.experts), 0.0);
@@ -74,11 +81,11 @@ TEST_CASE("group means, and the gradient that reaches the rows through them") {
           });
           for (double& v : inverse) v = v > 0.0 ? 1.0 / v : weighted ? 0.0 : 1.0;
           for (std::size_t i = 0; i < means.size(); ++i) means[i] *= inverse[i / at(c.cols)];
-          const std::vector<Tensor> got = at_all_threads([&] {
+          const std::vector<Tensor> got = on.at_all_threads([&] {
             std::vector<Tensor> out = {
-                Tensor::empty({c.experts, c.experts}, dtype, Device::cpu),
-                Tensor::empty({c.experts, c.experts, c.cols}, dtype, Device::cpu)};
-            cpu_kernels().group_means(h, s, out[0], out[1]);
+                Tensor::empty({c.experts, c.experts}, dtype, on.device),
+                Tensor::empty({c.experts, c.experts, c.cols}, dtype, on.device)};
+            on->group_means(on(h), there(on, s), out[0], out[1]);
             return out;
           });
           check_close(got[0], inverse, 64.0);
@@ -93,10 +100,10 @@ TEST_CASE("group means, and the gradient that reaches the rows through them") {
               dh[at(slot * c.cols + col)] += w * got[0].at(set) * dmeans.at(set * c.cols + col);
             }
           });
-          check_close(run_on(h.shape(), dtype,
+          check_close(on.run(h.shape(), dtype,
                              [&](const Tensor& out) {
-                               cpu_kernels().copy(before, out);
-                               cpu_kernels().group_means_backward(dmeans, got[0], s, out);
+                               on->copy(on(before), out);
+                               on->group_means_backward(on(dmeans), on(got[0]), there(on, s), out);
                              }),
                       dh, 16.0);
         }
@@ -105,11 +112,11 @@ TEST_CASE("group means, and the gradient that reaches the rows through them") {
   }
 }
 
-TEST_CASE("a group that is none is an error") {
-  GroupSets s = sets_of({4, 2, 1, 1, 1}, false, false, DType::f64);
+KERNEL_TEST("a group that is none is an error") {
+  GroupSets s = sets_of(on, {4, 2, 1, 1, 1}, false, false, DType::f64);
   s.ids = Tensor::of<std::int32_t>({4, 1}, {0, 2, 0, 0});
   const Tensor h = random({s.order.numel(), 1}, DType::f64, 1);
-  CHECK_THROWS_AS(cpu_kernels().group_means(h, s, Tensor::empty({2, 2}, DType::f64, Device::cpu),
-                                            Tensor::empty({2, 2, 1}, DType::f64, Device::cpu)),
-                  Error);
+  const Tensor inverse = Tensor::empty({2, 2}, DType::f64, on.device);
+  const Tensor means = Tensor::empty({2, 2, 1}, DType::f64, on.device);
+  CHECK(on.error_of([&] { on->group_means(on(h), there(on, s), inverse, means); }) != "");
 }

@@ -56,7 +56,7 @@ void for_products(const Case& c, F&& f) {
 
 }  // namespace
 
-TEST_CASE("convolution and both of its gradients") {
+KERNEL_TEST("convolution and both of its gradients") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       CAPTURE(c.images);
@@ -75,24 +75,24 @@ TEST_CASE("convolution and both of its gradients") {
       const Tensor tx = tensor_of(c.x(), dtype, x);
       const Tensor tw = tensor_of(c.weight(), dtype, w);
       const Tensor tdy = tensor_of(c.y(), dtype, dy);
-      check_close(run_on(c.y(), dtype,
-                         [&](const Tensor& out) { cpu_kernels().conv2d(tx, tw, c.window, out); }),
+      check_close(on.run(c.y(), dtype,
+                         [&](const Tensor& out) { on->conv2d(on(tx), on(tw), c.window, out); }),
                   y, 32.0);
-      check_close(run_on(c.x(), dtype,
+      check_close(on.run(c.x(), dtype,
                          [&](const Tensor& out) {
-                           cpu_kernels().conv2d_backward_input(tw, tdy, c.window, out);
+                           on->conv2d_backward_input(on(tw), on(tdy), c.window, out);
                          }),
                   dx, 32.0);
-      check_close(run_on(c.weight(), dtype,
+      check_close(on.run(c.weight(), dtype,
                          [&](const Tensor& out) {
-                           cpu_kernels().conv2d_backward_weight(tx, tdy, c.window, out);
+                           on->conv2d_backward_weight(on(tx), on(tdy), c.window, out);
                          }),
                   dw, 64.0);
     }
   }
 }
 
-TEST_CASE("the largest of each window and its gradient") {
+KERNEL_TEST("the largest of each window and its gradient") {
   for (const DType dtype : floating()) {
     for (Case c : kCases) {
       c.filters = c.channels;
@@ -118,44 +118,42 @@ TEST_CASE("the largest of each window and its gradient") {
         place.push_back(static_cast<double>(best));
         dx[at(o / p * plane + best)] += dy.at(o);
       }
-      const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty(c.y(), dtype, Device::cpu),
-                                   Tensor::empty(c.y(), DType::i32, Device::cpu)};
-        cpu_kernels().max_pool2d(x, c.window, out[0], out[1]);
+      const auto forward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty(c.y(), dtype, on.device),
+                                   Tensor::empty(c.y(), DType::i32, on.device)};
+        on->max_pool2d(on(x), c.window, out[0], out[1]);
         return out;
       });
       check_close(forward[0], y, 0.0);
       check_close(forward[1], place, 0.0);
-      check_close(run_on(c.x(), dtype,
-                         [&](const Tensor& out) {
-                           cpu_kernels().max_pool2d_backward(dy, forward[1], out);
-                         }),
-                  dx);
+      check_close(
+          on.run(c.x(), dtype,
+                 [&](const Tensor& out) { on->max_pool2d_backward(on(dy), on(forward[1]), out); }),
+          dx);
     }
   }
 }
 
-TEST_CASE("a NaN wins its windows; -infinity is still an element") {
+KERNEL_TEST("a NaN wins its windows; -infinity is still an element") {
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({1, 1, 2, 4}, dtype,
                                {1, nan, -HUGE_VAL, -HUGE_VAL, nan, 2, -HUGE_VAL, -HUGE_VAL});
-    const Tensor y = Tensor::empty({1, 1, 1, 2}, dtype, Device::cpu);
-    const Tensor index = Tensor::empty({1, 1, 1, 2}, DType::i32, Device::cpu);
-    cpu_kernels().max_pool2d(x, {2, 2, 2, 0}, y, index);
+    const Tensor y = Tensor::empty({1, 1, 1, 2}, dtype, on.device);
+    const Tensor index = Tensor::empty({1, 1, 1, 2}, DType::i32, on.device);
+    on->max_pool2d(on(x), {2, 2, 2, 0}, y, index);
     check_close(y, {nan, -HUGE_VAL}, 0.0);
     check_close(index, {1, 2}, 0.0);
   }
 }
 
-TEST_CASE("a window of nothing but padding has no place and no gradient") {
-  const Tensor x = Tensor::full({1, 1, 1, 1}, 5.0, DType::f64, Device::cpu);
-  const Tensor y = Tensor::empty({1, 1, 3, 3}, DType::f64, Device::cpu);
-  const Tensor index = Tensor::empty({1, 1, 3, 3}, DType::i32, Device::cpu);
-  cpu_kernels().max_pool2d(x, {1, 1, 1, 1}, y, index);
+KERNEL_TEST("a window of nothing but padding has no place and no gradient") {
+  const Tensor x = Tensor::full({1, 1, 1, 1}, 5.0, DType::f64, on.device);
+  const Tensor y = Tensor::empty({1, 1, 3, 3}, DType::f64, on.device);
+  const Tensor index = Tensor::empty({1, 1, 3, 3}, DType::i32, on.device);
+  on->max_pool2d(x, {1, 1, 1, 1}, y, index);
   check_close(index, {-1, -1, -1, -1, 0, -1, -1, -1, -1}, 0.0);
-  const Tensor dx = Tensor::empty({1, 1, 1, 1}, DType::f64, Device::cpu);
-  cpu_kernels().max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64, Device::cpu), index,
-                                    dx);
+  const Tensor dx = Tensor::empty({1, 1, 1, 1}, DType::f64, on.device);
+  on->max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64, on.device), index, dx);
   check_close(dx, {2}, 0.0);
 }

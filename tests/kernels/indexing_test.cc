@@ -12,7 +12,7 @@ std::int64_t integer(const Tensor& t, std::int64_t i) { return static_cast<std::
 
 }  // namespace
 
-TEST_CASE("rows by index, and their sum by index") {
+KERNEL_TEST("rows by index, and their sum by index") {
   struct Case {
     std::int64_t rows, table, cols;
   };
@@ -32,29 +32,29 @@ TEST_CASE("rows by index, and their sum by index") {
           if (v >= 0) sums[at(v * cols + c)] += dy.at(r * cols + c);
         }
       }
-      check_close(run_on({rows, cols}, dtype,
-                         [&](const Tensor& out) { cpu_kernels().gather_rows(x, index, out); }),
+      check_close(on.run({rows, cols}, dtype,
+                         [&](const Tensor& out) { on->gather_rows(on(x), on(index), out); }),
                   gathered, 0.0);
-      check_close(
-          run_on({table, cols}, dtype,
-                 [&](const Tensor& out) { cpu_kernels().scatter_add_rows(dy, index, out); }),
-          sums);
+      check_close(on.run({table, cols}, dtype,
+                         [&](const Tensor& out) { on->scatter_add_rows(on(dy), on(index), out); }),
+                  sums);
     }
   }
 }
 
-TEST_CASE("scattered rows are added in their order") {
+KERNEL_TEST("scattered rows are added in their order") {
   // 1e8 swallows a one that comes after it; two ones before it make themselves felt.
-  const Tensor x = Tensor::of<float>({4, 1}, {4.0F, 4.0F, 1e8F, -1e8F});
-  const Tensor out = Tensor::empty({1, 1}, DType::f32, Device::cpu);
-  cpu_kernels().scatter_add_rows(x, Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}), out);
-  CHECK(out.at(0) == 8.0);
-  const Tensor y = Tensor::of<float>({4, 1}, {1e8F, 4.0F, 4.0F, -1e8F});
-  cpu_kernels().scatter_add_rows(y, Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}), out);
-  CHECK(out.at(0) == 0.0);
+  const Tensor zeros = on(Tensor::of<std::int32_t>({4}, {0, 0, 0, 0}));
+  const auto sum = [&](const std::vector<float>& x) {
+    const Tensor out = Tensor::empty({1, 1}, DType::f32, on.device);
+    on->scatter_add_rows(on(Tensor::of({4, 1}, x)), zeros, out);
+    return out.item();
+  };
+  CHECK(sum({4.0F, 4.0F, 1e8F, -1e8F}) == 8.0);
+  CHECK(sum({1e8F, 4.0F, 4.0F, -1e8F}) == 0.0);
 }
 
-TEST_CASE("columns by index, and their sum by index") {
+KERNEL_TEST("columns by index, and their sum by index") {
   struct Case {
     std::int64_t rows, cols, k;
   };
@@ -73,55 +73,50 @@ TEST_CASE("columns by index, and their sum by index") {
           if (c >= 0) put[at(r * cols + c)] += dy.at(r * k + j);
         }
       }
-      check_close(run_on({rows, k}, dtype,
-                         [&](const Tensor& out) { cpu_kernels().take_columns(x, index, out); }),
+      check_close(on.run({rows, k}, dtype,
+                         [&](const Tensor& out) { on->take_columns(on(x), on(index), out); }),
                   taken, 0.0);
-      check_close(run_on({rows, cols}, dtype,
-                         [&](const Tensor& out) { cpu_kernels().put_columns(dy, index, out); }),
+      check_close(on.run({rows, cols}, dtype,
+                         [&](const Tensor& out) { on->put_columns(on(dy), on(index), out); }),
                   put);
     }
   }
 }
 
-TEST_CASE("integers by index: rows, columns, and columns put") {
-  for (const Device device : devices()) {
-    Kernels& k = kernels(device);
-    const auto of = [&](const Shape& shape, const std::vector<std::int32_t>& v) {
-      return Tensor::of(shape, v).to(device);
-    };
-    const auto run = [&](const Shape& shape, auto f) {
-      return run_on(shape, DType::i32, f, device);
-    };
-    const Tensor x = of({2, 3}, {10, 11, 12, 20, 21, 22});
-    const Tensor rows = of({3}, {1, -1, 0});
-    check_close(run({3, 3}, [&](const Tensor& out) { k.gather_rows(x, rows, out); }),
-                {20, 21, 22, 0, 0, 0, 10, 11, 12}, 0.0);
-    const Tensor index = of({2, 2}, {2, -1, 0, 0});
-    check_close(run({2, 2}, [&](const Tensor& out) { k.take_columns(x, index, out); }),
-                {12, 0, 20, 20}, 0.0);
-    const Tensor put = of({2, 2}, {-1, 7, 3, 4});
-    check_close(run({2, 3}, [&](const Tensor& out) { k.put_columns(put, index, out); }),
-                {0, 0, -1, 7, 0, 0}, 0.0);
-    const Tensor none = Tensor::empty({0, 2}, DType::i32, device);
-    check_close(run({0, 3}, [&](const Tensor& out) { k.put_columns(none, none, out); }), {}, 0.0);
-  }
+KERNEL_TEST("integers by index: rows, columns, and columns put") {
+  const auto of = [&](const Shape& shape, const std::vector<std::int32_t>& v) {
+    return on(Tensor::of(shape, v));
+  };
+  const auto run = [&](const Shape& shape, auto f) { return on.run(shape, DType::i32, f); };
+  const Tensor x = of({2, 3}, {10, 11, 12, 20, 21, 22});
+  const Tensor rows = of({3}, {1, -1, 0});
+  check_close(run({3, 3}, [&](const Tensor& out) { on->gather_rows(x, rows, out); }),
+              {20, 21, 22, 0, 0, 0, 10, 11, 12}, 0.0);
+  const Tensor index = of({2, 2}, {2, -1, 0, 0});
+  check_close(run({2, 2}, [&](const Tensor& out) { on->take_columns(x, index, out); }),
+              {12, 0, 20, 20}, 0.0);
+  const Tensor put = of({2, 2}, {-1, 7, 3, 4});
+  check_close(run({2, 3}, [&](const Tensor& out) { on->put_columns(put, index, out); }),
+              {0, 0, -1, 7, 0, 0}, 0.0);
+  const Tensor none = Tensor::empty({0, 2}, DType::i32, on.device);
+  check_close(run({0, 3}, [&](const Tensor& out) { on->put_columns(none, none, out); }), {}, 0.0);
 }
 
-TEST_CASE("an index outside the table is an error") {
-  const Tensor x = Tensor::zeros({3, 3}, DType::f32, Device::cpu);
-  const Tensor out = Tensor::empty({1, 3}, DType::f32, Device::cpu);
+KERNEL_TEST("an index outside the table is an error") {
+  const Tensor x = Tensor::zeros({3, 3}, DType::f32, on.device);
+  const Tensor out = Tensor::empty({1, 3}, DType::f32, on.device);
+  const Tensor one = Tensor::zeros({1, 1}, DType::f32, on.device);
   for (const std::int32_t bad : {-2, 3}) {
-    const Tensor index = Tensor::of<std::int32_t>({1}, {bad});
-    CHECK_THROWS_AS(cpu_kernels().gather_rows(x, index, out), Error);
-    CHECK_THROWS_AS(cpu_kernels().scatter_add_rows(out, index, x), Error);
-    CHECK_THROWS_AS(cpu_kernels().take_columns(out, index.reshape({1, 1}), Tensor::scalar(0.0F)),
-                    Error);
-    CHECK_THROWS_AS(cpu_kernels().put_columns(Tensor::scalar(0.0F), index.reshape({1, 1}), out),
-                    Error);
+    const Tensor index = on(Tensor::of<std::int32_t>({1}, {bad}));
+    const Tensor column = index.reshape({1, 1});
+    CHECK(on.error_of([&] { on->gather_rows(x, index, out); }) != "");
+    CHECK(on.error_of([&] { on->scatter_add_rows(out, index, x); }) != "");
+    CHECK(on.error_of([&] { on->take_columns(out, column, one); }) != "");
+    CHECK(on.error_of([&] { on->put_columns(one, column, out); }) != "");
   }
 }
 
-TEST_CASE("the k largest of each row, the first among equals") {
+KERNEL_TEST("the k largest of each row, the first among equals") {
   struct Case {
     std::int64_t rows, cols, k;
   };
@@ -145,52 +140,47 @@ TEST_CASE("the k largest of each row, the first among equals") {
           });
           want.insert(want.end(), order.begin(), order.begin() + k);
         }
-        check_close(run_on({rows, k}, DType::i32,
-                           [&, n = k](const Tensor& out) { cpu_kernels().top_k(x, n, out); }),
+        check_close(on.run({rows, k}, DType::i32,
+                           [&, n = k](const Tensor& out) { on->top_k(on(x), n, out); }),
                     want, 0.0);
       }
     }
   }
 }
 
-TEST_CASE("top_k takes NaN for the largest and every infinity") {
+KERNEL_TEST("top_k takes NaN for the largest and every infinity") {
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
     for (const std::int64_t cols : {6, 300}) {
-      Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype, Device::cpu);
-      cpu_kernels().copy_block(tensor_of({4}, dtype, {nan, 1, HUGE_VAL, nan}), 0, 4, 1, 4, 1, 4, x);
-      check_close(
-          run_on({1, 6}, DType::i32, [&](const Tensor& out) { cpu_kernels().top_k(x, 6, out); }),
-          {1, 4, 3, 2, 0, 5}, 0.0);
+      const Tensor x = Tensor::full({1, cols}, -HUGE_VAL, dtype, on.device);
+      on->copy_block(on(tensor_of({4}, dtype, {nan, 1, HUGE_VAL, nan})), 0, 4, 1, 4, 1, 4, x);
+      check_close(on.run({1, 6}, DType::i32, [&](const Tensor& out) { on->top_k(x, 6, out); }),
+                  {1, 4, 3, 2, 0, 5}, 0.0);
     }
-    const Tensor all = Tensor::full({1, 70}, nan, dtype, Device::cpu);
+    const Tensor all = Tensor::full({1, 70}, nan, dtype, on.device);
     for (const std::int64_t k : {3, 20, 50}) {
       Values want(at(k));
       std::iota(want.begin(), want.end(), 0.0);
-      check_close(run_on({1, k}, DType::i32,
-                         [&, n = k](const Tensor& out) { cpu_kernels().top_k(all, n, out); }),
-                  want, 0.0);
+      check_close(
+          on.run({1, k}, DType::i32, [&, n = k](const Tensor& out) { on->top_k(all, n, out); }),
+          want, 0.0);
     }
   }
 }
 
-TEST_CASE("cycle counts up and starts again") {
-  for (const Device device : devices()) {
-    const auto run = [&](const Shape& shape, std::int64_t each, std::int64_t period) {
-      return run_on(
-          shape, DType::i32, [&](const Tensor& out) { kernels(device).cycle(each, period, out); },
-          device);
-    };
-    check_close(run({2, 3}, 1, 3), {0, 1, 2, 0, 1, 2}, 0.0);
-    check_close(run({7}, 2, 3), {0, 0, 1, 1, 2, 2, 0}, 0.0);
-    check_close(run({0}, 1, 1), {}, 0.0);
-    const Tensor many = run({100003}, 7, 1000);
-    CHECK(many.at(100002) == 100002 / 7 % 1000);
-  }
+KERNEL_TEST("cycle counts up and starts again") {
+  const auto run = [&](const Shape& shape, std::int64_t each, std::int64_t period) {
+    return on.run(shape, DType::i32, [&](const Tensor& out) { on->cycle(each, period, out); });
+  };
+  check_close(run({2, 3}, 1, 3), {0, 1, 2, 0, 1, 2}, 0.0);
+  check_close(run({7}, 2, 3), {0, 0, 1, 1, 2, 2, 0}, 0.0);
+  check_close(run({0}, 1, 1), {}, 0.0);
+  const Tensor many = run({100003}, 7, 1000);
+  CHECK(many.at(100002) == 100002 / 7 % 1000);
 }
 
-TEST_CASE("top_k of more than there are is an error") {
-  const Tensor x = Tensor::zeros({2, 3}, DType::f32, Device::cpu);
-  CHECK_THROWS_WITH_AS(cpu_kernels().top_k(x, 4, Tensor::empty({2, 4}, DType::i32, Device::cpu)),
+KERNEL_TEST("top_k of more than there are is an error") {
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32, on.device);
+  CHECK_THROWS_WITH_AS(on->top_k(x, 4, Tensor::empty({2, 4}, DType::i32, on.device)),
                        "[top_k] k is 4 for rows of 3 elements. Use 0 to 3.", Error);
 }

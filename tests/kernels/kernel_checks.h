@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -27,10 +28,63 @@ class CheckedPool {
   bool before_;
 };
 
-inline Kernels& cpu_kernels() { return kernels(Device::cpu); }
+// A device as a test sees it: on->kernel(on(x), .., out). Inputs, results, and what is expected of
+// them, are of the host.
+struct OnDevice {
+  Kernels* operator->() const { return &kernels(device); }
+  // A tensor of the host, there. On the CPU that is the tensor itself: one that is to change is
+  // cloned.
+  Tensor operator()(const Tensor& host) const { return host.to(device); }
+  // False of the guarded device, which has the CPU's, and where each tensor and each call are system
+  // calls over all its memory: several numbers of threads, and millions of elements, are for others.
+  bool has_own_kernels() const { return device != Device::guarded; }
+  // What f gives, tensors that it has let kernels write, at several numbers of threads: the bits
+  // must agree.
+  template <class F>
+  std::vector<Tensor> at_all_threads(F&& f) const;
+  // The same of a kernel that writes one new tensor, run(out).
+  template <class F>
+  Tensor run(const Shape& shape, DType dtype, F&& run) const;
+  // The message of the Error that kernels called by f are refused with; empty: they are not. A
+  // device that cannot throw from a kernel may keep it in an error word, which is then read here.
+  template <class F>
+  std::string error_of(F&& f) const;
 
-// Those of this build.
-inline std::vector<Device> devices() { return {Device::cpu, Device::guarded}; }
+  Device device;
+};
+
+// Those that have kernels in this build.
+inline std::vector<OnDevice> devices() {
+  std::vector<OnDevice> all;
+  for (const Device device : {Device::cpu, Device::guarded, Device::cuda}) {
+    try {
+      (void)kernels(device);
+      all.push_back({device});
+    } catch (const Error&) {
+      continue;  // not in this build
+    }
+  }
+  return all;
+}
+
+// A test case for every device, whose body sees it as `on`; --subcase=NAME runs it on one alone.
+#define KERNEL_TEST(name) MOEGRAD_KERNEL_TEST(DOCTEST_ANONYMOUS(kernel_test_), name, true)
+// The same for those that have kernels of their own.
+#define OWN_KERNEL_TEST(name) \
+  MOEGRAD_KERNEL_TEST(DOCTEST_ANONYMOUS(kernel_test_), name, on.has_own_kernels())
+// The pool lets go of what a test took: a call on the guarded device passes over all pages in use.
+#define MOEGRAD_KERNEL_TEST(body, name, runs) \
+  static void body(const OnDevice& on);       \
+  TEST_CASE(name) {                           \
+    for (const OnDevice& on : devices()) {    \
+      if (!(runs)) continue;                  \
+      SUBCASE(name_of(on.device).data()) {    \
+        body(on);                             \
+        pool::release_cached(on.device);      \
+      }                                       \
+    }                                         \
+  }                                           \
+  static void body(const OnDevice& on)
 
 inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -85,17 +139,19 @@ inline void check_close(const Tensor& got, const Values& want, double slack = 4.
   }
 }
 
-// Runs f, which gives tensors, at several numbers of threads; the bits must agree.
 template <class F>
-std::vector<Tensor> at_all_threads(F&& f) {
+std::vector<Tensor> OnDevice::at_all_threads(F&& f) const {
   const CheckedPool checked;
-  const std::vector<Tensor> one = [&] {
-    const ThreadScope alone(1);
-    return f();
-  }();
-  for (const int threads : {2, 3}) {
+  const auto run_with = [&](int threads) {
     const ThreadScope scope(threads);
-    const std::vector<Tensor> many = f();
+    std::vector<Tensor> result = f();
+    for (Tensor& t : result) t = t.to(Device::cpu);
+    return result;
+  };
+  if (!has_own_kernels()) return run_with(2);
+  std::vector<Tensor> one = run_with(1);
+  for (const int threads : {2, 3}) {
+    const std::vector<Tensor> many = run_with(threads);
     for (std::size_t i = 0; i < one.size(); ++i) {
       CAPTURE(threads);
       CAPTURE(i);
@@ -105,14 +161,23 @@ std::vector<Tensor> at_all_threads(F&& f) {
   return one;
 }
 
-// The same for a kernel that writes one new tensor: run(out).
 template <class F>
-Tensor run_on(const Shape& shape, DType dtype, F&& run, Device device = Device::cpu) {
+Tensor OnDevice::run(const Shape& shape, DType dtype, F&& run) const {
   return at_all_threads([&] {
     const Tensor out = Tensor::empty(shape, dtype, device);
     run(out);
-    return std::vector<Tensor>{out.to(Device::cpu)};
+    return std::vector<Tensor>{out};
   })[0];
+}
+
+template <class F>
+std::string OnDevice::error_of(F&& f) const {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 }  // namespace moegrad::test

@@ -43,7 +43,7 @@ const std::vector<Case> kCases = {{{0}, 3, 4},
 
 }  // namespace
 
-TEST_CASE("grouped products of rows and weights") {
+KERNEL_TEST("grouped products of rows and weights") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       const auto group = c.group_of();
@@ -61,9 +61,9 @@ TEST_CASE("grouped products of rows and weights") {
             }
           }
         }
-        check_close(run_on({c.total(), c.m}, dtype,
+        check_close(on.run({c.total(), c.m}, dtype,
                            [&](const Tensor& out) {
-                             cpu_kernels().grouped_matmul(x, w, transposed, c.offsets(), out);
+                             on->grouped_matmul(on(x), on(w), transposed, on(c.offsets()), out);
                            }),
                     want, 32.0);
       }
@@ -71,7 +71,7 @@ TEST_CASE("grouped products of rows and weights") {
   }
 }
 
-TEST_CASE("grouped gradients of weights") {
+KERNEL_TEST("grouped gradients of weights") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       const auto group = c.group_of();
@@ -85,15 +85,16 @@ TEST_CASE("grouped gradients of weights") {
           }
         }
       }
-      check_close(
-          run_on({c.groups(), c.k, c.m}, dtype,
-                 [&](const Tensor& out) { cpu_kernels().grouped_outer(x, dy, c.offsets(), out); }),
-          want, 64.0);
+      check_close(on.run({c.groups(), c.k, c.m}, dtype,
+                         [&](const Tensor& out) {
+                           on->grouped_outer(on(x), on(dy), on(c.offsets()), out);
+                         }),
+                  want, 64.0);
     }
   }
 }
 
-TEST_CASE("grouped bias and its gradient") {
+KERNEL_TEST("grouped bias and its gradient") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       const auto group = c.group_of();
@@ -107,36 +108,36 @@ TEST_CASE("grouped bias and its gradient") {
           sums[at(group[at(r)] * c.m + j)] += x.at(r * c.m + j);
         }
       }
-      check_close(
-          run_on({c.total(), c.m}, dtype,
-                 [&](const Tensor& out) { cpu_kernels().grouped_bias(x, bias, c.offsets(), out); }),
-          y);
-      check_close(
-          run_on({c.groups(), c.m}, dtype,
-                 [&](const Tensor& out) { cpu_kernels().grouped_sum(x, c.offsets(), out); }),
-          sums, 16.0);
+      check_close(on.run({c.total(), c.m}, dtype,
+                         [&](const Tensor& out) {
+                           on->grouped_bias(on(x), on(bias), on(c.offsets()), out);
+                         }),
+                  y);
+      check_close(on.run({c.groups(), c.m}, dtype,
+                         [&](const Tensor& out) { on->grouped_sum(on(x), on(c.offsets()), out); }),
+                  sums, 16.0);
     }
   }
 }
 
-TEST_CASE("rows behind the last group count for nothing: products are zero, biases leave them") {
+KERNEL_TEST("rows behind the last group count for nothing: products are zero, biases leave them") {
   for (const DType dtype : floating()) {
-    const Tensor offsets = Tensor::of<std::int32_t>({3}, {0, 1, 2});
-    const Tensor x = Tensor::full({4, 1}, 3.0, dtype, Device::cpu);
-    cpu_kernels().fill(std::nan(""), x.rows(2, 4));
-    const Tensor w = tensor_of({2, 1, 1}, dtype, {2, 5});
-    const Tensor y = Tensor::empty({4, 1}, dtype, Device::cpu);
-    cpu_kernels().grouped_matmul(x, w, false, offsets, y);
+    const Tensor offsets = on(Tensor::of<std::int32_t>({3}, {0, 1, 2}));
+    const Tensor x = Tensor::full({4, 1}, 3.0, dtype, on.device);
+    on->fill(std::nan(""), x.rows(2, 4));
+    const Tensor w = on(tensor_of({2, 1, 1}, dtype, {2, 5}));
+    const Tensor y = Tensor::empty({4, 1}, dtype, on.device);
+    on->grouped_matmul(x, w, false, offsets, y);
     check_close(y, {6, 15, 0, 0}, 0.0);
-    const Tensor z = Tensor::empty({4, 1}, dtype, Device::cpu);
-    cpu_kernels().grouped_bias(x, w.reshape({2, 1}), offsets, z);
+    const Tensor z = Tensor::empty({4, 1}, dtype, on.device);
+    on->grouped_bias(x, w.reshape({2, 1}), offsets, z);
     check_close(z.rows(0, 2), {5, 8}, 0.0);
     CHECK(z.rows(2, 4).same_bits(x.rows(2, 4)));
-    const Tensor dw = Tensor::empty({2, 1, 1}, dtype, Device::cpu);
-    cpu_kernels().grouped_outer(x, y, offsets, dw);
+    const Tensor dw = Tensor::empty({2, 1, 1}, dtype, on.device);
+    on->grouped_outer(x, y, offsets, dw);
     check_close(dw, {18, 45}, 0.0);
-    const Tensor sums = Tensor::empty({2, 1}, dtype, Device::cpu);
-    cpu_kernels().grouped_sum(x, offsets, sums);
+    const Tensor sums = Tensor::empty({2, 1}, dtype, on.device);
+    on->grouped_sum(x, offsets, sums);
     check_close(sums, {3, 3}, 0.0);
   }
 }

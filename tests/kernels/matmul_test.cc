@@ -43,7 +43,7 @@ Values part(const Tensor& t, std::int64_t batch, std::int64_t i) {
 
 }  // namespace
 
-TEST_CASE("matrix products in every orientation") {
+KERNEL_TEST("matrix products in every orientation") {
   for (const DType dtype : floating()) {
     for (const Sizes s : kSizes) {
       for (const bool ta : {false, true}) {
@@ -57,8 +57,8 @@ TEST_CASE("matrix products in every orientation") {
           const Tensor b = random(matrix(s.k, s.n, tb), dtype, 2);
           const Values want = product(s, a.to_vector(), ta, b.to_vector(), tb);
           check_close(
-              run_on({s.m, s.n}, dtype,
-                     [&](const Tensor& out) { cpu_kernels().matmul(a, ta, b, tb, 0.0, out); }),
+              on.run({s.m, s.n}, dtype,
+                     [&](const Tensor& out) { on->matmul(on(a), ta, on(b), tb, 0.0, out); }),
               want, 32.0);
         }
       }
@@ -66,7 +66,7 @@ TEST_CASE("matrix products in every orientation") {
   }
 }
 
-TEST_CASE("a product may be added to a multiple of what is there") {
+KERNEL_TEST("a product may be added to a multiple of what is there") {
   for (const DType dtype : floating()) {
     for (const Sizes s : kSizes) {
       for (const double beta : {1.0, -0.5}) {
@@ -77,10 +77,10 @@ TEST_CASE("a product may be added to a multiple of what is there") {
         for (std::size_t i = 0; i < want.size(); ++i) {
           want[i] += beta * c.at(static_cast<std::int64_t>(i));
         }
-        check_close(run_on({s.m, s.n}, dtype,
+        check_close(on.run({s.m, s.n}, dtype,
                            [&](const Tensor& out) {
-                             cpu_kernels().copy(c, out);
-                             cpu_kernels().matmul(a, false, b, false, beta, out);
+                             on->copy(on(c), out);
+                             on->matmul(on(a), false, on(b), false, beta, out);
                            }),
                     want, 32.0);
       }
@@ -88,7 +88,7 @@ TEST_CASE("a product may be added to a multiple of what is there") {
   }
 }
 
-TEST_CASE("products in batches, of two batches or of one and a matrix") {
+KERNEL_TEST("products in batches, of two batches or of one and a matrix") {
   for (const DType dtype : floating()) {
     for (const std::int64_t batch : {0, 1, 3}) {
       for (const Sizes s :
@@ -110,8 +110,8 @@ TEST_CASE("products in batches, of two batches or of one and a matrix") {
               want.insert(want.end(), one.begin(), one.end());
             }
             check_close(
-                run_on({batch, s.m, s.n}, dtype,
-                       [&](const Tensor& out) { cpu_kernels().matmul(a, ta, b, tb, 0.0, out); }),
+                on.run({batch, s.m, s.n}, dtype,
+                       [&](const Tensor& out) { on->matmul(on(a), ta, on(b), tb, 0.0, out); }),
                 want, 32.0);
           }
         }
@@ -120,14 +120,15 @@ TEST_CASE("products in batches, of two batches or of one and a matrix") {
   }
 }
 
-TEST_CASE("a NaN reaches the whole of its row and no other") {
+KERNEL_TEST("a NaN reaches the whole of its row and no other") {
   for (const DType dtype : floating()) {
     for (const std::int64_t n : {3, 64}) {
-      const Tensor a = random({n, n}, dtype, 1);
-      cpu_kernels().fill(std::nan(""), a.rows(1, 2));
-      const Tensor out = Tensor::empty({n, n}, dtype, Device::cpu);
-      cpu_kernels().matmul(a, false, random({n, n}, dtype, 2), false, 0.0, out);
-      for (std::int64_t i = 0; i < n * n; ++i) CHECK(std::isnan(out.at(i)) == (i / n == 1));
+      const Tensor a = on(random({n, n}, dtype, 1));
+      on->fill(std::nan(""), a.rows(1, 2));
+      const Tensor out = Tensor::empty({n, n}, dtype, on.device);
+      on->matmul(a, false, on(random({n, n}, dtype, 2)), false, 0.0, out);
+      const Values got = out.to_vector();
+      for (std::int64_t i = 0; i < n * n; ++i) CHECK(std::isnan(got[at(i)]) == (i / n == 1));
     }
   }
 }

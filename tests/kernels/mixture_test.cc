@@ -21,12 +21,12 @@ struct Plan {
   std::int64_t slots = 0;
 };
 
-Plan plan(const Case& c) {
-  const auto parts = at_all_threads([&] {
-    std::vector<Tensor> out = {Tensor::empty({c.experts + 1}, DType::i32, Device::cpu),
-                               Tensor::full({c.tokens * c.k}, -7, DType::i32, Device::cpu),
-                               Tensor::empty({c.tokens, c.k}, DType::i32, Device::cpu)};
-    cpu_kernels().plan(choices(c), c.experts, out[0], out[1], out[2]);
+Plan plan(const OnDevice& on, const Case& c) {
+  const auto parts = on.at_all_threads([&] {
+    std::vector<Tensor> out = {Tensor::empty({c.experts + 1}, DType::i32, on.device),
+                               Tensor::full({c.tokens * c.k}, -7, DType::i32, on.device),
+                               Tensor::empty({c.tokens, c.k}, DType::i32, on.device)};
+    on->plan(on(choices(c)), c.experts, out[0], out[1], out[2]);
     return out;
   });
   return {parts[0], parts[1], parts[2], static_cast<std::int64_t>(parts[0].at(c.experts))};
@@ -34,7 +34,7 @@ Plan plan(const Case& c) {
 
 }  // namespace
 
-TEST_CASE("a plan sorts the choices by expert and keeps their order") {
+KERNEL_TEST("a plan sorts the choices by expert and keeps their order") {
   for (const Case& c : kCases) {
     const Values expert = choices(c).to_vector();
     Values offsets = {0};
@@ -49,35 +49,34 @@ TEST_CASE("a plan sorts the choices by expert and keeps their order") {
       offsets.push_back(static_cast<double>(order.size()));
     }
     order.resize(expert.size(), -1.0);
-    const Plan p = plan(c);
+    const Plan p = plan(on, c);
     check_close(p.offsets, offsets, 0.0);
     check_close(p.order, order, 0.0);
     check_close(p.inverse, inverse, 0.0);
   }
 }
 
-TEST_CASE("a choice that is no expert is an error") {
+KERNEL_TEST("a choice that is no expert is an error") {
   for (const std::int32_t bad : {-2, 2}) {
-    const Tensor one = Tensor::empty({1}, DType::i32, Device::cpu);
-    CHECK_THROWS_AS(cpu_kernels().plan(Tensor::of<std::int32_t>({1, 1}, {bad}), 2,
-                                       Tensor::empty({3}, DType::i32, Device::cpu), one,
-                                       one.clone().reshape({1, 1})),
-                    Error);
+    const Tensor selected = on(Tensor::of<std::int32_t>({1, 1}, {bad}));
+    const Tensor offsets = Tensor::empty({3}, DType::i32, on.device);
+    const Tensor order = Tensor::empty({1}, DType::i32, on.device);
+    CHECK(on.error_of([&] { on->plan(selected, 2, offsets, order, selected.like()); }) != "");
   }
 }
 
-TEST_CASE("more choices than there is room for are an error, and nothing is written") {
-  const Tensor offsets = Tensor::full({3}, -7, DType::i32, Device::cpu);
-  const Tensor order = Tensor::full({2}, -7, DType::i32, Device::cpu);
-  const Tensor inverse = Tensor::full({3, 1}, -7, DType::i32, Device::cpu);
+KERNEL_TEST("more choices than there is room for are an error, and nothing is written") {
+  const Tensor offsets = Tensor::full({3}, -7, DType::i32, on.device);
+  const Tensor order = Tensor::full({2}, -7, DType::i32, on.device);
+  const Tensor inverse = Tensor::full({3, 1}, -7, DType::i32, on.device);
   const Tensor selected = Tensor::of<std::int32_t>({3, 1}, {1, 0, 1});
-  CHECK_THROWS_AS(cpu_kernels().plan(selected, 2, offsets, order, inverse), Error);
+  CHECK(on.error_of([&] { on->plan(on(selected), 2, offsets, order, inverse); }) != "");
   for (const Tensor* t : {&offsets, &order, &inverse}) {
     CHECK(t->to_vector() == std::vector<double>(at(t->numel()), -7.0));
   }
 }
 
-TEST_CASE("the complement of a selection") {
+KERNEL_TEST("the complement of a selection") {
   for (const Case& c : kCases) {
     const Values chosen = choices(c).to_vector();
     Values want;
@@ -88,18 +87,18 @@ TEST_CASE("the complement of a selection") {
         want.push_back(is ? -1.0 : static_cast<double>(e));
       }
     }
-    check_close(run_on({c.tokens, c.experts}, DType::i32,
-                       [&](const Tensor& out) { cpu_kernels().complement(choices(c), out); }),
+    check_close(on.run({c.tokens, c.experts}, DType::i32,
+                       [&](const Tensor& out) { on->complement(on(choices(c)), out); }),
                 want, 0.0);
   }
 }
 
-TEST_CASE("rows to slots, rows to tokens, and the products of both") {
+KERNEL_TEST("rows to slots, rows to tokens, and the products of both") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       CAPTURE(c.tokens);
       CAPTURE(c.cols);
-      const Plan p = plan(c);
+      const Plan p = plan(on, c);
       const Tensor x = random({c.tokens, c.cols}, dtype, 2);
       const Tensor h = random({p.slots, c.cols}, dtype, 3);
       const Tensor w = random({c.tokens, c.k}, dtype, 4);
@@ -120,35 +119,35 @@ TEST_CASE("rows to slots, rows to tokens, and the products of both") {
           }
         }
         const Tensor weights = weighted ? w : Tensor();
-        check_close(run_on({c.tokens * c.k, c.cols}, dtype,
+        check_close(on.run({c.tokens * c.k, c.cols}, dtype,
                            [&](const Tensor& out) {
-                             cpu_kernels().tokens_to_slots(x, weights, p.order, c.k, out);
+                             on->tokens_to_slots(on(x), on(weights), on(p.order), c.k, out);
                            }),
                     slots);
-        check_close(run_on({c.tokens, c.cols}, dtype,
+        check_close(on.run({c.tokens, c.cols}, dtype,
                            [&](const Tensor& out) {
-                             cpu_kernels().slots_to_tokens(h, weights, p.inverse, out);
+                             on->slots_to_tokens(on(h), on(weights), on(p.inverse), out);
                            }),
                     tokens);
         check_close(
-            run_on({c.tokens, c.k}, dtype,
-                   [&](const Tensor& out) { cpu_kernels().slot_products(x, h, p.inverse, out); }),
+            on.run({c.tokens, c.k}, dtype,
+                   [&](const Tensor& out) { on->slot_products(on(x), on(h), on(p.inverse), out); }),
             products, 16.0);
       }
     }
   }
 }
 
-TEST_CASE("an expert without tokens and a token without experts") {
+KERNEL_TEST("an expert without tokens and a token without experts") {
   const Tensor selected = Tensor::of<std::int32_t>({3, 2}, {2, 0, -1, -1, -1, 2});
-  const Tensor offsets = Tensor::empty({4}, DType::i32, Device::cpu);
-  const Tensor order = Tensor::zeros({6}, DType::i32, Device::cpu);
-  const Tensor inverse = Tensor::empty({3, 2}, DType::i32, Device::cpu);
-  cpu_kernels().plan(selected, 3, offsets, order, inverse);
+  const Tensor offsets = Tensor::empty({4}, DType::i32, on.device);
+  const Tensor order = Tensor::zeros({6}, DType::i32, on.device);
+  const Tensor inverse = Tensor::empty({3, 2}, DType::i32, on.device);
+  on->plan(on(selected), 3, offsets, order, inverse);
   check_close(offsets, {0, 1, 1, 3}, 0.0);
   check_close(order.rows(0, 3), {1, 0, 5}, 0.0);
   check_close(inverse, {1, 0, -1, -1, -1, 2}, 0.0);
-  const Tensor y = Tensor::empty({3, 1}, DType::f64, Device::cpu);
-  cpu_kernels().slots_to_tokens(Tensor::of<double>({3, 1}, {10, 20, 30}), Tensor(), inverse, y);
+  const Tensor y = Tensor::empty({3, 1}, DType::f64, on.device);
+  on->slots_to_tokens(on(Tensor::of<double>({3, 1}, {10, 20, 30})), Tensor(), inverse, y);
   check_close(y, {30, 0, 30}, 0.0);
 }

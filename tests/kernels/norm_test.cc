@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "tests/kernels/kernel_checks.h"
 
 using namespace moegrad;
@@ -13,7 +15,7 @@ constexpr double kEpsilon = 1e-3;
 
 }  // namespace
 
-TEST_CASE("layer normalisation and its backward pass") {
+KERNEL_TEST("layer normalisation and its backward pass") {
   for (const DType dtype : floating()) {
     for (const auto& sizes : kCases) {
       const auto& rows = sizes.rows;
@@ -54,22 +56,22 @@ TEST_CASE("layer normalisation and its backward pass") {
           dx.push_back(rstd * (dy.at(r * cols + c) * scale.at(c) - mean_g - h * mean_gh));
         }
       }
-      const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
-                                   Tensor::empty({rows}, dtype, Device::cpu),
-                                   Tensor::empty({rows}, dtype, Device::cpu)};
-        cpu_kernels().layer_norm(x, scale, shift, kEpsilon, out[0], out[1], out[2]);
+      const auto forward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, on.device),
+                                   Tensor::empty({rows}, dtype, on.device),
+                                   Tensor::empty({rows}, dtype, on.device)};
+        on->layer_norm(on(x), on(scale), on(shift), kEpsilon, out[0], out[1], out[2]);
         return out;
       });
       check_close(forward[0], y, 16.0);
       check_close(forward[1], means);
       check_close(forward[2], rstds, 16.0);
-      const auto backward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
-                                   Tensor::empty({cols}, dtype, Device::cpu),
-                                   Tensor::empty({cols}, dtype, Device::cpu)};
-        cpu_kernels().layer_norm_backward(x, scale, forward[1], forward[2], dy, out[0], out[1],
-                                          out[2]);
+      const auto backward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, on.device),
+                                   Tensor::empty({cols}, dtype, on.device),
+                                   Tensor::empty({cols}, dtype, on.device)};
+        on->layer_norm_backward(on(x), on(scale), on(forward[1]), on(forward[2]), on(dy), out[0],
+                                out[1], out[2]);
         return out;
       });
       check_close(backward[0], dx, 64.0);
@@ -79,7 +81,7 @@ TEST_CASE("layer normalisation and its backward pass") {
   }
 }
 
-TEST_CASE("root-mean-square normalisation and its backward pass") {
+KERNEL_TEST("root-mean-square normalisation and its backward pass") {
   for (const DType dtype : floating()) {
     for (const auto& sizes : kCases) {
       const auto& rows = sizes.rows;
@@ -109,18 +111,18 @@ TEST_CASE("root-mean-square normalisation and its backward pass") {
           dx.push_back(rstd * (dy.at(r * cols + c) * scale.at(c) - h * mean_gh));
         }
       }
-      const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
-                                   Tensor::empty({rows}, dtype, Device::cpu)};
-        cpu_kernels().rms_norm(x, scale, kEpsilon, out[0], out[1]);
+      const auto forward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, on.device),
+                                   Tensor::empty({rows}, dtype, on.device)};
+        on->rms_norm(on(x), on(scale), kEpsilon, out[0], out[1]);
         return out;
       });
       check_close(forward[0], y, 16.0);
       check_close(forward[1], rstds, 16.0);
-      const auto backward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, Device::cpu),
-                                   Tensor::empty({cols}, dtype, Device::cpu)};
-        cpu_kernels().rms_norm_backward(x, scale, forward[1], dy, out[0], out[1]);
+      const auto backward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows, cols}, dtype, on.device),
+                                   Tensor::empty({cols}, dtype, on.device)};
+        on->rms_norm_backward(on(x), on(scale), on(forward[1]), on(dy), out[0], out[1]);
         return out;
       });
       check_close(backward[0], dx, 64.0);
@@ -129,14 +131,86 @@ TEST_CASE("root-mean-square normalisation and its backward pass") {
   }
 }
 
-TEST_CASE("normalisation far from zero keeps its digits") {
+KERNEL_TEST("normalisation far from zero keeps its digits") {
   // The variance of 1e4 + {0, 1, 2, 3}, which a sum of squares in f32 would lose.
   const Tensor x = Tensor::of<float>({1, 4}, {10000, 10001, 10002, 10003});
-  const Tensor y = Tensor::empty({1, 4}, DType::f32, Device::cpu);
-  const Tensor mean = Tensor::empty({1}, DType::f32, Device::cpu);
-  const Tensor rstd = Tensor::empty({1}, DType::f32, Device::cpu);
-  cpu_kernels().layer_norm(x, Tensor::full({4}, 1.0, DType::f32, Device::cpu),
-                           Tensor::zeros({4}, DType::f32, Device::cpu), 0.0, y, mean, rstd);
+  const Tensor y = Tensor::empty({1, 4}, DType::f32, on.device);
+  const Tensor mean = Tensor::empty({1}, DType::f32, on.device);
+  const Tensor rstd = Tensor::empty({1}, DType::f32, on.device);
+  on->layer_norm(on(x), Tensor::full({4}, 1.0, DType::f32, on.device),
+                 Tensor::zeros({4}, DType::f32, on.device), 0.0, y, mean, rstd);
   check_close(mean, {1.5});  // of x - x[0]
   check_close(rstd, {1.0 / std::sqrt(1.25)});
+}
+
+namespace {
+
+// Layer normalisation of x [1, n] in f32 against f64, forward and backward.
+double norm_error(const OnDevice& on, const Tensor& x, bool layer) {
+  const std::int64_t cols = x.size(1);
+  Rng rng{.seed = 3};
+  const Tensor scale = rng.uniform({cols}, DType::f32, 0.5, 1.5);
+  const Tensor shift = rng.uniform({cols}, DType::f32);
+  const Tensor dy = rng.normal({1, cols}, DType::f32);
+  const auto run = [&](DType dtype) {
+    const auto is = [&](const Tensor& t) { return on(t).to(dtype); };
+    const auto space = [&](const Shape& shape) { return Tensor::empty(shape, dtype, on.device); };
+    std::vector<Tensor> out = {space({1, cols}), space({1, cols}), space({cols}), space({cols})};
+    const Tensor mean = space({1});
+    const Tensor rstd = space({1});
+    if (layer) {
+      on->layer_norm(is(x), is(scale), is(shift), 1e-5, out[0], mean, rstd);
+      on->layer_norm_backward(is(x), is(scale), mean, rstd, is(dy), out[1], out[2], out[3]);
+    } else {
+      on->rms_norm(is(x), is(scale), 1e-5, out[0], rstd);
+      on->rms_norm_backward(is(x), is(scale), rstd, is(dy), out[1], out[2]);
+      out.pop_back();
+    }
+    return out;
+  };
+  const std::vector<Tensor> narrow = run(DType::f32);
+  const std::vector<Tensor> wide = run(DType::f64);
+  double worst = 0.0;
+  for (std::size_t t = 0; t < narrow.size(); ++t) {
+    double size = 0.0;
+    double off = 0.0;
+    const Values got = narrow[t].to_vector();
+    const Values want = wide[t].to_vector();
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      size = std::fmax(size, std::abs(want[i]));
+      const double difference = std::abs(got[i] - want[i]);
+      off =
+          difference >= 0.0 ? std::fmax(off, difference) : std::numeric_limits<double>::infinity();
+    }
+    worst = std::fmax(worst, off / size);
+  }
+  return worst;
+}
+
+}  // namespace
+
+KERNEL_TEST("normalisation of huge, tiny, and nearly equal numbers agrees with f64") {
+  Rng rng{.seed = 11};
+  for (const std::int64_t cols : {3, 64, 1000, 3000}) {
+    CAPTURE(cols);
+    const auto normal = [&](double mean, double deviation) {
+      return rng.normal({1, cols}, DType::f32, mean, deviation);
+    };
+    const Tensor huge = normal(0.0, 1.0);
+    for (float& v : Tensor(huge).write_values<float>()) v = v > 0 ? 1e30F : -1e30F;
+    huge.write<float>()[0] = 1e30F;
+    huge.write<float>()[1] = -1e30F;
+    CHECK(norm_error(on, huge, true) < 1e-4);
+    CHECK(norm_error(on, huge, false) < 1e-4);
+    CHECK(norm_error(on, normal(1e4, 5e-3), true) < 1e-4);
+    CHECK(norm_error(on, normal(-1e4, 5e-3), true) < 1e-4);
+    CHECK(norm_error(on, normal(1e4, 5e-3), false) < 1e-4);
+    CHECK(norm_error(on, normal(0.0, 1e-22), true) < 1e-4);
+    CHECK(norm_error(on, normal(0.0, 1e-22), false) < 1e-4);
+    CHECK(norm_error(on, normal(0.0, 1e22), true) < 1e-4);
+    CHECK(norm_error(on, normal(0.0, 1.0), true) < 1e-5);
+    Tensor outlier = normal(0.0, 1.0);
+    outlier.write<float>()[0] = 1e4F;
+    CHECK(norm_error(on, outlier, true) < 1e-4);
+  }
 }

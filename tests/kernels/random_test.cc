@@ -24,7 +24,7 @@ std::pair<double, double> moments(const Tensor& t) {
 
 }  // namespace
 
-TEST_CASE("random tensors are the numbers of the generator") {
+KERNEL_TEST("random tensors are the numbers of the generator") {
   for (const DType dtype : floating()) {
     for (const std::int64_t n : kSizes) {
       Values uniform, normal, gumbel;
@@ -34,46 +34,45 @@ TEST_CASE("random tensors are the numbers of the generator") {
                                    std::cos(2.0 * std::numbers::pi * kRng.uniform(2 * i + 1)));
         gumbel.push_back(-std::log(-std::log(kRng.uniform(i))));
       }
-      check_close(run_on({n}, dtype,
-                         [](const Tensor& out) { cpu_kernels().random_uniform(kRng, -1, 2, out); }),
-                  uniform);
-      check_close(run_on({n}, dtype,
-                         [](const Tensor& out) { cpu_kernels().random_normal(kRng, 5, 0.5, out); }),
-                  normal);
       check_close(
-          run_on({n}, dtype, [](const Tensor& out) { cpu_kernels().random_gumbel(kRng, out); }),
-          gumbel);
+          on.run({n}, dtype, [&](const Tensor& out) { on->random_uniform(kRng, -1, 2, out); }),
+          uniform);
+      check_close(
+          on.run({n}, dtype, [&](const Tensor& out) { on->random_normal(kRng, 5, 0.5, out); }),
+          normal);
+      check_close(on.run({n}, dtype, [&](const Tensor& out) { on->random_gumbel(kRng, out); }),
+                  gumbel);
     }
   }
 }
 
-TEST_CASE("the moments are those of the distributions") {
+KERNEL_TEST("the moments are those of the distributions") {
   constexpr std::int64_t kCount = 40000;
   const double error = 4.0 / std::sqrt(static_cast<double>(kCount));  // four standard errors
-  const Tensor t = Tensor::empty({kCount}, DType::f64, Device::cpu);
-  cpu_kernels().random_normal(kRng, 1.0, 2.0, t);
+  const Tensor t = Tensor::empty({kCount}, DType::f64, on.device);
+  on->random_normal(kRng, 1.0, 2.0, t);
   CHECK(std::abs(moments(t).first - 1.0) < 2.0 * error);
   CHECK(std::abs(moments(t).second - 4.0) < 4.0 * std::sqrt(2.0) * error);
-  cpu_kernels().random_gumbel(kRng, t);
+  on->random_gumbel(kRng, t);
   const double variance = std::numbers::pi * std::numbers::pi / 6.0;
   CHECK(std::abs(moments(t).first - std::numbers::egamma) < std::sqrt(variance) * error);
   CHECK(std::abs(moments(t).second - variance) < variance * std::sqrt(4.4) * error);
-  cpu_kernels().random_uniform(kRng, -1.0, 1.0, t);
+  on->random_uniform(kRng, -1.0, 1.0, t);
   CHECK(std::abs(moments(t).first) < std::sqrt(1.0 / 3.0) * error);
   CHECK(std::abs(moments(t).second - 1.0 / 3.0) < error / 3.0);
 }
 
-TEST_CASE("the upper end of the interval is never reached") {
+KERNEL_TEST("the upper end of the interval is never reached") {
   // Between 1 and the next f32 there is no other: rounding would give the end half of the time.
   const float next = std::nextafter(1.0F, 2.0F);
-  const Tensor t = Tensor::empty({100}, DType::f32, Device::cpu);
-  cpu_kernels().random_uniform(kRng, 1.0, static_cast<double>(next), t);
+  const Tensor t = Tensor::empty({100}, DType::f32, on.device);
+  on->random_uniform(kRng, 1.0, static_cast<double>(next), t);
   check_close(t, Values(100, 1.0), 0.0);
-  cpu_kernels().random_uniform(kRng, 2.0, 2.0, t);
+  on->random_uniform(kRng, 2.0, 2.0, t);
   check_close(t, Values(100, 2.0), 0.0);
 }
 
-TEST_CASE("dropout keeps what its numbers say and scales it") {
+KERNEL_TEST("dropout keeps what its numbers say and scales it") {
   for (const DType dtype : floating()) {
     for (const std::int64_t n : kSizes) {
       const Tensor x = random({n}, dtype, 1);
@@ -84,14 +83,13 @@ TEST_CASE("dropout keeps what its numbers say and scales it") {
           want.push_back(kept ? x.at(i) / (1.0 - p) : 0.0);
         }
         check_close(
-            run_on({n}, dtype, [&](const Tensor& out) { cpu_kernels().dropout(kRng, p, x, out); }),
-            want);
+            on.run({n}, dtype, [&](const Tensor& out) { on->dropout(kRng, p, on(x), out); }), want);
       }
     }
   }
 }
 
-TEST_CASE("one place of each row is drawn, by the running sum of its probabilities") {
+KERNEL_TEST("one place of each row is drawn, by the running sum of its probabilities") {
   const Rng rng{9, 3, 5};
   for (const DType dtype : floating()) {
     for (const auto& [rows, cols] :
@@ -117,49 +115,41 @@ TEST_CASE("one place of each row is drawn, by the running sum of its probabiliti
         }
         want.push_back(static_cast<double>(taken));
       }
-      for (const Device device : devices()) {
-        const Tensor there = p.to(device);
-        check_close(
-            run_on(
-                {rows}, DType::i32,
-                [&](const Tensor& out) { kernels(device).sample_rows(rng, there, out); }, device),
-            want, 0.0);
-      }
+      const Tensor there = on(p);
+      check_close(
+          on.run({rows}, DType::i32, [&](const Tensor& out) { on->sample_rows(rng, there, out); }),
+          want, 0.0);
     }
   }
   // What is never drawn: an impossible place at the end, though rounding leaves the sum below 1.
-  const Tensor p = Tensor::of<double>({1, 3}, {0.999999, 0.0, 0.0});
-  const Tensor out = Tensor::empty({1}, DType::i32, Device::cpu);
+  const Tensor p = on(Tensor::of<double>({1, 3}, {0.999999, 0.0, 0.0}));
+  const Tensor out = Tensor::empty({1}, DType::i32, on.device);
   for (std::uint64_t i = 0; i < 100; ++i) {
-    cpu_kernels().sample_rows({1, i, 0}, p, out);
-    CHECK(out.at(0) == 0.0);
+    on->sample_rows({1, i, 0}, p, out);
+    CHECK(out.item() == 0.0);
   }
 }
 
-TEST_CASE("rows that are no distribution are errors") {
-  const Tensor out = Tensor::empty({1}, DType::i32, Device::cpu);
+KERNEL_TEST("rows that are no distribution are errors") {
+  const Tensor out = Tensor::empty({1}, DType::i32, on.device);
   for (const Values& row :
        {Values{0.5, 0.4}, Values{1.5, -0.5}, Values{0.0, 0.0}, Values{std::nan(""), 1.0}}) {
-    CHECK_THROWS_AS(cpu_kernels().sample_rows({1, 0, 0}, Tensor::of({1, 2}, row), out), Error);
+    const Tensor p = on(Tensor::of({1, 2}, row));
+    CHECK(on.error_of([&] { on->sample_rows({1, 0, 0}, p, out); }) != "");
   }
 }
 
-TEST_CASE("integers by index: the bits of that number, modulo n") {
+KERNEL_TEST("integers by index: the bits of that number, modulo n") {
   const Rng rng{9, 4, 7};
   const Tensor index = random_integers({5000}, 2, 0, 1 << 30);
   Values want;
   for (std::int64_t i = 0; i < 5000; ++i) {
     want.push_back(static_cast<double>(rng.bits(static_cast<std::uint64_t>(index.at(i))) % 11));
   }
-  for (const Device device : devices()) {
-    const Tensor there = index.to(device);
-    check_close(
-        run_on(
-            {5000, 1}, DType::i32,
-            [&](const Tensor& out) { kernels(device).random_integers(rng, there, 11, out); },
-            device),
-        want, 0.0);
-  }
-  const Tensor bad = Tensor::of<std::int32_t>({1}, {-1});
-  CHECK_THROWS_AS(cpu_kernels().random_integers(rng, bad, 3, bad.like()), Error);
+  const Tensor there = on(index);
+  check_close(on.run({5000, 1}, DType::i32,
+                     [&](const Tensor& out) { on->random_integers(rng, there, 11, out); }),
+              want, 0.0);
+  const Tensor bad = on(Tensor::of<std::int32_t>({1}, {-1}));
+  CHECK(on.error_of([&] { on->random_integers(rng, bad, 3, bad.like()); }) != "");
 }

@@ -41,68 +41,58 @@ Values largest(const Tensor& s, const Tensor& b, std::int64_t k, std::int64_t gr
 
 }  // namespace
 
-TEST_CASE("the k largest of score and bias, in groups too") {
+KERNEL_TEST("the k largest of score and bias, in groups too") {
   struct Case {
     std::int64_t tokens, experts, k, groups, kept;
   };
-  for (const Device device : devices()) {
-    for (const auto& c : {Case{0, 4, 2, 1, 1}, Case{1, 1, 1, 1, 1}, Case{9, 5, 5, 1, 1},
-                          Case{700, 8, 3, 4, 2}, Case{300, 6, 2, 6, 3}}) {
-      const Tensor o = random({c.tokens, c.experts}, DType::f64, 3);
-      const Tensor b = random({c.experts}, DType::f64, 4, -0.2, 0.2);
-      const Tensor s = o.like();
-      cpu_kernels().unary(UnaryFunctors::index_of<functor::Sigmoid>(), {}, o, s);
-      const Values want = largest(s, b, c.k, c.groups, c.kept);
-      const Tensor logits = o.to(device);
-      const Tensor scores = s.to(device);
-      const Tensor bias = b.to(device);
-      check_close(run_on(
-                      {c.tokens, c.k}, DType::i32,
-                      [&](const Tensor& out) {
-                        kernels(device).top_biased(Score::sigmoid, scores, logits, bias, c.groups,
-                                                   c.kept, out);
-                      },
-                      device),
-                  want, 0.0);
-      // In f32 sums within 1e-4 of each other are made of the logits: the same order.
-      const Tensor rounded = scores.to(DType::f32);
-      check_close(run_on(
-                      {c.tokens, c.k}, DType::i32,
-                      [&](const Tensor& out) {
-                        kernels(device).top_biased(Score::sigmoid, rounded, logits,
-                                                   bias.to(DType::f32), c.groups, c.kept, out);
-                      },
-                      device),
-                  largest(s, b.to(DType::f32), c.k, c.groups, c.kept), 0.0);
-    }
+  for (const auto& c : {Case{0, 4, 2, 1, 1}, Case{1, 1, 1, 1, 1}, Case{9, 5, 5, 1, 1},
+                        Case{700, 8, 3, 4, 2}, Case{300, 6, 2, 6, 3}}) {
+    const Tensor o = random({c.tokens, c.experts}, DType::f64, 3);
+    const Tensor b = random({c.experts}, DType::f64, 4, -0.2, 0.2);
+    const Tensor s = o.like();  // the scores are inputs: every device is given the same
+    kernels(Device::cpu).unary(UnaryFunctors::index_of<functor::Sigmoid>(), {}, o, s);
+    const Values want = largest(s, b, c.k, c.groups, c.kept);
+    const Tensor logits = on(o);
+    const Tensor scores = on(s);
+    const Tensor bias = on(b);
+    check_close(on.run({c.tokens, c.k}, DType::i32,
+                       [&](const Tensor& out) {
+                         on->top_biased(Score::sigmoid, scores, logits, bias, c.groups, c.kept,
+                                        out);
+                       }),
+                want, 0.0);
+    // In f32 sums within 1e-4 of each other are made of the logits: the same order.
+    const Tensor rounded = scores.to(DType::f32);
+    check_close(on.run({c.tokens, c.k}, DType::i32,
+                       [&](const Tensor& out) {
+                         on->top_biased(Score::sigmoid, rounded, logits, bias.to(DType::f32),
+                                        c.groups, c.kept, out);
+                       }),
+                largest(s, b.to(DType::f32), c.k, c.groups, c.kept), 0.0);
   }
 }
 
-TEST_CASE("log odds of the softmax, of saturated rows too") {
+KERNEL_TEST("log odds of the softmax, of saturated rows too") {
   const double inf = std::numeric_limits<double>::infinity();
-  for (const Device device : devices()) {
-    const auto run = [&](const Tensor& o) {
-      const Tensor there = o.to(device);
-      return run_on(
-          o.shape(), DType::f64, [&](const Tensor& out) { kernels(device).log_odds(there, out); },
-          device);
-    };
-    const Tensor o = random({500, 7}, DType::f64, 5, -6.0, 6.0);
-    Values want;
-    for (std::int64_t t = 0; t < 500; ++t) {
-      for (std::int64_t e = 0; e < 7; ++e) {
-        double others = 0.0;
-        for (std::int64_t i = 0; i < 7; ++i) {
-          if (i != e) others += std::exp(o.at(t * 7 + i) - o.at(t * 7 + e));
-        }
-        want.push_back(-std::log(others));
+  const auto run = [&](const Tensor& o) {
+    const Tensor there = on(o);
+    return on.run(o.shape(), DType::f64, [&](const Tensor& out) { on->log_odds(there, out); });
+  };
+  const Tensor o = random({500, 7}, DType::f64, 5, -6.0, 6.0);
+  Values want;
+  for (std::int64_t t = 0; t < 500; ++t) {
+    for (std::int64_t e = 0; e < 7; ++e) {
+      double others = 0.0;
+      for (std::int64_t i = 0; i < 7; ++i) {
+        if (i != e) others += std::exp(o.at(t * 7 + i) - o.at(t * 7 + e));
       }
+      want.push_back(-std::log(others));
     }
-    check_close(run(o), want, 100.0);
-    check_close(run(Tensor::of<float>({2, 2}, {50, 0, -900, 900})), {50, -50, -1800, 1800}, 0.0);
-    check_close(run(Tensor::of<float>({1, 1}, {3})), {inf}, 0.0);
-    check_close(run(Tensor::empty({0, 3}, DType::f32, Device::cpu)), {}, 0.0);
-    const double nan = std::nan("");
-    check_close(run(Tensor::of<double>({1, 2}, {nan, 1.0})), {nan, nan}, 0.0);
   }
+  check_close(run(o), want, 100.0);
+  check_close(run(Tensor::of<float>({2, 2}, {50, 0, -900, 900})), {50, -50, -1800, 1800}, 0.0);
+  check_close(run(Tensor::of<float>({1, 1}, {3})), {inf}, 0.0);
+  check_close(run(Tensor::empty({0, 3}, DType::f32, Device::cpu)), {}, 0.0);
+  const double nan = std::nan("");
+  check_close(run(Tensor::of<double>({1, 2}, {nan, 1.0})), {nan, nan}, 0.0);
 }

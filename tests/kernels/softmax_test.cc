@@ -30,17 +30,16 @@ double logsumexp(const Values& x, const std::vector<std::size_t>& line) {
 
 Shape shape_of(AxisView v) { return {v.outer, v.n, v.inner}; }
 
-Tensor softmax(const Tensor& x, AxisView v) {
-  return run_on(shape_of(v), x.dtype(), [&](const Tensor& y) { cpu_kernels().softmax(x, v, y); });
+Tensor softmax(const OnDevice& on, const Tensor& x, AxisView v) {
+  return on.run(shape_of(v), x.dtype(), [&](const Tensor& y) { on->softmax(on(x), v, y); });
 }
-Tensor log_softmax(const Tensor& x, AxisView v) {
-  return run_on(shape_of(v), x.dtype(),
-                [&](const Tensor& y) { cpu_kernels().log_softmax(x, v, y); });
+Tensor log_softmax(const OnDevice& on, const Tensor& x, AxisView v) {
+  return on.run(shape_of(v), x.dtype(), [&](const Tensor& y) { on->log_softmax(on(x), v, y); });
 }
 
 }  // namespace
 
-TEST_CASE("softmax and log_softmax with their backward passes") {
+KERNEL_TEST("softmax and log_softmax with their backward passes") {
   for (const DType dtype : floating()) {
     for (const AxisView v : kViews) {
       CAPTURE(v.outer);
@@ -69,22 +68,22 @@ TEST_CASE("softmax and log_softmax with their backward passes") {
           log_dx[e] = dy_values[e] - p[e] * sum;
         }
       }
-      const Tensor y = softmax(x, v);
-      const Tensor log_y = log_softmax(x, v);
+      const Tensor y = softmax(on, x, v);
+      const Tensor log_y = log_softmax(on, x, v);
       check_close(y, p);
       check_close(log_y, log_p);
-      check_close(run_on(shape_of(v), dtype,
-                         [&](const Tensor& out) { cpu_kernels().softmax_backward(y, dy, v, out); }),
+      check_close(on.run(shape_of(v), dtype,
+                         [&](const Tensor& out) { on->softmax_backward(on(y), on(dy), v, out); }),
                   dx);
       check_close(
-          run_on(shape_of(v), dtype,
-                 [&](const Tensor& out) { cpu_kernels().log_softmax_backward(log_y, dy, v, out); }),
+          on.run(shape_of(v), dtype,
+                 [&](const Tensor& out) { on->log_softmax_backward(on(log_y), on(dy), v, out); }),
           log_dx, 16.0);
     }
   }
 }
 
-TEST_CASE("softmax of extreme rows") {
+KERNEL_TEST("softmax of extreme rows") {
   const double low = -HUGE_VAL;
   const Values x = {1e4, -1e4, 0, 1e4, 1e4, low, low, 2, low, -1e4, -1e4, -1e4};
   for (const DType dtype : floating()) {
@@ -97,32 +96,32 @@ TEST_CASE("softmax of extreme rows") {
         return columns;
       };
       const double third = 1.0 / 3.0;
-      check_close(softmax(tensor_of({4, 3}, dtype, stored(x)), v),
+      check_close(softmax(on, tensor_of({4, 3}, dtype, stored(x)), v),
                   stored({1, 0, 0, 0.5, 0.5, 0, 0, 1, 0, third, third, third}));
       const double half = std::log(0.5);
-      check_close(log_softmax(tensor_of({4, 3}, dtype, stored(x)), v),
+      check_close(log_softmax(on, tensor_of({4, 3}, dtype, stored(x)), v),
                   stored({0, -2e4, -1e4, half, half, low, low, 0, low, std::log(third),
                           std::log(third), std::log(third)}));
     }
   }
 }
 
-TEST_CASE("the backward pass of log_softmax takes entries of -infinity") {
+KERNEL_TEST("the backward pass of log_softmax takes entries of -infinity") {
   for (const DType dtype : floating()) {
     const Tensor y = tensor_of({1, 2}, dtype, {0, -HUGE_VAL});
-    const Tensor dx = Tensor::empty({1, 2}, dtype, Device::cpu);
-    cpu_kernels().log_softmax_backward(y, tensor_of({1, 2}, dtype, {3, 4}), {1, 2, 1}, dx);
+    const Tensor dx = Tensor::empty({1, 2}, dtype, on.device);
+    on->log_softmax_backward(on(y), on(tensor_of({1, 2}, dtype, {3, 4})), {1, 2, 1}, dx);
     check_close(dx, {3 - 7, 4});
   }
 }
 
-TEST_CASE("the backward pass of logsumexp") {
+KERNEL_TEST("the backward pass of logsumexp") {
   for (const DType dtype : floating()) {
     for (const AxisView v : kViews) {
       const Tensor x = random(shape_of(v), dtype, 3, -5, 5);
       const Tensor dy = random({v.outer, v.inner}, dtype, 4);
-      const Tensor y = Tensor::empty({v.outer, v.inner}, dtype, Device::cpu);
-      cpu_kernels().reduce(Reduction::logsumexp, x, v, y);
+      const Tensor y = Tensor::empty({v.outer, v.inner}, dtype, on.device);
+      on->reduce(Reduction::logsumexp, on(x), v, y);
       const Values x_values = x.to_vector();
       Values want(x_values.size());
       std::int64_t line_index = 0;
@@ -134,20 +133,20 @@ TEST_CASE("the backward pass of logsumexp") {
         ++line_index;
       }
       check_close(
-          run_on(shape_of(v), dtype,
-                 [&](const Tensor& out) { cpu_kernels().logsumexp_backward(x, y, dy, v, out); }),
+          on.run(shape_of(v), dtype,
+                 [&](const Tensor& out) { on->logsumexp_backward(on(x), y, on(dy), v, out); }),
           want, 16.0);
     }
     const double low = -HUGE_VAL;
-    const Tensor dx = Tensor::empty({2, 2}, dtype, Device::cpu);
-    cpu_kernels().logsumexp_backward(tensor_of({2, 2}, dtype, {low, low, low, 1}),
-                                     tensor_of({2}, dtype, {low, 1}), tensor_of({2}, dtype, {2, 3}),
-                                     {2, 2, 1}, dx);
+    const Tensor dx = Tensor::empty({2, 2}, dtype, on.device);
+    on->logsumexp_backward(on(tensor_of({2, 2}, dtype, {low, low, low, 1})),
+                           on(tensor_of({2}, dtype, {low, 1})), on(tensor_of({2}, dtype, {2, 3})),
+                           {2, 2, 1}, dx);
     check_close(dx, {0, 0, 0, 3});
   }
 }
 
-TEST_CASE("cross-entropy and its backward pass") {
+KERNEL_TEST("cross-entropy and its backward pass") {
   struct Case {
     std::int64_t rows, classes;
   };
@@ -174,64 +173,61 @@ TEST_CASE("cross-entropy and its backward pass") {
           dx[line[c]] = scale * -1.5 * (std::exp(x_values[line[c]] - l) - (c == label ? 1.0 : 0.0));
         }
       }
-      const auto forward = at_all_threads([&] {
-        std::vector<Tensor> out = {Tensor::empty({rows}, dtype, Device::cpu),
-                                   Tensor::empty({rows}, dtype, Device::cpu)};
-        cpu_kernels().cross_entropy(x, labels, out[0], out[1]);
+      const auto forward = on.at_all_threads([&] {
+        std::vector<Tensor> out = {Tensor::empty({rows}, dtype, on.device),
+                                   Tensor::empty({rows}, dtype, on.device)};
+        on->cross_entropy(on(x), on(labels), out[0], out[1]);
         return out;
       });
       check_close(forward[0], loss);
       check_close(forward[1], lse);
-      check_close(run_on({rows, classes}, dtype,
+      check_close(on.run({rows, classes}, dtype,
                          [&](const Tensor& out) {
-                           cpu_kernels().cross_entropy_backward(x, labels, forward[1], dy, scale,
-                                                                out);
+                           on->cross_entropy_backward(on(x), on(labels), on(forward[1]), on(dy),
+                                                      scale, out);
                          }),
                   dx, 16.0);
     }
   }
 }
 
-TEST_CASE("cross-entropy of extreme logits") {
+KERNEL_TEST("cross-entropy of extreme logits") {
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({3, 2}, dtype, {1e4, -1e4, 1e4, -1e4, 1, -HUGE_VAL});
-    const Tensor loss = Tensor::empty({3}, dtype, Device::cpu);
-    const Tensor lse = Tensor::empty({3}, dtype, Device::cpu);
-    cpu_kernels().cross_entropy(x, Tensor::of<std::int32_t>({3}, {0, 1, 0}), loss, lse);
+    const Tensor loss = Tensor::empty({3}, dtype, on.device);
+    const Tensor lse = Tensor::empty({3}, dtype, on.device);
+    on->cross_entropy(on(x), on(Tensor::of<std::int32_t>({3}, {0, 1, 0})), loss, lse);
     check_close(loss, {0, 2e4, 0});
     check_close(lse, {1e4, 1e4, 1});
   }
 }
 
-TEST_CASE("cross-entropy: a row without a label has the loss 0 and no gradient") {
+KERNEL_TEST("cross-entropy: a row without a label has the loss 0 and no gradient") {
   const double nan = std::nan("");
   for (const DType dtype : floating()) {
     const Tensor x = tensor_of({3, 2}, dtype, {nan, HUGE_VAL, 1, 1, nan, nan});
     const Tensor labels = Tensor::of<std::int32_t>({3}, {-1, 1, -1});
-    const Tensor loss = Tensor::empty({3}, dtype, Device::cpu);
-    const Tensor lse = Tensor::empty({3}, dtype, Device::cpu);
-    cpu_kernels().cross_entropy(x, labels, loss, lse);
+    const Tensor loss = Tensor::empty({3}, dtype, on.device);
+    const Tensor lse = Tensor::empty({3}, dtype, on.device);
+    on->cross_entropy(on(x), on(labels), loss, lse);
     check_close(loss, {0, std::log(2.0), 0});
-    const Tensor dx = Tensor::empty({3, 2}, dtype, Device::cpu);
-    cpu_kernels().cross_entropy_backward(x, labels, lse, tensor_of({}, dtype, {-3}), 1.0, dx);
+    const Tensor dx = Tensor::empty({3, 2}, dtype, on.device);
+    on->cross_entropy_backward(on(x), on(labels), lse, on(tensor_of({}, dtype, {-3})), 1.0, dx);
     check_close(dx, {0, 0, -1.5, 1.5, 0, 0});
   }
 }
 
-TEST_CASE("a label that is no class is an error") {
-  const Tensor x = Tensor::zeros({2, 3}, DType::f32, Device::cpu);
-  const Tensor out = Tensor::empty({2}, DType::f32, Device::cpu);
+KERNEL_TEST("a label that is no class is an error") {
+  const Tensor x = Tensor::zeros({2, 3}, DType::f32, on.device);
+  const Tensor out = Tensor::empty({2}, DType::f32, on.device);
+  const Tensor one = on(Tensor::scalar(1.0F));
   for (const std::int32_t bad : {-2, 3}) {
-    const Tensor labels = Tensor::of<std::int32_t>({2}, {0, bad});
-    CHECK_THROWS_WITH_AS(
-        cpu_kernels().cross_entropy(x, labels, out, out.clone()),
-        fmt::format("[cross_entropy] an index is {}, outside [-1, 3). Check the indices against "
-                    "the sizes.",
-                    bad)
-            .c_str(),
-        Error);
-    CHECK_THROWS_AS(
-        cpu_kernels().cross_entropy_backward(x, labels, out, Tensor::scalar(1.0F), 1.0, x.clone()),
-        Error);
+    const Tensor labels = on(Tensor::of<std::int32_t>({2}, {0, bad}));
+    CHECK(on.error_of([&] { on->cross_entropy(x, labels, out, out.like()); }) ==
+          fmt::format("[cross_entropy] an index is {}, outside [-1, 3). Check the indices against "
+                      "the sizes.",
+                      bad));
+    CHECK(on.error_of([&] { on->cross_entropy_backward(x, labels, out, one, 1.0, x.like()); }) !=
+          "");
   }
 }
