@@ -73,11 +73,13 @@ class Decisions {
       if (hold_ == Hold::nothing) return unheld(record, compute());
       const Tensor now = attempt(compute);
       require_in_place(record, now);
-      return copy_on(now.device(), record.value);
+      if (now.defined()) device_ = now.device();
+      return copy_on(device_, record.value);
     }
     const Tensor* forced = given(kind);
     Tensor value = forced != nullptr ? forced->clone() : compute();
     require_same(kind, dtype, shape, value, forced != nullptr ? "was given" : "was computed");
+    device_ = value.device();
     if (mode_ == Mode::record) {
       records_.push_back({std::string(kind), copy_on(Device::cpu, value), forced != nullptr});
     }
@@ -171,7 +173,8 @@ class Decisions {
 
   friend class Tape;
   Mode mode_ = Mode::live;
-  bool in_program_ = false;  // a tape has handed these out
+  Device device_ = Device::cpu;  // of the last decision that was computed
+  bool in_program_ = false;      // a tape has handed these out
   Hold hold_ = Hold::all;
   std::vector<Record> records_;
   std::size_t next_record_ = 0;

@@ -59,7 +59,8 @@ struct GradcheckReport {
   Verdict verdict = Verdict::pass;
   std::vector<InputReport> inputs;  // integer inputs are not moved and always pass
   double max_error = 0.0;           // the largest relative error of all inputs
-  double wall = std::numeric_limits<double>::infinity();  // distance to the nearest kink
+  // Distance to the nearest kink; on a device 0 where relu sees the zeros of slots of no expert.
+  double wall = std::numeric_limits<double>::infinity();
   std::string culprit;        // on failure: the first node whose own local check fails
   std::int64_t left_out = 0;  // outputs that are the same infinity at all points
   std::string text() const;

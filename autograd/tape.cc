@@ -170,9 +170,9 @@ void Tape::rewind(const Mark& mark) {
 std::vector<std::size_t> Tape::bytes_saved_by_node() const {
   std::vector<bool> needed(nodes_.size(), false);
   std::vector<std::size_t> bytes(nodes_.size(), 0);
-  std::set<const std::byte*> counted;  // some operations hand on what they are given
+  std::set<std::uintptr_t> counted;  // some operations hand on what they are given
   const auto count = [&](std::size_t i, const Tensor& t) {
-    if (t.defined() && counted.insert(t.raw()).second) bytes[i] += t.bytes();
+    if (t.defined() && counted.insert(t.place()).second) bytes[i] += t.bytes();
   };
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];

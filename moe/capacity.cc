@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "moe/values.h"
+#include "ops/checks.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -16,6 +18,21 @@ Tensor queue_of_ranks(const Tensor& queue, std::int64_t k) {
   Tensor places = queue.like({k, tokens});
   kernels(queue.device()).copy_block(queue, 0, 0, k, tokens, 0, tokens, places);
   return places;
+}
+
+// A permutation; of a device that is for whoever made it to see to.
+void require_queue(const Tensor& queue, std::int64_t tokens) {
+  if (queue.dtype() != DType::i32 || queue.numel() != tokens) {
+    fail("capacity", "the queue is {} {} for {} tokens. It must be i32, with one place each.",
+         name_of(queue.dtype()), queue.shape(), tokens);
+  }
+  require_indices("capacity", queue, 0, tokens);
+  if (queue.device() != Device::cpu) return;
+  PoolVector<char> seen(static_cast<std::size_t>(tokens), 0);
+  for (const std::int32_t t : queue.values<std::int32_t>()) {
+    if (std::exchange(seen[static_cast<std::size_t>(t)], 1) == 0) continue;
+    fail("capacity", "the queue names token {} twice. Name each of the {} once.", t, tokens);
+  }
 }
 
 }  // namespace
@@ -31,10 +48,7 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
   }
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);
-  if (queue.defined() && (queue.dtype() != DType::i32 || queue.numel() != tokens)) {
-    fail("capacity", "the queue is {} {} for {} tokens. It must be i32, with one place each.",
-         name_of(queue.dtype()), queue.shape(), tokens);
-  }
+  if (queue.defined()) require_queue(queue, tokens);
   // Row j: the j-th choices in the order of the queue. A plan of them gives an expert's slots in the
   // order in which they are given out.
   Kernels& kernel = kernels(selected.device());

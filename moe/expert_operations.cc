@@ -325,6 +325,7 @@ Var given(Var v) {
 template <class Op>
 Var apply_experts(const Experts& e, Var x, const Plan& plan, Var weights = {}, Var other = {},
                   const Plan& rest = {}) {
+  e.require_gate();
   Var inputs[kInputs];
   inputs[kX] = x;
   inputs[kPlan] = index_for(x, plan.table);

@@ -34,7 +34,15 @@ bool is_fused(Form form, Tape& tape) {
   return form == Form::fused || (form == Form::automatic && tape.decisions().live());
 }
 
+void Experts::require_gate() const {
+  const bool gated = activation == Activation::swiglu;
+  if (w3.defined() == gated && (gated || !b3.defined())) return;
+  fail("experts", "{} {} w3{}. swiglu has w3, and b3 perhaps; the others have neither.",
+       name_of(activation), w3.defined() ? "with" : "without", b3.defined() ? " and with b3" : "");
+}
+
 Var Experts::operator()(Var x, const Plan& plan) const {
+  require_gate();
   if (is_fused(form, x.tape())) return fused_experts(*this, x, plan);
   const Var rows = dispatch(x, plan);
   const Var first = linear(rows, w1, b1, plan);

@@ -47,6 +47,8 @@ struct Experts {
   // not select have to tell. Fused it is one operation that works in the backward pass alone, and
   // keeps nothing but its inputs for it.
   Var straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const;
+  // An Error where w3 and b3 are not those of the activation.
+  void require_gate() const;
   // The same numbers without their gradient.
   Experts detached() const;
   // G experts, each a sum of all: parameter'_g = sum_e weights[g, e] parameter_e, for [G, E].

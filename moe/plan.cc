@@ -31,6 +31,7 @@ void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t e
 Plan make_plan(const Tensor& selected, std::int64_t experts, std::int64_t most) {
   require_choices(selected);
   require_plan_size(selected.size(0), selected.size(1), experts);
+  if (most < 0) fail("plan", "room for {} choices. Give 0 or more.", most);
   const std::int64_t slots = std::min(most, selected.numel());
   Plan plan({selected.size(0), selected.size(1), experts},
             selected.like({experts + 1 + selected.numel() + slots}));

@@ -15,7 +15,9 @@ struct PlanSize {
 // Where each token's choices go: slots sorted by expert, in the order of tokens within an expert
 // (a stable counting sort), made once and used by forward and backward. A choice of -1 is none and
 // has no slot. There are S slots, known from shapes alone: as many as there can be choices. Those
-// behind the last choice belong to no expert; nothing is worked out for them.
+// behind the last choice belong to no expert; their rows are zeros, and nothing is worked out for
+// them. So S depends on the device: a mean over slots is no mean over choices, and what a program of
+// one's own does with rows of slots has to have a finite derivative at 0.
 //
 // All of it is one tensor, and with that one input of an operation.
 struct Plan : PlanSize {

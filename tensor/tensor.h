@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -61,6 +62,10 @@ class Tensor {
   // True when no other handle shares these elements.
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
+  // Where the elements begin, on whatever device: to tell handles apart, never to read from.
+  std::uintptr_t place() const {
+    return reinterpret_cast<std::uintptr_t>(storage_.data()) + offset_;
+  }
 
   // The elements, on the host, to read. T must be the type of dtype(). Of another device than the
   // CPU an Error: to(Device::cpu) copies.

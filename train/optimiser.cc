@@ -32,6 +32,11 @@ Tensor Optimiser::step(Parameters& parameters, const Gradients& gradients, doubl
       fail("optimiser", "'{}' is no parameter that it was made for. Make another one.", p.name);
     }
     if (p.trained) {
+      const Shape& made_for = state_[i * slots_].second.shape();
+      if (!(p.value.shape() == made_for)) {
+        fail("optimiser", "'{}' is {} and was {} when this was made. Make another one.", p.name,
+             p.value.shape(), made_for);
+      }
       ParameterStep s{
           .parameter = p.value, .gradient = gradients.find(p), .rate = p.rate, .decays = p.decays};
       for (std::size_t j = 0; j < slots_; ++j) s.moments[j] = state_[i * slots_ + j].second;

@@ -10,6 +10,7 @@ namespace moegrad {
 StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double learning_rate,
                                     bool of_mixture) {
   const Batch there = batch.to(parameters_.device());
+  tape_.clear();  // of a step that threw
   tape_.rng() = rng;
   const Classifier::Losses l = model_.losses(tape_, there, parameters_);
   // Values are taken before the backward pass, which releases them.

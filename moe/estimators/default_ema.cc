@@ -74,14 +74,13 @@ class DefaultEmaEstimator : public Estimator {
       return of_experts.to(DType::f64);
     };
     const Tensor total = sums(weight);
-    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, total.device()); };
-    const Tensor any = greater(total, number(0.0));
-    const Tensor keep = where(any, number(beta_), number(1.0));
-    const Tensor share = compute<functor::Div>(where(any, number(1.0 - beta_), number(0.0)),
-                                               where(any, total, number(1.0)));
-    return compute<functor::Add>(compute<functor::Mul>(keep, stored.to(DType::f64)),
-                                 compute<functor::Mul>(share, sums(rows)))
-        .to(stored.dtype());
+    const Tensor mean = stored.to(DType::f64);
+    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, mean.device()); };
+    const Tensor share = compute<functor::Div>(number(1.0 - beta_), total);
+    const Tensor moved = compute<functor::Add>(compute<functor::Mul>(number(beta_), mean),
+                                               compute<functor::Mul>(share, sums(rows)));
+    const Tensor none = Tensor::zeros(mean.shape(), DType::f64, mean.device());
+    return where(greater(total, none), moved, mean).to(stored.dtype());
   }
 
   // The definition: each unselected expert of each token reads its mean.

@@ -15,6 +15,7 @@
 
 #include "moe/estimators/surrogate.h"
 #include "moe/registry.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -64,8 +65,11 @@ class SteDenseEstimator : public Estimator {
   static Var scores_off(const Routing& r) {
     if (!r.log_normaliser.defined()) return r.scores;
     const Var log_sum = stop_gradient(r.log_normaliser);
-    return straight_through(
-        r.scores, r.log_scores.defined() ? exp(r.log_scores - log_sum) : r.scores / exp(log_sum));
+    if (r.log_scores.defined()) return straight_through(r.scores, exp(r.log_scores - log_sum));
+    // Where S underflows to 0 nothing reaches the selected: they are not read.
+    const Tensor on = flags_of(r.selected, r.scores.size(1));
+    const Var p = where(on, constant_like(r.scores, {}, 1.0), r.scores);
+    return straight_through(r.scores, p / exp(log_sum));
   }
 
   // What the gradients of weights [N, k] and scores [N, E] are multiplied by; undefined: 1.

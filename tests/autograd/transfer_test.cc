@@ -66,3 +66,27 @@ TEST_CASE("an expectation over a device's draws is the host's") {
   CHECK(there.gradient[0].same_bits(here.gradient[0]));
   CHECK(there.biased());
 }
+
+TEST_CASE("a tape tells what it holds on a device") {
+  Tape t;
+  const Var x = t.variable(row({1, 2, 3}).to(Device::guarded));
+  sum(square(x) * x);
+  CHECK(t.bytes_saved() == 48);  // x once, and its square
+  CHECK(t.table().find("square") != std::string::npos);
+  CHECK(t.dot().find("square") != std::string::npos);
+}
+
+TEST_CASE("a replayed decision is answered on the device that the others are made on") {
+  Decisions decisions = Decisions::recorder();
+  bool fails = false;
+  const auto ask = [&] {
+    return decisions.decide("numbers", DType::f64, {3}, [&] {
+      if (fails) throw Error("[test] outside of the domain.");
+      return row({1, 2, 3}).to(Device::guarded);
+    });
+  };
+  ask();
+  decisions.replay();
+  fails = true;
+  CHECK(ask().device() == Device::guarded);
+}

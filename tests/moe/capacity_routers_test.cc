@@ -66,7 +66,13 @@ TEST_CASE("capacity: its size, and refusals") {
   CHECK(error_of([&] { drop_over_capacity(selected, 3, 1); }).find("3") != std::string::npos);
   const Tensor queue = Tensor::of<std::int32_t>({2}, {0, 2});
   CHECK(error_of([&] { drop_over_capacity(selected, 4, 1, queue); }) ==
-        "[take_columns] an index is 2, outside [-1, 2). Check the indices against the sizes.");
+        "[capacity] index 2 at place 1 is outside 0 to 1. Check the indices.");
+  CHECK(error_of([&] {
+          drop_over_capacity(selected, 4, 1, Tensor::of<std::int32_t>({2}, {0, -1}));
+        }) == "[capacity] index -1 at place 1 is outside 0 to 1. Check the indices.");
+  CHECK(error_of([&] {
+          drop_over_capacity(selected, 4, 1, Tensor::of<std::int32_t>({2}, {1, 1}));
+        }) == "[capacity] the queue names token 1 twice. Name each of the 2 once.");
   for (const char* name : {"switch", "gshard", "v-moe", "expert-choice"}) {
     CHECK(error_of([&] {
             router_of(name, {{"capacity", "0"}});

@@ -67,6 +67,9 @@ TEST_CASE("the experts that a token did not choose stand in their own columns") 
 
 TEST_CASE("selections that are none") {
   CHECK(error_of([] {
+          make_plan(Tensor::zeros({4, 1}, DType::i32, Device::cpu), 4, -1);
+        }) == "[plan] room for -1 choices. Give 0 or more.");
+  CHECK(error_of([] {
           make_plan(Tensor::of<std::int32_t>({2, 1}, {0, 4}), 4);
         }) == "[plan] token 1 chooses expert 4 of 4. Use 0 to 3, or -1 for none.");
   CHECK(error_of([] { make_plan(Tensor::zeros({4}, DType::i32, Device::cpu), 4); }) ==

@@ -156,6 +156,18 @@ TEST_CASE("optimiser: a step before a second backward pass is noticed") {
   }
 }
 
+TEST_CASE("optimiser: a parameter that changed its size") {
+  Parameters p = two();
+  AdamWOptimiser optimiser(p, {});
+  const Gradients g = gradients_of(p, kSlopes[0]);
+  Parameter& first = *p.begin();
+  const std::string before = first.value.shape().str();
+  first.value = Tensor::zeros({9}, first.value.dtype(), Device::cpu);
+  CHECK(error_of([&] { optimiser.step(p, g, 0.1); }) ==
+        "[optimiser] '" + first.name + "' is [9] and was " + before +
+            " when this was made. Make another one.");
+}
+
 TEST_CASE("optimiser: parameters of another model") {
   Parameters p = two();
   SgdOptimiser optimiser(p, {});

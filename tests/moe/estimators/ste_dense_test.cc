@@ -204,6 +204,13 @@ TEST_CASE("a mixture with a dense backward pass refuses weights of other choices
                                          make_plan(complement(selected.rows(0, 1), 3), 3));
         }) ==
         "[dense_backward_mixture] plans of 2 and 1 tokens and 3 and 3 experts. They must agree.");
+  experts.b3 = zeros({3, 5});
+  CHECK(error_of([&] {
+          experts.mixture(x, zeros({2, 2}), plan);
+        }) ==
+        "[experts] relu without w3 and with b3. swiglu has w3, and b3 perhaps; the others have "
+        "neither.");
+  experts.b3 = {};
   CHECK(error_of([&] { experts.mixture(x, {}, plan); }) ==
         "[tape] a Var without a value is used. Make one with tape.constant() or variable().");
 }
