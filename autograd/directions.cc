@@ -35,12 +35,12 @@ double largest_of(const Tensor& x) {
   return largest;
 }
 
-double norm_of_product(const Tensor& of, const Tensor& times, double at_least) {
-  const Tensor a = of.to(Device::cpu);
-  const Tensor b = times.to(Device::cpu);
+double norm_of_product(const Tensor& a, const Tensor& b, double at_least) {
+  const Tensor x = a.to(Device::cpu);
+  const Tensor y = b.to(Device::cpu);
   double sum = 0.0;
-  for (std::int64_t i = 0; i < a.numel(); ++i) {
-    const double product = a.at(i) == 0.0 ? 0.0 : a.at(i) * std::fmax(std::abs(b.at(i)), at_least);
+  for (std::int64_t i = 0; i < x.numel(); ++i) {
+    const double product = x.at(i) == 0.0 ? 0.0 : x.at(i) * std::fmax(std::abs(y.at(i)), at_least);
     if (std::isfinite(product)) sum = std::hypot(sum, product);
   }
   return sum;
