@@ -68,9 +68,9 @@ Numbers run_on(Device device, LayerFixture f, DType dtype) {
   numbers.fields.insert(
       numbers.fields.end(),
       {{"y", out.y.value()}, {"load", out.expert_load()}, {"dropped", out.dropped()}});
-  for (const auto& [name, value] : numbers.fields) {
-    CAPTURE(name);
-    if (value.defined()) CHECK(value.device() == device);
+  for (const auto& field : numbers.fields) {
+    CAPTURE(field.first);
+    if (field.second.defined()) CHECK(field.second.device() == device);
   }
   const Gradients g = tape.backward(objective_of(out));
   for (std::size_t i = 0; i < leaves.size(); ++i) {
