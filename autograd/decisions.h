@@ -69,7 +69,7 @@ class Decisions {
     if (mode_ == Mode::live && given_.empty()) return compute();
     if (mode_ == Mode::replay) {
       const Record& record = next(kind, dtype, shape);
-      if (record.given) return record.value.clone();
+      if (record.given) return copy_on(device_, record.value);
       if (hold_ == Hold::nothing) return unheld(record, compute());
       const Tensor now = attempt(compute);
       require_in_place(record, now);
@@ -173,7 +173,7 @@ class Decisions {
 
   friend class Tape;
   Mode mode_ = Mode::live;
-  Device device_ = Device::cpu;  // of the last decision that was computed
+  Device device_ = Device::cpu;  // of the last decision that was computed or given
   bool in_program_ = false;      // a tape has handed these out
   Hold hold_ = Hold::all;
   std::vector<Record> records_;

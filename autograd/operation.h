@@ -115,8 +115,8 @@ struct Operation {
 
 // The declaration of an operation: a struct with these static members. `Attributes` are the numbers
 // of one call, trivially copyable and aligned like an integer at most (tensors are inputs). Forward
-// is a pure function of inputs and attributes. An operation with a kink declares `cell` as well, one
-// with optional inputs, its last ones, declares how many are `required`.
+// is a pure function of inputs and attributes. An operation with a kink declares `cell` as well;
+// one with optional inputs, its last ones, how many are `required`.
 template <class Op>
 concept Declared = requires(Forward& f, Backward& b, const typename Op::Attributes& a) {
   { Op::name } -> std::convertible_to<std::string_view>;

@@ -5,8 +5,8 @@
 
 namespace moegrad {
 
-// x on another device, with its gradient on the way back; x itself where it is there already. From a
-// device to the host both are waits for all that was asked of the device before.
+// x on another device, with its gradient on the way back; x itself where it is there already. From
+// a device to the host both are waits for all that was asked of the device before.
 Var to(Var x, Device device);
 
 // The program on a device, between inputs and an output on the host: so that whoever looks at

@@ -8,7 +8,7 @@
 #include "autograd/expectation.h"
 #include "lab/bias_setting.h"
 #include "moe/registry.h"
-#include "tensor/cpu/parallel.h"
+#include "tensor/threads.h"
 
 namespace moegrad {
 namespace {
@@ -156,17 +156,18 @@ std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOp
   std::vector<std::string> refused(cases.size());
   std::size_t done = 0;
   std::mutex mutex;
-  cpu::parallel_pieces(static_cast<std::int64_t>(cases.size()), [&](std::int64_t piece, int) {
-    const auto i = static_cast<std::size_t>(piece);
-    try {
-      rows[i] = measure_bias(cases[i], options);
-    } catch (const std::exception& e) {
-      refused[i] = e.what();
-    }
-    const std::lock_guard lock(mutex);
-    ++done;
-    if (progress) progress(done);
-  });
+  parallel_on_host(static_cast<std::int64_t>(cases.size()), 1,
+                   [&](std::int64_t piece, std::int64_t) {
+                     const auto i = static_cast<std::size_t>(piece);
+                     try {
+                       rows[i] = measure_bias(cases[i], options);
+                     } catch (const std::exception& e) {
+                       refused[i] = e.what();
+                     }
+                     const std::lock_guard lock(mutex);
+                     ++done;
+                     if (progress) progress(done);
+                   });
   std::vector<BiasRow> out;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (rows[i]) {

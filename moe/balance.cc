@@ -37,7 +37,7 @@ Var switch_auxiliary(Var shares, const Tensor& choice, const Sequences& sequence
   // Of a sequence without a choice: 0.
   const Tensor choices = compute<functor::Clamp>(reduce_rows(Reduction::sum, counts),
                                                  {1.0, std::numeric_limits<double>::infinity()});
-  const Tensor all = Tensor::full({}, static_cast<double>(experts), DType::f64, counts.device());
+  const Tensor all = scalar_like(counts, static_cast<double>(experts));
   const Tensor f = compute<functor::Mul>(counts, compute<functor::Div>(all, choices));
   const Var fractions = shares.tape().constant(f.to(shares.dtype()));
   return mean(sum(mean_over_tokens(shares, sequences) * fractions, 1));

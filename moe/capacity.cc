@@ -49,8 +49,8 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
   const std::int64_t tokens = selected.size(0);
   const std::int64_t k = selected.size(1);
   if (queue.defined()) require_queue(queue, tokens);
-  // Row j: the j-th choices in the order of the queue. A plan of them gives an expert's slots in the
-  // order in which they are given out.
+  // Row j: the j-th choices in the order of the queue. A plan of them gives the slots of an expert
+  // in the order in which they are given out.
   Kernels& kernel = kernels(selected.device());
   Tensor in_order = transposed(selected);
   const Tensor places = queue.defined() ? queue_of_ranks(queue, k) : Tensor();
@@ -82,7 +82,7 @@ void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
 }
 
 Var kept_weights(Var weights, const Tensor& selected) {
-  const Tensor kept = greater(selected, Tensor::full({}, -1.0, DType::i32, selected.device()));
+  const Tensor kept = greater(selected, scalar_like(selected, -1.0));
   return where(kept, weights, constant_like(weights, {}, 0.0));
 }
 

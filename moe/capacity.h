@@ -18,9 +18,9 @@ Tensor drop_over_capacity(const Tensor& selected, std::int64_t experts, std::int
 std::int64_t most_within(std::int64_t experts, std::int64_t capacity);
 
 // The choices [N, k] that a router with a capacity makes: routing.selected is `chosen` without what
-// finds its expert full, with routing.most at what there is room for; routing.choice is `chosen`, for
-// balance losses. Where the layer is to drop nothing at inference (LayerInput::dropless) it is all
-// of `chosen`.
+// finds its expert full, with routing.most at what there is room for; routing.choice is `chosen`,
+// for balance losses. Where the layer is to drop nothing at inference (LayerInput::dropless) it is
+// all of `chosen`.
 void select_within(Routing& routing, const LayerInput& in, const Tensor& chosen,
                    std::int64_t experts, std::int64_t capacity, const Tensor& queue = {});
 

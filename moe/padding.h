@@ -20,8 +20,8 @@ LayerInput without_padding(const LayerInput& in);
 // padding.
 void require_whole_copies(const LayerInput& in, std::int64_t copies);
 
-// Rows of the tokens [N', ...] alone at their places among all [N, ...], behind which `mask` stands,
-// on the host (undefined: there is no padding): zeros, or `fill`, at padding.
+// Rows of the tokens [N', ...] alone at their places among all [N, ...], behind which `mask`
+// stands, on the host (undefined: there is no padding): zeros, or `fill`, at padding.
 Var with_padding(Var rows, const Tensor& mask);
 Tensor with_padding(const Tensor& rows, const Tensor& mask, double fill = 0.0);
 // The rows [N, ...] of the tokens alone: [N', ...].

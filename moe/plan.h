@@ -16,8 +16,8 @@ struct PlanSize {
 // (a stable counting sort), made once and used by forward and backward. A choice of -1 is none and
 // has no slot. There are S slots, known from shapes alone: as many as there can be choices. Those
 // behind the last choice belong to no expert; their rows are zeros, and nothing is worked out for
-// them. So S depends on the device: a mean over slots is no mean over choices, and what a program of
-// one's own does with rows of slots has to have a finite derivative at 0.
+// them. So S depends on the device: a mean over slots is no mean over choices, and what a program
+// of one's own does with rows of slots has to have a finite derivative at 0.
 //
 // All of it is one tensor, and with that one input of an operation.
 struct Plan : PlanSize {
@@ -44,8 +44,8 @@ struct Plan : PlanSize {
 void require_plan_size(std::int64_t tokens, std::int64_t choices, std::int64_t experts);
 
 // From selected i32 [N, k], of which at most `most` are choices (and not -1); an Error where more
-// are, and for an entry outside -1 .. experts-1. On the host, which knows how many there are without
-// waiting for anybody, S is just that.
+// are, and for an entry outside -1 .. experts-1. On the host, which knows how many there are
+// without waiting for anybody, S is just that.
 Plan make_plan(const Tensor& selected, std::int64_t experts, std::int64_t most);
 // The same where all may be.
 Plan make_plan(const Tensor& selected, std::int64_t experts);

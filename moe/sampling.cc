@@ -19,8 +19,8 @@ Tensor gumbel_top_k(const Tensor& logits, std::int64_t k, Rng& rng) {
   return largest_places(noisy, k);
 }
 
-// Of logits on the host, draw by draw from the softmax over what is left: logits, not probabilities, so that a score that
-// underflows can still be drawn once the others are gone.
+// Of logits on the host, draw by draw from the softmax over what is left: logits, not
+// probabilities, so that a score that underflows can still be drawn once the others are gone.
 Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replacement) {
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);

@@ -14,9 +14,9 @@ namespace moegrad {
 Tensor sample_experts(Var logits, std::int64_t k, bool replacement);
 
 // Combine weights w = g R of the selected experts [N, k], g = softmax(logits), with R held
-// constant: the gradient of w_i is w_i d log g_i. Their value is the decision "weights": on the host
-// `value` fills it for one token, from its logits less the largest and its selected experts (several
-// threads call it at once). No R, which may overflow, is ever formed.
+// constant: the gradient of w_i is w_i d log g_i. Their value is the decision "weights": on the
+// host `value` fills it for one token, from its logits less the largest and its selected experts
+// (several threads call it at once). No R, which may overflow, is ever formed.
 using TokenWeights =
     std::function<void(std::int64_t token, std::span<const double> logits,
                        std::span<const std::int32_t> selected, std::span<double> weights)>;

@@ -49,10 +49,9 @@ Var Sequences::split(Var x, double fill) const {
   if (!rows_.defined()) return reshape(x, shape);
   const Var there = reshape(gather_rows(x, rows_.reshape({rows_.numel()})), shape);
   if (fill == 0.0) return there;
-  const Device device = rows_.device();
-  const Tensor is_token = greater(rows_, Tensor::full({}, -1.0, DType::i32, device));
-  const Tensor behind = where(is_token, Tensor::zeros({}, x.dtype(), device),
-                              Tensor::full({}, fill, x.dtype(), device));
+  const Tensor is_token = greater(rows_, scalar_like(rows_, -1.0));
+  const Tensor value = x.value();
+  const Tensor behind = where(is_token, scalar_like(value, 0.0), scalar_like(value, fill));
   return there + x.tape().constant(behind.reshape({count_, length_, 1}));
 }
 

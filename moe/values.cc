@@ -4,6 +4,10 @@
 
 namespace moegrad {
 
+Tensor scalar_like(const Tensor& like, double value) {
+  return Tensor::full({}, value, like.dtype(), like.device());
+}
+
 Var constant_like(Var like, const Shape& shape, double value) {
   const Tensor v = like.value();
   return like.tape().constant(Tensor::full(shape, value, v.dtype(), v.device()));

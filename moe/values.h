@@ -8,7 +8,8 @@ namespace moegrad {
 // What is computed beside the tape: kernels on tensors, on their device. Shapes meet as those of
 // operations do.
 
-// Scalars and constants of the type and device of another.
+// Of the type and on the device of another: a tensor [], a constant of its tape.
+Tensor scalar_like(const Tensor& like, double value);
 Var constant_like(Var like, const Shape& shape, double value);
 
 namespace values {

@@ -10,8 +10,8 @@ namespace moegrad {
 // The mean over rows of logsumexp(logits) - logits[label], for logits [N, C] and i32 labels [N]. A
 // row whose label is ignore_index (any number, also that of a class) counts nowhere: the mean is
 // over the others, and its gradient is exactly 0. Where all are ignored the loss is 0 (PyTorch:
-// NaN). Labels on another device are checked by its kernels, where -1 is a row of loss 0 that counts
-// in the mean; with an ignore_index they are copied to the host first.
+// NaN). Labels on another device are checked by its kernels, where -1 is a row of loss 0 that
+// counts in the mean; with an ignore_index they are copied to the host first.
 Var cross_entropy(Var logits, const Tensor& labels,
                   std::optional<std::int32_t> ignore_index = std::nullopt);
 // mean (a - b)^2, of equal shapes

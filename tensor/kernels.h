@@ -77,9 +77,8 @@ struct ParameterStep {
 // When an optimiser steps at all, and with which part of the gradients.
 struct StepSize {
   Tensor norm;  // f64 []: of all gradients; where it is not finite nothing is changed
-  double max_norm =
-      0.0;       // gradients are multiplied by max_norm / norm where the norm is larger; 0:
-                 // they are not
+  // Gradients are multiplied by max_norm / norm where the norm is larger; 0: they are not.
+  double max_norm = 0.0;
   Tensor steps;  // f64 []: the steps made, counted up
 };
 
@@ -254,7 +253,7 @@ class Kernels {
   // --- rows and columns by index (i32); where nothing else is said of any dtype
   // out [R, C] = x[index[r], :]; an index of -1 gives a row of zeros
   virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
-  // out [V, C] = sum over r with index[r] = v of x[r, :], in the order of r; -1 is skipped. Floating.
+  // out [V, C] = sum over r with index[r] = v of x[r, :], floating, in the order of r; -1 is none
   virtual void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
   // out [N, k] = x[n, index[n, j]] of x [N, E]; an index of -1 gives 0
   virtual void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
@@ -268,8 +267,8 @@ class Kernels {
 
   // --- orders of scores by what floating point does not round away: the sigmoid of 40 is 1, as is
   // that of 50, and beside a logit of 200 the softmax of 0 and of 50 is 0 in f32
-  // out (f64) [N, E] = log(g / (1 - g)) of g = softmax(logits [N, E]): o_i - logsumexp of the others,
-  // which grows as g does. E = 1: infinity.
+  // out (f64) [N, E] = log(g / (1 - g)) of g = softmax(logits [N, E]): o_i - logsumexp of the
+  // others, which grows as g does. E = 1: infinity.
   virtual void log_odds(const Tensor& logits, const Tensor& out) = 0;
   // out (i32) [N, k]: the k experts of the largest s_i + b_i of each row, the largest first, for
   // scores s [N, E] of the logits and biases b [E]. Where sums are within rounding of each other
@@ -318,8 +317,8 @@ class Kernels {
   // out (i32) [G, E]: how many choices of the tokens of each group fell on each expert; group[t] of
   // i32 [N], undefined: all are of group 0
   virtual void count(const Tensor& selected, const Tensor& group, const Tensor& out) = 0;
-  // out [N, k] = selected[t, j] where that choice is one of the first `capacity` slots of its expert
-  // by a plan of `selected`, else -1
+  // out [N, k] = selected[t, j] where that choice is one of the first `capacity` slots of its
+  // expert by a plan of `selected`, else -1
   virtual void keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
                           std::int64_t capacity, const Tensor& out) = 0;
   // out [S, D]: out[s] = x[order[s] / k], times weights [N, k] at order[s] where given; 0 for -1
@@ -344,7 +343,8 @@ class Kernels {
   //   dweights [N, k] = <dy[t], h_s>, 0 where a choice has no slot
   //   dw.w2 = sum u^T g,  dw.w1 = sum x^T da, ... in the order of slots
   // The slots of several plans that share x, dy and the experts are gone through together: dw is
-  // the sum over all, of each expert in the order of the plans. The experts' outputs are not needed.
+  // the sum over all, of each expert in the order of the plans. The experts' outputs are not
+  // needed.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
                                 const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
                                 const ExpertTensors& dw) = 0;

@@ -115,7 +115,9 @@ ThreadScope::~ThreadScope() { set_threads = before_; }
 
 void parallel_on_host(std::int64_t n, std::int64_t grain,
                       const std::function<void(std::int64_t, std::int64_t)>& f) {
-  cpu::parallel_for(n, grain, f);
+  const std::int64_t pieces = n <= 0 ? 0 : (n + grain - 1) / grain;
+  cpu::parallel_pieces(
+      pieces, [&](std::int64_t piece, int) { f(piece * grain, std::min(n, (piece + 1) * grain)); });
 }
 
 }  // namespace moegrad

@@ -24,7 +24,7 @@ class ThreadScope {
 };
 
 // Calls f(begin, end) for the pieces of [0, n) of `grain` items each, on up to threads() threads at
-// once: for work on the host that is no kernel's.
+// once, handed out as they become free: for work on the host that is no kernel's.
 void parallel_on_host(std::int64_t n, std::int64_t grain,
                       const std::function<void(std::int64_t begin, std::int64_t end)>& f);
 

@@ -14,8 +14,8 @@ struct ParameterStep;
 struct StepSize;
 
 // A rule for changing parameters by their gradients, in place, on the device that they are on. Its
-// state is made, all zero, for the parameters it is constructed with, and only these may be given to
-// step().
+// state is made, all zero, for the parameters it is constructed with, and only these may be given
+// to step().
 class Optimiser {
  public:
   virtual ~Optimiser() = default;

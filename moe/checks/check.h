@@ -35,8 +35,8 @@ struct LayerFixture {
   bool dropless = false;
   Device device = Device::cpu;  // where the layer works; the values here are on the host
 
-  // The layer's input from leaves made of `values` on their tape, of the device; `weights` must outlive
-  // it.
+  // The layer's input from leaves made of `values` on their tape, on the device; `weights` must
+  // outlive it.
   LayerInput input(std::span<const Var> leaves, Weights& weights) const;
 };
 

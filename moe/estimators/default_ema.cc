@@ -75,10 +75,10 @@ class DefaultEmaEstimator : public Estimator {
     };
     const Tensor total = sums(weight);
     const Tensor mean = stored.to(DType::f64);
-    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, mean.device()); };
-    const Tensor share = compute<functor::Div>(number(1.0 - beta_), total);
-    const Tensor moved = compute<functor::Add>(compute<functor::Mul>(number(beta_), mean),
-                                               compute<functor::Mul>(share, sums(rows)));
+    const Tensor share = compute<functor::Div>(scalar_like(total, 1.0 - beta_), total);
+    const Tensor moved =
+        compute<functor::Add>(compute<functor::Mul>(scalar_like(mean, beta_), mean),
+                              compute<functor::Mul>(share, sums(rows)));
     const Tensor none = Tensor::zeros(mean.shape(), DType::f64, mean.device());
     return where(greater(total, none), moved, mean).to(stored.dtype());
   }

@@ -60,9 +60,8 @@ Tensor shares_off(const Tensor& ids, const Tensor& selected, std::int64_t expert
 
 // ids [N, G], and -1 where the score [N, G] is below the least.
 Tensor of_least_score(const Tensor& ids, const Tensor& score, double least) {
-  const Device device = ids.device();
-  const Tensor below = greater(Tensor::full({}, least, DType::f64, device), score.to(DType::f64));
-  return where(below, Tensor::full({}, -1, DType::i32, device), ids);
+  const Tensor s = score.to(DType::f64);
+  return where(greater(scalar_like(s, least), s), scalar_like(ids, -1.0), ids);
 }
 
 // `order`: what ranks the experts of a token where the scores round to equal numbers; undefined:

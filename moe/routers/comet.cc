@@ -59,8 +59,7 @@ class CometRouter : public Router {
     const Var p = paths(size, in);
     const Tensor reached = tape.decisions().decide("reached", DType::i32, p.shape(), [&] {
       const Tensor value = p.value();
-      return greater(value,
-                     Tensor::full({}, below_least(value.dtype()), value.dtype(), value.device()));
+      return greater(value, scalar_like(value, below_least(value.dtype())));
     });
     const auto number = [&](double v) { return constant_like(p, {}, v); };
     const Var leaf = reshape(

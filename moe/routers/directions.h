@@ -11,7 +11,7 @@ namespace moegrad {
 inline Tensor inverse_sizes(const Tensor& x) {
   const double least = x.dtype() == DType::f32 ? std::numeric_limits<float>::min()
                                                : std::numeric_limits<double>::min();
-  const auto number = [&](double v) { return Tensor::full({}, v, x.dtype(), x.device()); };
+  const auto number = [&](double v) { return scalar_like(x, v); };
   const Tensor largest = reduce_rows(Reduction::max, compute<functor::Abs>(x));
   const Tensor inverse =
       compute<functor::Div>(number(1.0), compute<functor::Maximum>(largest, number(least)));
@@ -26,7 +26,7 @@ inline Var unit_rows(Var x) {
   const Shape column = {x.size(0), 1};
   const Tensor inverse =
       tape.decisions().decide("size", x.dtype(), column, [&] { return inverse_sizes(x.value()); });
-  const auto number = [&](double v) { return Tensor::full({}, v, x.dtype(), inverse.device()); };
+  const auto number = [&](double v) { return scalar_like(inverse, v); };
   const Tensor is_zero = where(greater(inverse, number(0.0)), number(0.0), number(1.0));
   const Var scaled = x * tape.constant(inverse);
   return scaled / sqrt(sum(square(scaled), 1, true) + tape.constant(is_zero));

@@ -27,9 +27,8 @@ Tensor taken(const Tensor& logits, std::int64_t capacity) {
   const std::int64_t tokens = scores.size(0);
   const std::int64_t experts = scores.size(1);
   const Tensor places = largest_places(transposed(scores), capacity);
-  const Device device = scores.device();
-  return where(transposed(flags_of(places, tokens)), every_expert(tokens, experts, device),
-               Tensor::full({}, -1.0, DType::i32, device));
+  return where(transposed(flags_of(places, tokens)), every_expert(tokens, experts, scores.device()),
+               scalar_like(places, -1.0));
 }
 
 class ExpertChoiceRouter : public Router {

@@ -14,10 +14,8 @@ namespace moegrad {
 inline Tensor open_gates(Var weights) {
   return weights.tape().decisions().decide("selected", DType::i32, weights.shape(), [&] {
     const Tensor w = weights.value();
-    const Device device = w.device();
-    return where(greater(w, Tensor::zeros({}, w.dtype(), device)),
-                 every_expert(w.size(0), w.size(1), device),
-                 Tensor::full({}, -1.0, DType::i32, device));
+    const Tensor all = every_expert(w.size(0), w.size(1), w.device());
+    return where(greater(w, scalar_like(w, 0.0)), all, scalar_like(all, -1.0));
   });
 }
 
@@ -26,8 +24,7 @@ inline Tensor open_gates(Var weights) {
 inline Tensor largest_open(Var weights, std::int64_t k) {
   const Tensor choice = top_k_indices(weights, k, "choice");
   const Tensor w = take_columns(weights.value(), choice);
-  return where(greater(w, Tensor::zeros({}, w.dtype(), w.device())), choice,
-               Tensor::full({}, -1.0, DType::i32, w.device()));
+  return where(greater(w, scalar_like(w, 0.0)), choice, scalar_like(choice, -1.0));
 }
 
 // The smooth step (Hazimeh et al., arXiv:2106.03760, eq. 4): 0 below -gamma/2, 1 above gamma/2,

@@ -59,14 +59,14 @@ class GshardRouter : public Router {
     Tape& tape = r.weights.tape();
     const std::int64_t tokens = r.weights.size(0);
     const Tensor second = columns_of(r.weights.value().to(DType::f64), 1, 2);
-    const auto number = [&](double v) { return Tensor::full({}, v, DType::f64, second.device()); };
+    const Tensor one = scalar_like(second, 1.0);
     const Tensor keep = compute<functor::Minimum>(
-        compute<functor::Div>(second, number(settings_.threshold)), number(1.0));
+        compute<functor::Div>(second, scalar_like(second, settings_.threshold)), one);
     const Tensor kept = tape.decisions().categorical(
-        "second", joined(compute<functor::Sub>(number(1.0), keep), keep), tape.rng());
-    const Tensor none = Tensor::full({}, -1.0, DType::i32, kept.device());
-    r.selected = joined(columns_of(r.selected, 0, 1),
-                        where(kept.reshape({tokens, 1}), columns_of(r.selected, 1, 2), none));
+        "second", joined(compute<functor::Sub>(one, keep), keep), tape.rng());
+    const Tensor second_choice =
+        where(kept.reshape({tokens, 1}), columns_of(r.selected, 1, 2), scalar_like(kept, -1.0));
+    r.selected = joined(columns_of(r.selected, 0, 1), second_choice);
   }
 
   GshardSettings settings_;

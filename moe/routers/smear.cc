@@ -62,7 +62,7 @@ class SmearRouter : public Router {
                             .reshape(logits.shape());
     const Tensor any = reduce_rows(Reduction::max, kept.to(DType::f32));
     const Tensor none = greater(Tensor::full(kept.shape(), 0.5, DType::f32, device), any);
-    return where(none, Tensor::full({}, 1.0, DType::i32, device), kept);
+    return where(none, scalar_like(kept, 1.0), kept);
   }
 
   double dropout_;

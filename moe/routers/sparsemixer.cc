@@ -48,7 +48,7 @@ Tensor taken_before(const Tensor& z, const Tensor& selected, std::int64_t draw) 
 // i32 [N, 1]: of the experts that are left over, the first of the largest logits z [N, E].
 Tensor largest(const Tensor& z, const Tensor& taken) {
   constexpr double kNone = -std::numeric_limits<double>::infinity();
-  return largest_places(where(taken, Tensor::full({}, kNone, DType::f64, z.device()), z), 1);
+  return largest_places(where(taken, scalar_like(z, kNone), z), 1);
 }
 
 // i32 [N, E]: 1 for the experts that this draw leaves out.
@@ -58,7 +58,7 @@ Tensor mask_of(const Tensor& z, const Tensor& selected, std::int64_t draw, doubl
   const Tensor limit = compute<functor::Affine>(
       compute<functor::Maximum>(compute<functor::Abs>(z), top), {2.0 * epsilon, 0.0});
   const Tensor below = greater(compute<functor::Sub>(top, z), limit);
-  return where(taken, Tensor::full({}, 1.0, DType::i32, z.device()), below);
+  return where(taken, scalar_like(taken, 1.0), below);
 }
 
 class SparsemixerRouter : public Router {
@@ -114,7 +114,7 @@ class SparsemixerRouter : public Router {
     const std::int64_t tokens = z.size(0);
     const auto draw_all = [&](auto one_of) {
       const Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, z.device());
-      const Tensor low = Tensor::full({}, kMasked, DType::f64, z.device());
+      const Tensor low = scalar_like(z, kMasked);
       for (std::int64_t j = 0; j < k; ++j) {
         const Tensor left = where(mask_of(z, selected, j, epsilon_), low, z);
         kernels(z.device()).copy_block(one_of(left), 0, 1, tokens, 1, j, k, selected);
@@ -160,9 +160,7 @@ class SparsemixerRouter : public Router {
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {
       Tensor s = z.like(selected.shape());
       kernels(z.device()).gather_rows(Tensor::of({outcomes, k}, factors).to(z.device()), half, s);
-      return argmax_rule_
-                 ? where(are_largest(z, selected), Tensor::full({}, 1.0, DType::f64, z.device()), s)
-                 : s;
+      return argmax_rule_ ? where(are_largest(z, selected), scalar_like(s, 1.0), s) : s;
     });
   }
 

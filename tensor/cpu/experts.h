@@ -6,6 +6,7 @@
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/product.h"
+#include "tensor/cpu/sum.h"
 #include "tensor/cpu/tiles.h"
 
 // What both passes through the experts' networks share (experts.cc, experts_backward.cc).
@@ -62,13 +63,16 @@ struct Slots {
   explicit Slots(const ExpertSlots& s) : order(s.order.data<std::int32_t>()), k(s.choices) {}
   const std::int32_t* order;
   std::int64_t k;
-  // The tokens of the slots [first, first + rows), put down at `to`.
+  // The tokens of the slots [first, first + rows): where they stand, or put down at `to`.
   const std::int32_t* tokens(std::int64_t first, std::int64_t rows, std::int32_t* to) const {
     if (k == 1) return order + first;
+    put_tokens(first, rows, to);
+    return to;
+  }
+  void put_tokens(std::int64_t first, std::int64_t rows, std::int32_t* to) const {
     for (std::int64_t r = 0; r < rows; ++r) {
       to[r] = order[first + r] / static_cast<std::int32_t>(k);
     }
-    return to;
   }
 };
 
@@ -115,6 +119,38 @@ void activate(const T* a, const T* c, std::int64_t n, T* u) {
   for (std::int64_t i = 0; i < n; ++i) u[i] = F::f(a[i], {});
   if (c == nullptr) return;
   for (std::int64_t i = 0; i < n; ++i) u[i] *= c[i];
+}
+
+// With the adjoint du of u, times `scale`: da in its place, and dc where c is given. (Derivatives
+// are put down before they are multiplied by: else relu's becomes a branch, and a slow one.)
+template <class F, class T>
+void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T* dc) {
+  if (c != nullptr) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T g = du[i] * scale;
+      dc[i] = g * F::f(a[i], {});
+      du[i] = g * c[i] * F::df(a[i], T(0), {});
+    }
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) dc[i] = F::df(a[i], T(0), {});
+    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * dc[i];
+  }
+}
+
+// Both at once where there is no c: u = scale act(a), and da in the place of du. Returns
+// <act(a), du>.
+template <class F, class T>
+T activate_both_ways(const T* __restrict a, T scale, std::int64_t n, T* __restrict u,
+                     T* __restrict du) {
+  return lane_blocks<T>(n, [=](std::int64_t first, auto count, T* lanes) {
+    T value[kLanes];
+    T slope[kLanes];
+    for (std::int64_t l = 0; l < count; ++l) value[l] = F::f(a[first + l], {});
+    for (std::int64_t l = 0; l < count; ++l) slope[l] = F::df(a[first + l], T(0), {});
+    for (std::int64_t l = 0; l < count; ++l) lanes[l] += value[l] * du[first + l];
+    for (std::int64_t l = 0; l < count; ++l) u[first + l] = value[l] * scale;
+    for (std::int64_t l = 0; l < count; ++l) du[first + l] = du[first + l] * scale * slope[l];
+  });
 }
 
 // Calls f with the functor of the activation; swiglu's is silu.

@@ -53,38 +53,6 @@ void add_product(Matrix<T> left, std::int64_t m, Matrix<T> right, std::int64_t n
   product(m, n, rows, left, right, beta, sum, n, depth);
 }
 
-// With the adjoint du of u, times `scale`: da in its place, and dc where c is given. (Derivatives
-// are put down before they are multiplied by: else relu's becomes a branch, and a slow one.)
-template <class F, class T>
-void activate_backward(const T* a, const T* c, T scale, std::int64_t n, T* du, T* dc) {
-  if (c != nullptr) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const T g = du[i] * scale;
-      dc[i] = g * F::f(a[i], {});
-      du[i] = g * c[i] * F::df(a[i], T(0), {});
-    }
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) dc[i] = F::df(a[i], T(0), {});
-    for (std::int64_t i = 0; i < n; ++i) du[i] = du[i] * scale * dc[i];
-  }
-}
-
-// Both at once where there is no c: u = scale act(a), and da in the place of du. Returns
-// <act(a), du>.
-template <class F, class T>
-T activate_both_ways(const T* __restrict a, T scale, std::int64_t n, T* __restrict u,
-                     T* __restrict du) {
-  return lane_blocks<T>(n, [=](std::int64_t first, auto count, T* lanes) {
-    T value[kLanes];
-    T slope[kLanes];
-    for (std::int64_t l = 0; l < count; ++l) value[l] = F::f(a[first + l], {});
-    for (std::int64_t l = 0; l < count; ++l) slope[l] = F::df(a[first + l], T(0), {});
-    for (std::int64_t l = 0; l < count; ++l) lanes[l] += value[l] * du[first + l];
-    for (std::int64_t l = 0; l < count; ++l) u[first + l] = value[l] * scale;
-    for (std::int64_t l = 0; l < count; ++l) du[first + l] = du[first + l] * scale * slope[l];
-  });
-}
-
 // The slots of one plan.
 template <class T>
 struct Rows {
@@ -236,23 +204,14 @@ class ExpertsBackward {
       if (sums.w3 != nullptr) of_matrices.emplace_back(sums.w3, each(dw_.w3), rows, kTilesOfSum);
       if (sums.w2 != nullptr) of_matrices.emplace_back(sums.w2, each(dw_.w2), rows, kTilesOfSum);
     }
-    T beta = many ? T(1) : T(0);  // the first tile starts the sums of products
-    std::int64_t before = 0;      // rows of the expert in the plans so far
-    for (const Rows<T>& plan : plans_) {
-      const std::int64_t count = plan.count(part.expert);
-      const std::int64_t begin = std::clamp<std::int64_t>(part.first - before, 0, count);
-      const std::int64_t end = std::clamp<std::int64_t>(part.last - before, 0, count);
-      const std::int64_t slot = plan.bounds[part.expert] + begin;
-      const std::int64_t tiles = tiles_of(end - begin, tile_rows_);
-      for (std::int64_t i = 0; i < tiles; ++i) {
-        const std::int64_t first = (end - begin) * i / tiles;
-        const std::int64_t last = (end - begin) * (i + 1) / tiles;
-        tile(plan, part.expert, slot + first, last - first, beta, many ? kSumBlock : kDepth, sums,
-             of_biases, worker);
-        beta = T(1);
-        for (LongSums<T>& sum : of_matrices) sum.added();
-      }
-      before += count;
+    const std::int64_t tiles = tiles_of(rows, tile_rows_);
+    PoolVector<Run> runs;
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      runs_of(part.expert, part.first + rows * i / tiles, part.first + rows * (i + 1) / tiles,
+              runs);
+      tile(part.expert, runs, i == 0 && !many ? T(0) : T(1), many ? kSumBlock : kDepth, sums,
+           of_biases, worker);
+      for (LongSums<T>& sum : of_matrices) sum.added();
     }
     for (LongSums<T>& sum : of_matrices) sum.finish();
     of_biases.b1.finish();
@@ -260,39 +219,69 @@ class ExpertsBackward {
     of_biases.b2.finish();
   }
 
-  // Rows [first, first + rows) of a plan, all of expert e. beta: 0 where this tile starts the sums
-  // of products; depth: see product().
-  void tile(const Rows<T>& plan, std::int64_t e, std::int64_t first, std::int64_t rows, T beta,
-            std::int64_t depth, const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
+  // Rows of a tile that are slots of one plan.
+  struct Run {
+    const Rows<T>* plan;
+    std::int64_t slot, rows;
+  };
+
+  // The rows [first, last) of an expert, those of all plans one behind the other.
+  void runs_of(std::int64_t e, std::int64_t first, std::int64_t last, PoolVector<Run>& runs) const {
+    runs.clear();
+    std::int64_t before = 0;
+    for (const Rows<T>& plan : plans_) {
+      const std::int64_t count = plan.count(e);
+      const std::int64_t begin = std::clamp<std::int64_t>(first - before, 0, count);
+      const std::int64_t end = std::clamp<std::int64_t>(last - before, 0, count);
+      if (begin < end) runs.push_back({&plan, plan.bounds[e] + begin, end - begin});
+      before += count;
+    }
+  }
+
+  // Rows of expert e, in one copy of its matrices. beta: 0 where this tile starts the sums of
+  // products; depth: see product().
+  void tile(std::int64_t e, const PoolVector<Run>& runs, T beta, std::int64_t depth,
+            const Sums<T>& sums, BiasSums<T>& of_biases, int worker) const {
     const std::int64_t wide = hidden_ + kPad;
     T* const u = workspace_.of(worker);
     T* const da = u + tile_rows_ * wide;
     T* const dc = da + tile_rows_ * wide;
-    const std::int32_t* const tokens = plan.slots.tokens(first, rows, workspace_.tokens(worker));
+    T* const again = dc + tile_rows_ * wide;
+    std::int32_t* const tokens = workspace_.tokens(worker);
+    std::int64_t rows = 0;
+    for (const Run& run : runs) {
+      run.plan->slots.put_tokens(run.slot, run.rows, tokens + rows);
+      rows += run.rows;
+    }
     const Matrix<T> x{x_, model_, false, tokens};
-    // The adjoints of the tokens, to be multiplied by their weights; or of the slots themselves.
-    const Matrix<T> g = plan.weights != nullptr ? Matrix<T>{dy_, output_, false, tokens}
-                                                : Matrix<T>{dy_ + first * output_, output_};
+    // The adjoints of the tokens, to be multiplied by their weights; or those of the slots of the
+    // only plan.
+    const bool weighted = runs[0].plan->weights != nullptr;
+    const Matrix<T> g = weighted ? Matrix<T>{dy_, output_, false, tokens}
+                                 : Matrix<T>{dy_ + runs[0].slot * output_, output_};
     times_transposed(g, rows, w_.w2, e, T(0), da, wide);  // du, to become da
 
-    const PreActivations before = pre_activations(plan, x, e, first, rows, dc + tile_rows_ * wide);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int32_t choice = plan.slots.order[first + r];
-      const T scale = plan.weights == nullptr ? T(1) : plan.weights[choice];
-      T* const dweight = plan.dweights == nullptr ? nullptr : plan.dweights + choice;
-      const T* const g_row = dy_ + (plan.weights != nullptr ? tokens[r] : first + r) * output_;
-      if (dweight != nullptr || sums.w2 != nullptr) {
-        T gate = both_ways(before.a + r * hidden_, before.c_row(r, hidden_), scale, u + r * wide,
-                           da + r * wide, dc + r * wide);  // <u, du>
-        if (w_.b2 && dweight != nullptr) gate += dot<T>(g_row, w_.b2.at(e), output_);
-        if (dweight != nullptr) *dweight = gate;
-      } else {
-        activate_backward<F>(before.a + r * hidden_, before.c_row(r, hidden_), scale, hidden_,
-                             da + r * wide, dc + r * wide);
-      }
-      if (sums.b2 != nullptr) {
-        for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
-        of_biases.b2.added();
+    std::int64_t r = 0;
+    for (const Run& run : runs) {
+      const PreActivations before = pre_activations(run, tokens + r, e, again + r * hidden_);
+      for (std::int64_t i = 0; i < run.rows; ++i, ++r) {
+        const std::int32_t choice = run.plan->slots.order[run.slot + i];
+        const T scale = weighted ? run.plan->weights[choice] : T(1);
+        T* const dweight = run.plan->dweights == nullptr ? nullptr : run.plan->dweights + choice;
+        const T* const g_row = dy_ + (weighted ? tokens[r] : run.slot + i) * output_;
+        const T* const a = before.a + i * hidden_;
+        const T* const c = before.c == nullptr ? nullptr : before.c + i * hidden_;
+        if (dweight != nullptr || sums.w2 != nullptr) {
+          T gate = both_ways(a, c, scale, u + r * wide, da + r * wide, dc + r * wide);  // <u, du>
+          if (w_.b2 && dweight != nullptr) gate += dot<T>(g_row, w_.b2.at(e), output_);
+          if (dweight != nullptr) *dweight = gate;
+        } else {
+          activate_backward<F>(a, c, scale, hidden_, da + r * wide, dc + r * wide);
+        }
+        if (sums.b2 != nullptr) {
+          for (std::int64_t o = 0; o < output_; ++o) sums.b2[o] += scale * g_row[o];
+          of_biases.b2.added();
+        }
       }
     }
 
@@ -304,29 +293,35 @@ class ExpertsBackward {
     if (sums.b1 != nullptr) add_column_sums(da, rows, hidden_, sums.b1, of_biases.b1);
     if (sums.w3 != nullptr) add_product(x, model_, dc_rows, hidden_, rows, beta, sums.w3, depth);
     if (sums.b3 != nullptr) add_column_sums(dc, rows, hidden_, sums.b3, of_biases.b3);
-    if (plan.dslots == nullptr) return;
-    T* const dx = plan.dslots + first * model_;
-    times_transposed(da_rows, rows, w_.w1, e, T(0), dx, model_);
-    if (w_.w3) times_transposed(dc_rows, rows, w_.w3, e, T(1), dx, model_);
+    r = 0;
+    for (const Run& run : runs) {
+      if (run.plan->dslots != nullptr) {
+        T* const dx = run.plan->dslots + run.slot * model_;
+        times_transposed(Matrix<T>{da + r * wide, wide}, run.rows, w_.w1, e, T(0), dx, model_);
+        if (w_.w3) {
+          times_transposed(Matrix<T>{dc + r * wide, wide}, run.rows, w_.w3, e, T(1), dx, model_);
+        }
+      }
+      r += run.rows;
+    }
   }
 
-  // a and c [rows, H] of a tile; c is null where there is none.
+  // a and c [rows, H] of a run; c is null where there is none.
   struct PreActivations {
     const T *a, *c;
-    const T* c_row(std::int64_t r, std::int64_t hidden) const {
-      return c == nullptr ? c : c + r * hidden;
-    }
   };
 
   // Those that were kept; else worked out once more, at `space`.
-  PreActivations pre_activations(const Rows<T>& plan, const Matrix<T>& x, std::int64_t e,
-                                 std::int64_t first, std::int64_t rows, T* space) const {
-    if (plan.a != nullptr) {
-      return {plan.a + first * hidden_, w_.w3 ? plan.c + first * hidden_ : nullptr};
+  PreActivations pre_activations(const Run& run, const std::int32_t* tokens, std::int64_t e,
+                                 T* space) const {
+    if (run.plan->a != nullptr) {
+      const std::int64_t first = run.slot * hidden_;
+      return {run.plan->a + first, w_.w3 ? run.plan->c + first : nullptr};
     }
+    const Matrix<T> x{x_, model_, false, tokens};
     T* const c = w_.w3 ? space + tile_rows_ * hidden_ : nullptr;
-    linear(x, rows, w_.w1, w_.b1, e, space);
-    if (c != nullptr) linear(x, rows, w_.w3, w_.b3, e, c);
+    linear(x, run.rows, w_.w1, w_.b1, e, space);
+    if (c != nullptr) linear(x, run.rows, w_.w3, w_.b3, e, c);
     return {space, c};
   }
 

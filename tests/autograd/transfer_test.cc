@@ -90,3 +90,18 @@ TEST_CASE("a replayed decision is answered on the device that the others are mad
   fails = true;
   CHECK(ask().device() == Device::guarded);
 }
+
+TEST_CASE("a decision that was given is replayed on the device that it was given for") {
+  Decisions decisions = Decisions::recorder();
+  decisions.give("numbers", row({4, 5}).to(Device::guarded));
+  const auto ask = [&] {
+    return decisions.decide("numbers", DType::f64, {2}, [] {
+      return row({1, 2}).to(Device::guarded);
+    });
+  };
+  ask();
+  decisions.replay();
+  const Tensor again = ask();
+  CHECK(again.device() == Device::guarded);
+  CHECK(again.to_vector() == std::vector<double>{4, 5});
+}

@@ -35,8 +35,9 @@ struct OnDevice {
   // A tensor of the host, there. On the CPU that is the tensor itself: one that is to change is
   // cloned.
   Tensor operator()(const Tensor& host) const { return host.to(device); }
-  // False of the guarded device, which has the CPU's, and where each tensor and each call are system
-  // calls over all its memory: several numbers of threads, and millions of elements, are for others.
+  // False of the guarded device, which has the CPU's, and where each tensor and each call are
+  // system calls over all its memory: several numbers of threads, and millions of elements, are for
+  // others.
   bool has_own_kernels() const { return device != Device::guarded; }
   // What f gives, tensors that it has let kernels write, at several numbers of threads: the bits
   // must agree.

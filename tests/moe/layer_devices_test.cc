@@ -91,8 +91,13 @@ std::uint64_t waits_of(const LayerConfig& config, bool training) {
 
 }  // namespace
 
-TEST_CASE("every router's layer has the host's bits on the guarded device") {
-  for (const RouterEntry& router : routers()) compare_all(config_for(router.name, "sparse"));
+// Of routers away from the edges: tests/moe/routers/devices_test.cc.
+TEST_CASE("every router's layer has the host's bits on the guarded device, on the edges") {
+  for (const RouterEntry& router : routers()) {
+    for (const LayerFixture& fixture : edge_fixtures(config_for(router.name, "sparse"))) {
+      compare(fixture, {{Form::fused, DType::f64}});
+    }
+  }
 }
 
 TEST_CASE("every estimator's layer has the host's bits on the guarded device") {
@@ -103,14 +108,7 @@ TEST_CASE("every estimator's layer has the host's bits on the guarded device") {
   }
 }
 
-TEST_CASE(
-    "a layer waits for its device where its router or its estimator says so, and only there") {
-  for (const RouterEntry& router : routers()) {
-    CAPTURE(router.name);
-    const LayerConfig config = config_for(router.name, "sparse");
-    CHECK((waits_of(config, true) > 0) == (router.traits.on_host[0] != '\0'));
-    CHECK(waits_of(config, false) == 0);
-  }
+TEST_CASE("a layer waits for its device where its estimator says so, and only there") {
   for (const EstimatorEntry& estimator : estimators()) {
     CAPTURE(estimator.name);
     if (estimator.name == "reinforce") continue;  // in its objective, with one of its baselines

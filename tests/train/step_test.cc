@@ -150,8 +150,8 @@ TEST_CASE("step: a gradient that is not finite under a loss that is") {
   CHECK(same(training.state(), before));
 }
 
-// Nobody on the host touches what is on the device, and the step is waited for once, but for what is
-// drawn or looked up on the host: by routers that say so, and by the attention of tokens.
+// Nobody on the host touches what is on the device, and the step is waited for once, but for what
+// routers and estimators say that they do on the host.
 TEST_CASE("step: on another device the bits of the CPU, and one wait") {
   const auto compare = [](const LayerConfig& config, bool on_host) {
     CAPTURE(config.router);
@@ -188,9 +188,13 @@ TEST_CASE("step: on another device the bits of the CPU, and one wait") {
     compare(config, entry.traits.on_host[0] != '\0');
   }
   for (const EstimatorEntry& entry : estimators()) {
-    const bool on_host = entry.name == "attention" || entry.name == "lsh-attention";
+    // Of reinforce that is one of its baselines, and not the default.
+    const bool on_host = entry.traits.on_host[0] != '\0' && entry.name != "reinforce";
     compare(layer(entry.traits.categorical ? "categorical" : "top-k", entry.name), on_host);
   }
+  compare(layer("categorical", "reinforce",
+                {{"baseline", "built-in"}, {"samples", "2"}, {"copies", "2"}}),
+          true);
 }
 
 // The state of a router is written in place: handles to it see the new values.
