@@ -61,13 +61,15 @@ bool node_passes(Tape& tape, std::size_t index, const Mutation* mutation, Rng& r
 }  // namespace
 
 std::string find_culprit(Tape& tape, const Mutation* mutation, Rng& rng) {
+  bool any = false;
   for (std::size_t i = 0; i < tape.size(); ++i) {
     const Tape::NodeView node = tape.node(i);
-    if (node.operation == nullptr || !node.needs_gradient) continue;
+    if (node.operation == nullptr || !node.needs_gradient || !node.operation->local) continue;
+    any = true;
     if (!node_passes(tape, i, mutation, rng))
       return fmt::format("node {} ({})", i, node.operation->name);
   }
-  return "no single node (the program as a whole)";
+  return any ? "no single node (the program as a whole)" : "";
 }
 
 }  // namespace moegrad

@@ -59,6 +59,7 @@ void moments(const std::vector<ExpectationRun>& runs, std::span<const Tensor> in
 
 constexpr const char* kNotFinite = "the mean gradient is not finite";
 constexpr const char* kOtherSlopes = "steps of different sizes see different slopes";
+constexpr const char* kNoTruth = "the derivative of the program held to be true is unknown";
 constexpr const char* kNoStep = "every step leaves the domain or the cell, or is not finite";
 
 // The derivative that a mean gradient is held against, as far as it is known.
@@ -69,6 +70,8 @@ template <class F>
 auto within_domain(const F& f) -> decltype(f()) {
   try {
     return f();
+  } catch (const Interruption&) {
+    throw;
   } catch (...) {
     return std::nullopt;
   }
@@ -257,7 +260,23 @@ class Differences {
   std::map<std::vector<std::int32_t>, const ExpectationRun*> cells_;
 };
 
-void compare(Differences& differences, std::span<const Tensor> inputs,
+using ReferenceAt = std::function<Reference(std::size_t input, std::int64_t element)>;
+
+// The derivative of another program's expected loss; sampling moves the mean gradient itself.
+ReferenceAt reference_of(const Expectation& truth, const Expectation& result) {
+  return [&](std::size_t input, std::int64_t element) {
+    const double value = truth.true_gradient[input].at(element);
+    double error = truth.error[input].at(element);
+    if (!std::isfinite(value) || !std::isfinite(error)) return Reference{kNan, kInfinity, kNoTruth};
+    if (!result.exact) {
+      const double n = static_cast<double>(result.outcomes);
+      error += kStandardErrors * std::sqrt(result.variance[input].at(element) / (n - 1.0));
+    }
+    return Reference{value, error, nullptr};
+  };
+}
+
+void compare(const ReferenceAt& reference_at, std::span<const Tensor> inputs,
              const std::vector<ExpectationRun>& runs, Expectation& result) {
   double squares = 0.0;
   double error_squares = 0.0;
@@ -273,7 +292,7 @@ void compare(Differences& differences, std::span<const Tensor> inputs,
     const Tensor error = Tensor::zeros(inputs[i].shape(), DType::f64, Device::cpu);
     elements += gradient.numel();
     for (std::int64_t e = 0; e < gradient.numel(); ++e) {
-      Reference reference = differences.at(i, e);
+      Reference reference = reference_at(i, e);
       double size = 0.0;  // of the terms of the mean gradient
       for (const ExpectationRun& run : runs) size += run.weight * std::abs(run.gradients[i].at(e));
       reference.error += 16.0 * std::numeric_limits<double>::epsilon() * size;
@@ -369,8 +388,17 @@ Expectation expectation(const Program& program, std::span<const Tensor> inputs,
         1.96 * std::sqrt(result.loss_variance / static_cast<double>(result.outcomes));
   }
   if (options.bias) {
-    Differences differences(sampler, inputs, *runs, samples, result, options);
-    compare(differences, inputs, *runs, result);
+    if (options.truth != nullptr) {
+      ExpectationOptions of_truth = options;
+      of_truth.truth = nullptr;
+      of_truth.also = nullptr;
+      const Expectation truth = expectation(*options.truth, inputs, of_truth);
+      compare(reference_of(truth, result), inputs, *runs, result);
+    } else {
+      Differences differences(sampler, inputs, *runs, samples, result, options);
+      compare([&](std::size_t i, std::int64_t e) { return differences.at(i, e); }, inputs, *runs,
+              result);
+    }
     if (!sampler.same_again(inputs, *runs, samples)) forget_bias(result);
   }
   return result;

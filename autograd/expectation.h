@@ -16,6 +16,9 @@ struct ExpectationOptions {
   // Compare the mean gradient with differences of the expected loss (some ten to thirty more
   // expectations for each element of each input).
   bool bias = true;
+  // Another program of the same inputs, the derivative of whose expected loss is the true gradient:
+  // of top-k's estimate the dense layer, say. Null: the program itself.
+  const Program* truth = nullptr;
   Rng rng = {};
   // Where the program runs. Inputs and loss stay on the host.
   Device device = Device::cpu;

@@ -134,6 +134,8 @@ bool Sampler::same_again(std::span<const Tensor> inputs, const std::vector<Expec
         if (!same_run(run_along(inputs, sample.rng, runs[r].path, true), runs[r])) return false;
       }
     }
+  } catch (const Interruption&) {
+    throw;
   } catch (const std::exception&) {
     return false;
   }

@@ -140,6 +140,8 @@ class Checker {
           if (std::isfinite(s))
             slope[static_cast<std::size_t>(o)] = std::fmax(slope[static_cast<std::size_t>(o)], s);
         }
+      } catch (const Interruption&) {
+        throw;
       } catch (...) {  // outside of the domain: nothing is learned
       }
     }
@@ -224,6 +226,8 @@ class Checker {
       outside_ = "every step asks for other decisions";
       left_cell_ = true;
       return std::nullopt;
+    } catch (const Interruption&) {
+      throw;
     } catch (const std::exception& e) {
       outside_ = fmt::format("every step ends in an error: {}", e.what());
       return std::nullopt;

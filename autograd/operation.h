@@ -111,6 +111,7 @@ struct Operation {
   Tensor (*forward)(Forward&, const void* attributes);
   void (*backward)(Backward&, const void* attributes);
   void (*cell)(std::span<const Tensor> inputs, const void* attributes, Cell&);  // or null
+  bool local = true;  // a function of its inputs alone: it can be run again apart from its tape
 };
 
 // The declaration of an operation: a struct with these static members. `Attributes` are the numbers

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -15,6 +16,13 @@ namespace moegrad {
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+};
+
+// Somebody asks to stop, with Ctrl-C say: not an outcome of what runs. Checks, which go on where a
+// program throws anything else, let it through.
+class Interruption : public std::exception {
+ public:
+  const char* what() const noexcept override { return "interrupted"; }
 };
 
 // Text of a user or a file (a name, a path, a value) as a message may show it: on one line, without
