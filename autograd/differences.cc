@@ -17,6 +17,7 @@ constexpr double kOwnNoise = 2e3;     // times the rounding of `inner`: higher j
 constexpr double kSums = 32.0;        // times the rounding that is known of, where nothing jumps
 constexpr int kHalvings = 50;
 constexpr std::size_t kLastHalvings = 10;  // at which what is left is a jump
+constexpr int kStraight = 3;               // halvings on end that show no jump: there is none
 constexpr double kLeast = 4.0 * std::numeric_limits<double>::denorm_min();
 constexpr double kInfiniteError = std::numeric_limits<double>::infinity();
 constexpr int kMostRows = 48;
@@ -291,12 +292,14 @@ class Search {
 
   // The height of a jump between h / 2 and h: what is left where an interval is halved, each time
   // to the half that is further from a straight line, until its ends meet. Of a shape nothing is. 0
-  // where it is no more than the rounding that is known of.
+  // where it is no more than the rounding that is known of: wherever a jump is within an interval,
+  // half of it shows in one of the halves.
   double jump_within(double h, std::size_t c) {
     std::optional<Sample> a = curve_(0.5 * h);
     std::optional<Sample> middle = a ? curve_(0.75 * h) : std::nullopt;
     std::optional<Sample> b = middle ? curve_(h) : std::nullopt;
     std::vector<double> heights;
+    int straight = 0;
     for (int i = 0; b && i < kHalvings; ++i) {
       std::optional<Sample> first = between(*a, *middle);
       std::optional<Sample> second = between(*middle, *b);
@@ -304,6 +307,8 @@ class Search {
       const double left = off_line(*a, *first, *middle, c);
       const double right = off_line(*middle, *second, *b, c);
       heights.push_back(2.0 * std::fmax(left, right));
+      straight = heights.back() > kRoundingOfDifference * b->size[c] ? 0 : straight + 1;
+      if (straight == kStraight) return 0.0;
       (left > right ? b : a) = std::move(middle);
       middle = std::move(left > right ? first : second);
     }

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .. import _core
 from . import _rules
+from ._draws import DRAWS
 from ._rules import argument, aten, floating
 
 Tensor = torch.Tensor
@@ -81,15 +82,28 @@ def _forward_codes(base: type, codes: set) -> set:
     return codes
 
 
-def _within_function() -> bool:
-    """Whether a torch.autograd.Function's forward is being executed."""
-    codes = _forward_codes(torch.autograd.Function, set())
+def _within(codes: set) -> bool:
     frame = sys._getframe(2)
     while frame is not None:
         if frame.f_code in codes:
             return True
         frame = frame.f_back
     return False
+
+
+def _within_function() -> bool:
+    """Whether a torch.autograd.Function's forward is being executed."""
+    count = len(torch.autograd.Function.__subclasses__())
+    if count not in _forwards:  # functions were defined since
+        _forwards.clear()
+        _forwards[count] = _forward_codes(torch.autograd.Function, set())
+    return _within(_forwards[count])
+
+
+_forwards: dict[int, set] = {}
+
+
+_MODULE_CASTS = {torch.nn.Module._apply.__code__}  # module.to(dtype) works on parameters' data
 
 
 class _UserGradMode(TorchFunctionMode):
@@ -100,9 +114,43 @@ class _UserGradMode(TorchFunctionMode):
         self.enabled = True
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "_set_grad_enabled":
+        if func is torch._C._set_grad_enabled:
             self.enabled = bool(args[0])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+class _Known:
+    """What is known of an operation whatever it is called with."""
+
+    def __init__(self, func: Any) -> None:
+        schema = func._schema
+        self.name = f"{func.namespace}.{schema.name.split('::')[-1]}"
+        self.internal = func.namespace == "prim"
+        self.draws = torch.Tag.nondeterministic_seeded in func.tags
+        self.stops = func is aten.detach.default
+        self.leaves = func is aten._local_scalar_dense.default  # the tensor's world
+        self.casts = func is aten._to_copy.default
+        self.writes = schema.is_mutable
+        self.written = [
+            (place, declared.name)
+            for place, declared in enumerate(schema.arguments)
+            if declared.alias_info is not None and declared.alias_info.is_write
+        ]
+        returned = [str(r.type) for r in schema.returns]
+        self.gives_tensors = any("Tensor" in kind for kind in returned)
+        self.gives_one = len(returned) == 1 and "List" not in returned[0] and "[]" not in returned[0]
+        self.gives_list = len(returned) == 1 and not self.gives_one
+        self.views = bool(schema.returns) and schema.returns[0].alias_info is not None
+        self.kink = _rules.KINKS.get(func)
+        self.gathers = _rules.gathers(func)
+
+    def as_returned(self, values: list[Tensor]) -> Any:
+        if self.gives_one:
+            return values[0]
+        return values if self.gives_list else tuple(values)
+
+
+_known: dict[Any, _Known] = {}
 
 
 # --- the modes ------------------------------------------------------------------------------------------
@@ -131,117 +179,121 @@ class Frozen(TorchDispatchMode):
         self.grad_mode.__exit__(*error)
         return result
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # programs run eagerly here; the guard would cost as much as an operation
+
     # One executed operation.
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func.namespace == "prim":
+        known = _known.get(func)
+        if known is None:
+            known = _known.setdefault(func, _Known(func))
+        kwargs = kwargs or {}
+        if known.internal:
             return func(*args, **kwargs)
-        self._lift(func, args, kwargs)
-        reads_floats = any(floating(a) for a in tree_flatten((args, kwargs))[0])
-        kind = self._kind(func, kwargs, reads_floats)
+        if kwargs and kwargs.get("dtype") in _NARROW:
+            kwargs = self._lifted(known, args, kwargs)
+        reads_floats = _any_floating(args) or (bool(kwargs) and _any_floating(kwargs.values()))
+        kind = self._kind(known, reads_floats)
+        if known.kink is not None and kind is None and self.run is not None:
+            self._note_kink(known, func, args, kwargs)
         if self.recording is None:
-            return self._enumerate(func, args, kwargs, kind, reads_floats)
-        if kind is None:
-            self._note_kink(func, args, kwargs)
+            return self._enumerate(known, func, args, kwargs, kind, reads_floats)
         if self.replaying:
-            return self._replay(func, args, kwargs, kind, reads_floats)
-        return self._record(func, args, kwargs, kind, reads_floats)
+            return self._replay(known, func, args, kwargs, kind, reads_floats)
+        return self._record(known, func, args, kwargs, kind, reads_floats)
 
-    def _lift(self, func: Any, args: tuple, kwargs: dict) -> None:
+    def _lifted(self, known: _Known, args: tuple, kwargs: dict) -> dict:
         """Casts and new tensors of narrower floats stay in float64."""
-        if kwargs.get("dtype") in _NARROW:
-            if func is not aten._to_copy.default or floating(args[0]):
-                kwargs["dtype"] = torch.float64
-                if self.recording is not None and not self.replaying:
-                    self.recording.lifted += 1
+        if known.casts and not floating(args[0]):
+            return kwargs
+        if self.recording is not None and not self.replaying:
+            self.recording.lifted += 1
+        return {**kwargs, "dtype": torch.float64}
 
-    def _kind(self, func: Any, kwargs: dict, reads_floats: bool) -> str | None:
+    def _kind(self, known: _Known, reads_floats: bool) -> str | None:
         """"draw", "stop", or None; a selection shows by its results."""
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if known.draws:
             return "draw"
-        if not reads_floats or func is aten._local_scalar_dense.default:
+        if not reads_floats or known.leaves:
             return None
         if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            return "stop" if func is aten.detach.default else None
-        within = self.grad_mode.enabled and _within_function()
-        return None if within else "stop"
+            return "stop" if known.stops else None
+        if self.grad_mode.enabled and _within_function():
+            return None
+        return None if known.casts and _within(_MODULE_CASTS) else "stop"
 
     # --- recording
 
-    def _record(self, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool) -> Any:
+    def _record(
+        self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool
+    ) -> Any:
         if kind == "draw":
-            _refuse_unfreezable(func)
+            _refuse_unfreezable(known, func)
         margin = _rules.margin(func, args, kwargs) if kind is None and reads_floats else None
         out = func(*args, **kwargs)
-        results = _results(func, args, kwargs, out)
+        results = _results(known, args, kwargs, out)
         if kind is None and _selects(reads_floats, results):
             kind = "select"
         if kind is not None and results:
             kept = [r.clone() for r in results]
             self.recording.decisions.append(
-                Decision(kind, _name(func), kept, _user_frame(), margin)
+                Decision(kind, known.name, kept, _user_frame(), margin)
             )
         return out
 
     # --- replaying
 
-    def _replay(self, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool) -> Any:
-        if kind is None and reads_floats and _rules.gathers(func):
-            indices = self._answer("select", func)[1].clone()
-            values = _rules.gathered(func, args, kwargs, indices)
-            return _like_results(func, [values, indices])
+    def _replay(
+        self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool
+    ) -> Any:
+        if kind is None and reads_floats and known.gathers:
+            indices = self._answer("select", known.name)[1].clone()
+            return (_rules.gathered(func, args, kwargs, indices), indices)
         if kind == "draw" and func in _rules.PATHWISE:
-            kept = self._answer(kind, func)
-            return _rules.PATHWISE[func](args, kwargs, kept)
-        if kind is not None and not _writes(func):
-            return self._frozen(func, args, kwargs, kind)
+            return _rules.PATHWISE[func](args, kwargs, self._answer(kind, known.name))
+        if kind is not None and not known.writes and known.gives_tensors:
+            return self._frozen(known, func, args, kwargs, kind)
         out = func(*args, **kwargs)
-        results = _results(func, args, kwargs, out)
-        if kind is None and not _selects(reads_floats, results):
+        if kind is None and not reads_floats:
             return out
-        if not results:
+        results = _results(known, args, kwargs, out)
+        if not results or (kind is None and not _selects(reads_floats, results)):
             return out
-        kept = self._answer(kind or "select", func)
-        if _writes(func):
+        kept = self._answer(kind or "select", known.name)
+        if known.writes:
             for result, value in zip(results, kept, strict=True):
                 _overwrite(result, value)
             return out
         return self._swapped(out, kept)
 
-    def _frozen(self, func: Any, args: tuple, kwargs: dict, kind: str) -> Any:
+    def _frozen(self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: str) -> Any:
         """What was kept, of an operation that writes nothing."""
-        if not any("Tensor" in str(r.type) for r in func._schema.returns):
-            return func(*args, **kwargs)
-        kept = [value.clone() for value in self._answer(kind, func)]
-        if func._schema.returns[0].alias_info is not None:  # a view: what is written there goes on
+        kept = [value.clone() for value in self._answer(kind, known.name)]
+        if known.views:  # what is written there goes on to what it is a view of
             live = tree_flatten(func(*args, **kwargs))[0]
             for value, view in zip(kept, live, strict=True):
                 value._moegrad_view = view
-        return _like_results(func, kept)
+        return known.as_returned(kept)
 
     def _swapped(self, out: Any, kept: list[Tensor]) -> Any:
         """The results with the frozen integers; of floats beside them the live ones, in this cell."""
         leaves, spec = tree_flatten(out)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        mixed = any(floating(t) for t in tensors)
+        mixed = any(floating(leaf) for leaf in leaves)
         places = iter(kept)
-        swapped = []
-        for leaf in leaves:
+        for i, leaf in enumerate(leaves):
             if not isinstance(leaf, Tensor):
-                swapped.append(leaf)
                 continue
             value = next(places)
             if floating(leaf):
-                swapped.append(leaf)
                 continue
             if mixed and not torch.equal(leaf, value):
                 raise _core.ReplayMismatch("another choice of an operation that gives floats too")
-            swapped.append(value.clone())
-        return tree_unflatten(swapped, spec)
+            leaves[i] = value.clone()
+        return tree_unflatten(leaves, spec)
 
-    def _answer(self, kind: str, func: Any) -> list[Tensor]:
+    def _answer(self, kind: str, name: str) -> list[Tensor]:
         decisions = self.recording.decisions
-        name = func if isinstance(func, str) else _name(func)
         if self.next == len(decisions):
             raise _core.ReplayMismatch(
                 f"replayed, the program asks for decision {self.next + 1} ({kind} {name}, "
@@ -284,19 +336,18 @@ class Frozen(TorchDispatchMode):
 
     # --- enumerating
 
-    def _enumerate(self, func: Any, args: tuple, kwargs: dict, kind: Any, floats: bool) -> Any:
+    def _enumerate(
+        self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool
+    ) -> Any:
         if kind == "draw":
-            draw = _DRAWS.get(func)
+            draw = DRAWS.get(func)
             if draw is not None:
-                return draw(self, func, args, kwargs)
+                return draw(self.run, func, args, kwargs)
             self._seed()
             return func(*args, **kwargs)
-        if kind is None:
-            self._note_kink(func, args, kwargs)
         out = func(*args, **kwargs)
-        results = _results(func, args, kwargs, out)
-        if kind is None and _selects(floats, results):
-            for result in results:
+        if kind is None and reads_floats:
+            for result in _results(known, args, kwargs, out):
                 if not floating(result):
                     self.run.signature(_word(result))
         return out
@@ -304,16 +355,15 @@ class Frozen(TorchDispatchMode):
     def _seed(self) -> None:
         """Noise that cannot be enumerated comes from the engine's generator."""
         if not self.seeded:
-            torch.manual_seed(self.run.seed() >> 1)
+            torch.default_generator.manual_seed(self.run.seed() >> 1)
             self.seeded = True
 
     # --- kinks
 
-    def _note_kink(self, func: Any, args: tuple, kwargs: dict) -> None:
-        kink = _rules.KINKS.get(func)
-        if kink is None or self.run is None or not floating(args[0]):
+    def _note_kink(self, known: _Known, func: Any, args: tuple, kwargs: dict) -> None:
+        if not floating(args[0]):
             return
-        piece, distance = kink(lambda name: argument(func, args, kwargs, name))
+        piece, distance = known.kink(lambda name: argument(func, args, kwargs, name))
         self.run.signature(_word(piece))
         if distance.numel():
             self.run.distance(float(distance.min()))
@@ -330,10 +380,6 @@ def active() -> Frozen | None:
 # --- helpers ----------------------------------------------------------------------------------------------
 
 
-def _name(func: Any) -> str:
-    return f"{func.namespace}.{func._schema.name.split('::')[-1]}"
-
-
 def _word(x: Tensor) -> int:
     """A word that differs where the elements do."""
     if x.is_floating_point():
@@ -342,21 +388,33 @@ def _word(x: Tensor) -> int:
     return zlib.crc32(data) << 32 | zlib.adler32(data)
 
 
-def _writes(func: Any) -> bool:
-    return func._schema.is_mutable
+def _any_floating(values: Any) -> bool:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                return True
+        elif isinstance(value, (list, tuple)) and _any_floating(value):
+            return True
+    return False
 
 
-def _results(func: Any, args: tuple, kwargs: dict, out: Any) -> list[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [x for item in value for x in _tensors(item)]
+    return []
+
+
+def _results(known: _Known, args: tuple, kwargs: dict, out: Any) -> list[Tensor]:
     """The tensors that a call gave: those that it wrote, or those that it returned."""
-    if not _writes(func):
-        return [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
-    written = []
-    for place, declared in enumerate(func._schema.arguments):
-        if declared.alias_info is None or not declared.alias_info.is_write:
-            continue
-        value = args[place] if place < len(args) else kwargs.get(declared.name)
-        written += [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
-    return written
+    if not known.writes:
+        return _tensors(out)
+    return [
+        x
+        for place, name in known.written
+        for x in _tensors(args[place] if place < len(args) else kwargs.get(name))
+    ]
 
 
 def _selects(reads_floats: bool, results: list[Tensor]) -> bool:
@@ -371,68 +429,11 @@ def _overwrite(target: Tensor, value: Tensor) -> None:
             target = getattr(target, "_moegrad_view", None)
 
 
-def _like_results(func: Any, values: list[Tensor]) -> Any:
-    returns = func._schema.returns
-    if len(returns) == 1:
-        return values if "List" in str(returns[0].type) or "[]" in str(returns[0].type) else values[0]
-    return tuple(values)
-
-
-def _refuse_unfreezable(func: Any) -> None:
+def _refuse_unfreezable(known: _Known, func: Any) -> None:
     what = _rules.UNFREEZABLE.get(func)
     if what is not None:
         raise _core.Error(
-            f"[moegrad.torch] {_name(func)} ({_user_frame()}) passes a gradient through its own "
+            f"[moegrad.torch] {known.name} ({_user_frame()}) passes a gradient through its own "
             f"random numbers and cannot be frozen; it is behind {what}. Draw the noise outside of "
             "the program and give it as an input."
         )
-
-
-# --- draws that can be enumerated --------------------------------------------------------------------------
-
-
-def _multinomial(mode: Frozen, func: Any, args: tuple, kwargs: dict) -> Tensor:
-    weights = args[0].detach()
-    draws = argument(func, args, kwargs, "num_samples")
-    replacement = argument(func, args, kwargs, "replacement", False)
-    rows = weights.reshape(-1, weights.shape[-1]).double().numpy().copy()
-    chosen = []
-    for _ in range(draws):
-        p = rows / rows.sum(-1, keepdims=True)
-        one = mode.run.categorical("multinomial", p)
-        chosen.append(torch.from_numpy(one).long())
-        if not replacement:
-            rows[range(len(one)), one] = 0.0
-    result = torch.stack(chosen, -1)
-    return result.reshape(*weights.shape[:-1], draws)
-
-
-def _bernoulli(mode: Frozen, p: Tensor) -> Tensor:
-    # One by one: then each outcome has its own run.
-    flat = p.detach().double().reshape(-1).numpy().copy()
-    return torch.from_numpy(mode.run.bernoulli("bernoulli", flat)).reshape(p.shape)
-
-
-def _bernoulli_of_self(mode: Frozen, func: Any, args: tuple, kwargs: dict) -> Tensor:
-    return _bernoulli(mode, args[0]).to(args[0].dtype)
-
-
-def _bernoulli_of_p(mode: Frozen, func: Any, args: tuple, kwargs: dict) -> Tensor:
-    target, p = args[0], argument(func, args, kwargs, "p", 0.5)
-    p = p if isinstance(p, Tensor) else torch.tensor(float(p), dtype=torch.float64)
-    drawn = _bernoulli(mode, p.expand(target.shape)).to(target.dtype)
-    if _writes(func):
-        return target.copy_(drawn)
-    return drawn
-
-
-_DRAWS: dict[Any, Callable] = _rules._overloads(
-    {
-        "multinomial.default": _multinomial,
-        "bernoulli.default": _bernoulli_of_self,
-        "bernoulli.p": _bernoulli_of_p,
-        "bernoulli.Tensor": _bernoulli_of_p,
-        "bernoulli_.Tensor": _bernoulli_of_p,
-        "bernoulli_.float": _bernoulli_of_p,
-    }
-)

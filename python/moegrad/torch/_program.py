@@ -140,6 +140,9 @@ class Program:
             yield
             return
         new = dict(zip(map(id, self._parameters), parameters, strict=True))
+        for parameter, leaf in zip(self._parameters, parameters, strict=True):
+            for hook in (parameter._backward_hooks or {}).values():
+                leaf.register_hook(hook)
         for x in self._state:
             copy = x.detach().clone()
             new[id(x)] = copy.double() if floating(copy) else copy
@@ -196,7 +199,7 @@ def flat(tensors: list[Tensor]) -> Tensor:
 @contextlib.contextmanager
 def quiet_environment() -> Iterator[None]:
     """What a check changes of PyTorch's state, and puts back: random numbers, types, modes."""
-    default = torch.get_default_dtype()
+    default, threads = torch.get_default_dtype(), torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
@@ -204,7 +207,9 @@ def quiet_environment() -> Iterator[None]:
         if hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(1)  # programs are small: a barrier costs more than an operation
         try:
             yield
         finally:
             torch.set_default_dtype(default)
+            torch.set_num_threads(threads)

@@ -31,7 +31,7 @@ def argument(func: Any, args: tuple, kwargs: dict, name: str, default: Any = Non
     return default
 
 
-def _overloads(table: dict[str, Any]) -> dict[Any, Any]:
+def overloads(table: dict[str, Any]) -> dict[Any, Any]:
     """{"relu.default": ...} as {aten.relu.default: ...}, as far as they exist."""
     found = {}
     for name, value in table.items():
@@ -106,7 +106,7 @@ def _to_halves(x: Tensor) -> Tensor:
 
 
 _RELU = _at(0.0)
-KINKS = _overloads(
+KINKS = overloads(
     {
         "relu.default": _RELU,
         "relu_.default": _RELU,
@@ -181,7 +181,7 @@ def _along(func: Any, args: tuple, kwargs: dict, indices: Tensor, reduces: bool)
 
 
 _REDUCING = {"kthvalue", "max", "min", "median", "nanmedian", "mode"}
-_INDEXED = _overloads(
+_INDEXED = overloads(
     {
         "topk.default": False,
         "sort.default": False,
@@ -249,7 +249,7 @@ def _order_gap(call: Any) -> float:
     return _smallest(x.sort(dim).values.diff(dim=dim).abs())
 
 
-_MARGINS = _overloads(
+_MARGINS = overloads(
     {
         **{
             f"{name}.{kind}": _compared
@@ -287,9 +287,9 @@ def _dropout(args: tuple, kwargs: dict, outputs: list[Tensor]) -> tuple[Tensor, 
     return x * mask.to(x.dtype) / (1.0 - p), mask.clone()
 
 
-PATHWISE = _overloads({"native_dropout.default": _dropout})
+PATHWISE = overloads({"native_dropout.default": _dropout})
 # Their gradient passes the draw itself, by a formula of the distribution's.
-UNFREEZABLE = _overloads(
+UNFREEZABLE = overloads(
     {
         "_standard_gamma.default": "torch.distributions.Gamma, Dirichlet, Beta, StudentT",
         "_sample_dirichlet.default": "torch.distributions.Dirichlet",
