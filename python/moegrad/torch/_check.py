@@ -133,15 +133,19 @@ def gradcheck(
     recording = checked.recording
     return _report(
         found,
-        decisions=tuple(recording.decisions),
+        decisions=tuple(_of_the_user(recording)),
         lifted=recording.lifted,
         notes=tuple(program.notes + _notes(recording)),
     )
 
 
+def _of_the_user(recording: Recording) -> list[Decision]:
+    return [decision for decision in recording.decisions if not decision.internal]
+
+
 def _notes(recording: Recording) -> list[str]:
     counts: dict[str, int] = {}
-    for decision in recording.decisions:
+    for decision in _of_the_user(recording):
         counts[decision.kind] = counts.get(decision.kind, 0) + 1
     notes = []
     if counts:
@@ -189,7 +193,7 @@ def decisions(function: Callable, *inputs: Any, seed: int = 1, **kwargs: Any) ->
         torch.default_generator.manual_seed(seed)
         with Frozen(None, recording):
             program(program.leaves(tuple(program.arrays)))
-    return Decisions(recording.decisions)
+    return Decisions(_of_the_user(recording))
 
 
 def _loss_of(program: Program) -> Callable:

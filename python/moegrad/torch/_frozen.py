@@ -46,6 +46,7 @@ class Decision:
     outputs: list[Tensor] = field(repr=False)
     where: str  # file:line of the user's
     margin: float | None = None  # how far the inputs were from another selection
+    internal: bool = False  # PyTorch's own, of a value that it saves for its backward pass
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -106,16 +107,27 @@ _forwards: dict[int, set] = {}
 _MODULE_CASTS = {torch.nn.Module._apply.__code__}  # module.to(dtype) works on parameters' data
 
 
-class _UserGradMode(TorchFunctionMode):
-    """Remembers what the user's code made of the gradient mode, apart from PyTorch's own."""
+_DETACHES = {Tensor.detach, Tensor.detach_, torch.detach, torch.detach_, Tensor.data.__get__}
+
+
+class _UserCalls(TorchFunctionMode):
+    """What the user's code asks for, apart from what PyTorch does within: whether gradients are
+    enabled, and whether a tensor is being detached."""
 
     def __init__(self) -> None:
         super().__init__()
         self.enabled = True
+        self.detaches = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
             self.enabled = bool(args[0])
+        elif func in _DETACHES:
+            self.detaches = True
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                self.detaches = False
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
@@ -165,18 +177,18 @@ class Frozen(TorchDispatchMode):
         self.recording = recording  # None: enumerating
         self.replaying = replaying
         self.next = 0
-        self.grad_mode = _UserGradMode()
+        self.user = _UserCalls()
         self.seeded = False
 
     def __enter__(self) -> Frozen:
-        self.grad_mode.__enter__()
+        self.user.__enter__()
         _active.append(self)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> Any:
         result = super().__exit__(*error)
         _active.pop()
-        self.grad_mode.__exit__(*error)
+        self.user.__exit__(*error)
         return result
 
     @classmethod
@@ -219,7 +231,7 @@ class Frozen(TorchDispatchMode):
             return None
         if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             return "stop" if known.stops else None
-        if self.grad_mode.enabled and _within_function():
+        if self.user.enabled and _within_function():
             return None
         return None if known.casts and _within(_MODULE_CASTS) else "stop"
 
@@ -238,7 +250,9 @@ class Frozen(TorchDispatchMode):
         if kind is not None and results:
             kept = [r.clone() for r in results]
             self.recording.decisions.append(
-                Decision(kind, known.name, kept, _user_frame(), margin)
+                Decision(
+                    kind, known.name, kept, _user_frame(), margin, known.stops and not self.user.detaches
+                )
             )
         return out
 
