@@ -129,15 +129,19 @@ def on_floats(change, value):
     return value
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_planted_error_fails(name):
+def with_error(name):
     block, planted = make(name), BLOCKS[name][-1]
     if planted == "hooked parameter":
         next(block.parameters()).register_hook(lambda g: g * 1.05)
     else:
         part = getattr(block, "experts", None) or block
         part.register_forward_hook(lambda module, args, out: on_floats(PLANTS[planted], out))
-    report = mgt.gradcheck(block, HIDDEN)
+    return block
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_planted_error_fails(name):
+    report = mgt.gradcheck(with_error(name), HIDDEN)
     assert report.verdict == "fail", str(report)
 
 
