@@ -396,6 +396,8 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation, 
     }
     try {
       CaseChecker(c, mutation, row).run(entry.claim);
+    } catch (const Interruption&) {
+      throw;
     } catch (const std::exception& e) {
       row.note(Verdict::fail, c.label + ": " + e.what());
     }

@@ -5,6 +5,7 @@
 
 #include "callback.h"
 #include "checks.h"
+#include "operation.h"
 
 namespace nb = nanobind;
 
@@ -29,4 +30,5 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = MOEGRAD_VERSION;
   moegrad::python::bind_errors(m);
   moegrad::python::bind_checks(m);
+  moegrad::python::bind_operation(m);
 }
