@@ -6,6 +6,7 @@ Checks of PyTorch code are in moegrad.torch, of JAX code in moegrad.jax.
 from ._core import Error, InputReport, ReplayMismatch, __version__
 from .checks import Expectation, Report, expectation, gradcheck
 from .operation import CheckRow, Operation, mutations, operation
+from .train import Progress, Run, train
 
 __all__ = [
     "CheckRow",
@@ -13,11 +14,14 @@ __all__ = [
     "Expectation",
     "InputReport",
     "Operation",
+    "Progress",
     "ReplayMismatch",
     "Report",
+    "Run",
     "__version__",
     "expectation",
     "gradcheck",
     "mutations",
     "operation",
+    "train",
 ]

@@ -6,6 +6,7 @@
 #include "callback.h"
 #include "checks.h"
 #include "operation.h"
+#include "train.h"
 
 namespace nb = nanobind;
 
@@ -31,4 +32,5 @@ NB_MODULE(_core, m) {
   moegrad::python::bind_errors(m);
   moegrad::python::bind_checks(m);
   moegrad::python::bind_operation(m);
+  moegrad::python::bind_train(m);
 }

@@ -1,0 +1,36 @@
+"""What several modules need of other packages and of errors."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from ._core import Error
+
+
+def package(name: str, asked_by: str, instead: str) -> ModuleType:
+    """A package that moegrad does not depend on; an ImportError that says so where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        top = name.partition(".")[0]
+        if error.name != top:
+            raise
+        raise ModuleNotFoundError(
+            f"[{asked_by}] {top} is not installed. pip install {top}, or use {instead}.", name=top
+        ) from None
+
+
+@contextmanager
+def keywords_for_flags() -> Iterator[None]:
+    """The engine's errors name the flags of its command: here they are keywords."""
+    try:
+        yield
+    except Error as error:
+        if type(error) is not Error:
+            raise
+        text = re.sub(r"(?<=\s)--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error))
+        raise Error(text) from None
