@@ -3,6 +3,7 @@
 Checks of PyTorch code are in moegrad.torch, of JAX code in moegrad.jax.
 """
 
+from . import study
 from ._core import Error, InputReport, ReplayMismatch, __version__
 from .checks import Expectation, Report, expectation, gradcheck
 from .operation import CheckRow, Operation, mutations, operation
@@ -23,5 +24,6 @@ __all__ = [
     "gradcheck",
     "mutations",
     "operation",
+    "study",
     "train",
 ]

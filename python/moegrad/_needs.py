@@ -13,15 +13,16 @@ from ._core import Error
 
 def package(name: str, asked_by: str, instead: str) -> ModuleType:
     """A package that moegrad does not depend on; an ImportError that says so where it is missing."""
+    top = name.partition(".")[0]
     try:
-        return importlib.import_module(name)
+        importlib.import_module(top)
     except ModuleNotFoundError as error:
-        top = name.partition(".")[0]
         if error.name != top:
             raise
         raise ModuleNotFoundError(
             f"[{asked_by}] {top} is not installed. pip install {top}, or use {instead}.", name=top
         ) from None
+    return importlib.import_module(name)
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 #include "callback.h"
 #include "checks.h"
 #include "operation.h"
+#include "study.h"
 #include "train.h"
 
 namespace nb = nanobind;
@@ -33,4 +34,5 @@ NB_MODULE(_core, m) {
   moegrad::python::bind_checks(m);
   moegrad::python::bind_operation(m);
   moegrad::python::bind_train(m);
+  moegrad::python::bind_study(m);
 }
