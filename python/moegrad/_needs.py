@@ -12,7 +12,7 @@ from ._core import Error
 
 
 def package(name: str, asked_by: str, instead: str) -> ModuleType:
-    """A package that moegrad does not depend on; an ImportError that says so where it is missing."""
+    """A package that moegrad does not depend on; an ImportError says so where it is missing."""
     top = name.partition(".")[0]
     try:
         importlib.import_module(top)

@@ -17,8 +17,13 @@ def cell(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
-    """A table as HTML; all text is escaped."""
+def table(
+    header: Sequence[Any],
+    rows: Iterable[Sequence[Any]],
+    caption: str = "",
+    notes: Iterable[str] = (),
+) -> str:
+    """A table as HTML, and paragraphs below; all text is escaped."""
 
     def row(tag: str, cells: Iterable[Any]) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell(c))}</{tag}>" for c in cells) + "</tr>"
@@ -32,6 +37,7 @@ def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], caption: str = "
             *(row("td", cells) for cells in rows),
             "</tbody>",
             "</table>",
+            *(f"<p>{escape(note)}</p>" for note in notes),
         ]
     )
 

@@ -77,7 +77,7 @@ class Operation:
         self._require(claim == "exact on the cell", "cell", "its integers and distance")
         parameters = _parameters(functions.forward)
         self.options = {p.name: p.default for p in parameters if p.default is not p.empty}
-        self._inputs = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        self._inputs = [p for p in parameters if p.name not in self.options]
         self.cases = [_case(self.name, c) for c in cases]
         for label, inputs in self.cases:
             self._require_count(len(inputs), f"the case {label} has")
@@ -155,7 +155,7 @@ class Operation:
                 "with a gradient, or None, for each."
             )
         gradients: list[np.ndarray | None] = []
-        for i, (g, shape) in enumerate(zip(given, shapes)):
+        for i, (g, shape) in enumerate(zip(given, shapes, strict=True)):
             if g is not None:
                 g = self._result("backward", g, dy)
                 if g.shape != tuple(shape):
@@ -266,7 +266,8 @@ def _parameters(function: Callable) -> list[inspect.Parameter]:
     if isinstance(function, np.ufunc):
         kind = inspect.Parameter.POSITIONAL_ONLY
         return [inspect.Parameter(f"x{i}", kind) for i in range(function.nin)]
-    return list(inspect.signature(function).parameters.values())
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind is not p.VAR_KEYWORD]
 
 
 def _one_of(name: str, what: str, given: str, known: Sequence[str]) -> str:

@@ -109,7 +109,8 @@ class Study:
         header = list(self.rows[0])
         rows = [[row.get(n) for n in header] for row in self.rows[:_MOST_SHOWN]]
         more = len(self.rows) - len(rows)
-        return table(header, rows, f"and {more} more rows" if more else "")
+        notes = [f"and {more} more rows"] if more else []
+        return table(header, rows, notes=[*notes, *(f"left out: {r}" for r in self.left_out)])
 
 
 def _mean(rows: Iterable[Mapping[str, Any]], column: str) -> float:
@@ -188,7 +189,8 @@ def bias(
     each router, estimator, number of experts and of active ones, scale of the logits and loss
     (linear, quadratic, cubic, mlp; all by default), the mean over `draws` of logits. Of the mean
     router gradient E[G]: dense_bias is its distance to that of the softmax mixture of all experts,
-    own_bias that to the derivative of the layer's own expected loss (None: not measured, see `own`).
+    own_bias that to the derivative of the layer's own expected loss. None: not measured, which
+    `own` does in every row.
 
     `progress`: a callable is called with (cells done, cells); what it raises ends the study, as
     Ctrl-C does.

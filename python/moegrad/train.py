@@ -78,12 +78,13 @@ def train(
     """Trains a small classifier with a mixture-of-experts layer; `moegrad train` in Python.
 
     settings: those of the command, with underscores: router, estimator, experts, active, epochs,
-    lr, checkpoint_every, ...; `options` are those of router, estimator and layer. The run is written
-    to the folder `out`, else runs/TASK-ROUTER-ESTIMATOR; with `force` over a run that is there.
+    lr, checkpoint_every, ...; `options` are those of router, estimator and layer. The run is
+    written to the folder `out`, else runs/TASK-ROUTER-ESTIMATOR; with `force` over a run that is
+    there.
 
-    `progress`: True shows a line; a callable is called after each step with a Progress (epoch, step,
-    loss, seconds_left, ...). Where it returns False, or raises, the run stops after the step: a
-    checkpoint is written, and Run(out).resume() goes on to the same bits. So does Ctrl-C.
+    `progress`: True shows a line; a callable is called after each step with a Progress (epoch,
+    step, loss, seconds_left, ...). Where it returns False, or raises, the run stops after the step:
+    a checkpoint is written, and Run(out).resume() goes on to the same bits. So with Ctrl-C.
     """
     shown, callback = _progress(progress)
     with keywords_for_flags():

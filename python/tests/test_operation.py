@@ -21,9 +21,7 @@ class soft_cap:
         return (dy * (1 - (y / cap) ** 2),)
 
 
-@mg.operation(
-    claim="exact", needs="inputs", cases=[((4, 3), (4, 3)), ((), ()), ((0, 2), (0, 2))]
-)
+@mg.operation(claim="exact", needs="inputs", cases=[((4, 3), (4, 3)), ((), ()), ((0, 2), (0, 2))])
 class product:
     @staticmethod
     def forward(a, b):
@@ -47,7 +45,9 @@ class square_root:
         return dy * y / (2 * x)
 
 
-@mg.operation(claim="exact", needs="nothing", cases=[((2, 3), (4, 3)), ((1,), (1,)), ((0, 2), (3, 2))])
+@mg.operation(
+    claim="exact", needs="nothing", cases=[((2, 3), (4, 3)), ((1,), (1,)), ((0, 2), (3, 2))]
+)
 class stack:
     def forward(*arrays):
         return np.concatenate(arrays)
@@ -212,7 +212,10 @@ def test_a_gradient_that_is_always_zero_is_dead():
 @pytest.mark.parametrize(
     ("functions", "text"),
     [
-        ({"forward": lambda x: np.float64(2) * np.sin(x).astype(float)}, "float64 for inputs of float32"),
+        (
+            {"forward": lambda x: np.float64(2) * np.sin(x).astype(float)},
+            "float64 for inputs of float32",
+        ),
         (
             {"backward": lambda dy, x: dy * np.cos(x).astype(float)},
             "backward gives float64 for inputs of float32",

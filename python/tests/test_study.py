@@ -34,9 +34,7 @@ def run(tmp_path_factory):
 
 def test_rows_are_what_the_engine_measures(study):
     cells = [(row["router"], row["estimator"], row["experts"]) for row in study.rows]
-    assert cells == [
-        (router, "sparse", n) for router in ("top-k", "unordered-set") for n in (4, 5)
-    ]
+    assert cells == [(router, "sparse", n) for router in ("top-k", "unordered-set") for n in (4, 5)]
     assert len(study) == 4 and study.left_out == ()
     topk, _, unbiased, _ = study.rows
     # Of a deterministic router: no variance, one outcome, and the gradient is that of its loss.

@@ -161,7 +161,9 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, progress):
     sent = []
     timer = interrupt_after(0.15, sent)
     with pytest.raises(KeyboardInterrupt):
-        mg.train("synthetic", out=tmp_path / "a", **{**setting, "epochs": 2000, "progress": progress})
+        mg.train(
+            "synthetic", out=tmp_path / "a", **{**setting, "epochs": 2000, "progress": progress}
+        )
     assert time.monotonic() - sent[0] < 0.5
     timer.join()
     run = mg.Run(tmp_path / "a")
@@ -238,7 +240,7 @@ def test_progress_goes_to_stderr_where_it_is_wanted(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals")
 def test_a_terminal_gets_a_bar(tmp_path):
     ours, theirs = os.openpty()
-    code = f"import moegrad as mg; mg.train('synthetic', epochs=40, out={str(tmp_path)!r}, experts=4)"
+    code = f"import moegrad; moegrad.train('synthetic', epochs=40, out={str(tmp_path)!r})"
     child = subprocess.Popen([sys.executable, "-c", code], stderr=theirs)
     os.close(theirs)
     text = b""
