@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from ._core import Error
 
@@ -23,6 +25,16 @@ def package(name: str, asked_by: str, instead: str) -> ModuleType:
             f"[{asked_by}] {top} is not installed. pip install {top}, or use {instead}.", name=top
         ) from None
     return importlib.import_module(name)
+
+
+def path_text(asked_by: str, path: Any) -> str:
+    """A path as the engine takes it."""
+    try:
+        text = os.fsdecode(path)
+        text.encode()
+    except (TypeError, UnicodeEncodeError):
+        raise Error(f"[{asked_by}] {path!a} is no path of UTF-8. Give another one.") from None
+    return text
 
 
 @contextmanager

@@ -9,12 +9,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._core import Error
-from ._needs import keywords_for_flags, package
+from ._needs import keywords_for_flags, package, path_text
 from .notebook import Line, table
 from .train import Run, _text
 
@@ -89,6 +88,7 @@ class Study:
             places = [n + (i - (len(columns) - 1) / 2) * width for n in range(len(series))]
             ax.bar(places, heights, width, label=column.replace("_", " "))
         ax.set_xticks(range(len(series)), list(series))
+        ax.set_xlim(-0.5, len(series) - 0.5)  # also beside bars that are left out
         ax.tick_params("x", rotation=0 if len(series) < 6 else 90)
 
     def _lines(self, ax: Any, columns: Sequence[str], over: str) -> None:
@@ -233,7 +233,7 @@ def fidelity(
             _names("estimators", estimators),
             batch=_integer("batch", batch, 1, 65536),
             seed=None if seed is None else _integer("seed", seed, 0, 2**53 - 1),
-            data=None if data is None else os.fsdecode(data),
+            data=None if data is None else path_text("study", data),
         )
     return Study([json.loads(row) for row in rows], of=("estimator",))
 
@@ -242,6 +242,4 @@ def _checkpoint(given: Any) -> str:
     path = given.checkpoint if isinstance(given, Run) else given
     if path is None:
         raise Error(f"[study] {given!r} has no checkpoint yet. Train it for a step at least.")
-    if not isinstance(path, (str, Path, os.PathLike)):
-        raise Error(f"[study] the checkpoint is {path!r}. Give a path, or a Run.")
-    return os.fsdecode(path)
+    return path_text("study", path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._core import Error, Progress
-from ._needs import keywords_for_flags, package
+from ._needs import keywords_for_flags, package, path_text
 from .notebook import Line, pairs
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ def _text(name: str, value: Any) -> str:
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
+    if isinstance(value, (str, os.PathLike)):
+        return path_text("train", value)
     raise Error(f"[train] '{name}' is {value!r}. Give a text, a number, True or False.")
 
 
@@ -90,7 +90,7 @@ def train(
     with keywords_for_flags():
         folder = _core.train(
             _settings(options, {"task": task, **settings}),
-            out=os.fsdecode(out),
+            out=path_text("train", out),
             resume=False,
             force=bool(force),
             threads=_threads(threads),
@@ -104,7 +104,7 @@ class Run:
     """The folder of a run: what was asked for, what was measured, and where it can go on."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(path_text("run", folder))
         if not (self.folder / "config.json").is_file():
             raise Error(f"[run] there is no run in '{self.folder}'. Start one with train().")
 

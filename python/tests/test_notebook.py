@@ -116,8 +116,10 @@ def test_in_ipython():
     from IPython.core.formatters import DisplayFormatter
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
+    from traitlets.config import Config
 
-    shell = InteractiveShell.instance()
+    # Without its history, which has a thread and a file.
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
     try:
         report = mg.gradcheck(program, X)
         shown = DisplayFormatter().format(report)[0]

@@ -102,7 +102,7 @@ def test_progress_is_told_on_this_thread():
         seen.append((done, total, threading.get_ident()))
 
     # Told of twenty times a second: this takes longer.
-    work = {**SMALL, "routers": "unordered-set", "scale": [1, 2, 3, 4], "draws": 60}
+    work = {**SMALL, "routers": "unordered-set", "scale": [1, 2, 3, 4], "draws": 20}
     mg.study.bias(**{**work, "progress": progress})
     assert seen and all(s[1:] == (4, threading.get_ident()) for s in seen)
     assert [s[0] for s in seen] == sorted({s[0] for s in seen})
@@ -195,8 +195,9 @@ def test_fidelity_of_a_run(run):
     [
         ("nowhere.safetensors", {}, "nowhere.safetensors"),
         ([], {}, "no checkpoint is given"),
-        (3, {}, "the checkpoint is 3"),
-        (None, {}, "the checkpoint is None|has no checkpoint"),
+        (3, {}, "3 is no path"),
+        (None, {}, "None has no checkpoint"),
+        ("run", {"data": 3}, "3 is no path"),
         ("run", {"estimators": "spars"}, "Did you mean 'sparse'"),
         ("run", {"batch": 0}, "'batch' is 0"),
         ("run", {"estimators": "moesart"}, "moesart"),

@@ -76,6 +76,8 @@ def test_settings_are_the_engines(tmp_path):
         ({"options": {"sharde": 1}}, "Did you mean 'shared'"),
         ({"options": 3}, "'options' is 3"),
         ({"threads": -1}, "'threads' is -1"),
+        ({"data": "\udce4"}, "'.udce4' is no path of UTF-8"),
+        ({"router": "top\0k"}, "zero byte"),
     ],
 )
 def test_settings_that_are_none(tmp_path, settings, text):
@@ -89,6 +91,9 @@ def test_tasks_and_folders_that_are_none(tmp_path, whole):
         mg.train("sinthetic", out=tmp_path / "a")
     with pytest.raises(mg.Error, match="Go on with resume, start over with force, or choose"):
         mg.train("synthetic", out=whole.folder, **SMALL)
+    for out in ("\udce4", 3):
+        with pytest.raises(mg.Error, match="is no path of UTF-8"):
+            mg.train("synthetic", out=out, **SMALL)
     with pytest.raises(mg.Error, match="there is no run in"):
         mg.Run(tmp_path)
     with pytest.raises(mg.Error, match="lr 0.5 contradicts the run"):
