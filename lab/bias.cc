@@ -105,26 +105,26 @@ const std::vector<std::string>& bias_losses() {
 }
 
 std::string to_json(const BiasRow& r) {
-  nlohmann::ordered_json row = {{"router", r.of.router},
-                                {"estimator", r.of.estimator},
-                                {"experts", r.of.experts},
-                                {"active", r.of.active},
-                                {"scale", r.of.scale},
-                                {"loss", r.of.loss},
-                                {"gradient_of", r.gradient_of},
-                                {"weight_bias_l1", r.weight_bias_l1},
-                                {"weight_mse", r.weight_mse},
-                                {"dense_bias", r.dense_bias},
-                                {"gradient_variance", r.gradient_variance},
-                                {"dense_mse", r.dense_mse},
-                                {"cosine", r.cosine},
-                                {"norm_ratio", r.norm_ratio},
-                                {"evaluations", r.evaluations},
-                                {"exact", r.exact},
-                                {"outcomes", r.outcomes},
-                                {"own_bias", nullptr},
-                                {"own_bias_error", nullptr}};
-  if (r.own_known) row["own_bias"] = r.own_bias, row["own_bias_error"] = r.own_error;
+  using nlohmann::ordered_json;
+  ordered_json row = {{"router", r.of.router},
+                      {"estimator", r.of.estimator},
+                      {"experts", r.of.experts},
+                      {"active", r.of.active},
+                      {"scale", r.of.scale},
+                      {"loss", r.of.loss},
+                      {"gradient_of", r.gradient_of},
+                      {"weight_bias_l1", r.weight_bias_l1},
+                      {"weight_mse", r.weight_mse},
+                      {"dense_bias", r.dense_bias},
+                      {"gradient_variance", r.gradient_variance},
+                      {"dense_mse", r.dense_mse},
+                      {"cosine", r.cosine},
+                      {"norm_ratio", r.norm_ratio},
+                      {"evaluations", r.evaluations},
+                      {"exact", r.exact},
+                      {"outcomes", r.outcomes}};
+  row["own_bias"] = r.own_known ? ordered_json(r.own_bias) : ordered_json(nullptr);
+  row["own_bias_error"] = r.own_known ? ordered_json(r.own_error) : ordered_json(nullptr);
   if (!r.exact) row["dense_bias_confidence"] = r.bias_confidence;
   return row.dump();
 }
