@@ -20,61 +20,12 @@ namespace {
 using nlohmann::ordered_json;
 
 struct BiasArguments {
-  std::vector<std::string> routers, estimators;
-  std::vector<std::int64_t> experts = {4, 8, 16};
-  std::vector<std::int64_t> active = {1, 2, 4};
-  std::vector<double> scales = {0.5, 1.5, 4.0};
-  std::vector<std::string> losses = bias_losses();
+  BiasGrid grid;
   std::vector<std::string> options;
   BiasOptions study;
   std::string out = "runs/bias";
   JsonOutput json;
 };
-
-std::vector<std::pair<std::string, std::string>> pairs_of(const BiasArguments& a) {
-  for (const std::string& name : a.routers) router_entry(name);
-  for (const std::string& name : a.estimators) estimator_entry(name);
-  if (a.routers.empty() && a.estimators.empty()) return bias_pairs();
-  std::vector<std::pair<std::string, std::string>> pairs;
-  if (a.routers.empty()) {
-    for (const std::string& estimator : a.estimators) {
-      const std::vector<std::string>& with = estimator_entry(estimator).routers;
-      for (const std::string& router : with) pairs.emplace_back(router, estimator);
-    }
-    return pairs;
-  }
-  const std::vector<std::string> sparse = {"sparse"};
-  for (const std::string& router : a.routers) {
-    for (const std::string& estimator : a.estimators.empty() ? sparse : a.estimators) {
-      pairs.emplace_back(router, estimator);
-    }
-  }
-  return pairs;
-}
-
-ordered_json row_json(const BiasRow& r) {
-  ordered_json row = {{"router", r.of.router},
-                      {"estimator", r.of.estimator},
-                      {"experts", r.of.experts},
-                      {"active", r.of.active},
-                      {"scale", r.of.scale},
-                      {"loss", r.of.loss},
-                      {"gradient_of", r.gradient_of},
-                      {"weight_bias_l1", r.weight_bias_l1},
-                      {"weight_mse", r.weight_mse},
-                      {"dense_bias", r.dense_bias},
-                      {"gradient_variance", r.gradient_variance},
-                      {"dense_mse", r.dense_mse},
-                      {"cosine", r.cosine},
-                      {"norm_ratio", r.norm_ratio},
-                      {"evaluations", r.evaluations},
-                      {"exact", r.exact},
-                      {"outcomes", r.outcomes}};
-  row["own_bias"] = r.own_known ? ordered_json(r.own_bias) : ordered_json(nullptr);
-  row["own_bias_error"] = r.own_known ? ordered_json(r.own_error) : ordered_json(nullptr);
-  if (!r.exact) row["dense_bias_confidence"] = r.bias_confidence;
-  return row;
-}
 
 // Below the table and in --help.
 constexpr std::string_view kBiasLegend =
@@ -165,27 +116,11 @@ std::vector<Chart> bias_charts(const std::vector<BiasRow>& rows) {
 // Ten seconds. Off a terminal, longer work is announced and each tenth of it reported.
 constexpr double kManyPasses = 1e6;
 
-int run_bias(const BiasArguments& a) {
-  const auto pairs = pairs_of(a);
-  double count = 1.0;
-  for (const std::size_t n :
-       {pairs.size(), a.experts.size(), a.active.size(), a.scales.size(), a.losses.size()}) {
-    count *= static_cast<double>(n);
-  }
+int run_bias(BiasArguments& a) {
+  a.grid.options = option_map("study", a.options);
+  const std::vector<BiasCase> cases = bias_cases(a.grid, a.study);
+  const auto count = static_cast<double>(cases.size());
   const double passes = passes_of(count, a.study);
-  std::vector<BiasCase> cases;
-  for (const auto& [router, estimator] : pairs) {
-    for (const std::int64_t experts : a.experts) {
-      for (const std::int64_t active : a.active) {
-        for (const double scale : a.scales) {
-          for (const std::string& loss : a.losses) {
-            cases.push_back(
-                {router, estimator, experts, active, scale, loss, option_map("study", a.options)});
-          }
-        }
-      }
-    }
-  }
   const Report report(a.out, a.json);
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
   std::size_t tenths = 0;
@@ -208,7 +143,7 @@ int run_bias(const BiasArguments& a) {
   if (terminal) put(stderr, "\r{:40}\r", "");
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
-  for (const BiasRow& row : rows) list.push_back(row_json(row));
+  for (const BiasRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   report.write(list, bias_charts(rows), table_of(rows), kBiasLegend);
   for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
   return kOk;
@@ -228,15 +163,15 @@ void add_study_bias(CLI::App& study, Global& global) {
   const auto list = [&](const char* name, auto& value, const char* help) {
     command.add_option(name, value, help)->delimiter(',')->type_name("LIST");
   };
-  list("--routers", a->routers, "routers; with none named, all whose logits are x W");
-  list("--estimators", a->estimators, "estimators [sparse]");
-  add_numbers<std::int64_t>(command, "--experts", a->experts, 1, 65536,
+  list("--routers", a->grid.routers, "routers; with none named, all whose logits are x W");
+  list("--estimators", a->grid.estimators, "estimators [sparse]");
+  add_numbers<std::int64_t>(command, "--experts", a->grid.experts, 1, 65536,
                             "numbers of experts E [4,8,16]");
-  add_numbers<std::int64_t>(command, "--active", a->active, 1, 65536,
+  add_numbers<std::int64_t>(command, "--active", a->grid.active, 1, 65536,
                             "experts of a token, k [1,2,4]");
-  add_numbers<double>(command, "--scale", a->scales, 0, 1e6,
+  add_numbers<double>(command, "--scale", a->grid.scales, 0, 1e6,
                       "standard deviations of the logits [0.5,1.5,4]");
-  list("--loss", a->losses, "losses of the output [linear,quadratic,cubic,mlp]");
+  list("--loss", a->grid.losses, "losses of the output [linear,quadratic,cubic,mlp]");
   constexpr std::int64_t most = BiasOptions::kMost;
   add_number<std::int64_t>(
       command, "--draws", a->study.draws, 1, most,

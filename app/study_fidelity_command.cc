@@ -38,26 +38,6 @@ struct FidelityArguments {
   JsonOutput json;
 };
 
-// Those that are not for a router of their own.
-std::vector<std::string> comparable_estimators() {
-  std::vector<std::string> names;
-  for (const EstimatorEntry& e : estimators()) {
-    if (!e.routers.empty() && e.routers.front() == "top-k") names.push_back(e.name);
-  }
-  return names;
-}
-
-ordered_json row_json(const FidelityRow& r) {
-  return {{"step", r.step},
-          {"layer", r.layer},
-          {"estimator", r.estimator},
-          {"cosine_real", r.cosine_real},
-          {"norm_ratio_real", r.norm_ratio_real},
-          {"cosine_ones", r.cosine_ones},
-          {"norm_ratio_ones", r.norm_ratio_ones},
-          {"output_error", r.output_error}};
-}
-
 Table table_of(const std::vector<FidelityRow>& rows) {
   Table table;
   table.add({"step", "layer", "estimator", "cosine", "norm ratio", "cosine (ones)",
@@ -142,15 +122,9 @@ int run_fidelity(const FidelityArguments& a) {
     train(config, {.out = run.path(), .force = again, .progress = &progress, .task = &task});
     checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
-  const Batch batch = Batches(task.train, a.batch).get(0);
-  std::vector<FidelityRow> rows;
-  for (const fs::path& path : checkpoints) {
-    const StoredModel model = load_model(path, batch.x.size(1), task.train.classes);
-    const std::vector<FidelityRow> more = measure_fidelity(model, batch, names, task.train.classes);
-    rows.insert(rows.end(), more.begin(), more.end());
-  }
+  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch);
   ordered_json list = ordered_json::array();
-  for (const FidelityRow& row : rows) list.push_back(row_json(row));
+  for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   report.write(list, fidelity_charts(rows, names), table_of(rows));
   return kOk;
 }

@@ -18,6 +18,9 @@ struct Mutation {
   // Breaks a gradient that is about to be added to the adjoint, or loses what is there already.
   void apply(Tensor& adjoint, Tensor& gradient) const;
 };
+inline constexpr Mutation::Kind kMutations[] = {
+    Mutation::Kind::sign,       Mutation::Kind::twice,   Mutation::Kind::dropped,
+    Mutation::Kind::transposed, Mutation::Kind::rotated, Mutation::Kind::overwrites};
 std::string_view name_of(Mutation::Kind kind);
 
 }  // namespace moegrad

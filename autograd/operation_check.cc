@@ -4,6 +4,7 @@
 #include <cmath>
 #include <exception>
 #include <functional>
+#include <mutex>
 #include <utility>
 
 #include "autograd/case_run.h"
@@ -304,16 +305,24 @@ class CaseChecker {
   std::vector<Tensor> inputs_;
 };
 
-// While it lives, fresh tensors are filled with signalling NaN and guarded.
+// While any lives, fresh tensors are filled with signalling NaN and guarded.
 class Poison {
  public:
-  Poison() : before_(pool::set_checked(true)) {}
-  ~Poison() { pool::set_checked(before_); }
+  Poison() {
+    const std::lock_guard lock(mutex_);
+    if (living_++ == 0) before_ = pool::set_checked(true);
+  }
+  ~Poison() {
+    const std::lock_guard lock(mutex_);
+    if (--living_ == 0) pool::set_checked(before_);
+  }
   Poison(const Poison&) = delete;
   Poison& operator=(const Poison&) = delete;
 
  private:
-  bool before_;
+  static inline std::mutex mutex_;
+  static inline int living_ = 0;  // on any thread
+  static inline bool before_ = false;
 };
 
 std::string oracle_of(Claim claim) {
@@ -396,6 +405,8 @@ CheckRow check_operation(const OperationEntry& entry, const Mutation* mutation, 
     }
     try {
       CaseChecker(c, mutation, row).run(entry.claim);
+    } catch (const Interruption&) {
+      throw;
     } catch (const std::exception& e) {
       row.note(Verdict::fail, c.label + ": " + e.what());
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,7 +44,7 @@ struct OperationEntry {
   std::string_view summary;
   std::string_view source;
   Claim claim;
-  std::vector<OperationCase> (*cases)();
+  std::function<std::vector<OperationCase>()> cases;
   const Operation* operation;
   std::string_view never_empty;  // why there is no case of size 0; mostly there is one
 };

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <optional>
 
+#include <nlohmann/json.hpp>
+
 #include "autograd/expectation.h"
 #include "lab/bias_setting.h"
 #include "moe/registry.h"
@@ -49,7 +51,10 @@ void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
   of.rng = Rng{options.seed, 0x7061'7373'0000'0000U + static_cast<std::uint64_t>(draw), 0};
   of.bias = false;
   of.also = &s.also();
-  const Program program = s.program();
+  const Program program = [&options, run = s.program()](Tape& tape, std::span<const Var> in) {
+    look_at(options.stop);
+    return run(tape, in);
+  };
   Expectation e = expectation(program, s.inputs(), of);
   const Numbers mean = all_of(e.gradient);
   const double n = static_cast<double>(options.draws);
@@ -97,6 +102,31 @@ void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
 const std::vector<std::string>& bias_losses() {
   static const std::vector<std::string> names = {"linear", "quadratic", "cubic", "mlp"};
   return names;
+}
+
+std::string to_json(const BiasRow& r) {
+  using nlohmann::ordered_json;
+  ordered_json row = {{"router", r.of.router},
+                      {"estimator", r.of.estimator},
+                      {"experts", r.of.experts},
+                      {"active", r.of.active},
+                      {"scale", r.of.scale},
+                      {"loss", r.of.loss},
+                      {"gradient_of", r.gradient_of},
+                      {"weight_bias_l1", r.weight_bias_l1},
+                      {"weight_mse", r.weight_mse},
+                      {"dense_bias", r.dense_bias},
+                      {"gradient_variance", r.gradient_variance},
+                      {"dense_mse", r.dense_mse},
+                      {"cosine", r.cosine},
+                      {"norm_ratio", r.norm_ratio},
+                      {"evaluations", r.evaluations},
+                      {"exact", r.exact},
+                      {"outcomes", r.outcomes}};
+  row["own_bias"] = r.own_known ? ordered_json(r.own_bias) : ordered_json(nullptr);
+  row["own_bias_error"] = r.own_known ? ordered_json(r.own_error) : ordered_json(nullptr);
+  if (!r.exact) row["dense_bias_confidence"] = r.bias_confidence;
+  return row.dump();
 }
 
 double passes_of(double cases, const BiasOptions& options) {
@@ -148,6 +178,54 @@ std::vector<std::pair<std::string, std::string>> bias_pairs() {
   return pairs;
 }
 
+namespace {
+
+std::vector<std::pair<std::string, std::string>> pairs_of(const BiasGrid& grid) {
+  for (const std::string& name : grid.routers) router_entry(name);
+  for (const std::string& name : grid.estimators) estimator_entry(name);
+  if (grid.routers.empty() && grid.estimators.empty()) return bias_pairs();
+  std::vector<std::pair<std::string, std::string>> pairs;
+  if (grid.routers.empty()) {
+    for (const std::string& estimator : grid.estimators) {
+      const std::vector<std::string>& with = estimator_entry(estimator).routers;
+      for (const std::string& router : with) pairs.emplace_back(router, estimator);
+    }
+    return pairs;
+  }
+  const std::vector<std::string> sparse = {"sparse"};
+  for (const std::string& router : grid.routers) {
+    for (const std::string& estimator : grid.estimators.empty() ? sparse : grid.estimators) {
+      pairs.emplace_back(router, estimator);
+    }
+  }
+  return pairs;
+}
+
+}  // namespace
+
+std::vector<BiasCase> bias_cases(const BiasGrid& grid, const BiasOptions& options) {
+  const auto pairs = pairs_of(grid);
+  double count = 1.0;
+  for (const std::size_t n : {pairs.size(), grid.experts.size(), grid.active.size(),
+                              grid.scales.size(), grid.losses.size()}) {
+    count *= static_cast<double>(n);
+  }
+  passes_of(count, options);
+  std::vector<BiasCase> cases;
+  for (const auto& [router, estimator] : pairs) {
+    for (const std::int64_t experts : grid.experts) {
+      for (const std::int64_t active : grid.active) {
+        for (const double scale : grid.scales) {
+          for (const std::string& loss : grid.losses) {
+            cases.push_back({router, estimator, experts, active, scale, loss, grid.options});
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
+
 std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOptions& options,
                                 const std::function<void(std::size_t)>& progress,
                                 std::vector<std::string>& skipped) {
@@ -161,6 +239,8 @@ std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOp
                      const auto i = static_cast<std::size_t>(piece);
                      try {
                        rows[i] = measure_bias(cases[i], options);
+                     } catch (const Interruption&) {
+                       throw;
                      } catch (const std::exception& e) {
                        refused[i] = e.what();
                      }

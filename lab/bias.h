@@ -5,8 +5,10 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "lab/stop.h"
 #include "moe/layer.h"
 
 namespace moegrad {
@@ -38,6 +40,7 @@ struct BiasOptions {
   // The bias to the own expected loss also where it takes Monte Carlo, or more than 2 max_outcomes
   // passes for all elements to be moved once: some 40 times the passes of a row, for each element.
   bool own = false;
+  Stop stop = nullptr;
 };
 
 // The router gradient of the token that is studied is, for a router whose logits are x W, that of
@@ -80,6 +83,20 @@ struct BiasRow {
   // The bias to the own expected loss is more than the error of its reference.
   bool own_biased() const { return own_known && own_bias > own_error; }
 };
+// An object; null for what is undefined or not measured.
+std::string to_json(const BiasRow& row);
+
+// Every router and estimator with every number of experts, and so on. With none of both named, the
+// pairs of bias_pairs(); of routers alone, with the estimator sparse; of estimators alone, with the
+// routers of their checks.
+struct BiasGrid {
+  std::vector<std::string> routers = {}, estimators = {};
+  std::vector<std::int64_t> experts = {4, 8, 16};
+  std::vector<std::int64_t> active = {1, 2, 4};
+  std::vector<double> scales = {0.5, 1.5, 4.0};
+  std::vector<std::string> losses = bias_losses();
+  std::map<std::string, std::string> options = {};
+};
 
 // The most passes of so many cases; an Error where these or the options are more than a study may
 // take. For before the cases are made: their number, a product, is a double that cannot overflow.
@@ -91,6 +108,9 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options = {});
 // Router and estimator pairs that the study runs when none are named: each router whose logits are
 // x W with the estimator sparse, and each other estimator with the first router of its checks.
 std::vector<std::pair<std::string, std::string>> bias_pairs();
+
+// The cells of a grid; an Error for an unknown name, and that of passes_of.
+std::vector<BiasCase> bias_cases(const BiasGrid& grid, const BiasOptions& options);
 
 // All cells, in order; those that a layer refuses are left out and reported to `skipped`.
 // `progress` is told how many are done. The same rows at any number of threads.

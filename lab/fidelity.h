@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "lab/stop.h"
 #include "train/config.h"
 #include "train/dataset.h"
 #include "train/model.h"
@@ -25,6 +26,8 @@ struct FidelityRow {
   // outputs is from these (1: nothing stands for them).
   double output_error = 0.0;
 };
+// An object; null for what is undefined.
+std::string to_json(const FidelityRow& row);
 
 // A model as a checkpoint holds it.
 struct StoredModel {
@@ -43,6 +46,16 @@ StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
 // estimator does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators,
-                                          std::int64_t classes);
+                                          std::int64_t classes, Stop stop = nullptr);
+
+// Those that are not for a router of their own.
+std::vector<std::string> comparable_estimators();
+
+// Of each checkpoint, on a batch of so many tokens; with no estimator named, of the comparable
+// ones.
+std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
+                                        const Task& task,
+                                        const std::vector<std::string>& estimators,
+                                        std::int64_t batch, Stop stop = nullptr);
 
 }  // namespace moegrad

@@ -223,18 +223,17 @@ class TrainingRun {
   void show(MetricsLog& metrics, const StepReport& report, double learning_rate,
             std::int64_t epoch_of_step) {
     const double rate = static_cast<double>(examples_) / std::max(1e-9, example_seconds_);
-    if (options_.progress != nullptr) {
-      const double per_step =
-          seconds_since(start_) / static_cast<double>(state_.step - first_step_);
-      options_.progress->update(
-          {.epoch = epoch_of_step + 1,
-           .epochs = config_.epochs,
-           .step = state_.step,
-           .steps = total_,
-           .loss = report.loss,
-           .examples_per_second = rate,
-           .seconds_left = per_step * static_cast<double>(total_ - state_.step)});
-    }
+    const double per_step = seconds_since(start_) / static_cast<double>(state_.step - first_step_);
+    const ProgressView view = {
+        .epoch = epoch_of_step + 1,
+        .epochs = config_.epochs,
+        .step = state_.step,
+        .steps = total_,
+        .loss = report.loss,
+        .examples_per_second = rate,
+        .seconds_left = per_step * static_cast<double>(total_ - state_.step)};
+    if (options_.progress != nullptr) options_.progress->update(view);
+    if (options_.after_step) options_.after_step(view);
     if (!report.mixture) return;
     Json losses = Json::object();
     for (const auto& [name, value] : report.mixture->losses) losses[name] = value;

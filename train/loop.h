@@ -26,6 +26,9 @@ struct RunOptions {
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;
+  // Called after each step, before `stop` is looked at. What it throws ends the run as an error
+  // does: nothing more is saved.
+  std::function<void(const ProgressView&)> after_step = {};
   // Called when the folder is there and locked, before anything in it is changed; may throw.
   std::function<void()> ready = [] {};
   // The data, instead of those of config.task.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-
 from . import _core
 from ._core import InputReport
+from .notebook import pairs, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,17 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join([self.core_text.rstrip(), *(f"  {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        header = ("input", "verdict", "relative error", "analytic", "numeric", "reason")
+        rows = [
+            (name, r.verdict, r.relative_error, r.analytic, r.numeric, r.reason)
+            for name, r in self.inputs.items()
+        ]
+        notes = [f"dead: {', '.join(self.dead)}"] if self.dead else []
+        if self.culprit:
+            notes.append(f"first node whose own check fails: {self.culprit}")
+        return table(header, rows, f"gradcheck: {self.verdict}", [*notes, *self.notes])
 
 
 def _report(core: _core.CoreReport, **more: Any) -> Report:
@@ -81,6 +92,12 @@ class Expectation:
 
     def __str__(self) -> str:
         return self.core_text
+
+    def _repr_html_(self) -> str:
+        names = ("loss", "loss_variance", "bias", "bias_error", "true_norm", "total_variance")
+        more = ("biased", "exact", "outcomes", "differing", "unknown")
+        values = {name: getattr(self, name) for name in names + more}
+        return pairs({n: v for n, v in values.items() if v != ""}, "expectation")
 
 
 def _expectation(core: _core.Expectation, names: Sequence[str]) -> Expectation:

@@ -5,6 +5,9 @@
 
 #include "callback.h"
 #include "checks.h"
+#include "operation.h"
+#include "study.h"
+#include "train.h"
 
 namespace nb = nanobind;
 
@@ -29,4 +32,7 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = MOEGRAD_VERSION;
   moegrad::python::bind_errors(m);
   moegrad::python::bind_checks(m);
+  moegrad::python::bind_operation(m);
+  moegrad::python::bind_train(m);
+  moegrad::python::bind_study(m);
 }

@@ -2,9 +2,13 @@
 
 #include "autograd/operation_check.h"
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <thread>
+#include <utility>
 
 #include <doctest/doctest.h>
 
@@ -284,6 +288,53 @@ TEST_CASE("inputs of a case are drawn from its ranges, the same each time") {
 TEST_CASE("the check leaves the pool as it found it") {
   const bool before = pool::checked();
   check<Defect::throws>();
+  CHECK(pool::checked() == before);
+}
+
+namespace {
+
+// One case of a function that first does something.
+OperationEntry entry_that(std::function<void()> first) {
+  const Program program = [first = std::move(first)](Tape&, std::span<const Var> x) {
+    first();
+    return square(x[0]);
+  };
+  return {"function",
+          "",
+          "",
+          Claim::exact,
+          [program] {
+            return std::vector<OperationCase>{{"case", {{{1}}}, program}};
+          },
+          nullptr,
+          "one case"};
+}
+
+}  // namespace
+
+TEST_CASE("somebody who asks to stop is heard") {
+  const bool before = pool::checked();
+  CHECK_THROWS_AS(check_operation(entry_that([] { throw Interruption(); })), Interruption);
+  CHECK(pool::checked() == before);
+}
+
+TEST_CASE("of checks on two threads, the last to end leaves the pool as the first found it") {
+  const bool before = pool::checked();
+  std::atomic<bool> first{false}, both{false}, over{false};
+  std::thread longer([&] {
+    while (!first) std::this_thread::yield();
+    check_operation(entry_that([&] {
+      both = true;
+      while (!over) std::this_thread::yield();
+      CHECK(pool::checked());
+    }));
+  });
+  check_operation(entry_that([&] {
+    first = true;
+    while (!both) std::this_thread::yield();
+  }));
+  over = true;
+  longer.join();
   CHECK(pool::checked() == before);
 }
 

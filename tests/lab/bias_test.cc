@@ -1,5 +1,6 @@
 #include "lab/bias.h"
 
+#include <atomic>
 #include <cmath>
 
 #include <doctest/doctest.h>
@@ -231,4 +232,45 @@ TEST_CASE("what the study refuses") {
         "another.");
   CHECK(error_of([] { measure_bias({.router = "top-k", .scale = -1.0}); }) ==
         "[study] the scale of the logits is -1. Give a number of at least 0.");
+}
+
+TEST_CASE("a grid has every combination; what is not named is the default") {
+  const BiasGrid grid{.routers = {"top-k", "moesart"},
+                      .estimators = {"sparse", "expert-group"},
+                      .experts = {4, 8},
+                      .active = {2},
+                      .scales = {1.0, 2.0, 3.0},
+                      .losses = {"linear", "mlp"}};
+  const std::vector<BiasCase> cases = bias_cases(grid, {});
+  REQUIRE(cases.size() == 2 * 2 * 2 * 3 * 2);
+  CHECK(cases[0].router == "top-k");
+  CHECK(cases[1].loss == "mlp");
+  CHECK(cases[2].scale == 2.0);
+  CHECK(cases[6].experts == 8);
+  CHECK(cases[12].estimator == "expert-group");
+  CHECK(cases[24].router == "moesart");
+  BiasGrid one{.experts = {4}, .active = {2}, .scales = {1.0}, .losses = {"linear"}};
+  CHECK(bias_cases(one, {}).size() == bias_pairs().size());
+  one.estimators = {"expert-group"};
+  for (const BiasCase& of : bias_cases(one, {})) CHECK(of.estimator == "expert-group");
+  one.estimators = {"no"};
+  CHECK(error_of([&] { bias_cases(one, {}); }).find("'no'") != std::string::npos);
+  CHECK(error_of([&] { bias_cases(grid, {.draws = 1'000'000}); }) != "no error");
+}
+
+TEST_CASE("a study ends where it is asked to stop") {
+  const std::vector<BiasCase> cases(5, cell("moesart", "sparse", 4, 2, "linear"));
+  for (const int n : {1, 2}) {
+    const ThreadScope threads(n);
+    std::vector<std::string> skipped;
+    std::atomic<int> stop{0};
+    std::size_t told = 0;
+    const auto progress = [&](std::size_t done) {
+      told = done;
+      stop = 2;
+    };
+    CHECK_THROWS_AS(study_bias(cases, {.stop = &stop}, progress, skipped), Interruption);
+    CHECK(told <= static_cast<std::size_t>(n));
+    CHECK(skipped.empty());
+  }
 }

@@ -1,5 +1,6 @@
 #include "lab/fidelity.h"
 
+#include <atomic>
 #include <cmath>
 
 #include <doctest/doctest.h>
@@ -43,6 +44,10 @@ TEST_CASE("the router gradients of a trained model against ste-dense") {
   }
   CHECK(rows[2].output_error == doctest::Approx(1.0));  // nothing stands for an unselected expert
   CHECK(rows[2].cosine_real < 0.999);
+  const std::atomic<int> stop{2};
+  CHECK_THROWS_AS(measure_fidelity(model, batch, {"sparse"}, 4, &stop), Interruption);
+  CHECK(study_fidelity({*checkpoint, *checkpoint}, task, {}, 64).size() ==
+        2 * comparable_estimators().size());
   CHECK(rows[3].output_error > 0.0);
   CHECK(rows[3].output_error < 1.5);
 

@@ -11,10 +11,6 @@ using namespace moegrad;
 
 namespace {
 
-constexpr Mutation::Kind kKinds[] = {Mutation::Kind::sign,    Mutation::Kind::twice,
-                                     Mutation::Kind::dropped, Mutation::Kind::transposed,
-                                     Mutation::Kind::rotated, Mutation::Kind::overwrites};
-
 // The most floating inputs that the operation has in any of its cases.
 int inputs_of(const OperationEntry& entry) {
   int most = 0;
@@ -47,7 +43,7 @@ TEST_CASE("no mutant of a backward pass survives the check of its operation") {
     INFO(entry.name);
     REQUIRE(inputs > 0);
     for (int input = 0; input < inputs; ++input) {
-      for (const Mutation::Kind kind : kKinds) {
+      for (const Mutation::Kind kind : kMutations) {
         const std::string mutant =
             fmt::format("{}, input {}: {}", entry.name, input, name_of(kind));
         bool applied = false;

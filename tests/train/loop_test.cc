@@ -89,6 +89,24 @@ const std::vector<Settings> kKinds = {
      {"options.baseline", "leave-one-out"}},
 };
 
+TEST_CASE("loop: told after each step, which may stop the run there") {
+  const TemporaryFolder folder;
+  const TrainConfig config = small({});
+  const Task task = small_task(config.type());
+  std::atomic<int> stop{0};
+  std::vector<std::int64_t> steps;
+  RunOptions options{.out = folder / "run", .stop = &stop, .task = &task};
+  options.after_step = [&](const ProgressView& view) {
+    steps.push_back(view.step);
+    CHECK(view.steps == 20);
+    if (view.step == 3) stop = 2;
+  };
+  const TrainResult result = train(config, options);
+  CHECK(steps == std::vector<std::int64_t>{1, 2, 3});
+  CHECK(result.steps == 3);
+  CHECK(result.signal == 2);
+}
+
 TEST_CASE("loop: stopped after every step and resumed, the bits of an uninterrupted run") {
   for (const Settings& kind : kKinds) {
     const TemporaryFolder folder;
