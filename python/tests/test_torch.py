@@ -74,12 +74,56 @@ NOT_WRONG = {
     "checkpoint": lambda x: torch.utils.checkpoint.checkpoint(
         lambda z: F.dropout(gate(z), 0.3), x, use_reentrant=False
     ),
+    "written input": lambda x: x.mul_(torch.empty_like(x).uniform_(0.9, 1.1)).tanh(),
+    "gradient within": lambda x: torch.autograd.grad((x**3).sum(), x, create_graph=True)[0] * x,
+    "gradient as a constant": lambda x: torch.autograd.grad((x**3).sum(), x)[0] * x,
+    "setup_context": lambda x: Cube.apply(x).relu(),
+    "compared in place": lambda x: x * x.clone().detach().gt_(0.1),
+    "divided": lambda x: torch.div(x, 0.3, rounding_mode="floor") * x + x % 0.7 + x.fmod(0.4),
+    "functional_call": lambda x: torch.func.functional_call(LINEAR, {"weight": x[:2] * 2}, (x,)),
+    "enable_grad": lambda x: no_grad_enable(x),
+    "decorated": lambda x: decorated(x) * x,
+    "func.grad": lambda x: torch.func.grad(lambda z: (z.sin() * x).sum())(x.detach()) * x,
+    "generator": lambda x: x * torch.rand(6, generator=torch.Generator().manual_seed(3)),
+    "unique": lambda x: torch.unique(x.detach().round(), return_inverse=True)[1].reshape(4, 6) * x,
+    "compiled": lambda x: COMPILED(x),
     "einsum": lambda x: torch.einsum("ij,jk->ik", x, W.double()).relu(),
     "autocast": lambda x: autocast(x),
     "layer norm": lambda x: F.layer_norm(x, (6,)),
     "cross entropy": lambda x: F.cross_entropy(x, torch.tensor([0, 3, 1, 5])),
     "smooth l1": lambda x: F.smooth_l1_loss(x, torch.zeros(4, 6)) + F.huber_loss(x, x.detach() * 0),
 }
+
+
+LINEAR = torch.nn.Linear(6, 2, bias=False)
+COMPILED = torch.compile(lambda x: x.topk(2).values.exp())
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.detach() ** 3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return 3 * ctx.saved_tensors[0] ** 2 * dy
+
+
+@torch.no_grad()
+def decorated(x):
+    return torch.softmax(x, -1) - x.mean()
+
+
+def no_grad_enable(x):
+    with torch.no_grad():
+        held = x.sin()
+        with torch.enable_grad():
+            live = x.cos()
+    return held * live
 
 
 def no_grad(x):

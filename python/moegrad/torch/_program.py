@@ -128,7 +128,7 @@ class Program:
     def __call__(self, leaves: list[Tensor]) -> Any:
         given = [x.clone() if isinstance(x, Tensor) else x for x in self._leaves]
         for place, leaf in zip(self._places, leaves, strict=False):
-            given[place] = leaf
+            given[place] = leaf.clone()  # the program may write it, as it may a layer's output
         inputs, kwargs = tree_unflatten(given, self._spec)
         with self._swapped(leaves[len(self._places) :]):
             return self.function(*inputs, **kwargs)

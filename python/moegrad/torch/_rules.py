@@ -73,11 +73,6 @@ def _bounds(call: Any, low: str, high: str) -> tuple[Tensor, Tensor]:
     return piece, distance
 
 
-def _pair(call: Any) -> tuple[Tensor, Tensor]:
-    gap = call("self") - call("other")
-    return gap.sign(), gap.abs()
-
-
 def _places(call: Any, largest: bool) -> tuple[Tensor, Tensor]:
     """The places of the extreme elements along the reduced axes; the gap to the next."""
     x = call("self")
@@ -97,6 +92,24 @@ def _flat(step: Any):
     return lambda call: (step[0](call("self")), step[1](call("self")))
 
 
+def _divided(whole: Any):
+    """Of x by a divisor, rounded: the integer is the piece."""
+
+    def piece(call: Any) -> tuple[Tensor, Tensor]:
+        if call("rounding_mode") is None and whole is None:
+            return call("self").new_zeros(()), call("self").new_full((), math.inf)
+        ratio = call("self") / call("other")
+        cut = whole or (torch.floor if call("rounding_mode") == "floor" else torch.trunc)
+        return cut(ratio), _to_integers(ratio)
+
+    return piece
+
+
+def _pair(call: Any) -> tuple[Tensor, Tensor]:
+    gap = call("self") - call("other")
+    return gap.sign(), gap.abs()
+
+
 def _to_integers(x: Tensor) -> Tensor:
     return (x - x.round()).abs()
 
@@ -108,6 +121,15 @@ def _to_halves(x: Tensor) -> Tensor:
 _RELU = _at(0.0)
 KINKS = overloads(
     {
+        **{
+            f"{name}_.{kind}": _pair
+            for name in ("gt", "ge", "lt", "le")
+            for kind in ("Tensor", "Scalar")
+        },
+        **{f"remainder.{kind}": _divided(torch.floor) for kind in ("Tensor", "Scalar")},
+        **{f"fmod.{kind}": _divided(torch.trunc) for kind in ("Tensor", "Scalar")},
+        **{f"div.{kind}_mode": _divided(None) for kind in ("Tensor", "Scalar")},
+        "floor_divide.default": _divided(torch.floor),
         "relu.default": _RELU,
         "relu_.default": _RELU,
         "abs.default": _RELU,
