@@ -9,10 +9,10 @@ import numpy as np
 
 from .. import _core
 from ..checks import Expectation, Report, _expectation, _report
-from ._draws import RANDOM, Enumerated
 from ._line import Decision, Line
 from ._program import Program, flat, in_float64
-from ._walk import Walker, equations
+from ._sampled import loss_of
+from ._walk import Walker
 
 
 class _Checked:
@@ -28,13 +28,13 @@ class _Checked:
         inputs = differentiated.inputs(arrays)
         recording = run.mode == "record"
         if recording:
-            self.line = Line(differentiated.traced.forward, inputs)
+            self.line = Line(differentiated.traced.forward, inputs, margins=True)
         value = flat(self.line.replay(inputs, run))
         return value, self._vjp(inputs, value) if recording else None
 
     def _vjp(self, inputs: list, value: np.ndarray) -> Callable:
         def vjp(cotangent: np.ndarray) -> list[np.ndarray]:
-            outputs, gradients = self.program.pull_back(inputs, cotangent, Walker())
+            outputs, gradients = self.program.pull_back(inputs, cotangent)
             if self.surrogate is None and not _close(flat(outputs), value, 1e-9):
                 raise _core.Error(
                     f"[gradcheck] where its gradient is asked for, the function returns other "
@@ -144,45 +144,8 @@ def decisions(function: Callable, *inputs: Any, **kwargs: Any) -> Decisions:
     """
     with in_float64() as x64:
         program = Program(function, inputs, kwargs, x64)
-        line = Line(program.traced.forward, program.inputs(program.arrays))
+        line = Line(program.traced.forward, program.inputs(program.arrays), margins=True)
     return Decisions(line.decisions)
-
-
-class _Drawn(Walker):
-    """A backward pass with the draws of a forward one."""
-
-    def __init__(self, draw: Enumerated) -> None:
-        self._draw = draw
-
-    def whole(self, eqn: Any) -> bool:
-        random = any(inner.primitive.name in RANDOM for inner in equations(eqn))
-        return not random and super().whole(eqn)
-
-    def leaf(self, eqn: Any, values: list) -> list:
-        drawn = self._draw(eqn, values)
-        return super().leaf(eqn, values) if drawn is None else drawn
-
-
-def _loss_of(program: Program) -> Callable:
-    if len(program.shapes) != 1 or int(np.prod(program.shapes[0])) != 1:
-        raise _core.Error(
-            f"[expectation] the program returns {program.shapes}. Return a loss: one number."
-        )
-
-    def call(run: Any, *arrays: np.ndarray) -> tuple:
-        inputs = program.inputs(arrays)
-        draw = Enumerated(run)
-        line = Line(program.traced.forward, inputs, draw)
-        line.tell(run)
-        draw.end()
-        loss = np.asarray(line.outputs[0], np.float64).reshape(())
-
-        def vjp(cotangent: np.ndarray) -> list[np.ndarray]:
-            return program.pull_back(inputs, cotangent, _Drawn(draw))[1]
-
-        return loss, vjp
-
-    return call
 
 
 def expectation(
@@ -206,9 +169,9 @@ def expectation(
         program = Program(function, inputs, kwargs, x64)
         other = None if truth is None else Program(truth, inputs, kwargs, x64)
         found = _core.expectation(
-            _loss_of(program),
+            loss_of(program),
             program.arrays,
-            truth=None if other is None else _loss_of(other),
+            truth=None if other is None else loss_of(other),
             max_outcomes=max_outcomes,
             samples=samples,
             bias=bias,
@@ -246,7 +209,7 @@ def equal(
         if not _close(*values, relative):
             return False
         for c in np.random.default_rng(seed).uniform(-1.0, 1.5, (3, values[0].size)):
-            pulled = [p.pull_back(x, c, Walker())[1] for p in (a, b)]
+            pulled = [p.pull_back(x, c)[1] for p in (a, b)]
             if not all(_close(u, v, relative) for u, v in zip(*pulled, strict=True)):
                 return False
     return True

@@ -80,12 +80,17 @@ class Line(Walker):
     """Records closed(*inputs); `draw` answers for operations with random numbers."""
 
     def __init__(
-        self, closed: Any, inputs: Sequence, draw: Callable[[Any, list], list] | None = None
+        self,
+        closed: Any,
+        inputs: Sequence,
+        draw: Callable[[Any, list], list | None] | None = None,
+        margins: bool = False,
     ) -> None:
         self.decisions: list[Decision] = []
         self.lifted = 0
         self.opaque: list[str] = []
         self._draw = draw
+        self._margins = margins
         self._smooth: dict[int, bool] = {}
         self._steps: list[_Step] = []
         self._inputs = [Value(x, moves=True) for x in inputs]
@@ -144,6 +149,8 @@ class Line(Walker):
             return self._decide("stop", eqn, values)
         if name == "sort":
             return self._sort(eqn, values)
+        if name == "custom_linear_solve":
+            return self.apply(_rules.linear_solve(eqn), values)
         axis = _rules.top_k_axis(eqn)
         if axis is not None:
             places = self._decide("select", eqn, values)[1]
@@ -159,7 +166,9 @@ class Line(Walker):
         return [Value(a) for a in in_float64(eqn)(*(v.array for v in values))]
 
     def _note(self, kind: str, eqn: Any, values: list[Value], outputs: list) -> None:
-        margin = _rules.margin(eqn, [v.array for v in values]) if kind == "select" else None
+        margin = None
+        if self._margins and kind == "select":
+            margin = _rules.margin(eqn, [v.array for v in values])
         self.decisions.append(Decision(kind, eqn.primitive.name, outputs, where(eqn), margin))
 
     def _decide(self, kind: str, eqn: Any, values: list[Value]) -> list[Value]:
@@ -230,23 +239,25 @@ class Line(Walker):
 
         self._compiled = jax.jit(line)
 
-    def tell(self, run: Any) -> None:
-        """run.signature and run.distance hear of the base point's pieces and selections."""
+    def pieces(self) -> tuple[list[Any], Any]:
+        """At the base point: the pieces of kinked operations and what was selected; the distance."""
+        pieces, distance = [], jnp.asarray(math.inf)
         for step in self._steps:
             if step.kink is not None:
                 piece, gaps = step.kink(*(v.array for v in step.inputs))
-                run.signature(word(piece))
-                run.distance(float(_least(gaps)))
-        for decision in self.decisions:
-            if decision.kind == "select":
-                for output in decision.outputs:
-                    run.signature(word(output))
+                pieces.append(piece)
+                distance = jnp.minimum(distance, _least(gaps))
+        selected = [d.outputs for d in self.decisions if d.kind == "select"]
+        return pieces + [array for arrays in selected for array in arrays], distance
+
+
+_OWN_RULES = {"while", "cond", "stop_gradient", "sort", "custom_linear_solve"}
 
 
 def _smooth(eqn: Any) -> bool:
     """Nothing of this operation is to be recorded, whatever its inputs are."""
     name = eqn.primitive.name
-    if name in ("while", "cond", "stop_gradient", "sort") or name in RANDOM or name in OPAQUE:
+    if name in _OWN_RULES or name in RANDOM or name in OPAQUE:
         return False
     if name in _rules.KINKED or name in _rules.UNFREEZABLE or is_narrow(eqn) or casts(eqn):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ def _argument_names(function: Callable, count: int) -> list[str]:
     names = [p.name for p in parameters if p.kind in _BY_SIGNATURE][:count]
     return names + [f"input {i}" for i in range(len(names), count)]
 
-_NOT_TRACED = (
+NOT_TRACED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
     jax.errors.TracerArrayConversionError,
@@ -99,7 +100,7 @@ class Program:
         try:
             with x64_set(self._x64):
                 return self._traced(self._own)
-        except _NOT_TRACED as error:
+        except NOT_TRACED as error:
             raise _core.Error(
                 f"[moegrad.jax] JAX cannot trace the function: {str(error).splitlines()[0]} Use "
                 "jax.numpy.where or jax.lax.cond where values decide, jax.numpy in place of numpy, "
@@ -136,26 +137,25 @@ class Program:
             for a, own in zip(arrays, self._own, strict=True)
         ]
 
-    def pull_back(
-        self, inputs: list, cotangent: np.ndarray, walker: Walker
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def pull_back(self, inputs: list, cotangent: np.ndarray) -> tuple[list, list[np.ndarray]]:
         """The outputs, and dL/d inputs of dL/d outputs, by JAX itself."""
-        cotangents, start = [], 0
-        flat = np.asarray(cotangent).reshape(-1)
-        for shape in self.shapes:
-            size = int(np.prod(shape))
-            cotangents.append(jnp.asarray(flat[start : start + size].reshape(shape)))
-            start += size
-        backward = self.traced.backward
-        if walker.plain(backward):
-            found = self._compiled(*inputs, *cotangents)
-        else:
-            found = walker(backward, [*inputs, *cotangents])
+        given = [*inputs, *self._cotangents(cotangent)]
+        backward, walker = self.traced.backward, Walker()
+        plain = walker.plain(backward)
+        found = self._compiled(*given) if plain else walker(backward, given)
         outputs = [np.asarray(x) for x in found[: len(self.shapes)]]
-        gradients = [np.asarray(g, np.float64) for g in found[len(self.shapes) :]]
-        return outputs, [
-            g.reshape(a.shape) for g, a in zip(gradients, self.arrays, strict=True)
-        ]
+        return outputs, self.gradients(found[len(self.shapes) :])
+
+    def gradients(self, found: Sequence) -> list[np.ndarray]:
+        """As the engine takes them."""
+        pairs = zip(found, self.arrays, strict=True)
+        return [np.asarray(g, np.float64).reshape(a.shape) for g, a in pairs]
+
+    def _cotangents(self, flat: np.ndarray) -> list[Any]:
+        """In the shapes of the outputs."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        parts = np.split(np.asarray(flat).reshape(-1), np.cumsum(sizes)[:-1])
+        return [jnp.asarray(c.reshape(s)) for c, s in zip(parts, self.shapes, strict=True)]
 
 
 def _label(path: tuple, names: list[str]) -> str:

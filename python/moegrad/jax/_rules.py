@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
-from ._walk import Function, floating, in_float64
+from ._walk import Function, Walker, floating, in_float64
 
 Array = Any
 
@@ -155,6 +156,27 @@ def sorted_places(eqn: Any, arrays: list) -> Array:
     keys = eqn.params["num_keys"]
     ordered = lax.sort([*arrays, places], axis, eqn.params["is_stable"], keys)
     return ordered[-1]
+
+
+# --- lax.custom_linear_solve: its own solver may use a factorisation under stop_gradient -------------
+
+
+def linear_solve(eqn: Any) -> Function:
+    """Solves matvec(x) = b for the matrix that matvec is."""
+    matvec, consts = eqn.params["jaxprs"].matvec, eqn.params["const_lengths"]
+
+    def call(*arrays: Array) -> list:
+        b = arrays[sum(consts) :]
+        flat, shaped = ravel_pytree(list(b))
+
+        def product(x: Array) -> Array:
+            out = Walker()(matvec, [*arrays[: consts.matvec], *shaped(x)])
+            return ravel_pytree(out)[0]
+
+        columns = [product(row) for row in jnp.eye(flat.size)]
+        return shaped(jnp.linalg.solve(jnp.stack(columns, 1), flat))
+
+    return call
 
 
 # --- margins: how far a selection is from another outcome -------------------------------------------

@@ -119,10 +119,9 @@ def bound(eqn: Any, params: dict | None = None) -> Function:
 
 def casts(eqn: Any) -> bool:
     """A cast from floats to floats, or what stands for one: the identity in float64."""
-    if eqn.primitive.name == "reduce_precision":
-        return True
-    both = floating(eqn.invars[0].aval) and floating(eqn.outvars[0].aval) if eqn.invars else False
-    return eqn.primitive.name == "convert_element_type" and both
+    if eqn.primitive.name == "convert_element_type":
+        return floating(eqn.invars[0].aval) and floating(eqn.outvars[0].aval)
+    return eqn.primitive.name == "reduce_precision"
 
 
 def narrows(eqn: Any) -> bool:
@@ -217,7 +216,7 @@ class Walker:
 
     def whole(self, eqn: Any) -> bool:
         """Whether an operation, call or loop is computed as JAX computes it."""
-        return not any(map(is_narrow, equations(eqn)))
+        return not any(is_narrow(inner) or casts(inner) for inner in equations(eqn))
 
     # Jaxprs, calls and loops.
 
