@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class _Checked:
         inputs = differentiated.inputs(arrays)
         recording = run.mode == "record"
         if recording:
-            self.line = Line(differentiated.traced.forward, inputs, margins=True)
+            self.line = Line.recorded(differentiated.traced.forward, inputs)
         value = flat(self.line.replay(inputs, run))
         return value, self._vjp(inputs, value) if recording else None
 
@@ -90,15 +90,14 @@ def gradcheck(
             cotangents=cotangents,
             seed=seed,
         )
-    line = checked.line
-    return _report(
-        found, decisions=tuple(line.decisions), lifted=line.lifted, notes=tuple(_notes(line))
-    )
+        line = checked.line
+        made = tuple(line.decisions)
+    return _report(found, decisions=made, lifted=line.lifted, notes=tuple(_notes(line, made)))
 
 
-def _notes(line: Line) -> list[str]:
+def _notes(line: Line, decisions: Sequence[Decision]) -> list[str]:
     counts: dict[str, int] = {}
-    for decision in line.decisions:
+    for decision in decisions:
         counts[decision.kind] = counts.get(decision.kind, 0) + 1
     notes = []
     if counts:
@@ -144,7 +143,7 @@ def decisions(function: Callable, *inputs: Any, **kwargs: Any) -> Decisions:
     """
     with in_float64() as x64:
         program = Program(function, inputs, kwargs, x64)
-        line = Line(program.traced.forward, program.inputs(program.arrays), margins=True)
+        line = Line.recorded(program.traced.forward, program.inputs(program.arrays))
     return Decisions(line.decisions)
 
 

@@ -33,14 +33,19 @@ from ._walk import (
     Function,
     Walker,
     casts,
+    compile_short,
     equations,
     floating,
     in_float64,
     is_narrow,
+    name_of,
     narrows,
     refuse,
     where,
 )
+
+
+_PART = 48  # steps that are compiled at once
 
 
 @dataclass
@@ -74,34 +79,88 @@ class _Step:
     inputs: Sequence[Value]
     outputs: list[Value]
     kink: Callable | None = None
+    rounds: str = ""  # an operation that computes in narrower floats
+
+
+@dataclass
+class _Decided:
+    kind: str
+    eqn: Any
+    inputs: list[Value]
+    outputs: list[Value]
+
+    def told(self) -> Decision:
+        margin = None
+        if self.kind == "select":
+            margin = _rules.margin(self.eqn, [v.array for v in self.inputs])
+        outputs = [v.array for v in self.outputs]
+        return Decision(self.kind, self.eqn.primitive.name, outputs, where(self.eqn), margin)
+
+
+class _Part:
+    """Some steps, compiled; compilers take too long over many at once."""
+
+    def __init__(self, steps: list[_Step], inputs: list[Value], outputs: list[Value]) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+
+        def part(arrays: list) -> tuple:
+            known = {id(v): x for v, x in zip(inputs, arrays, strict=True)}
+            for step in steps:
+                results = step.function(*(known[id(v)] for v in step.inputs))
+                pairs = zip(step.outputs, results, strict=True)
+                known.update((id(v), x) for v, x in pairs if v.moves)
+            return [known[id(v)] for v in outputs], *_pieces(steps, lambda v: known[id(v)])
+
+        self.compiled = jax.jit(part)
 
 
 class Line(Walker):
     """Records closed(*inputs); `draw` answers for operations with random numbers."""
 
     def __init__(
-        self,
-        closed: Any,
-        inputs: Sequence,
-        draw: Callable[[Any, list], list | None] | None = None,
-        margins: bool = False,
+        self, closed: Any, inputs: Sequence, draw: Callable[[Any, list], list | None] | None = None
     ) -> None:
-        self.decisions: list[Decision] = []
         self.lifted = 0
+        self._decided: list[_Decided] = []
         self.opaque: list[str] = []
         self._draw = draw
-        self._margins = margins
         self._smooth: dict[int, bool] = {}
         self._steps: list[_Step] = []
         self._inputs = [Value(x, moves=True) for x in inputs]
         self._outputs = self(closed, self._inputs)
         self._drop_what_leads_nowhere()
-        self._compiled: Callable | None = None
+        self._parts: list[_Part] | None = None
+
+    @classmethod
+    def recorded(cls, closed: Any, inputs: Sequence) -> Line:
+        """At concrete inputs: compiled, or operation by operation where values control the flow."""
+        made: list[Line] = []
+
+        def record(inputs: list) -> list:
+            made.append(cls(closed, inputs))
+            return [value.array for value in made[0]._needed()]
+
+        compiled = compile_short(record, list(inputs))
+        if compiled is None:
+            return cls(closed, inputs)
+        for value, array in zip(made[0]._needed(), compiled(list(inputs)), strict=True):
+            value.array = array
+        return made[0]
+
+    def _needed(self) -> list[Value]:
+        """Whose arrays are asked for after recording."""
+        decided = [v for d in self._decided for v in (*d.inputs, *d.outputs)]
+        return decided + [v for s in self._steps for v in s.inputs if not v.moves] + self._outputs
 
     @property
     def outputs(self) -> list[Any]:
         """At the base point."""
         return [value.array for value in self._outputs]
+
+    @property
+    def decisions(self) -> list[Decision]:
+        return [decided.told() for decided in self._decided]
 
     # --- recording
 
@@ -112,13 +171,17 @@ class Line(Walker):
         return value.array
 
     def apply(
-        self, function: Function, values: Sequence[Value], kink: Callable | None = None
+        self,
+        function: Function,
+        values: Sequence[Value],
+        kink: Callable | None = None,
+        rounds: str = "",
     ) -> list[Value]:
         arrays = function(*(v.array for v in values))
         if not any(v.moves for v in values):
             return [Value(a) for a in arrays]
         outputs = [Value(a, moves=floating(a)) for a in arrays]
-        self._steps.append(_Step(function, values, outputs, kink))
+        self._steps.append(_Step(function, values, outputs, kink, rounds))
         return outputs
 
     def whole(self, eqn: Any) -> bool:
@@ -158,28 +221,30 @@ class Line(Walker):
         if not any(floating(v.aval) for v in eqn.outvars):
             return self._decide("select", eqn, values) if eqn.outvars else self._run(eqn, values)
         if name in OPAQUE:
-            self.opaque.append(f"{name} ({where(eqn)})")
+            self._note_opaque(eqn)
         return self._smooth_or_mixed(eqn, values)
 
     def _run(self, eqn: Any, values: list[Value]) -> list[Value]:
-        """Once, for what else it does: a debug callback."""
+        """Once: its results do not move."""
         return [Value(a) for a in in_float64(eqn)(*(v.array for v in values))]
 
-    def _note(self, kind: str, eqn: Any, values: list[Value], outputs: list) -> None:
-        margin = None
-        if self._margins and kind == "select":
-            margin = _rules.margin(eqn, [v.array for v in values])
-        self.decisions.append(Decision(kind, eqn.primitive.name, outputs, where(eqn), margin))
+    def _note_opaque(self, eqn: Any) -> None:
+        if any(inner.primitive.name == "stop_gradient" for inner in equations(eqn)):
+            refuse(
+                f"{name_of(eqn)} holds a stop_gradient, which cannot be frozen there",
+                "Check the function that it maps by itself.",
+            )
+        self.opaque.append(name_of(eqn))
 
     def _decide(self, kind: str, eqn: Any, values: list[Value]) -> list[Value]:
-        outputs = in_float64(eqn)(*(v.array for v in values))
-        self._note(kind, eqn, values, outputs)
-        return [Value(a) for a in outputs]
+        outputs = self._run(eqn, values)
+        self._decided.append(_Decided(kind, eqn, values, outputs))
+        return outputs
 
     def _sort(self, eqn: Any, values: list[Value]) -> list[Value]:
         places = Value(_rules.sorted_places(eqn, [v.array for v in values]))
         if any(v.moves for v in values[: eqn.params["num_keys"]]):
-            self._note("select", eqn, values, [places.array])
+            self._decided.append(_Decided("select", eqn, values, [places]))
         take = _rules.take(eqn.params["dimension"])
         return [self.apply(take, [v, places])[0] for v in values]
 
@@ -189,9 +254,11 @@ class Line(Walker):
         integers = [i for i, v in enumerate(eqn.outvars) if not floating(v.aval)]
         if integers:
             kink = _integers_of(function, integers)
-        outputs = self.apply(function, values, kink)
+        rounds = name_of(eqn) if eqn.primitive.name in OPAQUE and is_narrow(eqn) else ""
+        outputs = self.apply(function, values, kink, rounds)
         if integers:
-            self._note("select", eqn, values, [outputs[i].array for i in integers])
+            chosen = [outputs[i] for i in integers]
+            self._decided.append(_Decided("select", eqn, values, chosen))
         return outputs
 
     def _drop_what_leads_nowhere(self) -> None:
@@ -202,53 +269,47 @@ class Line(Walker):
                 live.append(step)
                 needed.update(id(v) for v in step.inputs if v.moves)
         self._steps = live[::-1]
+        for step in self._steps:
+            if step.rounds:
+                refuse(
+                    f"{step.rounds} computes in floats narrower than float64, whose rounding hides "
+                    "what differences would show",
+                    "Check it without the cast before it: inputs come in float64.",
+                )
 
     # --- replaying
 
     def replay(self, inputs: Sequence, run: Any) -> list[np.ndarray]:
         """The outputs at these inputs; run.signature and run.distance hear of the pieces."""
-        if self._compiled is None:
-            self._compile()
-        outputs, pieces, distance = self._compiled(list(inputs), self._kept)
-        if run is not None:
+        if self._parts is None:
+            self._parts = self._split()
+        known = {id(v): x for v, x in zip(self._inputs, inputs, strict=True)}
+        for part in self._parts:
+            given = [known[id(v)] if v.moves else v.array for v in part.inputs]
+            results, pieces, distance = part.compiled(given)
+            known.update((id(v), x) for v, x in zip(part.outputs, results, strict=True))
             for piece in pieces:
                 run.signature(word(piece))
             run.distance(float(distance))
-        return [np.asarray(x) for x in outputs]
+        return [np.asarray(known[id(v)] if v.moves else v.array) for v in self._outputs]
 
-    def _compile(self) -> None:
-        kept: dict[int, Any] = {}
-        used = [v for step in self._steps for v in step.inputs] + list(self._outputs)
-        kept.update((id(v), v.array) for v in used if not v.moves)
-        self._kept = {str(place): array for place, array in kept.items()}
-
-        def line(inputs: list, constants: dict) -> tuple:
-            known: dict[int, Any] = {id(v): x for v, x in zip(self._inputs, inputs, strict=True)}
-            known.update((int(place), array) for place, array in constants.items())
-            pieces, distance = [], jnp.asarray(math.inf)
-            for step in self._steps:
-                given = [known[id(v)] for v in step.inputs]
-                if step.kink is not None:
-                    piece, gaps = step.kink(*given)
-                    pieces.append(piece)
-                    distance = jnp.minimum(distance, _least(gaps))
-                results = step.function(*given)
-                for value, result in zip(step.outputs, results, strict=True):
-                    known[id(value)] = result if value.moves else value.array
-            return [known[id(v)] for v in self._outputs], pieces, distance
-
-        self._compiled = jax.jit(line)
+    def _split(self) -> list[_Part]:
+        needed = {id(v) for v in self._outputs}
+        parts = []
+        for start in reversed(range(0, len(self._steps), _PART)):
+            steps = self._steps[start : start + _PART]
+            made = {id(v): v for step in steps for v in step.outputs if v.moves}
+            read = {id(v): v for step in steps for v in step.inputs if id(v) not in made}
+            outputs = [v for place, v in made.items() if place in needed]
+            needed.update(read)
+            parts.append(_Part(steps, list(read.values()), outputs))
+        return parts[::-1]
 
     def pieces(self) -> tuple[list[Any], Any]:
         """At the base point: the pieces of kinked operations and what was selected; the distance."""
-        pieces, distance = [], jnp.asarray(math.inf)
-        for step in self._steps:
-            if step.kink is not None:
-                piece, gaps = step.kink(*(v.array for v in step.inputs))
-                pieces.append(piece)
-                distance = jnp.minimum(distance, _least(gaps))
-        selected = [d.outputs for d in self.decisions if d.kind == "select"]
-        return pieces + [array for arrays in selected for array in arrays], distance
+        pieces, distance = _pieces(self._steps, lambda v: v.array)
+        selected = [v.array for d in self._decided if d.kind == "select" for v in d.outputs]
+        return pieces + selected, distance
 
 
 _OWN_RULES = {"while", "cond", "stop_gradient", "sort", "custom_linear_solve"}
@@ -265,6 +326,17 @@ def _smooth(eqn: Any) -> bool:
         return True  # if what is within is
     reads = any(floating(v.aval) for v in eqn.invars)
     return not reads or all(floating(v.aval) for v in eqn.outvars)
+
+
+def _pieces(steps: list[_Step], array: Callable[[Value], Any]) -> tuple[list[Any], Any]:
+    """Of kinked steps: which piece each element is in, and the least distance to another."""
+    pieces, distance = [], jnp.asarray(math.inf)
+    for step in steps:
+        if step.kink is not None:
+            piece, gaps = step.kink(*(array(v) for v in step.inputs))
+            pieces.append(piece)
+            distance = jnp.minimum(distance, _least(gaps))
+    return pieces, distance
 
 
 def _integers_of(function: Function, places: list[int]) -> Callable:

@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from .. import _core
-from ._walk import Walker, floating, refuse
+from ._walk import NOT_TRACED, Walker, floating, refuse
 
 _MOST_AXES = 5  # of the engine's tensors
 _BY_SIGNATURE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -30,13 +30,6 @@ def _argument_names(function: Callable, count: int) -> list[str]:
         parameters = ()
     names = [p.name for p in parameters if p.kind in _BY_SIGNATURE][:count]
     return names + [f"input {i}" for i in range(len(names), count)]
-
-NOT_TRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 @dataclass

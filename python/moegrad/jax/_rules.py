@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -182,46 +183,46 @@ def linear_solve(eqn: Any) -> Function:
 # --- margins: how far a selection is from another outcome -------------------------------------------
 
 
-def _smallest(x: Array) -> float:
-    x = x[jnp.isfinite(x)]
+def _smallest(x: np.ndarray) -> float:
+    x = x[np.isfinite(x)]
     return float(x.min()) if x.size else math.inf
 
 
-def _neighbours(x: Array, axis: int) -> Array:
-    return jnp.diff(jnp.sort(x, axis), axis=axis)
+def _neighbours(x: np.ndarray, axis: int) -> Array:
+    return np.diff(np.sort(x, axis), axis=axis)
 
 
-def _top_gap(eqn: Any, x: Array) -> float:
+def _top_gap(eqn: Any, x: np.ndarray) -> float:
     axis, k = top_k_axis(eqn), eqn.params["k"]
     size = x.shape[axis]
     if k in (0, size):
         return math.inf
     gaps = _neighbours(x if eqn.params.get("is_max_k", True) else -x, axis)
-    return _smallest(lax.index_in_dim(gaps, size - k - 1, axis))
+    return _smallest(gaps.take(size - k - 1, axis))
 
 
 def _extreme_gap(largest: bool) -> Callable:
-    def gap(eqn: Any, x: Array) -> float:
+    def gap(eqn: Any, x: np.ndarray) -> float:
         axis = eqn.params["axes"][0]
         size = x.shape[axis]
         if size < 2:
             return math.inf
-        return _smallest(lax.index_in_dim(_neighbours(x, axis), size - 2 if largest else 0, axis))
+        return _smallest(_neighbours(x, axis).take(size - 2 if largest else 0, axis))
 
     return gap
 
 
-def _order_gap(eqn: Any, x: Array, *others: Array) -> float:
+def _order_gap(eqn: Any, x: np.ndarray, *others: np.ndarray) -> float:
     axis = eqn.params["dimension"]
     if eqn.params["num_keys"] != 1:
         return math.nan
     return _smallest(_neighbours(x, axis)) if x.shape[axis] > 1 else math.inf
 
 
-def _compared(eqn: Any, a: Array, b: Array) -> float:
+def _compared(eqn: Any, a: np.ndarray, b: np.ndarray) -> float:
     if eqn.invars[0] is eqn.invars[1]:  # x != x asks for NaN
         return math.inf
-    return _smallest(jnp.abs(jnp.asarray(a) - b))
+    return _smallest(np.abs(a - b))
 
 
 _MARGINS: dict[str, Callable] = {
@@ -237,8 +238,11 @@ _MARGINS: dict[str, Callable] = {
 def margin(eqn: Any, arrays: list) -> float | None:
     """How far the inputs are from another selection; None where that is not known."""
     of = _MARGINS.get(eqn.primitive.name)
-    found = None if of is None else of(eqn, *arrays)
-    return None if found is None or math.isnan(found) else found
+    if of is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        found = of(eqn, *(np.asarray(a, np.float64) for a in arrays))
+    return None if math.isnan(found) else found
 
 
 # Their gradient passes the draw itself, by a formula of the distribution's.

@@ -13,8 +13,8 @@ import numpy as np
 from .. import _core
 from ._draws import DRAWS, NOISE, RANDOM
 from ._line import Line, word
-from ._program import NOT_TRACED, Program
-from ._walk import Walker, equations, where
+from ._program import Program
+from ._walk import Walker, compile_short, equations, name_of
 
 
 class _Answers:
@@ -42,7 +42,7 @@ class _Answers:
                 return drawn
         if self._run is None:
             raise _core.Error(
-                f"[expectation] the backward pass draws {name} ({where(eqn)}) with a key or weights "
+                f"[expectation] the backward pass draws {name_of(eqn)} with a key or weights "
                 "that the forward pass did not. Draw once, and pass the result on."
             )
         aval = eqn.outvars[0].aval
@@ -136,13 +136,8 @@ class _Sampled:
             result = self._compute(inputs, asked[-1])
             return [(key, weights) for _, key, weights in asked[-1].draws], result
 
-        try:
-            jax.eval_shape(compute, inputs, [], 0)
-        except NOT_TRACED:
-            self._draws = []
-            return
+        self._compiled = compile_short(compute, inputs, [], 0)
         self._draws = [(eqn, eqn.outvars[0].aval) for eqn, _, _ in asked[0].draws]
-        self._compiled = jax.jit(compute)
 
 
 def _eager(answers: _Answers, eqn: Any, arrays: list) -> list | None:

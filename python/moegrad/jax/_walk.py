@@ -37,6 +37,7 @@ CALLS = {
     "custom_vjp_call_jaxpr": ("fun_jaxpr", "call_jaxpr"),
     "custom_vmap_call": ("call",),
 }
+_MOST_COMPILED = 200  # operations
 _LOOPS = {"scan", "while", "cond"}
 # Code that jaxprs do not show, or not in operations of arrays; it gets the types that it declared.
 OPAQUE = {
@@ -52,6 +53,13 @@ OPAQUE = {
     "xla_pmap",
 }
 _STATEFUL = {"get", "swap", "addupdate", "new_ref", "mutable_array", "ref", "run_state", "freeze"}
+# What JAX raises where Python asks for a value that is traced.
+NOT_TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def refuse(what: str, cure: str) -> None:
@@ -59,17 +67,21 @@ def refuse(what: str, cure: str) -> None:
 
 
 def floating(x: Any) -> bool:
-    """Of an array, an aval or a ShapeDtypeStruct."""
+    """Of an array, an aval or a ShapeDtypeStruct: whether derivatives pass it. Complex is too."""
     dtype = getattr(x, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _wide(dtype: Any) -> np.dtype:
+    return np.dtype(np.complex128 if jnp.issubdtype(dtype, np.complexfloating) else np.float64)
 
 
 def narrow(x: Any) -> bool:
-    return floating(x) and x.dtype != np.float64
+    return floating(x) and x.dtype != _wide(x.dtype)
 
 
 def lifted(x: Any) -> Any:
-    return lax.convert_element_type(x, np.float64) if narrow(x) else x
+    return lax.convert_element_type(x, _wide(x.dtype)) if narrow(x) else x
 
 
 def _parts(jaxpr: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence]:
@@ -120,7 +132,8 @@ def bound(eqn: Any, params: dict | None = None) -> Function:
 def casts(eqn: Any) -> bool:
     """A cast from floats to floats, or what stands for one: the identity in float64."""
     if eqn.primitive.name == "convert_element_type":
-        return floating(eqn.invars[0].aval) and floating(eqn.outvars[0].aval)
+        before, after = eqn.invars[0].aval, eqn.outvars[0].aval
+        return floating(before) and floating(after) and _wide(before.dtype) == _wide(after.dtype)
     return eqn.primitive.name == "reduce_precision"
 
 
@@ -159,7 +172,7 @@ def in_float64(eqn: Any) -> Function:
 
 def _lifted_parameter(value: Any) -> Any:
     if isinstance(value, (np.dtype, type)) and _is_narrow_type(value):
-        return np.dtype(np.float64)
+        return _wide(value)
     if type(value).__name__.startswith("DotAlgorithm"):
         return None
     if isinstance(value, ClosedJaxpr):
@@ -174,17 +187,27 @@ def _lifted_parameter(value: Any) -> Any:
 
 def _is_narrow_type(value: Any) -> bool:
     try:
-        return jnp.issubdtype(value, jnp.floating) and np.dtype(value) != np.float64
+        return jnp.issubdtype(value, jnp.inexact) and np.dtype(value) != _wide(value)
     except TypeError:
         return False
 
 
 def _lifted_jaxpr(closed: ClosedJaxpr) -> ClosedJaxpr:
     given = [
-        jax.ShapeDtypeStruct(aval.shape, np.float64 if floating(aval) else aval.dtype)
+        jax.ShapeDtypeStruct(aval.shape, _wide(aval.dtype) if floating(aval) else aval.dtype)
         for aval in closed.in_avals
     ]
     return jax.make_jaxpr(lambda *xs: Walker().walk(closed.jaxpr, closed.consts, xs))(*given)
+
+
+def compile_short(function: Callable, *args: Any) -> Callable | None:
+    """The function compiled; None where Python asks for its values, or where loops that were run
+    step by step have made it too long for a compiler."""
+    try:
+        traced = jax.make_jaxpr(function)(*args)
+    except NOT_TRACED:
+        return None
+    return jax.jit(function) if len(traced.jaxpr.eqns) <= _MOST_COMPILED else None
 
 
 # --- the walk ------------------------------------------------------------------------------------
@@ -305,6 +328,10 @@ def _stack(*rows: Any) -> list:
 def _context(eqn: Any) -> Any:
     context = getattr(getattr(eqn, "ctx", None), "manager", None)
     return contextlib.nullcontext() if context is None else context
+
+
+def name_of(eqn: Any) -> str:
+    return f"{eqn.primitive.name} ({where(eqn)})"
 
 
 def where(eqn: Any) -> str:
