@@ -1,6 +1,5 @@
 """moegrad.jax: what is frozen, what stays live, and what a check says of it."""
 
-import functools
 from pathlib import Path
 
 import moegrad as mg
@@ -66,6 +65,28 @@ def newton(x):
         lambda y: jnp.abs(y * y - a).max() > 1e-3, lambda y: 0.5 * (y + a / y), jnp.ones_like(x)
     )
     return y + (jnp.exp(x) - a) / (2 * y)
+
+
+def ragged(x, dtype):
+    e = x.argmax(1)
+    w = jnp.sin(jnp.arange(32.0)).reshape(4, 4, 2)
+    return lax.ragged_dot(
+        x[jnp.argsort(e)].astype(dtype), w.astype(dtype), jnp.bincount(e, length=4)
+    )
+
+
+def root(x, scale=1.0):
+    """y of y^3 + y = x, by Newton and the implicit function theorem."""
+
+    def solve(f, y):
+        return lax.fori_loop(0, 40, lambda i, y: y - f(y) / (3 * y**2 + 1), y)
+
+    return lax.custom_root(
+        lambda y: y**3 + y - x,
+        jnp.zeros_like(x),
+        solve,
+        lambda g, y: scale * y / g(jnp.ones_like(y)),
+    )
 
 
 # --- programs whose gradient is that of the program between its decisions ---------------------------
@@ -146,6 +167,33 @@ NOT_WRONG = {
     if x.dtype == jnp.float64
     else x,
     "ties in a softmax": lambda x: jax.nn.softmax(x * 0.0 + 1.0) * x,
+    "equal scores": lambda x: lax.top_k(x * 0.0, 2)[0] + x[:, :2],
+    "masked scores": lambda x: jax.nn.softmax(jnp.where(jnp.arange(4) < 2, x, -jnp.inf)),
+    "not a number": lambda x: jnp.where(jnp.isnan(x), 0.0, jnp.nan_to_num(x) * x),
+    "complex within": lambda x: jnp.abs(jnp.fft.rfft(x)) ** 2,
+    "complex64 within": lambda x: jnp.fft.ifft(jnp.fft.fft(x.astype(jnp.float32)) * (1 + 2j)).real,
+    "gradient within": lambda x: jax.grad(lambda z: (jax.nn.relu(z) ** 3).sum())(x) * x,
+    "hessian product": lambda x: jax.jvp(jax.grad(lambda z: (jnp.sin(z) * z[0]).sum()), (x,), (x,))[1],
+    "ragged_dot": lambda x: ragged(x, x.dtype),
+    "ragged_dot in bf16": lambda x: ragged(x, jnp.bfloat16),
+    "attention": lambda x: jax.nn.dot_product_attention(
+        *[x.reshape(1, 3, 2, 2).astype(jnp.bfloat16)] * 3, is_causal=True
+    ),
+    "convolution in f16": lambda x: lax.conv(
+        x[None, None].astype(jnp.float16), jnp.ones((2, 1, 2, 2), jnp.float16), (1, 1), "SAME"
+    ),
+    "eigenvalues": lambda x: jnp.linalg.eigvalsh(x.T @ x),
+    "choice": lambda x: x[0, jax.random.choice(KEY, 4, (3,), p=jax.nn.softmax(x[0]))],
+    "piecewise": lambda x: jnp.piecewise(x, [x < 0, x > 0.5], [jnp.square, jnp.sin, jnp.cos]),
+    "platform": lambda x: lax.platform_dependent(x, cpu=jax.nn.relu, default=jnp.sin),
+    "key of floats": lambda x: x
+    * jax.random.normal(jax.random.fold_in(KEY, (x.sum() * 100).astype(int)), x.shape),
+    "product of segments": lambda x: jnp.ones(4, jnp.bfloat16)
+    .at[jnp.array([0, 1, 3])]
+    .multiply(x[:, 0].astype(jnp.bfloat16), unique_indices=True),
+    "longest of segments": lambda x: jax.ops.segment_max(x, jnp.array([0, 1, 0]), 2),
+    "long": lambda x: lax.scan(lambda c, r: (jax.nn.relu(0.9 * c + r), None), x[0], jnp.arange(60.0)),
+    "root": root,
     "debug": lambda x: (jax.debug.callback(lambda v: None, x), x * gate(x))[1],
 }
 
@@ -212,7 +260,89 @@ def io_leak(x):
     return held(x) * x
 
 
+blocked = jax.custom_jvp(lambda x: x * 1.0)
+blocked.defjvp(lambda p, t: (p[0] * 1.0, jnp.zeros_like(t[0])))
+stopped = custom(lambda x: x * 1.0, lambda r, dy: (jnp.zeros_like(dy),))
+rounded = custom(lambda x: jnp.round(x), lambda r, dy: (dy,))
+spectrum = custom(lambda x: jnp.fft.fft(x).real, lambda r, dy: (jnp.fft.fft(dy).real * 1.01,))
+remade = jax.custom_vjp(jnp.sin)
+remade.defvjp(
+    lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x) * 1.01,), optimize_remat=True
+)
+
+
+@jax.custom_gradient
+def cube_wrong(x):
+    return x**3, lambda dy: dy * 3.01 * x**2
+
+
+def kernel_of(backward):
+    from jax.experimental import pallas
+
+    def sine_kernel(x_ref, y_ref):
+        y_ref[...] = jnp.sin(x_ref[...])
+
+    def forward(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pallas.pallas_call(sine_kernel, out_shape=shape, interpret=True)(x)
+
+    return custom(forward, backward)
+
+
+kernel = kernel_of(lambda r, dy: (dy * jnp.cos(r[0]),))
+kernel_wrong = kernel_of(lambda r, dy: (dy * jnp.cos(r[0]) * 1.0001,))
+
+blocked = jax.custom_jvp(lambda x: x * 1.0)
+blocked.defjvp(lambda p, t: (p[0] * 1.0, jnp.zeros_like(t[0])))
+stopped = custom(lambda x: x * 1.0, lambda r, dy: (jnp.zeros_like(dy),))
+rounded = custom(lambda x: jnp.round(x), lambda r, dy: (dy,))
+spectrum = custom(lambda x: jnp.fft.fft(x).real, lambda r, dy: (jnp.fft.fft(dy).real * 1.01,))
+remade = jax.custom_vjp(jnp.sin)
+remade.defvjp(
+    lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x) * 1.01,), optimize_remat=True
+)
+
+
+@jax.custom_gradient
+def cube_wrong(x):
+    return x**3, lambda dy: dy * 3.01 * x**2
+
+
+def kernel_of(backward):
+    from jax.experimental import pallas
+
+    def sine_kernel(x_ref, y_ref):
+        y_ref[...] = jnp.sin(x_ref[...])
+
+    def forward(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pallas.pallas_call(sine_kernel, out_shape=shape, interpret=True)(x)
+
+    return custom(forward, backward)
+
+
+kernel = kernel_of(lambda r, dy: (dy * jnp.cos(r[0]),))
+kernel_wrong = kernel_of(lambda r, dy: (dy * jnp.cos(r[0]) * 1.0001,))
+
 WRONG = {
+    "blocked tangent": blocked,
+    "a stop that is not said": lambda x: stopped(x) * x,
+    "round without a surrogate": rounded,
+    "complex within": spectrum,
+    "remade": jax.jit(remade),
+    "custom_gradient": cube_wrong,
+    "root": lambda x: root(x, 1.01),
+    "kernel": kernel_wrong,
+    "NaN of the branch not taken": lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0),
+    "blocked tangent": blocked,
+    "a stop that is not said": lambda x: stopped(x) * x,
+    "round without a surrogate": rounded,
+    "complex within": spectrum,
+    "remade": jax.jit(remade),
+    "custom_gradient": cube_wrong,
+    "root": lambda x: root(x, 1.01),
+    "kernel": kernel_wrong,
+    "NaN of the branch not taken": lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0),
     "custom_vjp": top_two_wrong,
     "custom_jvp": sine_wrong,
     "hard without a surrogate": step,
@@ -240,6 +370,7 @@ def test_custom_rules_that_are_right():
     assert mgj.gradcheck(sine, X)
     report = mgj.gradcheck(host_right, X)
     assert report and any("pure_callback (test_jax.py:" in note for note in report.notes)
+    assert mgj.gradcheck(kernel, X)
     with pytest.raises(ValueError, match="callbacks do not support JVP"):
         mgj.gradcheck(through_host, X)
 
@@ -333,7 +464,7 @@ def test_lifted_casts_are_counted():
     assert mgj.gradcheck(gate, X).lifted == 0
 
 
-# --- decisions, equal, expectation ----------------------------------------------------------------------
+# --- decisions, equal ----------------------------------------------------------------------
 
 
 def test_decisions_name_file_and_line():
@@ -358,149 +489,6 @@ def test_equal():
         mgj.equal(lambda x: x, lambda x: x[0], X)
 
 
-REWARD = jnp.array([1.0, -2.0, 0.5, 3.0])
-LOGITS = jnp.array([0.1, 0.5, -0.3, 0.2])
-
-
-def score_function(logits, key=KEY):
-    i = mgj.categorical(key, logits)
-    log_p = jax.nn.log_softmax(logits)[i]
-    return REWARD[i] * (1.0 + log_p - lax.stop_gradient(log_p))
-
-
-def straight_through(logits, key=KEY):
-    p = jax.nn.softmax(logits)
-    hard = jax.nn.one_hot(mgj.categorical(key, logits), 4, dtype=p.dtype)
-    return ((p + lax.stop_gradient(hard - p)) ** 2 * REWARD).sum()
-
-
-@pytest.mark.parametrize("logits", [LOGITS, jnp.zeros(4)], ids=["apart", "equal"])
-@pytest.mark.parametrize(
-    "around", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "remat"]
-)
-def test_expectation(around, logits):
-    found = mgj.expectation(around(score_function), logits)
-    assert found.exact and found.outcomes == 4 and not found.biased and found.bias < 1e-9
-    assert list(found.gradient) == ["logits"] and not found.unknown
-    p = jax.nn.softmax(np.float64(logits))
-    truth = p * (REWARD - (p * REWARD).sum())
-    np.testing.assert_allclose(found.true_gradient["logits"], truth, atol=1e-7)
-    np.testing.assert_allclose(found.gradient["logits"], truth, atol=1e-7)
-
-
-def test_unbiased():
-    assert mgj.unbiased(score_function, LOGITS)
-    assert not mgj.unbiased(straight_through, LOGITS)
-    found = mgj.expectation(straight_through, LOGITS)
-    assert found.biased and found.exact and found.outcomes == 4
-
-
-def test_expectation_of_several_draws():
-    def loss(p, logits):
-        a, b = jax.random.split(KEY)
-        gates = mgj.bernoulli(a, p)
-        i = mgj.categorical(b, logits, shape=(2,))
-        return (gates * REWARD[:3]).sum() * (1 - gates[0]) + REWARD[i].sum() + 0 * p.sum()
-
-    p, logits = np.array([0.2, 0.5, 0.7]), np.array([0.3, -0.2])
-    found = mgj.expectation(loss, p, logits, bias=False)
-    q = np.exp(logits) / np.exp(logits).sum()
-    reward = np.asarray(REWARD, float)
-    expected = (1 - p[0]) * (p[1:] @ reward[1:3]) + 2 * (q @ reward[:2])
-    assert found.exact and found.outcomes == 8 * 4
-    assert found.loss == pytest.approx(expected)
-
-
-def test_expectation_through_a_custom_vjp():
-    """The forward rule draws again, with the same key: the same draw."""
-
-    def hard(logits):
-        return jax.nn.one_hot(mgj.categorical(KEY, logits), 4, dtype=logits.dtype)
-
-    def backward(r, dy):
-        p = jax.nn.softmax(r[0])
-        return (p * (dy - (p * dy).sum()),)
-
-    sample = custom(hard, backward)
-    found = mgj.expectation(lambda logits: (sample(logits) * REWARD).sum(), LOGITS)
-    assert found.exact and found.outcomes == 4
-    assert not found.biased  # of a loss that is linear in the sample it is the exact gradient
-    assert mgj.expectation(lambda logits: ((sample(logits) * REWARD).sum()) ** 2, LOGITS).biased
-
-
-def test_expectation_under_vmap_scan_and_narrow_types():
-    def chain(logits):
-        def body(carry, key):
-            i = mgj.categorical(key, logits + carry)
-            log_p = jax.nn.log_softmax(logits + carry)[i]
-            return lax.stop_gradient(0.3 * REWARD[i]).astype(carry.dtype), (REWARD[i], log_p)
-
-        keys = jax.random.split(KEY, 2)
-        _, (cost, log_p) = lax.scan(body, jnp.zeros((), logits.dtype), keys)
-        log_p = log_p.sum().astype(jnp.float32)
-        return cost.sum() * (1 + log_p - lax.stop_gradient(log_p))
-
-    found = mgj.expectation(chain, LOGITS)
-    assert found.outcomes == 16 and not found.biased and found.bias < 1e-8
-
-    def rows(logits):
-        i = jax.vmap(mgj.categorical)(jax.random.split(KEY, 2), logits)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), i[:, None], 1).sum()
-        return REWARD[i].prod() * (1 + log_p - lax.stop_gradient(log_p))
-
-    found = mgj.expectation(rows, jnp.stack([LOGITS, -LOGITS])[:, :3])
-    assert found.outcomes == 9 and not found.biased and found.bias < 1e-8
-
-
-def test_expectation_with_noise_is_monte_carlo():
-    def loss(x):
-        return (x * jax.random.normal(KEY, (3,))).sum() ** 2
-
-    found = mgj.expectation(loss, np.array([0.5, 1.0, -0.3]), samples=200)
-    assert not found.exact and found.noise and not found.biased
-    fixed = jax.random.normal(KEY, (3,))  # drawn outside: a constant
-    found = mgj.expectation(lambda x: (x * fixed).sum() ** 2, np.ones(3))
-    assert found.exact and found.outcomes == 1
-
-
-def test_truth():
-    def top(x):
-        return lax.top_k(x, 1)[0].sum()
-
-    found = mgj.expectation(top, np.array([0.3, 0.1]), truth=jnp.mean)
-    assert found.biased and found.bias == pytest.approx(0.5**0.5)
-
-
-@pytest.mark.parametrize("axis", [-1, 0, 1])
-@pytest.mark.parametrize("shape", [None, (6, "rest")])
-def test_categorical_is_that_of_jax(axis, shape):
-    logits = jnp.asarray(RNG.normal(size=(2, 3)))
-    rest = np.delete(logits.shape, axis)
-    shape = None if shape is None else (6, *map(int, rest))
-    expected = jax.random.categorical(KEY, logits, axis, shape)
-    assert (mgj.categorical(KEY, logits, axis, shape) == expected).all()
-    jitted = jax.jit(functools.partial(mgj.categorical, axis=axis, shape=shape))
-    assert (jitted(KEY, logits) == expected).all()
-    assert (mgj.categorical(jax.random.PRNGKey(5), logits, axis, shape) == expected).all()
-    keys, many = jax.random.split(KEY, 4), jnp.stack([logits, logits * 2, -logits, logits], 1)
-
-    def draw(categorical):
-        call = functools.partial(categorical, axis=axis, shape=shape)
-        return jax.vmap(call, (0, 1))(keys, many), jax.vmap(call, (None, 1))(KEY, many)
-
-    for ours, theirs in zip(draw(mgj.categorical), draw(jax.random.categorical), strict=True):
-        assert (ours == theirs).all() and ours.dtype == theirs.dtype
-
-
-def test_bernoulli_is_that_of_jax():
-    p = jnp.array([0.2, 0.9])
-    for args in ((KEY,), (KEY, 0.3), (KEY, p), (KEY, p, (5, 2))):
-        ours, theirs = mgj.bernoulli(*args), jax.random.bernoulli(*args)
-        assert (ours == theirs).all() and ours.dtype == theirs.dtype
-    with pytest.raises((TypeError, ValueError)):
-        mgj.categorical(KEY, X, shape=(5,))
-
-
 # --- bad input --------------------------------------------------------------------------------------------
 
 
@@ -510,6 +498,32 @@ def hidden(x):
 
 
 hidden.calls = 0
+
+
+def with_reference(x):
+    held = jax.new_ref(jnp.zeros_like(x))
+    held[...] = x
+    return held[...] * x
+
+
+def sharded(f):
+    from jax.sharding import AxisType, PartitionSpec
+
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(AxisType.Auto,))
+    return jax.shard_map(f, mesh=mesh, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i"))
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX has no jax.shard_map")
+def test_sharded():
+    assert mgj.gradcheck(sharded(lambda x: jnp.sin(x) * lax.psum(x.sum(), "i")), X)
+    with pytest.raises(mg.Error, match="holds a stop_gradient"):
+        mgj.gradcheck(sharded(gate), X)
+
+
+@pytest.mark.skipif(not hasattr(jax, "new_ref"), reason="this JAX has no jax.new_ref")
+def test_mutable_arrays_are_refused():
+    with pytest.raises(mg.Error, match="mutable array"):
+        mgj.gradcheck(with_reference, X)
 
 
 @pytest.mark.parametrize(
@@ -530,6 +544,7 @@ hidden.calls = 0
         (lambda: mgj.expectation(lambda x: x, X), "one number"),
         (lambda: mgj.gradcheck(lambda x: jax.random.gamma(KEY, jnp.exp(x)), X), "beta, dirichlet"),
         (lambda: mgj.gradcheck(hidden, X), "hidden state"),
+        (lambda: mgj.gradcheck(lambda x: kernel(x.astype(jnp.float32)), X), "rounding hides"),
     ],
 )
 def test_bad_input(call, text):
@@ -551,3 +566,19 @@ def test_state_of_jax_is_put_back():
         mgj.gradcheck(lambda x: 1 // 0, X)
     assert (jax.config.jax_enable_x64, (X * 1.0).dtype) == before
     assert (jax.jit(scaled)(X)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "state",
+    [jax.disable_jit, lambda: jax.numpy_dtype_promotion("strict")],
+    ids=["disable_jit", "strict promotion"],
+)
+def test_states_of_jax(state):
+    with state():
+        assert mgj.gradcheck(lambda x: jnp.sort(x @ W), X)
+        assert mgj.gradcheck(lambda x: scaled(gate(x)), X).verdict == "fail"
+
+
+def test_ties_are_not_decided():
+    for f in (jax.nn.relu, lambda x: x.max(1)):
+        assert mgj.gradcheck(f, jnp.zeros((2, 3))).verdict == "inconclusive"

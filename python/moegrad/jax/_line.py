@@ -138,13 +138,14 @@ class Line(Walker):
         made: list[Line] = []
 
         def record(inputs: list) -> list:
-            made.append(cls(closed, inputs))
-            return [value.array for value in made[0]._needed()]
+            made[:] = [cls(closed, inputs)]
+            return made[0]._take_arrays()
 
         compiled = compile_short(record, list(inputs))
         if compiled is None:
             return cls(closed, inputs)
-        for value, array in zip(made[0]._needed(), compiled(list(inputs)), strict=True):
+        arrays = compiled(list(inputs))
+        for value, array in zip(made[0]._needed(), arrays, strict=True):
             value.array = array
         return made[0]
 
@@ -152,6 +153,15 @@ class Line(Walker):
         """Whose arrays are asked for after recording."""
         decided = [v for d in self._decided for v in (*d.inputs, *d.outputs)]
         return decided + [v for s in self._steps for v in s.inputs if not v.moves] + self._outputs
+
+    def _take_arrays(self) -> list[Any]:
+        """Of _needed(); none that is traced stays behind."""
+        needed = self._needed()
+        arrays = [value.array for value in needed]
+        moving = [v for step in self._steps for v in (*step.inputs, *step.outputs)]
+        for value in (*needed, *moving, *self._inputs):
+            value.array = None
+        return arrays
 
     @property
     def outputs(self) -> list[Any]:

@@ -203,4 +203,5 @@ def in_float64() -> Iterator[bool]:
         with contextlib.suppress(RuntimeError):  # no such platform
             stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
         stack.enter_context(x64_set(True))
+        stack.enter_context(jax.disable_jit(False))
         yield before

@@ -115,29 +115,31 @@ class _Sampled:
     def __init__(self, compute: Callable[[list, Callable], Any]) -> None:
         self._compute = compute
         self._compiled: Callable | None = None
-        self._draws: list[tuple] | None = None  # equations, avals; None: not known yet
+        self._draws: list[Any] | None = None  # their equations; None: not known yet
 
     def __call__(self, inputs: list, answers: _Answers) -> Any:
         if self._draws is None:
             self._prepare(inputs)
         if self._compiled is None:
             return self._compute(inputs, lambda eqn, arrays: _eager(answers, eqn, arrays))
-        draws = [np.zeros(aval.shape, aval.dtype) for _, aval in self._draws]
-        for place, (eqn, _) in enumerate(self._draws):
+        avals = [eqn.outvars[0].aval for eqn in self._draws]
+        draws = [np.zeros(aval.shape, aval.dtype) for aval in avals]
+        for place, eqn in enumerate(self._draws):
             asked, _ = self._compiled(inputs, draws, answers.seed)
             draws[place] = answers.draw(eqn, *asked[place])
         return self._compiled(inputs, draws, answers.seed)[1]
 
     def _prepare(self, inputs: list) -> None:
-        asked: list[_Asked] = []
+        drawn: list[Any] = []
 
         def compute(inputs: list, draws: list, seed: Any) -> tuple:
-            asked.append(_Asked(draws, seed))
-            result = self._compute(inputs, asked[-1])
-            return [(key, weights) for _, key, weights in asked[-1].draws], result
+            asked = _Asked(draws, seed)
+            result = self._compute(inputs, asked)
+            drawn[:] = [eqn for eqn, _, _ in asked.draws]
+            return [(key, weights) for _, key, weights in asked.draws], result
 
         self._compiled = compile_short(compute, inputs, [], 0)
-        self._draws = [(eqn, eqn.outvars[0].aval) for eqn, _, _ in asked[0].draws]
+        self._draws = drawn
 
 
 def _eager(answers: _Answers, eqn: Any, arrays: list) -> list | None:
