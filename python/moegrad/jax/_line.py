@@ -1,4 +1,4 @@
-"""A program as a straight line of smooth operations, with every step that no derivative passes kept.
+"""A program as a straight line of smooth operations; every step that no derivative passes is kept.
 
 Recording walks the jaxpr at the base point. What does not move with the inputs is a constant of the
 line, and so is what is decided:
@@ -43,7 +43,6 @@ from ._walk import (
     refuse,
     where,
 )
-
 
 _PART = 48  # steps that are compiled at once
 
@@ -316,7 +315,7 @@ class Line(Walker):
         return parts[::-1]
 
     def pieces(self) -> tuple[list[Any], Any]:
-        """At the base point: the pieces of kinked operations and what was selected; the distance."""
+        """At the base point: the pieces of kinked operations, what was selected; the distance."""
         pieces, distance = _pieces(self._steps, lambda v: v.array)
         selected = [v.array for d in self._decided if d.kind == "select" for v in d.outputs]
         return pieces + selected, distance
