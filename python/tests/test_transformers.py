@@ -79,12 +79,13 @@ def make(name):
     return made.train(name != "PhiMoE")  # which trains by a surrogate: see below
 
 
+QUICK = {"directions": 3, "cotangents": 2}
 HIDDEN = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(11))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_unedited_block_passes(name):
-    report = mgt.gradcheck(make(name), HIDDEN)
+    report = mgt.gradcheck(make(name), HIDDEN, **QUICK)
     assert report, str(report)
     assert report.max_error < 1e-7
     assert report.decisions
@@ -141,7 +142,7 @@ def with_error(name):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_planted_error_fails(name):
-    report = mgt.gradcheck(with_error(name), HIDDEN)
+    report = mgt.gradcheck(with_error(name), HIDDEN, **QUICK)
     assert report.verdict == "fail", str(report)
 
 
