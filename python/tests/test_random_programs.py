@@ -59,11 +59,15 @@ STEPS = {
     "straight": straight_through,
     "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2) * 1.1,
     "flipped": lambda x: x.flip(-1).as_strided(x.shape, x.contiguous().stride()) - 0.1,
-    "multinomial": lambda x: x.gather(
-        -1, torch.multinomial(torch.softmax(x.reshape(-1, x.shape[-1]), -1), 1).reshape(
-            *x.shape[:-1], 1
+    "multinomial": lambda x: (
+        x.gather(
+            -1,
+            torch.multinomial(torch.softmax(x.reshape(-1, x.shape[-1]), -1), 1).reshape(
+                *x.shape[:-1], 1
+            ),
         )
-    ) * x,
+        * x
+    ),
     "counted": lambda x: x * (x > 0.1).sum(-1, keepdim=True),
 }
 
@@ -99,9 +103,7 @@ PLAIN = ["tanh", "norm", "noise", "transposed", "straight", "no_grad", "softmax"
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(
-    st.lists(st.sampled_from(PLAIN), min_size=1, max_size=4), st.data(), st.integers(0, 10**6)
-)
+@given(st.lists(st.sampled_from(PLAIN), min_size=1, max_size=4), st.data(), st.integers(0, 10**6))
 def test_a_turned_sign_fails(names, data, seed):
     at = data.draw(st.integers(0, len(names) - 1))
     assert mgt.gradcheck(program(names), point((3, 4), seed), **QUICK)

@@ -26,7 +26,7 @@ def router(x, w, k=2):
     return torch.zeros(x.shape[0], w.shape[1]).scatter(1, indices, p.to(torch.get_default_dtype()))
 
 
-# --- programs whose gradient is that of the program between its decisions ---------------------------
+# --- programs whose gradient is that of the program between its decisions ------------------------
 
 NOT_WRONG = {
     "gate": lambda x: gate(x),
@@ -167,7 +167,7 @@ def test_passes(name):
     assert report.max_error < 1e-6
 
 
-# --- wrong gradients, and values that leak past PyTorch ---------------------------------------------
+# --- wrong gradients, and values that leak past PyTorch ------------------------------------------
 
 
 class Wrong(torch.autograd.Function):
@@ -263,7 +263,7 @@ def test_dead_gradient():
     assert report.dead == ["w"]
 
 
-# --- modules ------------------------------------------------------------------------------------------
+# --- modules -------------------------------------------------------------------------------------
 
 
 class Mixture(torch.nn.Module):
@@ -338,7 +338,7 @@ def test_parametrized_and_tied():
     assert mgt.gradcheck(tied, X)
 
 
-# --- decisions, equal, expectation ----------------------------------------------------------------------
+# --- decisions, equal, expectation ---------------------------------------------------------------
 
 
 def test_decisions_name_file_and_line():
@@ -355,7 +355,9 @@ def test_decisions_name_file_and_line():
 def test_equal():
     assert mgt.equal(lambda x: x.relu(), lambda x: torch.where(x > 0, x, 0.0 * x), X)
     assert not mgt.equal(lambda x: x * 2, lambda x: x * 2.0001, X)
-    assert not mgt.equal(lambda x: x.sigmoid(), lambda x: gate(x) - gate(x) + x.sigmoid().detach(), X)
+    assert not mgt.equal(
+        lambda x: x.sigmoid(), lambda x: gate(x) - gate(x) + x.sigmoid().detach(), X
+    )
 
 
 REWARD = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -420,7 +422,7 @@ def test_truth():
     assert found.biased and found.bias == pytest.approx(0.5**0.5)
 
 
-# --- bad input --------------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_unedited_block_passes(name):
     assert report.decisions
 
 
-# --- planted errors: what each does to the outputs of a part of the block ----------------------------
+# --- planted errors: what each does to the outputs of a part of the block ------------------------
 
 
 def through(backward):

@@ -29,15 +29,9 @@ def _primitive(name: str, function: Callable) -> Primitive:
         return ShapedArray(found.shape, found.dtype)
 
     def batched(values: Sequence, axes: Sequence, *, batch: int, **options: Any) -> tuple:
-        size = next(
-            x.shape[axis]
-            for x, axis in zip(values, axes, strict=True)
-            if axis is not None
-        )
+        size = next(x.shape[axis] for x, axis in zip(values, axes, strict=True) if axis is not None)
         values = [
-            jnp.broadcast_to(x, (size, *x.shape))
-            if axis is None
-            else jnp.moveaxis(x, axis, 0)
+            jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(values, axes, strict=True)
         ]
         return primitive.bind(*values, batch=batch + 1, **options), 0
@@ -65,9 +59,7 @@ def categorical(key: Any, logits: Any, axis: int = -1, shape: Sequence[int] | No
     Draws of the same key and logits are the same draw; other keys draw independently.
     """
     shape = None if shape is None else tuple(shape)
-    return _categorical.bind(
-        _array(key), jnp.asarray(logits), axis=int(axis), shape=shape, batch=0
-    )
+    return _categorical.bind(_array(key), jnp.asarray(logits), axis=int(axis), shape=shape, batch=0)
 
 
 def bernoulli(key: Any, p: Any = 0.5, shape: Sequence[int] | None = None) -> Any:

@@ -160,9 +160,7 @@ def _label(path: tuple, names: list[str]) -> str:
 
 def _outputs_of(result: Any) -> list[Any]:
     """The arrays of floats that a program returned."""
-    arrays = [
-        x for x in tree_leaves(result) if isinstance(x, (jax.Array, np.ndarray, np.generic))
-    ]
+    arrays = [x for x in tree_leaves(result) if isinstance(x, (jax.Array, np.ndarray, np.generic))]
     for x in arrays:
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             refuse(f"the program returns {x.dtype}", "Return its real and imaginary parts.")

@@ -19,7 +19,7 @@ from ._walk import Function, Walker, floating, in_float64
 
 Array = Any
 
-# --- kinks ----------------------------------------------------------------------------------------
+# --- kinks ---------------------------------------------------------------------------------------
 # Of the inputs of a call, where in its pieces each element lies, and the distances to the borders.
 # A border itself is a piece of its own.
 
@@ -135,7 +135,7 @@ def kink(eqn: Any) -> Callable | None:
     return lambda *arrays: rule(eqn.params, *arrays)
 
 
-# --- selections that give floats beside integers: the floats again, from frozen places ------------
+# --- selections that give floats beside integers: the floats again, from frozen places -----------
 
 
 def take(axis: int) -> Function:
@@ -160,7 +160,7 @@ def sorted_places(eqn: Any, arrays: list) -> Array:
     return ordered[-1]
 
 
-# --- lax.custom_linear_solve: its own solver may use a factorisation under stop_gradient ----------
+# --- lax.custom_linear_solve: its own solver may use a factorisation under stop_gradient ---------
 
 
 def linear_solve(eqn: Any) -> Function:
@@ -181,7 +181,7 @@ def linear_solve(eqn: Any) -> Function:
     return call
 
 
-# --- margins: how far a selection is from another outcome -----------------------------------------
+# --- margins: how far a selection is from another outcome ----------------------------------------
 
 
 def _smallest(x: np.ndarray) -> float:

@@ -72,7 +72,7 @@ def _draw_bernoulli(run: Any, p: np.ndarray, shape: tuple, params: dict) -> np.n
 _DRAW = {"categorical": _draw_categorical, "bernoulli": _draw_bernoulli}
 
 
-# --- random numbers as arguments ------------------------------------------------------------------
+# --- random numbers as arguments -----------------------------------------------------------------
 
 
 def _noise(eqn: Any, arrays: list, seed: Any) -> list:
@@ -151,7 +151,7 @@ def _eager(answers: _Answers, eqn: Any, arrays: list) -> list | None:
     return [jnp.asarray(answers.draw(eqn, _data(arrays[0]), arrays[1]))]
 
 
-# --- the loss and its gradient --------------------------------------------------------------------
+# --- the loss and its gradient -------------------------------------------------------------------
 
 
 class _Drawn(Walker):

@@ -1,9 +1,9 @@
 """Checks of PyTorch code as it is: nothing is marked, nothing is edited.
 
-    import moegrad.torch as mgt
-    report = mgt.gradcheck(router, x)      # a function, a Module, an autograd.Function's apply
-    print(mgt.decisions(router, x))        # what no derivative passes, with file and line
-    print(mgt.expectation(loss, logits))   # exact bias and variance of a sampled loss
+import moegrad.torch as mgt
+report = mgt.gradcheck(router, x)      # a function, a Module, an autograd.Function's apply
+print(mgt.decisions(router, x))        # what no derivative passes, with file and line
+print(mgt.expectation(loss, logits))   # exact bias and variance of a sampled loss
 """
 
 try:

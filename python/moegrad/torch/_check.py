@@ -227,7 +227,8 @@ def expectation(
 
     torch.multinomial and torch.bernoulli, with what is made of them, are enumerated: the program is
     run once for each outcome of its draws. Other random numbers are integrated by Monte Carlo;
-    `exact` is False then. `truth`: another program of these inputs, to whose derivative the bias is.
+    `exact` is False then. `truth`: another program of these inputs, the derivative of which the
+    bias is to.
     """
     with quiet_environment():
         program = Program(function, inputs, kwargs)
@@ -289,9 +290,7 @@ def equal(
 def _gradients(outputs: list[Tensor], leaves: list[Tensor], cotangent: np.ndarray) -> list:
     vjp = _vjp(outputs, leaves)
     gradients = [None] * len(leaves) if vjp is None else vjp(cotangent)
-    return [
-        np.zeros(tuple(leaf.shape)) if g is None else g for g, leaf in zip(gradients, leaves)
-    ]
+    return [np.zeros(tuple(leaf.shape)) if g is None else g for g, leaf in zip(gradients, leaves)]
 
 
 def _close(a: np.ndarray, b: np.ndarray, relative: float) -> bool:

@@ -1,4 +1,4 @@
-"""Draws whose outcomes the engine enumerates: torch.multinomial and torch.bernoulli in all forms."""
+"""Draws whose outcomes the engine enumerates: torch.multinomial, torch.bernoulli in all forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs PyTorch code as it is, with every step that no derivative passes recorded, replayed or drawn.
+"""Runs PyTorch code as it is, each step that no derivative passes recorded, replayed or drawn.
 
 Two stacked modes of PyTorch's: one sees each operation as it is executed, the other which parts the
 user runs without gradients. What is done with an operation follows from types and tags:
@@ -61,7 +61,7 @@ class Recording:
     lifted: int = 0
 
 
-# --- where in the user's program ---------------------------------------------------------------------
+# --- where in the user's program -----------------------------------------------------------------
 
 
 def _user_frame() -> str:
@@ -119,7 +119,9 @@ class _UserCalls(TorchFunctionMode):
         self.enabled = True
         self.detaches = False
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         if func is torch._C._set_grad_enabled:
             self.enabled = bool(args[0])
         elif func in _DETACHES:
@@ -150,7 +152,9 @@ class _Known:
         ]
         returned = [str(r.type) for r in schema.returns]
         self.gives_tensors = any("Tensor" in kind for kind in returned)
-        self.gives_one = len(returned) == 1 and "List" not in returned[0] and "[]" not in returned[0]
+        self.gives_one = (
+            len(returned) == 1 and "List" not in returned[0] and "[]" not in returned[0]
+        )
         self.gives_list = len(returned) == 1 and not self.gives_one
         self.views = bool(schema.returns) and schema.returns[0].alias_info is not None
         self.kink = _rules.KINKS.get(func)
@@ -165,7 +169,7 @@ class _Known:
 _known: dict[Any, _Known] = {}
 
 
-# --- the modes ------------------------------------------------------------------------------------------
+# --- the modes -----------------------------------------------------------------------------------
 
 
 class Frozen(TorchDispatchMode):
@@ -196,7 +200,9 @@ class Frozen(TorchDispatchMode):
         return False  # programs run eagerly here; the guard would cost as much as an operation
 
     # One executed operation.
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         known = _known.get(func)
         if known is None:
             known = _known.setdefault(func, _Known(func))
@@ -224,7 +230,7 @@ class Frozen(TorchDispatchMode):
         return {**kwargs, "dtype": torch.float64}
 
     def _kind(self, known: _Known, reads_floats: bool) -> str | None:
-        """"draw", "stop", or None; a selection shows by its results."""
+        """ "draw", "stop", or None; a selection shows by its results."""
         if known.draws:
             return "draw"
         if not reads_floats or known.leaves:
@@ -251,7 +257,12 @@ class Frozen(TorchDispatchMode):
             kept = [r.clone() for r in results]
             self.recording.decisions.append(
                 Decision(
-                    kind, known.name, kept, _user_frame(), margin, known.stops and not self.user.detaches
+                    kind,
+                    known.name,
+                    kept,
+                    _user_frame(),
+                    margin,
+                    known.stops and not self.user.detaches,
                 )
             )
         return out
@@ -291,7 +302,7 @@ class Frozen(TorchDispatchMode):
         return known.as_returned(kept)
 
     def _swapped(self, out: Any, kept: list[Tensor]) -> Any:
-        """The results with the frozen integers; of floats beside them the live ones, in this cell."""
+        """The results with frozen integers; of floats beside them the live ones, in this cell."""
         leaves, spec = tree_flatten(out)
         mixed = any(floating(leaf) for leaf in leaves)
         places = iter(kept)
@@ -391,7 +402,7 @@ def active() -> Frozen | None:
     return _active[-1] if _active else None
 
 
-# --- helpers ----------------------------------------------------------------------------------------------
+# --- helpers -------------------------------------------------------------------------------------
 
 
 def _word(x: Tensor) -> int:

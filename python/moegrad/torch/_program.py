@@ -53,7 +53,7 @@ def _argument_names(function: Any, inputs: tuple, kwargs: dict) -> list[str]:
 
 
 class Program:
-    """function(*inputs, **kwargs) with its floating tensors, and a Module's parameters, as inputs."""
+    """function(*inputs, **kwargs): its floating tensors, and a Module's parameters, are inputs."""
 
     def __init__(self, function: Callable, inputs: tuple, kwargs: dict) -> None:
         if not callable(function):

@@ -43,11 +43,11 @@ def overloads(table: dict[str, Any]) -> dict[Any, Any]:
 
 
 # --- kinks: for the inputs of a call, where in its pieces each element lies, and the distances to
-# the borders ---------------------------------------------------------------------------------------
+# the borders -------------------------------------------------------------------------------------
 
 
 def _steps(x: Tensor, *borders: float) -> tuple[Tensor, Tensor]:
-    """Number of borders below x; -1, 0, 1 at a single one. A border itself is a piece of its own."""
+    """Number of borders below x; -1, 0, 1 at a single one. A border is a piece of its own."""
     piece = torch.zeros_like(x)
     distance = torch.full_like(x, math.inf)
     for border in borders:
@@ -190,7 +190,7 @@ KINKS = overloads(
     }
 )
 
-# --- (values, indices): the values again, from frozen indices --------------------------------------
+# --- (values, indices): the values again, from frozen indices ------------------------------------
 
 
 def _along(func: Any, args: tuple, kwargs: dict, indices: Tensor, reduces: bool) -> Tensor:
@@ -229,7 +229,7 @@ def gathered(func: Any, args: tuple, kwargs: dict, indices: Tensor) -> Tensor:
     return _along(func, args, kwargs, indices, _INDEXED[func])
 
 
-# --- margins: how far a selection is from another outcome -------------------------------------------
+# --- margins: how far a selection is from another outcome ----------------------------------------
 
 
 def _smallest(x: Tensor) -> float:
@@ -299,7 +299,7 @@ def margin(func: Any, args: tuple, kwargs: dict) -> float | None:
     return of(lambda name: argument(func, args, kwargs, name))
 
 
-# --- noise that the value depends on besides: the value again, from the frozen noise ----------------
+# --- noise that the value depends on besides: the value again, from the frozen noise -------------
 
 
 def _dropout(args: tuple, kwargs: dict, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
