@@ -5,6 +5,8 @@
 
 #include "callback.h"
 #include "checks.h"
+#include "layer.h"
+#include "registry.h"
 
 namespace nb = nanobind;
 
@@ -29,4 +31,6 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = MOEGRAD_VERSION;
   moegrad::python::bind_errors(m);
   moegrad::python::bind_checks(m);
+  moegrad::python::bind_layer(m);
+  moegrad::python::bind_registry(m);
 }
