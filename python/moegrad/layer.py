@@ -192,6 +192,11 @@ class Layer:
         run: within a program that mg.gradcheck or mg.expectation checks, what it was given: then
         the layer's selections, draws and kinks are the program's.
         """
+        if not isinstance(weights, Mapping):
+            raise Error(
+                f"[layer] the weights are of type {type(weights).__name__}. Give a dict of arrays, "
+                "as layer.init() makes it."
+            )
         return self._core.forward(
             x,
             weights if type(weights) is dict else dict(weights),

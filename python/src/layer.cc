@@ -237,6 +237,26 @@ nb::list declared(const Mixture& mixture) {
   return all;
 }
 
+// What moegrad.torch makes tensors of, which their owner may write: y, the auxiliary loss or None,
+// selected, load, updates.
+nb::tuple copies(const Pass& p) {
+  const LayerOutput& out = p.out();
+  Tensor y, selected, load;
+  without_gil([&] {
+    y = out.y.value().clone();
+    selected = p.for_all(out.routing.selected, -1.0).clone();
+    load = out.expert_load();
+  });
+  nb::dict updates;
+  for (const auto& [name, value] : out.updates) {
+    updates[name.c_str()] = array_of(value.clone(), Access::write);
+  }
+  const nb::object auxiliary =
+      out.auxiliary.defined() ? nb::cast(out.auxiliary.value().item()) : nb::object(nb::none());
+  return nb::make_tuple(array_of(y, Access::write), auxiliary, array_of(selected, Access::write),
+                        array_of(load, Access::write), updates);
+}
+
 // A pass as seen by its tape.
 struct PassTape {
   std::shared_ptr<Pass> pass;
@@ -327,6 +347,7 @@ void bind_output(nb::module_& m) {
           "parameters, by name. It can be called again. losses: for an estimator that needs them "
           "(Layer.needs_losses), what each row of y adds to the loss, of several samples of a "
           "token their mean; dy is then the derivative of each row's loss by its y.")
+      .def("_copies", &copies)
       .def("_backward", &backward, "dy"_a.none(), "auxiliary"_a, "losses"_a.none(), "retain"_a,
            "threads"_a)
       .def("__repr__", [](const Pass& p) {
@@ -348,7 +369,7 @@ void bind_layer(nb::module_& m) {
                    [](const Mixture& x) { return x.layer().estimator().needs_losses(); })
       .def("declared", &declared)
       .def("init", &init, "seed"_a, "dtype"_a)
-      .def("forward", &forward, "x"_a, "weights"_a, "seed"_a, "training"_a, "ids"_a.none(),
+      .def("forward", &forward, "x"_a.none(), "weights"_a, "seed"_a, "training"_a, "ids"_a.none(),
            "mask"_a.none(), "sequence"_a, "attention"_a.none(), "dropless"_a, "check_finite"_a,
            "wanted"_a.none(), "guard"_a, "run"_a.none(), "threads"_a);
   m.def("make_mixture", &make, "model"_a, "hidden"_a, "output"_a, "experts"_a, "active"_a,
