@@ -237,12 +237,14 @@ nb::list declared(const Mixture& mixture) {
   return all;
 }
 
-// What moegrad.torch makes tensors of, which their owner may write: y, the auxiliary loss or None,
-// selected, load, updates.
+// What moegrad.torch makes tensors of, which their owner may write: y, the auxiliary loss (0 where
+// there is none), selected, load, updates.
 nb::tuple copies(const Pass& p) {
   const LayerOutput& out = p.out();
-  Tensor y, selected, load;
+  Tensor y, auxiliary, selected, load;
   without_gil([&] {
+    auxiliary = out.auxiliary.defined() ? out.auxiliary.value().clone()
+                                        : Tensor::zeros({}, out.y.dtype(), Device::cpu);
     y = out.y.value().clone();
     selected = p.for_all(out.routing.selected, -1.0).clone();
     load = out.expert_load();
@@ -251,10 +253,8 @@ nb::tuple copies(const Pass& p) {
   for (const auto& [name, value] : out.updates) {
     updates[name.c_str()] = array_of(value.clone(), Access::write);
   }
-  const nb::object auxiliary =
-      out.auxiliary.defined() ? nb::cast(out.auxiliary.value().item()) : nb::object(nb::none());
-  return nb::make_tuple(array_of(y, Access::write), auxiliary, array_of(selected, Access::write),
-                        array_of(load, Access::write), updates);
+  return nb::make_tuple(array_of(y, Access::write), array_of(auxiliary, Access::write),
+                        array_of(selected, Access::write), array_of(load, Access::write), updates);
 }
 
 // A pass as seen by its tape.

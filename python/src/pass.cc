@@ -10,26 +10,33 @@
 namespace moegrad::python {
 namespace {
 
-// A word that is another one where an element is.
+// A word that is another one where an element is, all but surely: sums of products of halves of
+// words, each with a key of its own, as in XXH3.
 std::uint64_t fingerprint(const Tensor& t) {
   constexpr std::uint64_t kOdd = 0x9e37'79b9'7f4a'7c15U;
-  std::uint64_t lanes[4] = {1, 2, 3, 4};
+  constexpr std::size_t kLanes = 8;
+  std::uint64_t sums[kLanes] = {};
+  std::uint64_t words[kLanes];
+  std::uint64_t key = kOdd;
   const std::byte* p = t.raw();
   std::size_t left = t.bytes();
-  const auto take = [&](std::uint64_t& lane, std::size_t bytes) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, p, bytes);
-    lane = (std::rotl(lane, 29) ^ word) * kOdd;
-    p += bytes;
-    left -= bytes;
+  const auto add = [&] {
+    for (std::size_t i = 0; i < kLanes; ++i) {
+      const std::uint64_t word = words[i] ^ (key + i * kOdd);
+      sums[i] += (word & 0xffff'ffffU) * (word >> 32) + word;
+    }
+    key += kLanes * kOdd;
   };
-  while (left >= 32) {
-    for (std::uint64_t& lane : lanes) take(lane, 8);
+  for (; left >= sizeof words; left -= sizeof words, p += sizeof words) {
+    std::memcpy(words, p, sizeof words);
+    add();
   }
-  while (left > 0) take(lanes[0], std::min<std::size_t>(8, left));
-  std::uint64_t word = 0;
-  for (const std::uint64_t lane : lanes) word = (std::rotl(word, 17) ^ lane) * kOdd;
-  return word;
+  std::memset(words, 0, sizeof words);
+  if (left > 0) std::memcpy(words, p, left);
+  add();
+  std::uint64_t result = 0;
+  for (const std::uint64_t sum : sums) result = (std::rotl(result, 17) ^ sum) * kOdd;
+  return result;
 }
 
 // Each row n times, one behind the other.

@@ -126,8 +126,7 @@ class _Call:
                 self.state[name].copy_(torch.from_numpy(value))
         self.selected = torch.from_numpy(selected)
         self.load = torch.from_numpy(load)
-        added = 0.0 if auxiliary is None else auxiliary
-        return torch.from_numpy(y), torch.tensor(added, dtype=x.dtype)
+        return torch.from_numpy(y), torch.from_numpy(auxiliary)
 
     def _pass(
         self, x: np.ndarray, weights: dict, wanted: list[str], seed: int, run: Any = None
@@ -201,7 +200,7 @@ class MoE(torch.nn.Module):
         values = layer.init(seed, _TYPES[dtype])
         for entry in layer.parameters():
             self._add(entry["name"], torch.from_numpy(values[entry["name"]]), entry["trained"])
-        self._forget()
+        self._remember(None, None, None)
 
     def _add(self, name: str, value: Tensor, trained: bool) -> None:
         *folders, key = name.split(".")
@@ -217,8 +216,9 @@ class MoE(torch.nn.Module):
             owner.register_buffer(key, value)
             self._state.append((name, owner, key))
 
-    def _forget(self) -> None:
-        self.auxiliary = self.load = self.selected = None
+    def _remember(self, auxiliary: Any, load: Any, selected: Any) -> None:
+        # Neither parameters nor buffers: Module.__setattr__ need not look at them.
+        self.__dict__.update(auxiliary=auxiliary, load=load, selected=selected)
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor of a graph can be neither copied nor sent away.
@@ -241,7 +241,7 @@ class MoE(torch.nn.Module):
         """ids and mask (0: padding) have the leading shape of x. Of x [..., L, D] L rows are a
         sequence, unless `sequence` says otherwise; of x [N, D] each row is. attention: the averaged
         scores [..., L, L], a constant."""
-        self._forget()  # the last pass's graph
+        self._remember(None, None, None)  # the last pass's graph ends here
         self._require_served(x)
         width = self.layer.config["model"]
         parameters = [owner._parameters[key] for _, owner, key in self._trained]
@@ -257,14 +257,15 @@ class MoE(torch.nn.Module):
             "attention": None if attention is None else self._scores(attention, x),
             "dropless": dropless,
         }
-        rows = x.reshape(-1, width)
+        rows = x if x.dim() == 2 else x.reshape(-1, width)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
-            y, self.auxiliary = _Pass.apply(call, rows, *parameters)
+            y, auxiliary = _Pass.apply(call, rows, *parameters)
         else:
-            y, self.auxiliary = call(rows, tuple(parameters), [])
-        self._random = call.random
-        self.load = call.load
-        self.selected = _with_leading(decide("moegrad.MoE", lambda: call.selected), x)
+            y, auxiliary = call(rows, tuple(parameters), [])
+        if self._random is None:
+            self._random = call.random
+        selected = decide("moegrad.MoE", lambda: call.selected)
+        self._remember(auxiliary, call.load, _with_leading(selected, x))
         return _with_leading(y, x)
 
     def _require_served(self, x: Any) -> None:
@@ -306,6 +307,6 @@ class MoE(torch.nn.Module):
 def _with_leading(rows: Tensor, x: Tensor) -> Tensor:
     """[N, ...] with the leading shape of x, where there is a row for each of its."""
     leading = x.shape[:-1]
-    if rows.shape[0] != leading.numel():
+    if len(leading) == 1 or rows.shape[0] != leading.numel():
         return rows  # a router that works on other rows than the tokens
     return rows.reshape(*leading, *rows.shape[1:])
