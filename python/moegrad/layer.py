@@ -64,9 +64,12 @@ def _words(name: str, value: Any) -> Any:
 def _seed(value: int | None) -> int:
     if value is None:
         return int.from_bytes(os.urandom(8), "little")
-    seed = index(value)
+    try:
+        seed = index(value)
+    except TypeError:
+        seed = -1
     if not 0 <= seed < 2**64:
-        raise Error(f"[layer] the seed is {seed}. Give a number from 0 to 2^64 - 1.")
+        raise Error(f"[layer] the seed is {value!r}. Give an integer from 0 to 2^64 - 1.")
     return seed
 
 
@@ -201,13 +204,13 @@ class Layer:
             x,
             weights if type(weights) is dict else dict(weights),
             _seed(seed),
-            training,
+            bool(training),
             _words("ids", ids),
             _words("mask", mask),
-            sequence,
+            _whole("sequence", sequence),
             attention,
-            dropless,
-            check_finite,
+            bool(dropless),
+            bool(check_finite),
             None if gradients else [],
             True,
             run,

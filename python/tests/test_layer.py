@@ -128,6 +128,24 @@ def test_gradients_pass_the_check(router, estimator, options):
         assert check(lambda run, *a: program(run, *a, scale=1.001)).verdict == "fail"
 
 
+def test_a_run_ends_with_its_call():
+    layer = layer_of("moesart")
+    w = layer.init(dtype="float64")
+    kept = []
+
+    def program(run, x):
+        kept.append((run, layer(x, w, run=run)))
+        out = kept[-1][1]
+        return out.y, lambda dy: [out.backward(dy)["x"]]
+
+    assert mg.gradcheck(program, numbers())
+    run, out = kept[0]
+    with pytest.raises(mg.Error, match="it is over"):
+        layer(numbers(), w, run=run)
+    gc.collect()
+    assert same(out.backward(out.y), out.backward(out.y))  # what it recorded is its own
+
+
 def test_draws_within_a_check_are_enumerated():
     """The unordered-set estimate of sum_i p_i E_i is unbiased: so says its enumeration."""
     layer = mg.Layer(3, 2, 4, 2, router="unordered-set", estimator="sparse")
@@ -202,7 +220,7 @@ def test_seeds():
     assert not same(layer.init(seed=7), layer.init(seed=8))
     largest = 2**64 - 1
     assert layer(x, w, seed=largest).seed == largest
-    for seed in (-1, 2**64):
+    for seed in (-1, 2**64, 1.5, "1"):
         with pytest.raises(mg.Error, match="from 0 to"):
             layer(x, w, seed=seed)
 
@@ -384,6 +402,7 @@ def test_errors_of_passes():
     refused(r"'experts.w1' is \[4, 7, 6\] and should be", x, {**w, "experts.w1": w["experts.w1"].swapaxes(1, 2)})
     refused("do not divide into sequences of 3", x, w, sequence=3)
     refused("sequences of 0", x, w, sequence=0)
+    refused("sequence is 1.5. Give an integer", x, w, sequence=1.5)
     refused("mask", x, w, mask=np.full(N, 2))
     refused("mask", x, w, mask=np.zeros(N, int))
     refused("mask is of float64. Give integers", x, w, mask=np.ones(N))

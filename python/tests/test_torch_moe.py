@@ -362,6 +362,33 @@ def test_functional_call():
     assert leaf["experts.w1"].grad.abs().max() > 0 and moe.experts.w1.grad is None
 
 
+def test_other_parameters():
+    """A bias that is none, weights that are made of others, and shared ones."""
+    moe = module()
+    x = numbers()
+    zero = copy.deepcopy(moe)
+    with torch.no_grad():
+        zero.router.bias.zero_()
+    moe.router.bias = None
+    assert torch.equal(moe(x), zero(x)) and "router.bias" not in moe.state_dict()
+
+    class Doubled(torch.nn.Module):
+        def forward(self, w):
+            return 2 * w
+
+    torch.nn.utils.parametrize.register_parametrization(moe.experts, "w1", Doubled())
+    with torch.no_grad():
+        zero.experts.w1 *= 2
+    assert torch.equal(moe(x), zero(x))
+    moe(x).sum().backward()
+    zero(x).sum().backward()
+    original = moe.experts.parametrizations.w1.original
+    torch.testing.assert_close(original.grad, 2 * zero.experts.w1.grad, rtol=1e-13, atol=0)
+    zero.router.weight = moe.router.weight
+    (moe(x).sum() + zero(x).sum()).backward()
+    assert zero.router.weight.grad is moe.router.weight.grad
+
+
 def test_compiled():
     moe = module()
     x = numbers()
@@ -387,7 +414,7 @@ def test_compiled():
         (lambda: numbers()[:0], "0 tokens"),
         (lambda: torch.tensor(1.0, dtype=torch.float64), r"x is \[\]"),
         (lambda: numbers().numpy(), "x is of type ndarray"),
-        (lambda: torch.nested.nested_tensor([numbers()]), "x has layout|x is"),
+        (lambda: torch.nested.nested_tensor([numbers()], layout=torch.jagged), "layout torch.jagged"),
     ],
 )
 def test_errors(x, text):
@@ -413,6 +440,10 @@ def test_errors_of_modules():
         mgt.MoE(mg.Layer(D, H, E, 1, router="categorical"))
     with pytest.raises(TypeError):
         module()(numbers(), maks=None)
+    with pytest.raises(mg.Error, match="no parameter 'experts.w2'"):
+        broken = module()
+        broken.experts.w2 = None
+        broken(numbers())
 
 
 def test_threads_change_nothing():

@@ -242,11 +242,11 @@ class MoE(torch.nn.Module):
         sequence, unless `sequence` says otherwise; of x [N, D] each row is. attention: the averaged
         scores [..., L, L], a constant."""
         self._remember(None, None, None)  # the last pass's graph ends here
-        self._require_served(x)
-        width = self.layer.config["model"]
-        parameters = [owner._parameters[key] for _, owner, key in self._trained]
-        state = {name: owner._buffers[key] for name, owner, key in self._state}
-        call = _Call(self.layer, [name for name, _, _ in self._trained], state)
+        trained = _found(self._trained)
+        self._require_served(x, trained)
+        parameters = trained.values()
+        width = self.layer._config["model"]
+        call = _Call(self.layer, list(trained), _found(self._state))
         call.random = self._random
         call.training = self.training
         length = x.shape[-2] if x.dim() > 2 else 1
@@ -268,10 +268,10 @@ class MoE(torch.nn.Module):
         self._remember(auxiliary, call.load, _with_leading(selected, x))
         return _with_leading(y, x)
 
-    def _require_served(self, x: Any) -> None:
+    def _require_served(self, x: Any, trained: dict[str, Tensor]) -> None:
         if not isinstance(x, Tensor):
             raise Error(f"[MoE] x is of type {type(x).__name__}. Give a tensor.")
-        width = self.layer.config["model"]
+        width = self.layer._config["model"]
         if x.layout is not torch.strided or x.is_nested:
             raise Error(f"[MoE] x has layout {x.layout}. Give a dense tensor: .to_dense().")
         if x.device.type != "cpu":
@@ -280,12 +280,11 @@ class MoE(torch.nn.Module):
             raise Error(f"[MoE] x is {x.dtype}. The layer is float32 or float64: x.float().")
         if x.dim() < 1 or x.shape[-1] != width:
             raise Error(f"[MoE] x is {list(x.shape)}. It must be [..., {width}].")
-        for name, owner, key in self._trained:
-            dtype = owner._parameters[key].dtype
-            if dtype is not x.dtype:
+        for name, parameter in trained.items():
+            if parameter.dtype is not x.dtype:
                 raise Error(
-                    f"[MoE] x is {x.dtype} and parameter '{name}' {dtype}. Convert one of them: "
-                    f"x.to({dtype}), or moe.to({x.dtype})."
+                    f"[MoE] x is {x.dtype} and parameter '{name}' {parameter.dtype}. Convert one "
+                    f"of them: x.to({parameter.dtype}), or moe.to({x.dtype})."
                 )
 
     def _per_row(self, name: str, value: Any, x: Tensor) -> np.ndarray | None:
@@ -302,6 +301,12 @@ class MoE(torch.nn.Module):
     def _scores(self, attention: Tensor, x: Tensor) -> np.ndarray:
         scores = _array("attention", torch.as_tensor(attention).to(x.dtype))
         return scores.reshape(-1, *scores.shape[-2:])
+
+
+def _found(places: list[tuple[str, torch.nn.Module, str]]) -> dict[str, Tensor]:
+    """Tensors by name; a bias may have been set to None."""
+    values = ((name, getattr(owner, key)) for name, owner, key in places)
+    return {name: value for name, value in values if value is not None}
 
 
 def _with_leading(rows: Tensor, x: Tensor) -> Tensor:
