@@ -20,6 +20,8 @@ class ForeignRun {
   Rng& rng() { return tape_.rng(); }
   // False where no backward pass will follow: a vjp is not wanted.
   bool saves() const { return saves_; }
+  // For a program that works on a tape of its own: its decisions and cells are this one's.
+  Tape& tape() { return tape_; }
 
  private:
   Tape& tape_;

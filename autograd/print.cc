@@ -7,8 +7,7 @@
 
 namespace moegrad {
 
-std::string Tape::table() const {
-  using Row = std::array<std::string, 6>;
+std::vector<Tape::Row> Tape::rows() const {
   std::vector<Row> rows = {{"node", "operation", "inputs", "shape", "saved bytes", "finite"}};
   const std::vector<std::size_t> saved = bytes_saved_by_node();
   for (std::size_t i = 0; i < nodes_.size(); ++i) {
@@ -28,6 +27,11 @@ std::string Tape::table() const {
                     std::string(name_of(node.dtype())) + " " + node.shape().str(),
                     std::to_string(saved[i]), finite});
   }
+  return rows;
+}
+
+std::string Tape::table() const {
+  const std::vector<Row> rows = this->rows();
   std::array<std::size_t, 6> widths{};
   for (const Row& row : rows) {
     for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -228,7 +229,9 @@ class Tape {
   // once.
   std::size_t bytes_saved() const;
 
-  // A table: node, operation, inputs, shape, bytes saved, finite or not.
+  // A table: node, operation, inputs, shape, bytes saved, finite or not; its head is a row too.
+  using Row = std::array<std::string, 6>;
+  std::vector<Row> rows() const;
   std::string table() const;
   // Graphviz.
   std::string dot() const;

@@ -70,3 +70,12 @@ class Line:
             self._handle = display(content, raw=True, display_id=True)
         else:
             self._handle.update(content, raw=True)
+
+
+def check_row(row: Any) -> str:
+    """What a check of an operation, router or estimator found."""
+    fields = ("claim", "oracle", "verdict", "max_error", "cases", "reason")
+    shown = {f: getattr(row, f) for f in fields if getattr(row, f) != ""}
+    if row.dead_inputs:
+        shown["dead"] = ", ".join(row.dead_inputs)
+    return pairs(shown, row.name)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "autograd/decisions.h"
 #include "tensor/error.h"
+#include "tensor/threads.h"
 
 namespace moegrad::python {
 
@@ -60,10 +62,14 @@ auto calling_python(F&& f) {
   }
 }
 
+// Of this process's calls, what mg.threads() sets; 0: the engine's own number.
+inline std::atomic<int> chosen_threads = 0;
+
 // f() without the GIL.
 template <class F>
 auto without_gil(F&& f) {
   const nb::gil_scoped_release released;
+  const ThreadScope scope(chosen_threads.load(std::memory_order_relaxed));
   return f();
 }
 

@@ -16,25 +16,12 @@
 #include "autograd/foreign.h"
 #include "autograd/gradcheck.h"
 #include "callback.h"
+#include "run.h"
 
 namespace moegrad::python {
 namespace {
 
 using namespace nb::literals;
-
-// What a callback is given: a run, as long as the call lasts.
-class Run {
- public:
-  explicit Run(ForeignRun& run) : run_(&run) {}
-  void end() { run_ = nullptr; }
-  ForeignRun& get() const {
-    if (run_ == nullptr) fail("run", "it is over. Use it within the call that it was given to.");
-    return *run_;
-  }
-
- private:
-  ForeignRun* run_;
-};
 
 const char* mode_name(Run& run) {
   switch (run.get().mode()) {

@@ -5,7 +5,9 @@
 
 #include "callback.h"
 #include "checks.h"
+#include "layer.h"
 #include "operation.h"
+#include "registry.h"
 #include "study.h"
 #include "train.h"
 
@@ -35,4 +37,6 @@ NB_MODULE(_core, m) {
   moegrad::python::bind_operation(m);
   moegrad::python::bind_train(m);
   moegrad::python::bind_study(m);
+  moegrad::python::bind_layer(m);
+  moegrad::python::bind_registry(m);
 }

@@ -173,7 +173,7 @@ OperationCase case_of(const Case& given, Declared& of) {
   return c;
 }
 
-nb::dict check(const std::string& name, const std::string& claim, const std::string& needs,
+CheckRow check(const std::string& name, const std::string& claim, const std::string& needs,
                const std::vector<Case>& given, const std::string& never_empty,
                nb::object on_forward, nb::object on_backward, nb::object on_cell,
                nb::object on_surrogate, const std::string& mutant, int input) {
@@ -208,23 +208,14 @@ nb::dict check(const std::string& name, const std::string& claim, const std::str
          "find it. Add a case where it does: axes of different sizes for 'transposed', say.",
          mutant, input);
   }
-  nb::dict found;
-  found["name"] = row.name;
-  found["claim"] = row.claim;
-  found["oracle"] = row.oracle;
-  found["verdict"] = std::string(name_of(row.verdict));
-  found["max_error"] = row.max_error;
-  found["cases"] = row.cases;
-  found["reason"] = row.reason;
-  found["dead"] = nb::tuple(nb::cast(row.dead_inputs));
-  return found;
+  return row;
 }
 
 }  // namespace
 
 void bind_operation(nb::module_& m) {
   m.def("mutations", &mutations);
-  m.def("check_operation", &check, "name"_a, "claim"_a, "needs"_a, "cases"_a, "never_empty"_a,
+  m.def("check_own_operation", &check, "name"_a, "claim"_a, "needs"_a, "cases"_a, "never_empty"_a,
         "forward"_a, "backward"_a, "cell"_a.none(), "surrogate"_a.none(), "mutation"_a, "input"_a);
 }
 

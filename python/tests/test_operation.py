@@ -206,7 +206,7 @@ def test_nan_fails():
 
 def test_a_gradient_that_is_always_zero_is_dead():
     row = checked(forward=lambda x: x * 0, backward=lambda dy, x: dy * 0)
-    assert row and row.dead == ("input 0",) and "dead" in row._repr_html_()
+    assert row and row.dead_inputs == ["input 0"] and "dead" in row._repr_html_()
 
 
 @pytest.mark.parametrize(

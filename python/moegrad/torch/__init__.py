@@ -32,11 +32,13 @@ from ._check import (
     unbiased,
 )
 from ._frozen import Decision
+from ._moe import MoE
 
 __all__ = [
     "Decision",
     "Decisions",
     "Expectation",
+    "MoE",
     "Report",
     "cell",
     "decide",
