@@ -279,6 +279,13 @@ void bind_output(nb::module_& m) {
           "the table: its head, and a row for each node")
       .def("__str__",
            [](const PassTape& t) { return read_tape(t, [](Tape& x) { return x.table(); }); })
+      .def("_repr_html_",
+           [](const PassTape& t) {
+             std::vector<Tape::Row> rows = read_tape(t, [](Tape& x) { return x.rows(); });
+             const Tape::Row head = rows.front();
+             rows.erase(rows.begin());
+             return nb::module_::import_("moegrad.notebook").attr("table")(head, rows);
+           })
       .def(
           "dot", [](const PassTape& t) { return read_tape(t, [](Tape& x) { return x.dot(); }); },
           "the graph, for Graphviz")

@@ -512,7 +512,6 @@ def test_what_the_engine_lists():
 
 
 def test_tables_in_a_notebook():
-    pytest.importorskip("moegrad.notebook")
     for shown in (mg.routers(), mg.operations(), mg.layer_options()):
         html = shown._repr_html_()
         assert html.count("<tr") == len(shown) + 1
