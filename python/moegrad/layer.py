@@ -243,4 +243,3 @@ class Layer:
 
 def _from_config(config: dict[str, Any]) -> Layer:
     return Layer(**config)
-

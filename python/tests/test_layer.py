@@ -399,7 +399,11 @@ def test_errors_of_passes():
     refused("weights are of type list", x, list(w))
     refused("no parameter 'experts.w2'", x, {k: v for k, v in w.items() if k != "experts.w2"})
     refused("'expert.w1' is no parameter.*'experts.w1'", x, {**w, "expert.w1": w["experts.w1"]})
-    refused(r"'experts.w1' is \[4, 7, 6\] and should be", x, {**w, "experts.w1": w["experts.w1"].swapaxes(1, 2)})
+    refused(
+        r"'experts.w1' is \[4, 7, 6\] and should be",
+        x,
+        {**w, "experts.w1": w["experts.w1"].swapaxes(1, 2)},
+    )
     refused("do not divide into sequences of 3", x, w, sequence=3)
     refused("sequences of 0", x, w, sequence=0)
     refused("sequence is 1.5. Give an integer", x, w, sequence=1.5)
@@ -473,7 +477,9 @@ def test_a_layer_is_its_configuration():
     clash = mg.Layer(4, 4, 4, 2, estimator="attention", options={"causal": True})
     assert eval(repr(clash), {"Layer": mg.Layer}) == clash
     assert clash.config["options"] == {"causal": "true"} and not clash.config["causal"]
-    numpy_sizes = mg.Layer(np.int64(4), np.int32(5), 4, 2, replacement=np.bool_(True), router="moesart")
+    numpy_sizes = mg.Layer(
+        np.int64(4), np.int32(5), 4, 2, replacement=np.bool_(True), router="moesart"
+    )
     assert eval(repr(numpy_sizes), {"Layer": mg.Layer}) == numpy_sizes
     assert mg.Layer(4, 4, 4, router="softmax").config["active"] == 4
     assert not layer_of("categorical").router_learns and layer.router_learns

@@ -93,10 +93,13 @@ def test_without_the_other_package():
 @pytest.mark.parametrize("order", [("numpy", "torch", "moegrad"), ("moegrad", "torch")])
 def test_import_order(order):
     pytest.importorskip("torch", reason="torch is not installed")
-    code = "; ".join(f"import {name}" for name in order) + """
+    code = (
+        "; ".join(f"import {name}" for name in order)
+        + """
 import moegrad.torch as mgt, torch
 assert mgt.gradcheck(torch.tanh, torch.ones(3))
 """
+    )
     found = run(code)
     assert found.returncode == 0, found.stderr
 

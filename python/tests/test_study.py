@@ -141,7 +141,7 @@ def interrupted(work, after=0.2):
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by /proc")
 def test_ctrl_c_ends_a_study_and_its_threads(run):
     def bias():  # one cell: many passes in one place
-        mg.study.bias(routers="gshard", own=True, samples=100_000, **{**SMALL, "experts": 16})
+        mg.study.bias(routers="gshard", own=True, draws=500_000, **{**SMALL, "experts": 16})
 
     def cells():
         mg.study.bias(own=True, progress=False)
@@ -169,7 +169,8 @@ def test_other_threads_run_meanwhile():
     thread = threading.Thread(target=tick)
     thread.start()
     try:
-        mg.study.bias(routers="unordered-set", **{**SMALL, "experts": [5, 6], "scale": [1, 2]})
+        grid = {**SMALL, "experts": [5, 6], "scale": [1, 2]}
+        mg.study.bias(routers="unordered-set", draws=10, **grid)
     finally:
         over.set()
         thread.join()

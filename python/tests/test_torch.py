@@ -95,6 +95,7 @@ NOT_WRONG = {
 }
 
 
+LINEAR_WITH_BIAS = torch.nn.Linear(6, 2)
 LINEAR = torch.nn.Linear(6, 2, bias=False)
 COMPILED = torch.compile(lambda x: x.topk(2).values.exp())
 
@@ -355,6 +356,8 @@ def test_decisions_name_file_and_line():
 def test_equal():
     assert mgt.equal(lambda x: x.relu(), lambda x: torch.where(x > 0, x, 0.0 * x), X)
     assert not mgt.equal(lambda x: x * 2, lambda x: x * 2.0001, X)
+    with pytest.raises(mg.Error, match="3 and 1 inputs and parameters"):
+        mgt.equal(LINEAR_WITH_BIAS, lambda x: x @ LINEAR_WITH_BIAS.weight.T, X)
     assert not mgt.equal(
         lambda x: x.sigmoid(), lambda x: gate(x) - gate(x) + x.sigmoid().detach(), X
     )

@@ -127,7 +127,9 @@ def test_leading_shapes():
     torch.testing.assert_close(moe(turned), y.permute(1, 0, 2, 3), rtol=1e-13, atol=1e-15)
     straight = gradients(moe, x, lambda x: moe(x).square().sum())
     for a, b in zip(
-        gradients(moe, x, lambda x: moe(x.permute(2, 1, 0, 3)).square().sum()), straight, strict=True
+        gradients(moe, x, lambda x: moe(x.permute(2, 1, 0, 3)).square().sum()),
+        straight,
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
@@ -146,7 +148,9 @@ def test_sequences_are_rows_of_the_batch():
     with pytest.raises(mg.Error, match=r"mask is \[4, 3\].*\[3, 4\]"):
         moe(x, mask=mask.T)
     ids = mgt.MoE(mg.Layer(D, H, E, 1, router="hash"), dtype=torch.float64)
-    assert torch.equal(ids(x, ids=torch.arange(12).reshape(3, 4)), ids(x, ids=np.arange(12).reshape(3, 4)))
+    assert torch.equal(
+        ids(x, ids=torch.arange(12).reshape(3, 4)), ids(x, ids=np.arange(12).reshape(3, 4))
+    )
 
 
 @pytest.mark.parametrize("router", ["top-k", "moesart", "loss-free", "sparsemixer-v2"])
@@ -240,8 +244,10 @@ def test_seeds_come_from_torch():
     torch.manual_seed(5)
     again = mgt.MoE(mg.Layer(D, H, E, K))
     assert torch.equal(first.experts.w1, again.experts.w1)
-    assert torch.equal(mgt.MoE(mg.Layer(D, H, E, K), seed=1).experts.w1, torch.from_numpy(
-        mg.Layer(D, H, E, K).init(seed=1)["experts.w1"]))
+    assert torch.equal(
+        mgt.MoE(mg.Layer(D, H, E, K), seed=1).experts.w1,
+        torch.from_numpy(mg.Layer(D, H, E, K).init(seed=1)["experts.w1"]),
+    )
     # What draws nothing takes nothing from the generator.
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -414,7 +420,10 @@ def test_compiled():
         (lambda: numbers()[:0], "0 tokens"),
         (lambda: torch.tensor(1.0, dtype=torch.float64), r"x is \[\]"),
         (lambda: numbers().numpy(), "x is of type ndarray"),
-        (lambda: torch.nested.nested_tensor([numbers()], layout=torch.jagged), "layout torch.jagged"),
+        (
+            lambda: torch.nested.nested_tensor([numbers()], layout=torch.jagged),
+            "layout torch.jagged",
+        ),
     ],
 )
 def test_errors(x, text):

@@ -272,6 +272,11 @@ def equal(
                 outputs = outputs_of(program(leaves))
             found.append((outputs, leaves))
         (a, leaves_a), (b, leaves_b) = found
+        if [x.shape for x in leaves_a] != [x.shape for x in leaves_b]:
+            raise _core.Error(
+                f"[equal] the programs have {len(leaves_a)} and {len(leaves_b)} inputs and "
+                "parameters, or such of other shapes. Compare programs of the same ones."
+            )
         if [x.shape for x in a] != [x.shape for x in b]:
             raise _core.Error(
                 f"[equal] the programs return {[tuple(x.shape) for x in a]} and "
