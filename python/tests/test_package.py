@@ -90,6 +90,12 @@ def test_without_the_other_package():
         assert f"[moegrad.{name}]" in found.stderr and "pip install" in found.stderr
 
 
+def test_an_older_torch():
+    pytest.importorskip("torch", reason="torch is not installed")
+    found = run("import torch; torch.__version__ = '2.3.1'; import moegrad.torch")
+    assert "PyTorch 2.3.1 is older than 2.4" in found.stderr
+
+
 @pytest.mark.parametrize("order", [("numpy", "torch", "moegrad"), ("moegrad", "torch")])
 def test_import_order(order):
     pytest.importorskip("torch", reason="torch is not installed")

@@ -246,7 +246,7 @@ class Frozen(TorchDispatchMode):
     def _record(
         self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool
     ) -> Any:
-        if kind == "draw":
+        if kind == "draw" and torch.is_grad_enabled():
             _refuse_unfreezable(known, func)
         margin = _rules.margin(func, args, kwargs) if kind is None and reads_floats else None
         out = func(*args, **kwargs)
