@@ -131,7 +131,15 @@ class Program:
             given[place] = leaf.clone()  # the program may write it, as it may a layer's output
         inputs, kwargs = tree_unflatten(given, self._spec)
         with self._swapped(leaves[len(self._places) :]):
-            return self.function(*inputs, **kwargs)
+            try:
+                return self.function(*inputs, **kwargs)
+            except RuntimeError as error:
+                if "dtype" not in str(error):
+                    raise
+                raise _core.Error(
+                    f"[moegrad.torch] {error}. All of a program is float64 in a check: give tensors "
+                    "of other types that it reads as inputs, or the Module that holds them."
+                ) from error
 
     @contextlib.contextmanager
     def _swapped(self, parameters: list[Tensor]) -> Iterator[None]:
