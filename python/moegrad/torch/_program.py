@@ -137,8 +137,8 @@ class Program:
                 if "dtype" not in str(error):
                     raise
                 raise _core.Error(
-                    f"[moegrad.torch] {error}. All of a program is float64 in a check: give tensors "
-                    "of other types that it reads as inputs, or the Module that holds them."
+                    f"[moegrad.torch] {error}. All of a program is float64 in a check: give what "
+                    "it reads of other types as inputs, or the Module that holds it."
                 ) from error
 
     @contextlib.contextmanager
