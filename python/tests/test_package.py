@@ -92,8 +92,8 @@ def test_without_the_other_package():
 
 def test_an_older_torch():
     pytest.importorskip("torch", reason="torch is not installed")
-    found = run("import torch; torch.__version__ = '2.3.1'; import moegrad.torch")
-    assert "PyTorch 2.3.1 is older than 2.4" in found.stderr
+    found = run("import torch; torch.__version__ = '2.5.1'; import moegrad.torch")
+    assert "PyTorch 2.5.1 is older than 2.6" in found.stderr
 
 
 @pytest.mark.parametrize("order", [("numpy", "torch", "moegrad"), ("moegrad", "torch")])

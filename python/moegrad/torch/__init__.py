@@ -13,10 +13,10 @@ except ImportError as error:
         "[moegrad.torch] PyTorch is not installed. Install it: pip install torch"
     ) from error
 
-_OLDEST = (2, 4)
+_OLDEST = (2, 6)
 if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
     raise ImportError(
-        f"[moegrad.torch] PyTorch {_torch.__version__} is older than 2.4, the oldest that is "
+        f"[moegrad.torch] PyTorch {_torch.__version__} is older than 2.6, the oldest that is "
         "served. Install a newer one: pip install --upgrade torch"
     )
 

@@ -212,8 +212,7 @@ def quiet_environment() -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if hasattr(torch.compiler, "set_stance"):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.set_default_dtype(torch.float64)
         torch.set_num_threads(1)  # programs are small: a barrier costs more than an operation
         try:
