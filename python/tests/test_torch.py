@@ -87,6 +87,7 @@ NOT_WRONG = {
     "generator": lambda x: x * torch.rand(6, generator=torch.Generator().manual_seed(3)),
     "unique": lambda x: torch.unique(x.detach().round(), return_inverse=True)[1].reshape(4, 6) * x,
     "compiled": lambda x: COMPILED(x),
+    "attention": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None] * 2),
     "einsum": lambda x: torch.einsum("ij,jk->ik", x, W.double()).relu(),
     "autocast": lambda x: autocast(x),
     "layer norm": lambda x: F.layer_norm(x, (6,)),

@@ -157,6 +157,8 @@ class _Known:
         )
         self.gives_list = len(returned) == 1 and not self.gives_one
         self.views = bool(schema.returns) and schema.returns[0].alias_info is not None
+        # Attention draws only where it is to drop.
+        self.may_drop = self.draws and any(a.name == "dropout_p" for a in schema.arguments)
         self.kink = _rules.KINKS.get(func)
         self.gathers = _rules.gathers(func)
 
@@ -213,6 +215,8 @@ class Frozen(TorchDispatchMode):
             kwargs = self._lifted(known, args, kwargs)
         reads_floats = _any_floating(args) or (bool(kwargs) and _any_floating(kwargs.values()))
         kind = self._kind(known, reads_floats)
+        if known.may_drop and kind == "draw":
+            kind = self._kind_of_attention(func, args, kwargs)
         if known.kink is not None and kind is None and self.run is not None:
             self._note_kink(known, func, args, kwargs)
         if self.recording is None:
@@ -240,6 +244,11 @@ class Frozen(TorchDispatchMode):
         if self.user.enabled and _within_function():
             return None
         return None if known.casts and _within(_MODULE_CASTS) else "stop"
+
+    def _kind_of_attention(self, func: Any, args: tuple, kwargs: dict) -> str | None:
+        if argument(func, args, kwargs, "dropout_p", 0.0) != 0.0:
+            return "draw"
+        return None if torch.is_grad_enabled() else "stop"
 
     # --- recording
 
@@ -455,7 +464,7 @@ def _overwrite(target: Tensor, value: Tensor) -> None:
 
 
 def _refuse_unfreezable(known: _Known, func: Any) -> None:
-    what = _rules.UNFREEZABLE.get(func)
+    what = "attention with dropout" if known.may_drop else _rules.UNFREEZABLE.get(func)
     if what is not None:
         raise _core.Error(
             f"[moegrad.torch] {known.name} ({_user_frame()}) passes a gradient through its own "
