@@ -15,14 +15,12 @@ Values that leave PyTorch (.item(), .numpy()) stay live: what passes there is se
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -30,11 +28,10 @@ from .. import _core
 from . import _rules
 from ._draws import DRAWS
 from ._rules import argument, aten, floating
+from ._user import MODULE_CASTS, UserCalls, user_frame, within, within_function
 
 Tensor = torch.Tensor
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
-_HERE = __file__.rsplit("/", 1)[0] + "/"
-_TORCH = torch.__file__.rsplit("/", 1)[0] + "/"
 
 
 @dataclass
@@ -59,78 +56,6 @@ class Recording:
 
     decisions: list[Decision] = field(default_factory=list)
     lifted: int = 0
-
-
-# --- where in the user's program -----------------------------------------------------------------
-
-
-def _user_frame() -> str:
-    frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH)) and not name.startswith("<"):
-            return f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "?"
-
-
-def _forward_codes(base: type, codes: set) -> set:
-    for function in base.__subclasses__():
-        forward = getattr(function.__dict__.get("forward"), "__func__", None)
-        if hasattr(forward, "__code__"):
-            codes.add(forward.__code__)
-        _forward_codes(function, codes)
-    return codes
-
-
-def _within(codes: set) -> bool:
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code in codes:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _within_function() -> bool:
-    """Whether a torch.autograd.Function's forward is being executed."""
-    count = len(torch.autograd.Function.__subclasses__())
-    if count not in _forwards:  # functions were defined since
-        _forwards.clear()
-        _forwards[count] = _forward_codes(torch.autograd.Function, set())
-    return _within(_forwards[count])
-
-
-_forwards: dict[int, set] = {}
-
-
-_MODULE_CASTS = {torch.nn.Module._apply.__code__}  # module.to(dtype) works on parameters' data
-
-
-_DETACHES = {Tensor.detach, Tensor.detach_, torch.detach, torch.detach_, Tensor.data.__get__}
-
-
-class _UserCalls(TorchFunctionMode):
-    """What the user's code asks for, apart from what PyTorch does within: whether gradients are
-    enabled, and whether a tensor is being detached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enabled = True
-        self.detaches = False
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch._C._set_grad_enabled:
-            self.enabled = bool(args[0])
-        elif func in _DETACHES:
-            self.detaches = True
-            try:
-                return func(*args, **(kwargs or {}))
-            finally:
-                self.detaches = False
-        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 class _Known:
@@ -183,7 +108,7 @@ class Frozen(TorchDispatchMode):
         self.recording = recording  # None: enumerating
         self.replaying = replaying
         self.next = 0
-        self.user = _UserCalls()
+        self.user = UserCalls()
         self.seeded = False
 
     def __enter__(self) -> Frozen:
@@ -241,9 +166,9 @@ class Frozen(TorchDispatchMode):
             return None
         if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             return "stop" if known.stops else None
-        if self.user.enabled and _within_function():
+        if self.user.enabled and within_function():
             return None
-        return None if known.casts and _within(_MODULE_CASTS) else "stop"
+        return None if known.casts and within(MODULE_CASTS) else "stop"
 
     def _kind_of_attention(self, func: Any, args: tuple, kwargs: dict) -> str | None:
         if argument(func, args, kwargs, "dropout_p", 0.0) != 0.0:
@@ -269,7 +194,7 @@ class Frozen(TorchDispatchMode):
                     kind,
                     known.name,
                     kept,
-                    _user_frame(),
+                    user_frame(),
                     margin,
                     known.stops and not self.user.detaches,
                 )
@@ -331,13 +256,13 @@ class Frozen(TorchDispatchMode):
         if self.next == len(decisions):
             raise _core.ReplayMismatch(
                 f"replayed, the program asks for decision {self.next + 1} ({kind} {name}, "
-                f"{_user_frame()}), and only {len(decisions)} were recorded"
+                f"{user_frame()}), and only {len(decisions)} were recorded"
             )
         kept = decisions[self.next]
         self.next += 1
         if (kept.kind, kept.operation) != (kind, name):
             raise _core.ReplayMismatch(
-                f"replayed, decision {self.next} is {kind} {name} ({_user_frame()}), where "
+                f"replayed, decision {self.next} is {kind} {name} ({user_frame()}), where "
                 f"{kept.kind} {kept.operation} ({kept.where}) was recorded"
             )
         return kept.outputs
@@ -364,7 +289,7 @@ class Frozen(TorchDispatchMode):
             return self._answer("decide", name)[0].clone()
         value = compute()
         self.recording.decisions.append(
-            Decision("decide", name, [value.detach().clone()], _user_frame())
+            Decision("decide", name, [value.detach().clone()], user_frame())
         )
         return value
 
@@ -467,7 +392,7 @@ def _refuse_unfreezable(known: _Known, func: Any) -> None:
     what = "attention with dropout" if known.may_drop else _rules.UNFREEZABLE.get(func)
     if what is not None:
         raise _core.Error(
-            f"[moegrad.torch] {known.name} ({_user_frame()}) passes a gradient through its own "
+            f"[moegrad.torch] {known.name} ({user_frame()}) passes a gradient through its own "
             f"random numbers and cannot be frozen; it is behind {what}. Draw the noise outside of "
             "the program and give it as an input."
         )
