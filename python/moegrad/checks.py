@@ -184,3 +184,19 @@ def expectation(
         seed=seed,
     )
     return _expectation(core, list(names) + [f"input {i}" for i in range(len(names), len(inputs))])
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference; equal infinities and NaN are none."""
+    same = (a == b) | ((a != a) & (b != b))
+    if same.all():
+        return 0.0
+    return float(abs(a[~same] - b[~same]).max())
+
+
+def _close(a: np.ndarray, b: np.ndarray, relative: float) -> bool:
+    """Whether a and b differ by no more than `relative` times both norms together."""
+    if a.shape != b.shape:
+        return False
+    size = sum(float((x[abs(x) < float("inf")] ** 2).sum()) ** 0.5 for x in (a, b))
+    return _apart(a, b) <= relative * max(size, 1e-300)

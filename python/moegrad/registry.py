@@ -7,6 +7,7 @@ from typing import Any
 
 from . import _core
 from ._core import Error
+from .notebook import table, text_table
 
 __all__ = ["Catalogue", "estimators", "layer_options", "operations", "routers", "threads"]
 
@@ -41,16 +42,9 @@ class Catalogue(list[dict[str, Any]]):
         return head, [[text(entry, column) for column in head] for entry in self]
 
     def __str__(self) -> str:
-        head, rows = self._table()
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [head, *rows]
-        )
+        return text_table(*self._table())
 
     def _repr_html_(self) -> str:
-        from .notebook import table
-
         return table(*self._table())
 
 

@@ -21,9 +21,9 @@ if _jax.__version_info__[:3] < _OLDEST:
     )
 
 from ..checks import Expectation, Report
-from ._check import Decisions, decisions, equal, expectation, gradcheck, unbiased
+from ..decisions import Decision, Decisions
+from ._check import decisions, equal, expectation, gradcheck, unbiased
 from ._draws import bernoulli, categorical
-from ._line import Decision
 
 __all__ = [
     "Decision",

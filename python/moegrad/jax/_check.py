@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _core
-from ..checks import Expectation, Report, _expectation, _report
-from ._line import Decision, Line
+from ..checks import Expectation, Report, _apart, _close, _expectation, _report
+from ..decisions import Decisions
+from ._line import Line
 from ._program import Program, flat, in_float64
 from ._sampled import loss_of
 from ._walk import Walker
@@ -91,48 +92,15 @@ def gradcheck(
             seed=seed,
         )
         line = checked.line
-        made = tuple(line.decisions)
-    return _report(found, decisions=made, lifted=line.lifted, notes=tuple(_notes(line, made)))
+        made, notes = tuple(line.decisions), tuple(_notes(line))
+    return _report(found, decisions=made, lifted=line.lifted, notes=notes)
 
 
-def _notes(line: Line, decisions: Sequence[Decision]) -> list[str]:
-    counts: dict[str, int] = {}
-    for decision in decisions:
-        counts[decision.kind] = counts.get(decision.kind, 0) + 1
-    notes = []
-    if counts:
-        frozen = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
-        notes.append(f"frozen: {frozen} (mgj.decisions lists them)")
-    if line.lifted:
-        notes.append(f"lifted: {line.lifted} casts to narrower floats stayed in float64")
-    for name in dict.fromkeys(line.opaque):
-        notes.append(f"opaque: {name} runs as it is; what it selects is not frozen")
-    return notes
-
-
-class Decisions(list[Decision]):
-    """A program's decisions in order; printed as a table."""
-
-    HEADER = ("kind", "operation", "output", "margin", "where")
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        for d in self:
-            output = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in d.shapes)
-            margin = "" if d.margin is None else f"{d.margin:.3g}"
-            yield d.kind, d.operation, output, margin, d.where
-
-    def __str__(self) -> str:
-        rows = [self.HEADER, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEADER))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        )
-
-    def _repr_html_(self) -> str:
-        from ..notebook import table
-
-        return table(self.HEADER, list(self.rows()))
+def _notes(line: Line) -> list[str]:
+    return Decisions(line.decisions).notes(line.lifted, "mgj") + [
+        f"opaque: {name} runs as it is; what it selects is not frozen"
+        for name in dict.fromkeys(line.opaque)
+    ]
 
 
 def decisions(function: Callable, *inputs: Any, **kwargs: Any) -> Decisions:
@@ -212,18 +180,3 @@ def equal(
             if not all(_close(u, v, relative) for u, v in zip(*pulled, strict=True)):
                 return False
     return True
-
-
-def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        return np.where(same, 0.0, np.abs(a - b))
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    return float(_differences(a, b).max(initial=0.0))
-
-
-def _close(a: np.ndarray, b: np.ndarray, relative: float) -> bool:
-    size = np.linalg.norm(np.nan_to_num(a)) + np.linalg.norm(np.nan_to_num(b))
-    return bool(np.all(_differences(a, b) <= relative * max(size, 1e-300)))

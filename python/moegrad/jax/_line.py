@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..decisions import Decision
 from . import _rules
 from ._draws import DRAWS, RANDOM
 from ._walk import (
@@ -45,21 +46,6 @@ from ._walk import (
 )
 
 _PART = 48  # steps that are compiled at once
-
-
-@dataclass
-class Decision:
-    """One step that no derivative passes."""
-
-    kind: str  # "select", "stop", "draw"
-    operation: str
-    outputs: list[Any] = field(repr=False)  # arrays
-    where: str  # file:line of the user's
-    margin: float | None = None  # how far the inputs were from another selection
-
-    @property
-    def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return [(str(o.dtype), tuple(o.shape)) for o in self.outputs]
 
 
 class Value:

@@ -21,8 +21,8 @@ if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _OLDEST:
     )
 
 from ..checks import Expectation, Report
+from ..decisions import Decision, Decisions
 from ._check import (
-    Decisions,
     cell,
     decide,
     decisions,
@@ -31,7 +31,6 @@ from ._check import (
     gradcheck,
     unbiased,
 )
-from ._frozen import Decision
 from ._moe import MoE
 
 __all__ = [

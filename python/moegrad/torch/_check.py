@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from .. import _core
-from ..checks import Expectation, Report, _expectation, _report
-from ._frozen import Decision, Frozen, Recording, active
+from ..checks import Expectation, Report, _close, _expectation, _report
+from ..decisions import Decisions
+from ._frozen import Frozen, Recording, active
 from ._program import Program, flat, outputs_of, quiet_environment
 
 Tensor = torch.Tensor
@@ -130,55 +131,9 @@ def gradcheck(
             cotangents=cotangents,
             seed=seed,
         )
-    recording = checked.recording
-    return _report(
-        found,
-        decisions=tuple(_of_the_user(recording)),
-        lifted=recording.lifted,
-        notes=tuple(program.notes + _notes(recording)),
-    )
-
-
-def _of_the_user(recording: Recording) -> list[Decision]:
-    return [decision for decision in recording.decisions if not decision.internal]
-
-
-def _notes(recording: Recording) -> list[str]:
-    counts: dict[str, int] = {}
-    for decision in _of_the_user(recording):
-        counts[decision.kind] = counts.get(decision.kind, 0) + 1
-    notes = []
-    if counts:
-        frozen = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
-        notes.append(f"frozen: {frozen} (mgt.decisions lists them)")
-    if recording.lifted:
-        notes.append(f"lifted: {recording.lifted} casts to narrower floats stayed in float64")
-    return notes
-
-
-class Decisions(list[Decision]):
-    """A program's decisions in order; printed as a table."""
-
-    HEADER = ("kind", "operation", "output", "margin", "where")
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        for d in self:
-            output = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in d.shapes)
-            margin = "" if d.margin is None else f"{d.margin:.3g}"
-            yield d.kind, d.operation, output, margin, d.where
-
-    def __str__(self) -> str:
-        rows = [self.HEADER, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEADER))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        )
-
-    def _repr_html_(self) -> str:
-        from ..notebook import table
-
-        return table(self.HEADER, list(self.rows()))
+    lifted, made = checked.recording.lifted, Decisions(checked.recording.decisions)
+    notes = tuple(program.notes + made.notes(lifted, "mgt"))
+    return _report(found, decisions=tuple(made), lifted=lifted, notes=notes)
 
 
 def decisions(function: Callable, *inputs: Any, seed: int = 1, **kwargs: Any) -> Decisions:
@@ -193,7 +148,7 @@ def decisions(function: Callable, *inputs: Any, seed: int = 1, **kwargs: Any) ->
         torch.default_generator.manual_seed(seed)
         with Frozen(None, recording):
             program(program.leaves(tuple(program.arrays)))
-    return Decisions(_of_the_user(recording))
+    return Decisions(recording.decisions)
 
 
 def _loss_of(program: Program) -> Callable:
@@ -296,16 +251,6 @@ def _gradients(outputs: list[Tensor], leaves: list[Tensor], cotangent: np.ndarra
     vjp = _vjp(outputs, leaves)
     gradients = [None] * len(leaves) if vjp is None else vjp(cotangent)
     return [np.zeros(tuple(leaf.shape)) if g is None else g for g, leaf in zip(gradients, leaves)]
-
-
-def _close(a: np.ndarray, b: np.ndarray, relative: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    size = np.linalg.norm(np.nan_to_num(a)) + np.linalg.norm(np.nan_to_num(b))
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(a - b))
-    return bool(np.all(apart <= relative * max(size, 1e-300)))
 
 
 def cell(value: Tensor) -> Tensor:

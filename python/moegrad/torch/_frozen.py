@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .. import _core
+from ..decisions import Decision
 from . import _rules
 from ._draws import DRAWS
 from ._rules import argument, aten, floating
@@ -32,22 +33,6 @@ from ._user import MODULE_CASTS, UserCalls, user_frame, within, within_function
 
 Tensor = torch.Tensor
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@dataclass
-class Decision:
-    """One step that no derivative passes."""
-
-    kind: str  # "select", "stop", "draw", "decide"
-    operation: str
-    outputs: list[Tensor] = field(repr=False)
-    where: str  # file:line of the user's
-    margin: float | None = None  # how far the inputs were from another selection
-    internal: bool = False  # PyTorch's own, of a value that it saves for its backward pass
-
-    @property
-    def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        return [(str(o.dtype).removeprefix("torch."), tuple(o.shape)) for o in self.outputs]
 
 
 @dataclass
