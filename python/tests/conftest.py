@@ -1,4 +1,6 @@
 import importlib.util
+import threading
+import time
 
 import pytest
 
@@ -9,3 +11,28 @@ def pytest_collection_modifyitems(items):
         for name in ("torch", "transformers", "jax"):
             if name in item.keywords and importlib.util.find_spec(name) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
+
+
+@pytest.fixture
+def others_run():
+    """Runs work() and asserts that another thread went on meanwhile, without a long pause."""
+
+    def check(work):
+        ticks = []
+        over = threading.Event()
+
+        def tick():
+            while not over.wait(0.005):
+                ticks.append(time.monotonic())
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        try:
+            work()
+        finally:
+            over.set()
+            thread.join()
+        assert len(ticks) > 3
+        assert max(b - a for a, b in zip(ticks, ticks[1:])) < 0.5
+
+    return check
