@@ -1,6 +1,7 @@
 """moegrad.torch: what is frozen, what stays live, and what a check says of it."""
 
 import contextlib
+import dataclasses
 
 import moegrad as mg
 import numpy as np
@@ -213,6 +214,7 @@ WRONG = {
     "hard without a surrogate": Step.apply,
     ".item()": leaking,
     "write through detach": lambda x: write_through_detach(x),
+    "by strides": lambda x: ByStrides.apply(x),
     "hook": lambda x: hooked(x),
     "gradient of a gate, scaled": lambda x: scaled(gate(x)),
 }
@@ -222,6 +224,19 @@ def hooked(x):
     y = x * 2.0
     y.register_hook(lambda g: g * 1.01)
     return y.tanh()
+
+
+class ByStrides(torch.autograd.Function):
+    """Right where its input is contiguous."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.contiguous = x.is_contiguous()
+        return x * 3.0
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy * (3.0 if ctx.contiguous else 2.0)
 
 
 class Scale(torch.autograd.Function):
@@ -239,10 +254,29 @@ scaled = Scale.apply
 
 @pytest.mark.parametrize("name", WRONG)
 def test_fails(name):
-    report = mgt.gradcheck(WRONG[name], X)
+    report = mgt.gradcheck(WRONG[name], X.t().contiguous().t() if name == "by strides" else X)
     assert not report, str(report)
     if name != "write through detach":  # there the program is not the same when it is replayed
         assert report.verdict == "fail", str(report)
+
+
+def test_hooks_of_an_input_and_of_a_parameter():
+    x = X.clone().requires_grad_()
+    x.register_hook(lambda g: g * 2)
+    assert mgt.gradcheck(torch.sin, x).verdict == "fail"
+    module = torch.nn.Linear(6, 3)
+    module.weight.register_post_accumulate_grad_hook(lambda p: None)
+    assert "weight has a post-accumulate hook" in str(mgt.gradcheck(module, X))
+
+
+@dataclasses.dataclass
+class Out:
+    y: torch.Tensor
+    n: int = 1
+
+
+def test_dataclass_output():
+    assert mgt.gradcheck(lambda x: Out(x.tanh()), X)
 
 
 def test_surrogate():
@@ -443,6 +477,12 @@ def test_truth():
         (lambda: mgt.gradcheck(lambda x: x, 3), "no input is a floating tensor"),
         (lambda: mgt.expectation(lambda x: x, X), "one number"),
         (lambda: mgt.gradcheck(gamma, X), "Gamma"),
+        (
+            lambda: mgt.gradcheck(
+                lambda x: torch.distributions.Beta(x.exp(), x.exp()).rsample(), X
+            ),
+            "Beta",
+        ),
         (lambda: mgt.gradcheck(lambda x: x @ W, X), "All of a program is float64 in a check"),
         (lambda: mgt.gradcheck(drifting, X), "test_torch.py:"),
     ],

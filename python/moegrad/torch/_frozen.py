@@ -165,7 +165,7 @@ class Frozen(TorchDispatchMode):
     def _record(
         self, known: _Known, func: Any, args: tuple, kwargs: dict, kind: Any, reads_floats: bool
     ) -> Any:
-        if kind == "draw" and torch.is_grad_enabled():
+        if kind == "draw" and self.user.enabled and not torch.is_inference_mode_enabled():
             _refuse_unfreezable(known, func)
         margin = _rules.margin(func, args, kwargs) if kind is None and reads_floats else None
         out = func(*args, **kwargs)

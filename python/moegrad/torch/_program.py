@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,6 +63,8 @@ class Program:
         self.names: list[str] = []
         self.arrays: list[np.ndarray] = []  # float64, as the engine takes them
         self.shapes: list[torch.Size] = []
+        self._strides: list[tuple[int, ...]] = []  # a Function may go by them
+        self._hooks: list[list[Callable]] = []  # that the user's tensors have
         self.notes: list[str] = []
         self._leaves, self._spec = tree_flatten((inputs, kwargs))
         self._places: list[int] = []  # of those leaves that are inputs
@@ -115,15 +118,25 @@ class Program:
     def _add(self, name: str, x: Tensor) -> None:
         self.names.append(name)
         self.shapes.append(x.shape)
+        self._strides.append(torch.empty_like(x, memory_format=torch.preserve_format).stride())
+        self._hooks.append(list((x._backward_hooks or {}).values()))
+        if getattr(x, "_post_accumulate_grad_hooks", None):
+            self.notes.append(f"{name} has a post-accumulate hook, which is not run here")
         array = x.detach().to(torch.float64).contiguous().numpy().copy()
         self.arrays.append(array.reshape(-1) if array.ndim > _MOST_AXES else array)
 
     def leaves(self, arrays: tuple) -> list[Tensor]:
         """Tensors that require a gradient, of arrays of the program's shapes."""
-        return [
-            torch.from_numpy(np.asarray(a)).reshape(s).requires_grad_()
-            for a, s in zip(arrays, self.shapes, strict=True)
-        ]
+        leaves = []
+        for a, shape, strides, hooks in zip(
+            arrays, self.shapes, self._strides, self._hooks, strict=True
+        ):
+            leaf = torch.empty_strided(shape, strides, dtype=torch.float64)
+            leaf.copy_(torch.from_numpy(np.asarray(a)).reshape(shape))
+            leaves.append(leaf.requires_grad_())
+            for hook in hooks:
+                leaf.register_hook(hook)
+        return leaves
 
     def __call__(self, leaves: list[Tensor]) -> Any:
         given = [x.clone() if isinstance(x, Tensor) else x for x in self._leaves]
@@ -148,9 +161,6 @@ class Program:
             yield
             return
         new = dict(zip(map(id, self._parameters), parameters, strict=True))
-        for parameter, leaf in zip(self._parameters, parameters, strict=True):
-            for hook in (parameter._backward_hooks or {}).values():
-                leaf.register_hook(hook)
         for x in self._state:
             copy = x.detach().clone()
             new[id(x)] = copy.double() if floating(copy) else copy
@@ -179,6 +189,8 @@ def _refresh(module: torch.nn.Module) -> None:
 
 def outputs_of(result: Any) -> list[Tensor]:
     """The floating tensors that a program returned."""
+    if dataclasses.is_dataclass(result) and not isinstance(result, dict):
+        result = [getattr(result, f.name) for f in dataclasses.fields(result)]
     leaves = tree_flatten(result)[0]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     for x in tensors:

@@ -314,7 +314,7 @@ PATHWISE = overloads({"native_dropout.default": _dropout})
 UNFREEZABLE = overloads(
     {
         "_standard_gamma.default": "torch.distributions.Gamma, Dirichlet, Beta, StudentT",
-        "_sample_dirichlet.default": "torch.distributions.Dirichlet",
+        "_sample_dirichlet.default": "torch.distributions.Dirichlet, Beta",
         "rrelu_with_noise.default": "torch.nn.functional.rrelu in training",
         "rrelu_with_noise_.default": "torch.nn.functional.rrelu in training",
     }
