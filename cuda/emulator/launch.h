@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#else
+#include <memory>
+#include <string>
+#include <string_view>
+#include <tuple>
+
+#include "cuda/emulator/block.h"
+#include "cuda/emulator/runtime.h"
+#endif
+
+// Launches, in both builds:  launch<sum_rows<float>>({.grid = rows, .block = 256}, x, out)
+// for  kernel<<<grid, block, shared, stream>>>(x, out).
+namespace cuda_emulator {
+
+struct Shape {
+  dim3 grid, block;
+  std::size_t shared = 0;  // bytes of dynamic shared memory
+  cudaStream_t stream = nullptr;
+};
+
+// Does what launch() asks of the runtime.
+#ifndef __CUDACC__
+cudaError_t submit(Grid&& grid, cudaStream_t stream);
+
+template <auto kKernel>
+std::string kernel_name() {
+  constexpr std::string_view kText = __PRETTY_FUNCTION__;
+  constexpr std::size_t kBegin = kText.find("kKernel = ") + 10;
+  std::string_view name = kText.substr(kBegin, kText.rfind(']') - kBegin);
+  if (const std::size_t more = name.find("; "); more != name.npos) name = name.substr(0, more);
+  return std::string(name);
+}
+#endif
+
+template <auto kKernel, class... P, class... A>
+cudaError_t launch_as(void (*)(P...), const Shape& shape, A&&... a) {
+#ifdef __CUDACC__
+  return [&](P... p) {
+    void* given[] = {const_cast<void*>(static_cast<const void*>(&p))..., nullptr};
+    const auto* const code = reinterpret_cast<const void*>(kKernel);
+    if (shape.shared > 48 * 1024) {
+      const cudaError_t error = cudaFuncSetAttribute(
+          code, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
+      if (error != cudaSuccess) return error;
+    }
+    return cudaLaunchKernel(code, shape.grid, shape.block, given, shape.shared, shape.stream);
+  }(std::forward<A>(a)...);
+#else
+  using Given = std::tuple<P...>;
+  const auto body = [](const void* given) {
+    std::apply(kKernel, *static_cast<const Given*>(given));
+  };
+  return submit({kernel_name<kKernel>(), shape.grid, shape.block, shape.shared, body,
+                 std::make_shared<Given>(std::forward<A>(a)...), sizeof(Given)},
+                shape.stream);
+#endif
+}
+
+// Arguments are converted to the kernel's own types, as in a call.
+template <auto kKernel, class... A>
+cudaError_t launch(const Shape& shape, A&&... a) {
+  return launch_as<kKernel>(kKernel, shape, std::forward<A>(a)...);
+}
+
+}  // namespace cuda_emulator

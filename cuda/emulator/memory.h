@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/emulator/emulator.h"
+
+// The device's memory: one range of addresses, none of which is handed out twice.
+namespace cuda_emulator::memory {
+
+struct Allocation {
+  std::uintptr_t begin = 0;
+  std::size_t bytes = 0;
+  bool live = false;
+};
+
+bool holds(const void* at);  // an address of the device's, allocated or not
+// The allocation whose pages an address lies in; null: none.
+const Allocation* find(const void* at);
+// True where [at, at + bytes) lies in one live allocation.
+bool whole(const void* at, std::size_t bytes);
+
+void* take(std::size_t bytes);  // null: the device has no more
+bool give(void* begin);         // false: nothing begins there
+std::size_t used();
+void reset();
+
+// While one lives, the memory may be touched.
+class Open {
+ public:
+  Open();
+  ~Open();
+  Open(const Open&) = delete;
+  Open& operator=(const Open&) = delete;
+
+ private:
+  bool opens_;
+};
+
+// What memory holds that nobody wrote: NaN as f32, f64 and bf16, a large number as i32.
+inline constexpr std::uint32_t kPoison = 0x7ff7fff7U;
+void poison(void* at, std::size_t bytes);
+
+}  // namespace cuda_emulator::memory
