@@ -5,46 +5,23 @@
 #include <string_view>
 #include <type_traits>
 
-#include "tensor/cpu/math.h"
+#include "tensor/math.h"
 
 // What the functors of unary_functors.h and binary_functors.h are made of.
 
-#ifdef __CUDACC__
-#define MOEGRAD_HD __host__ __device__ inline
-#else
-#define MOEGRAD_HD [[gnu::always_inline]] inline  // a call would keep loops from becoming vectors
-#endif
-
 namespace moegrad {
 
-// The door to <cmath> for functors: the same functions, but on the host those of cpu_math.h for
-// float and double.
+// Of other numbers, such as complex ones.
 namespace math {
-
-#ifdef __CUDA_ARCH__
-template <class T>
-inline constexpr bool kOfHost = false;
-#else
-template <class T>
-inline constexpr bool kOfHost = std::is_same_v<T, float> || std::is_same_v<T, double>;
-#endif
-
-#define MOEGRAD_DOOR(NAME)      \
+#define MOEGRAD_OF_OTHERS(NAME) \
   template <class T>            \
-  MOEGRAD_HD T NAME(T x) {      \
-    if constexpr (kOfHost<T>) { \
-      return cpu::NAME(x);      \
-    } else {                    \
-      return std::NAME(x);      \
-    }                           \
-  }
-MOEGRAD_DOOR(exp)
-MOEGRAD_DOOR(log)
-MOEGRAD_DOOR(log1p)
-MOEGRAD_DOOR(tanh)
-MOEGRAD_DOOR(erf)
-#undef MOEGRAD_DOOR
-
+  requires(!std::is_floating_point_v<T>) T NAME(T x) { return std::NAME(x); }
+MOEGRAD_OF_OTHERS(exp)
+MOEGRAD_OF_OTHERS(log)
+MOEGRAD_OF_OTHERS(log1p)
+MOEGRAD_OF_OTHERS(tanh)
+MOEGRAD_OF_OTHERS(erf)
+#undef MOEGRAD_OF_OTHERS
 }  // namespace math
 
 template <class... Types>

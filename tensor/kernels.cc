@@ -1,5 +1,6 @@
 #include "tensor/kernels.h"
 
+#include "cuda/device.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/guarded/kernels.h"
 
@@ -12,10 +13,7 @@ constinit CpuKernels cpu_kernels;
 
 Kernels& kernels(Device device) {
   if (device == Device::guarded) return guarded_kernels();
-  if (device != Device::cpu) {
-    fail("kernels", "this build has no {} device. Configure with CUDA, or use the cpu device.",
-         name_of(device));
-  }
+  if (device == Device::cuda) return cuda::kernels();
   return cpu_kernels;
 }
 

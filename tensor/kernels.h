@@ -110,7 +110,8 @@ struct ExpertTensors {
 // in full (never added to, where not said otherwise); inputs and outputs are tensors of this device
 // and do not overlap, where not said otherwise. Floating tensors of one call share one dtype.
 // Callers have checked the shapes; indices outside their range are an Error where a kernel reads
-// them on the host, before anything is written. Sizes of 0 are fine everywhere. Every result has
+// them on the host, before anything is written; a device that finds them later has it thrown by the
+// next transfer to the host, and a plan of such choices has no slots. Sizes of 0 are fine everywhere. Every result has
 // the same bits on every run and at every number of threads: work is cut into pieces of fixed size
 // and sums have a fixed order.
 class Kernels {

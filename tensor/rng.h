@@ -1,15 +1,18 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 
+#include "tensor/math.h"
 #include "tensor/tensor.h"
 
 namespace moegrad {
 
 // Philox4x32-10 (Salmon et al., SC 2011): four 32-bit words for a 64-bit key and a 128-bit counter.
-constexpr std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low,
-                                              std::uint64_t counter_high) {
+MOEGRAD_HD constexpr std::array<std::uint32_t, 4> philox(std::uint64_t key,
+                                                         std::uint64_t counter_low,
+                                                         std::uint64_t counter_high) {
   std::array<std::uint32_t, 4> c = {
       static_cast<std::uint32_t>(counter_low), static_cast<std::uint32_t>(counter_low >> 32),
       static_cast<std::uint32_t>(counter_high), static_cast<std::uint32_t>(counter_high >> 32)};
@@ -25,6 +28,12 @@ constexpr std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t c
   }
   return c;
 }
+
+// A standard normal number of two uniform ones (Box and Muller 1958), a Gumbel number of one.
+MOEGRAD_HD double normal_of(double u, double v) {
+  return std::sqrt(-2.0 * math::log(u)) * math::cos_of_turns(v);
+}
+MOEGRAD_HD double gumbel_of(double u) { return -math::log(-math::log(u)); }
 
 // Random numbers by counter: number i of (seed, stream) is a function of these three alone, so it
 // is the same on every device, in every order and at every thread count.
@@ -42,14 +51,14 @@ struct Rng {
     return at;
   }
   // 64 random bits for the number `index` places ahead.
-  std::uint64_t bits(std::uint64_t index) const {
+  MOEGRAD_HD std::uint64_t bits(std::uint64_t index) const {
     const std::uint64_t i = position + index;
     const auto words = philox(seed, i / 2, stream);
     const std::size_t half = (i % 2) * 2;
     return (std::uint64_t{words[half + 1]} << 32) | words[half];
   }
   // In (0, 1): never 0, never 1, so that log is finite.
-  double uniform(std::uint64_t index) const {
+  MOEGRAD_HD double uniform(std::uint64_t index) const {
     return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1.0p-52;
   }
 

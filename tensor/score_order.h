@@ -37,7 +37,7 @@ MOEGRAD_HD ExactSum operator+(const ExactSum& a, const ExactSum& b) {
 
 // sigmoid(o) + b: of a positive logit s = 1 - sigmoid(-o).
 MOEGRAD_HD ExactSum of_sigmoid(double o, double b) {
-  const double part = 1.0 / (1.0 + std::exp(std::abs(o)));
+  const double part = 1.0 / (1.0 + math::exp(std::abs(o)));
   ExactSum s = two_sum(o > 0.0 ? 1.0 : 0.0, b) + ExactSum{o > 0.0 ? -part : part, 0.0, 0.0};
   s.logit = o;
   return s;
@@ -45,7 +45,7 @@ MOEGRAD_HD ExactSum of_sigmoid(double o, double b) {
 
 // e^o / e^log_total + b
 MOEGRAD_HD ExactSum of_softmax(double o, double b, double log_total) {
-  ExactSum s = two_sum(b, std::exp(o - log_total));
+  ExactSum s = two_sum(b, math::exp(o - log_total));
   s.logit = o;
   return s;
 }
@@ -115,8 +115,8 @@ MOEGRAD_HD void order_exactly(Score score, const Groups& g, const double* o, con
   if (score == Score::softmax) {
     double top = o[0];
     for (std::int64_t i = 1; i < g.experts; ++i) top = top < o[i] ? o[i] : top;
-    for (std::int64_t i = 0; i < g.experts; ++i) log_total += std::exp(o[i] - top);
-    log_total = top + std::log(log_total);
+    for (std::int64_t i = 0; i < g.experts; ++i) log_total += math::exp(o[i] - top);
+    log_total = top + math::log(log_total);
   }
   for (std::int64_t i = 0; i < g.experts; ++i) {
     w.sums[i] =

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "cuda/device.h"
 #include "tensor/guarded/memory.h"
 
 namespace moegrad {
@@ -101,10 +102,7 @@ class Pool {
     block->checked = checked;
     block->references.store(1, std::memory_order_relaxed);
     block->version.store(0, std::memory_order_relaxed);
-    if (checked) {
-      const guarded::Open open(device_);
-      std::memset(block->data + bytes, kGuard, kGuardBytes);
-    }
+    if (checked) set_guard(*block);
     return block;
   }
 
@@ -128,11 +126,9 @@ class Pool {
     for (Storage::Block* head : lists) {
       while (head != nullptr) {
         Storage::Block* block = std::exchange(head, head->next_free);
-        if (device_ == Device::guarded) {
-          guarded::give(block->data, block->capacity);
-        } else {
-          to_system(block->data, block->capacity);
-        }
+        if (device_ == Device::cpu) to_system(block->data, block->capacity);
+        if (device_ == Device::guarded) guarded::give(block->data, block->capacity);
+        if (device_ == Device::cuda) cuda::give(block->data);
         delete block;
       }
     }
@@ -180,7 +176,11 @@ class Pool {
       memory = more(capacity);
     }
     if (memory == nullptr) {
-      fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
+      if (device_ != Device::cuda) {
+        fail("storage", "the system has no memory for {} bytes. Use a smaller batch.", bytes);
+      }
+      fail("storage", "{} bytes asked for, {} held by tensors, and {}. Use a smaller batch.", bytes,
+           stats().bytes_in_use, cuda::memory_text());
     }
     if (budget_left != std::numeric_limits<std::size_t>::max()) budget_left -= capacity;
     auto* const block = new Storage::Block;
@@ -196,10 +196,25 @@ class Pool {
   }
 
   std::byte* more(std::size_t capacity) const {
+    if (device_ == Device::cuda) return cuda::take(capacity);
     return device_ == Device::guarded ? guarded::take(capacity) : from_system(capacity);
   }
 
+  static void set_guard(const Storage::Block& block) {
+    if (block.device == Device::cuda) {
+      return cuda::set_bytes(block.data + block.bytes, kGuard, kGuardBytes);
+    }
+    const guarded::Open open(block.device);
+    std::memset(block.data + block.bytes, kGuard, kGuardBytes);
+  }
+
   static void check_guard(Storage::Block& block) {
+    if (block.device == Device::cuda) {
+      if (cuda::have_value(block.data + block.bytes, kGuard, kGuardBytes)) return;
+      std::fprintf(stderr, "moegrad: the end of a tensor of %zu bytes was overwritten\n",
+                   block.bytes);
+      std::abort();
+    }
     const guarded::Open open(block.device);
     for (std::size_t i = 0; i < kGuardBytes; ++i) {
       if (block.data[block.bytes + i] != std::byte{kGuard}) {
@@ -220,13 +235,12 @@ class Pool {
 // after everything else.
 constinit Pool cpu_pool{Device::cpu};
 constinit Pool guarded_pool{Device::guarded};
+constinit Pool cuda_pool{Device::cuda};
 static_assert(std::is_trivially_destructible_v<Pool>);
 
 Pool& pool_of(Device device) {
   if (device == Device::cpu) return cpu_pool;
-  if (device == Device::guarded) return guarded_pool;
-  fail("storage", "this build has no {} device. Configure with CUDA, or use the cpu device.",
-       name_of(device));
+  return device == Device::guarded ? guarded_pool : cuda_pool;
 }
 
 }  // namespace

@@ -62,9 +62,14 @@ class Tensor {
   // True when no other handle shares these elements.
   bool unique() const { return storage_.unique(); }
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
-  // Where the elements begin, on whatever device: to tell handles apart, never to read from.
+  // Where the elements begin, on whatever device: to tell handles apart, and for its kernels alone
+  // to read from; the second is for those that write, and counts version() up.
   std::uintptr_t place() const {
     return reinterpret_cast<std::uintptr_t>(storage_.data()) + offset_;
+  }
+  std::uintptr_t place_to_write() const {
+    storage_.count_write();
+    return place();
   }
 
   // The elements, on the host, to read. T must be the type of dtype(). Of another device than the

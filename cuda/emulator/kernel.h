@@ -12,6 +12,8 @@
 
 #include <cuda_pipeline.h>
 
+#define UNROLL _Pragma("unroll")
+
 #define SHARED_ARRAY(TYPE, NAME, ...) __shared__ TYPE NAME __VA_ARGS__
 #define DYNAMIC_SHARED(TYPE, NAME)                                  \
   extern __shared__ __align__(16) unsigned char emulator_dynamic[]; \
@@ -23,6 +25,8 @@
 #include <cstring>
 
 #include "cuda/emulator/threads.h"
+
+#define UNROLL
 
 #define SHARED_ARRAY(TYPE, NAME, ...)                                                         \
   using NAME##_shared = TYPE __VA_ARGS__;                                                     \

@@ -7,10 +7,10 @@
 
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/lines.h"
-#include "tensor/cpu/math.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/product.h"
 #include "tensor/cpu/sum.h"
+#include "tensor/math.h"
 
 namespace moegrad {
 namespace {
@@ -74,7 +74,7 @@ void exp_rows(std::int64_t rows, std::int64_t cols, const T* shift, T* x) {
   for (std::int64_t r = 0; r < rows; ++r) {
     T* const row = x + r * kScoreTile;
     const T by = shift[r];
-    for (std::int64_t c = 0; c < cols; ++c) row[c] = cpu::exp(row[c] - by);
+    for (std::int64_t c = 0; c < cols; ++c) row[c] = math::exp(row[c] - by);
   }
 }
 
@@ -130,7 +130,7 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
       top[r] = here > before || here != here ? here : before;
       shift[r] = top[r] == kLowest ? T(0) : top[r];
       // What was summed so far was relative to the largest score before.
-      const T factor = starts ? T(0) : cpu::exp(before - shift[r]);
+      const T factor = starts ? T(0) : math::exp(before - shift[r]);
       sum[r] *= factor;
       T* const so_far = out_rows + r * all.width;
       if (!starts) {
@@ -153,7 +153,7 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = out_rows + r * all.width;
     for (std::int64_t c = 0; c < all.width; ++c) row[c] /= sum[r];
-    lse[sequence * all.length + queries.first + r] = top[r] + cpu::log(sum[r]);
+    lse[sequence * all.length + queries.first + r] = top[r] + math::log(sum[r]);
   }
 }
 

@@ -75,10 +75,10 @@ template <class T>
     const T at_a = x.place.lane[l];
     const T at_b = held.place.lane[l];
     const bool before = (a > b) | ((a != a) & (b == b)) | (at_a < at_b);
-    x.value.lane[l] = cpu::select(before, b, a);
-    held.value.lane[l] = cpu::select(before, a, b);
-    x.place.lane[l] = cpu::select(before, at_b, at_a);
-    held.place.lane[l] = cpu::select(before, at_a, at_b);
+    x.value.lane[l] = math::select(before, b, a);
+    held.value.lane[l] = math::select(before, a, b);
+    x.place.lane[l] = math::select(before, at_b, at_a);
+    held.place.lane[l] = math::select(before, at_a, at_b);
   }
 }
 

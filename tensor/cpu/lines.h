@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <limits>
 
-#include "tensor/cpu/math.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/sum.h"
 #include "tensor/cpu/vector.h"
 #include "tensor/kernels.h"
+#include "tensor/math.h"
 
 // Lines along the middle axis of [outer, n, inner], gone through sixteen numbers at a time: sixteen
 // elements of one long row (Along), or one element each of sixteen lines (Across), which are short
@@ -97,7 +97,7 @@ class Along {
     return folded(pack, [](T a, T b) { return a + b; });
   }
   Pack<T> largest(const Pack<T>& pack) const {
-    return folded(pack, [](T a, T b) { return select((b > a) | (b != b), b, a); });
+    return folded(pack, [](T a, T b) { return math::select((b > a) | (b != b), b, a); });
   }
   // A number of each line.
   Pack<T> of_lines(const T* x) const { return filled(x[line_]); }
@@ -240,7 +240,7 @@ template <class T, class Lines>
 Pack<T> exp_sum_of(const Lines& lines, const T* x, const Pack<T>& top) {
   constexpr T kLowest = -std::numeric_limits<T>::infinity();  // e^-infinity adds nothing
   return sum_of<T>(lines, [&](std::int64_t p) MOEGRAD_INLINED {
-    return map([](T v, T t) { return cpu::exp(v - t); }, lines.load(x, p, kLowest), top);
+    return map([](T v, T t) { return math::exp(v - t); }, lines.load(x, p, kLowest), top);
   });
 }
 

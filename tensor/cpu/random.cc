@@ -1,7 +1,6 @@
 // Random numbers: element i is a function of the generator and i alone.
 
 #include <cmath>
-#include <numbers>
 
 #include "tensor/categorical.h"
 #include "tensor/cpu/index.h"
@@ -61,18 +60,16 @@ void CpuKernels::random_uniform(const Rng& rng, double low, double high, const T
 }
 
 void CpuKernels::random_normal(const Rng& rng, double mean, double deviation, const Tensor& out) {
-  // Box-Muller, one value of the pair.
   with_floating(out.dtype(), "random_normal", [&](auto zero) {
     using T = decltype(zero);
     T* const to = out.write<T>();
     cpu::parallel_for(out.numel(), kRandomGrain, [&](std::int64_t begin, std::int64_t end) {
-      double radius = 0.0;
+      double first = 0.0;
       for_each_uniform(rng, 2 * begin, 2 * end, [&](std::int64_t i, double u) {
         if (i % 2 == 0) {
-          radius = std::sqrt(-2.0 * std::log(u));
+          first = u;
         } else {
-          const double angle = 2.0 * std::numbers::pi * u;
-          to[i / 2] = static_cast<T>(mean + deviation * (radius * std::cos(angle)));
+          to[i / 2] = static_cast<T>(mean + deviation * normal_of(first, u));
         }
       });
     });
@@ -80,7 +77,7 @@ void CpuKernels::random_normal(const Rng& rng, double mean, double deviation, co
 }
 
 void CpuKernels::random_gumbel(const Rng& rng, const Tensor& out) {
-  generate(rng, out, "random_gumbel", [](double u) { return -std::log(-std::log(u)); });
+  generate(rng, out, "random_gumbel", [](double u) { return gumbel_of(u); });
 }
 
 void CpuKernels::random_integers(const Rng& rng, const Tensor& index, std::int64_t n,

@@ -3,9 +3,9 @@
 #include "tensor/cpu/index.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/lines.h"
-#include "tensor/cpu/math.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/sum.h"
+#include "tensor/math.h"
 
 namespace moegrad {
 namespace {
@@ -163,7 +163,7 @@ void CpuKernels::reduce(Reduction reduction, const Tensor& x, AxisView view, con
           const cpu::Pack<T> top = cpu::largest_of(lines, from);
           // All -infinity, a NaN, or a +infinity: the largest is the result.
           const auto lse = [](T t, T sum) {
-            return cpu::select(t - t == T(0), t + cpu::log(sum), t);
+            return math::select(t - t == T(0), t + math::log(sum), t);
           };
           lines.store_lines(to, cpu::map(lse, top, cpu::exp_sum_of(lines, from, top)));
         });

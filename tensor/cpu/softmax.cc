@@ -6,8 +6,8 @@
 #include "tensor/cpu/index.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/lines.h"
-#include "tensor/cpu/math.h"
 #include "tensor/cpu/sum.h"
+#include "tensor/math.h"
 
 namespace moegrad {
 namespace {
@@ -32,7 +32,7 @@ void CpuKernels::softmax(const Tensor& x, AxisView view, const Tensor& y) {
       const Pack<T> top = cpu::largest_of(lines, in);
       const Pack<T> sum = cpu::sum_of<T>(lines, [&](std::int64_t p) MOEGRAD_INLINED {
         const Pack<T> e =
-            map([](T v, T t) { return cpu::exp(v - t); }, lines.load(in, p, kLowest), top);
+            map([](T v, T t) { return math::exp(v - t); }, lines.load(in, p, kLowest), top);
         lines.store(out, p, e);
         return e;
       });
@@ -85,7 +85,8 @@ void CpuKernels::log_softmax(const Tensor& x, AxisView view, const Tensor& y) {
     T* const out = y.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, in);
-      const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, in, top));
+      const Pack<T> log_sum =
+          map([](T s) { return math::log(s); }, cpu::exp_sum_of(lines, in, top));
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(
             out, p,
@@ -107,7 +108,7 @@ void CpuKernels::log_softmax_backward(const Tensor& y, const Tensor& dy, AxisVie
           lines, [&](std::int64_t p) MOEGRAD_INLINED { return lines.load(dy_data, p, T(0)); });
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx_data, p,
-                    map([](T log_p, T g, T s) { return g - cpu::exp(log_p) * s; },
+                    map([](T log_p, T g, T s) { return g - math::exp(log_p) * s; },
                         lines.load(y_data, p, T(0)), lines.load(dy_data, p, T(0)), sum));
       }
     });
@@ -130,7 +131,7 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
       const Pack<T> g = lines.of_lines(dy_data);
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx_data, p,
-                    map([](T v, T l, T by) { return cpu::exp(v - l) * by; },
+                    map([](T v, T l, T by) { return math::exp(v - l) * by; },
                         lines.load(x_data, p, T(0)), lse, g));
       }
     });
@@ -175,7 +176,7 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
     T* const lse_data = lse.write<T>();
     for_lines<T>({rows, classes, 1}, kExpCost, [=](const auto& lines) {
       const Pack<T> top = cpu::largest_of(lines, x);
-      const Pack<T> log_sum = map([](T s) { return cpu::log(s); }, cpu::exp_sum_of(lines, x, top));
+      const Pack<T> log_sum = map([](T s) { return math::log(s); }, cpu::exp_sum_of(lines, x, top));
       lines.store_lines(lse_data, added(top, log_sum));
       lines.store_lines(loss_data, map([](T l, T v, T t) { return l - (v - t); }, log_sum,
                                        lines.at(x, label), top));
@@ -202,11 +203,11 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
       const Pack<T> log_sum = lines.of_lines(lse_data);
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx, p,
-                    map([factor](T v, T l) { return factor * cpu::exp(v - l); },
+                    map([factor](T v, T l) { return factor * math::exp(v - l); },
                         lines.load(x, p, T(0)), log_sum));
       }
       lines.store_at(dx, label,
-                     map([factor](T v, T l) { return factor * (cpu::exp(v - l) - T(1)); },
+                     map([factor](T v, T l) { return factor * (math::exp(v - l) - T(1)); },
                          lines.at(x, label), log_sum));
     });
     if (!within.shares_storage(labels)) clear_rows_without_label(labels, dx, classes);

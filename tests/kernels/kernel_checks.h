@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include "cuda/device.h"
 #include "tensor/kernels.h"
 #include "tensor/threads.h"
 
@@ -175,6 +176,7 @@ template <class F>
 std::string OnDevice::error_of(F&& f) const {
   try {
     f();
+    if (device == Device::cuda) cuda::check_faults();
   } catch (const Error& e) {
     return e.what();
   }

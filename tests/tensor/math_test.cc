@@ -1,4 +1,4 @@
-#include "tensor/cpu/math.h"
+#include "tensor/math.h"
 
 #include <algorithm>
 #include <cmath>
@@ -40,15 +40,15 @@ struct Function {
 template <class T>
 std::vector<Function<T>> functions() {
   using L = long double;
-  return {{"exp", [](T x) { return cpu::exp(x); }, [](T x) { return std::exp(x); },
+  return {{"exp", [](T x) { return math::exp(x); }, [](T x) { return std::exp(x); },
            [](L x) { return std::exp(x); }, 1.1},
-          {"log", [](T x) { return cpu::log(x); }, [](T x) { return std::log(x); },
+          {"log", [](T x) { return math::log(x); }, [](T x) { return std::log(x); },
            [](L x) { return std::log(x); }, 1.0},
-          {"log1p", [](T x) { return cpu::log1p(x); }, [](T x) { return std::log1p(x); },
+          {"log1p", [](T x) { return math::log1p(x); }, [](T x) { return std::log1p(x); },
            [](L x) { return std::log1p(x); }, 1.6},
-          {"tanh", [](T x) { return cpu::tanh(x); }, [](T x) { return std::tanh(x); },
+          {"tanh", [](T x) { return math::tanh(x); }, [](T x) { return std::tanh(x); },
            [](L x) { return std::tanh(x); }, 1.6},
-          {"erf", [](T x) { return cpu::erf(x); }, [](T x) { return std::erf(x); },
+          {"erf", [](T x) { return math::erf(x); }, [](T x) { return std::erf(x); },
            [](L x) { return std::erf(x); }, 1.6}};
 }
 
@@ -115,10 +115,10 @@ template <class T>
 void check_ends_of_exp(double smallest, double largest) {
   const auto low = static_cast<T>(smallest);
   const auto high = static_cast<T>(largest);
-  CHECK(cpu::exp(low) > T(0));
-  CHECK(cpu::exp(std::nextafter(low, T(-1000)) - T(0.7)) == T(0));
-  CHECK(std::isfinite(cpu::exp(high)));
-  CHECK(std::isinf(cpu::exp(std::nextafter(high, T(1000)))));
+  CHECK(math::exp(low) > T(0));
+  CHECK(math::exp(std::nextafter(low, T(-1000)) - T(0.7)) == T(0));
+  CHECK(std::isfinite(math::exp(high)));
+  CHECK(std::isinf(math::exp(std::nextafter(high, T(1000)))));
 }
 
 // Every function in one long loop and one element at a time.

@@ -1,0 +1,20 @@
+#include "cuda/device.h"
+
+namespace moegrad::cuda {
+namespace {
+
+[[noreturn]] void refuse() {
+  fail("cuda", "this build has no CUDA. Configure with -DMOEGRAD_CUDA=toolkit, or use the cpu.");
+}
+
+}  // namespace
+
+Kernels& kernels() { refuse(); }
+std::byte* take(std::size_t) { refuse(); }
+void give(std::byte*) {}
+void set_bytes(std::byte*, unsigned char, std::size_t) {}
+bool have_value(const std::byte*, unsigned char, std::size_t) { return true; }
+std::string memory_text() { return "no device"; }
+void check_faults() {}
+
+}  // namespace moegrad::cuda

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "tensor/kernels.h"
+
+// What the rest of the library knows of CUDA. A build without it has absent.cc in place of
+// device.cc.
+namespace moegrad::cuda {
+
+// An Error where this build has no CUDA, or this machine no device or no driver for it.
+Kernels& kernels();
+
+// For the pool: memory of the device, null where none is left, and given back.
+std::byte* take(std::size_t bytes);
+void give(std::byte* memory);
+// Bytes of the device set to a value, and whether all of them still have it.
+void set_bytes(std::byte* memory, unsigned char value, std::size_t bytes);
+bool have_value(const std::byte* memory, unsigned char value, std::size_t bytes);
+// "81559 MiB, 1234 MiB of them free", for messages.
+std::string memory_text();
+
+// An Error of what kernels have found wrong in what they were given since the last call, such as an
+// index out of range; waits for them. Transfers to the host do the same.
+void check_faults();
+
+}  // namespace moegrad::cuda

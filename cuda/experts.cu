@@ -1,0 +1,363 @@
+// The experts' networks on the slots of a plan: products that gather and add as they go.
+#include "cuda/kernels.h"
+#include "cuda/product.h"
+
+namespace moegrad {
+namespace {
+
+using cuda::each;
+using cuda::in;
+using cuda::out;
+using cuda::Tile;
+
+template <class Call>
+void with_activation(Activation activation, Call&& f) {
+  switch (activation) {
+    case Activation::relu:
+      return f(functor::Relu{});
+    case Activation::gelu:
+      return f(functor::GeluErf{});
+    default:
+      return f(functor::Silu{});
+  }
+}
+
+// The slots of a plan.
+struct Slots {
+  explicit Slots(const ExpertSlots& s)
+      : groups{in<std::int32_t>(s.offsets), s.offsets.numel() - 1},
+        order(in<std::int32_t>(s.order)),
+        count(s.order.numel()),
+        choices(s.choices) {}
+  cuda::Groups groups;
+  const std::int32_t* order;
+  std::int64_t count;
+  std::int64_t choices;
+  __device__ std::int64_t token(std::int64_t slot) const { return order[slot] / choices; }
+};
+
+// Rows by slot, or by token where `by_token`.
+template <class T>
+struct Rows {
+  const T* data;
+  std::int64_t cols;
+  bool by_token;
+  __device__ T at(const Slots& slots, std::int64_t slot, std::int64_t col) const {
+    return data[(by_token ? slots.token(slot) : slot) * cols + col];
+  }
+};
+
+// to [S, cols] = rows op(w_e) + bias_e, or added to what is there; w [E, depth, cols], or [E, cols,
+// depth] where transposed.
+template <class T>
+struct Linear {
+  using Element = T;
+  Slots slots;
+  Rows<T> rows;
+  const T* w;
+  const T* bias;  // null: none
+  std::int64_t cols;
+  bool transposed, adds;
+  T* to;
+  bool a_by_rows = true, b_by_rows = true;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    const std::int64_t across = (cols + side - 1) / side;
+    cuda::take_columns(block % across, side, cols, tile);
+    tile.depth = rows.cols;
+    return slots.groups.find(block / across, side, tile);
+  }
+  __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const {
+    return rows.at(slots, row, k);
+  }
+  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    const T* const matrix = w + tile.group * rows.cols * cols;
+    return transposed ? matrix[col * rows.cols + k] : matrix[k * cols + col];
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    T& y = to[row * cols + col];
+    if (bias != nullptr) value += bias[tile.group * cols + col];
+    y = adds ? y + value : value;
+  }
+};
+
+// to [E, left.cols, right.cols] = the sum over an expert's slots of left^T right, or added to what
+// is there.
+template <class T>
+struct Outer {
+  using Element = T;
+  Slots slots;
+  Rows<T> left, right;
+  bool adds;
+  T* to;
+  bool a_by_rows = false, b_by_rows = true;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    const std::int64_t across = (right.cols + side - 1) / side;
+    const std::int64_t down = (left.cols + side - 1) / side;
+    tile.group = block / across / down;
+    tile.first_row = block / across % down * side;
+    tile.rows = left.cols - tile.first_row < side ? left.cols - tile.first_row : side;
+    cuda::take_columns(block % across, side, right.cols, tile);
+    tile.depth = slots.groups.offsets[tile.group + 1] - slots.groups.offsets[tile.group];
+    return true;
+  }
+  __device__ T a(const Tile& tile, std::int64_t row, std::int64_t k) const {
+    return left.at(slots, slots.groups.offsets[tile.group] + k, row);
+  }
+  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return right.at(slots, slots.groups.offsets[tile.group] + k, col);
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    T& y = to[(tile.group * left.cols + row) * right.cols + col];
+    y = adds ? y + value : value;
+  }
+};
+
+bool is_small(const Slots& slots, std::int64_t cols) {
+  return cols <= 2 * cuda::kSmallSide ||
+         slots.count / std::max<std::int64_t>(1, slots.groups.count) <= 2 * cuda::kSmallSide;
+}
+
+template <class T>
+void linear(const char* operation, const Linear<T>& p) {
+  if (p.cols == 0) return;
+  cuda::run_product(operation, p, is_small(p.slots, p.cols), [&](int side) {
+    return p.slots.groups.most_tiles(p.slots.count, side) * cuda::pieces_of(p.cols, side);
+  });
+}
+
+template <class T>
+void outer(const char* operation, const Outer<T>& p) {
+  if (p.left.cols == 0 || p.right.cols == 0) return;
+  const bool small = p.left.cols <= 2 * cuda::kSmallSide || p.right.cols <= 2 * cuda::kSmallSide;
+  cuda::run_product(operation, p, small, [&](int side) {
+    return p.slots.groups.count * cuda::pieces_of(p.left.cols, side) *
+           cuda::pieces_of(p.right.cols, side);
+  });
+}
+
+// Zeros in the rows of none.
+template <class T>
+void clear_rest(const char* operation, const Slots& slots, std::int64_t cols, T* x) {
+  each(operation, slots.count * cols, [=] __device__(std::int64_t i) {
+    if (i / cols >= slots.groups.offsets[slots.groups.count]) x[i] = T(0);
+  });
+}
+
+// u = act(a), or act(a) c; 0 in rows of none
+template <class F, class T>
+void activate(const Slots& slots, const T* a, const T* c, std::int64_t cols, T* u) {
+  each("experts", slots.count * cols, [=] __device__(std::int64_t i) {
+    if (i / cols >= slots.groups.offsets[slots.groups.count]) {
+      u[i] = T(0);
+      return;
+    }
+    const T value = F::f(a[i], {});
+    u[i] = c == nullptr ? value : value * c[i];
+  });
+}
+
+template <class T>
+Tensor workspace(std::int64_t rows, std::int64_t cols) {
+  return Tensor::empty({rows, cols}, dtype_of<T>, Device::cuda);
+}
+
+// a, and c of swiglu; 0 in rows of none where they are kept
+template <class T>
+void pre_activations(const ExpertTensors& w, const Slots& slots, const Rows<T>& x, T* a, T* c) {
+  const std::int64_t hidden = w.w1.size(2);
+  linear("experts", Linear<T>{slots, x, in<T>(w.w1), in<T>(w.b1), hidden, false, false, a});
+  clear_rest("experts", slots, hidden, a);
+  if (c == nullptr) return;
+  linear("experts", Linear<T>{slots, x, in<T>(w.w3), in<T>(w.b3), hidden, false, false, c});
+  clear_rest("experts", slots, hidden, c);
+}
+
+template <class F, class T>
+void experts_as(const ExpertTensors& w, const Tensor& x, const ExpertSlots& s, const Tensor& h) {
+  const Slots slots(s);
+  const std::int64_t hidden = w.w1.size(2);
+  const bool gated = w.w3.defined();
+  const Tensor a = s.a.defined() ? s.a : workspace<T>(slots.count, hidden);
+  const Tensor c = !gated || s.c.defined() ? s.c : workspace<T>(slots.count, hidden);
+  const Tensor u = workspace<T>(slots.count, hidden);
+  pre_activations<T>(w, slots, {in<T>(x), x.size(1), true}, out<T>(a), gated ? out<T>(c) : nullptr);
+  activate<F>(slots, in<T>(a), gated ? in<T>(c) : nullptr, hidden, out<T>(u));
+  linear("experts", Linear<T>{slots,
+                              {in<T>(u), hidden, false},
+                              in<T>(w.w2),
+                              in<T>(w.b2),
+                              w.w2.size(2),
+                              false,
+                              false,
+                              out<T>(h)});
+  clear_rest("experts", slots, w.w2.size(2), out<T>(h));
+}
+
+// --- the way back
+
+// With q = dy w2^T of the slots, unweighted: u of the plan, da in the place of q, and dc.
+template <class F, class T>
+void activate_backward(const Slots& slots, const T* weights, const T* a, const T* c,
+                       std::int64_t cols, T* q, T* dc) {
+  each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
+    const std::int64_t slot = i / cols;
+    if (slot >= slots.groups.offsets[slots.groups.count]) {
+      q[i] = T(0);
+      if (dc != nullptr) dc[i] = T(0);
+      return;
+    }
+    const T g = weights == nullptr ? q[i] : q[i] * weights[slots.order[slot]];
+    if (dc != nullptr) {
+      dc[i] = g * F::f(a[i], {});
+      q[i] = g * c[i] * F::df(a[i], T(0), {});
+    } else {
+      q[i] = g * F::df(a[i], T(0), {});
+    }
+  });
+}
+
+// dweights of the choices that have slots: <q, u> + <dy, b2>
+template <class T>
+void weights_backward(const Slots& slots, const T* q, const T* u, std::int64_t hidden, const T* dy,
+                      const T* b2, std::int64_t cols, T* dweights) {
+  cuda::each_warp("experts_backward", slots.count, [=] __device__(std::int64_t s, unsigned lane) {
+    if (s >= slots.groups.offsets[slots.groups.count]) return;
+    double sum = 0.0;
+    for (std::int64_t i = lane; i < hidden; i += cuda::kWarp) {
+      sum += static_cast<double>(q[s * hidden + i] * u[s * hidden + i]);
+    }
+    if (b2 != nullptr) {
+      std::int64_t e = 0;
+      while (slots.groups.offsets[e + 1] <= s) ++e;
+      const T* const row = dy + slots.token(s) * cols;
+      for (std::int64_t i = lane; i < cols; i += cuda::kWarp) {
+        sum += static_cast<double>(row[i] * b2[e * cols + i]);
+      }
+    }
+    sum = cuda::warp_sum(sum);
+    if (lane == 0) dweights[slots.order[s]] = static_cast<T>(sum);
+  });
+}
+
+// g [S, cols]: what comes back to each slot.
+template <class T>
+void adjoints(const Slots& slots, const T* weights, const Rows<T>& dy, T* g) {
+  const std::int64_t cols = dy.cols;
+  each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
+    const std::int64_t s = i / cols;
+    if (s >= slots.groups.offsets[slots.groups.count]) {
+      g[i] = T(0);
+      return;
+    }
+    const T value = dy.at(slots, s, i % cols);
+    g[i] = weights == nullptr ? value : value * weights[slots.order[s]];
+  });
+}
+
+// to [E, cols] = the sums of the rows of each expert's slots, or added to what is there
+template <class T>
+void sum_slots(const Slots& slots, const T* rows, std::int64_t cols, bool adds, T* to) {
+  each("experts_backward", slots.groups.count * cols, [=] __device__(std::int64_t i) {
+    const std::int64_t e = i / cols;
+    double sum = adds ? static_cast<double>(to[i]) : 0.0;
+    for (std::int64_t s = slots.groups.offsets[e]; s < slots.groups.offsets[e + 1]; ++s) {
+      sum += static_cast<double>(rows[s * cols + i % cols]);
+    }
+    to[i] = static_cast<T>(sum);
+  });
+}
+
+template <class F, class T>
+void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& dy,
+                         const ExpertSlotsBackward& s, bool adds, const ExpertTensors& dw) {
+  const Slots slots(s);
+  const std::int64_t hidden = w.w1.size(2);
+  const std::int64_t depth = x.size(1);
+  const std::int64_t cols = w.w2.size(2);
+  const bool gated = w.w3.defined();
+  const T* const weights = in<T>(s.weights);
+  const Rows<T> tokens = {in<T>(x), depth, true};
+  const Rows<T> back = {in<T>(dy), cols, weights != nullptr};
+
+  const bool kept = s.a.defined();
+  const Tensor a = kept ? s.a : workspace<T>(slots.count, hidden);
+  const Tensor c = !gated || kept ? s.c : workspace<T>(slots.count, hidden);
+  if (!kept) pre_activations<T>(w, slots, tokens, out<T>(a), gated ? out<T>(c) : nullptr);
+  const T* const gate = gated ? in<T>(c) : nullptr;
+  const Tensor u = workspace<T>(slots.count, hidden);
+  activate<F>(slots, in<T>(a), gate, hidden, out<T>(u));
+
+  const Tensor da = workspace<T>(slots.count, hidden);
+  linear("experts_backward", Linear<T>{slots, back, in<T>(w.w2), nullptr, hidden, true, false,
+                                       out<T>(da), true, false});
+  if (s.dweights.defined()) {
+    const Tensor& dweights = s.dweights;
+    T* const to = out<T>(dweights);
+    each("experts_backward", dweights.numel(), [=] __device__(std::int64_t i) { to[i] = T(0); });
+    weights_backward(slots, in<T>(da), in<T>(u), hidden, in<T>(dy), in<T>(w.b2), cols, to);
+  }
+  const Tensor dc = gated ? workspace<T>(slots.count, hidden) : Tensor();
+  activate_backward<F>(slots, weights, in<T>(a), gate, hidden, out<T>(da), out<T>(dc));
+
+  const Rows<T> of_a = {in<T>(da), hidden, false};
+  const Rows<T> of_c = {in<T>(dc), hidden, false};
+  if (s.dslots.defined()) {
+    T* const to = out<T>(s.dslots);
+    linear("experts_backward",
+           Linear<T>{slots, of_a, in<T>(w.w1), nullptr, depth, true, false, to, true, false});
+    if (gated) {
+      linear("experts_backward",
+             Linear<T>{slots, of_c, in<T>(w.w3), nullptr, depth, true, true, to, true, false});
+    }
+    clear_rest("experts_backward", slots, depth, to);
+  }
+
+  const auto outer_of = [&](const Rows<T>& left, const Rows<T>& right, const Tensor& to) {
+    if (to.defined()) outer("experts_backward", Outer<T>{slots, left, right, adds, out<T>(to)});
+  };
+  const auto sum_of = [&](const T* rows, std::int64_t width, const Tensor& to) {
+    if (to.defined()) sum_slots(slots, rows, width, adds, out<T>(to));
+  };
+  outer_of(tokens, of_a, dw.w1);
+  sum_of(of_a.data, hidden, dw.b1);
+  outer_of(tokens, of_c, dw.w3);
+  sum_of(of_c.data, hidden, dw.b3);
+  if (!dw.w2.defined() && !dw.b2.defined()) return;
+  const Tensor g = workspace<T>(slots.count, cols);
+  adjoints(slots, weights, back, out<T>(g));
+  outer_of({in<T>(u), hidden, false}, {in<T>(g), cols, false}, dw.w2);
+  sum_of(in<T>(g), cols, dw.b2);
+}
+
+}  // namespace
+
+void CudaKernels::experts(Activation activation, const ExpertTensors& w, const Tensor& x,
+                          const ExpertSlots& slots, const Tensor& h) {
+  with_floating(h.dtype(), "experts", [&](auto zero) {
+    with_activation(activation, [&](auto functor) {
+      experts_as<decltype(functor), decltype(zero)>(w, x, slots, h);
+    });
+  });
+}
+
+void CudaKernels::experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,
+                                   const Tensor& dy, std::span<const ExpertSlotsBackward> plans,
+                                   const ExpertTensors& dw) {
+  with_floating(dy.dtype(), "experts_backward", [&](auto zero) {
+    with_activation(activation, [&](auto functor) {
+      bool adds = false;
+      for (const ExpertSlotsBackward& s : plans) {
+        experts_backward_as<decltype(functor), decltype(zero)>(w, x, dy, s, adds, dw);
+        adds = true;
+      }
+    });
+  });
+  if (!plans.empty()) return;
+  for (const Tensor* t : {&dw.w1, &dw.b1, &dw.w3, &dw.b3, &dw.w2, &dw.b2}) {
+    if (t->defined()) fill(0.0, *t);
+  }
+}
+
+}  // namespace moegrad

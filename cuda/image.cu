@@ -1,0 +1,252 @@
+// Convolution and pooling of images [N, C, H, W]. A convolution is a product with the unfolded
+// image, which is never made: its elements are looked up.
+#include <limits>
+
+#include "cuda/kernels.h"
+#include "cuda/product.h"
+#include "cuda/sums.h"
+
+namespace moegrad {
+namespace {
+
+using cuda::each;
+using cuda::in;
+using cuda::out;
+using cuda::Tile;
+
+struct Sizes {
+  std::int64_t images, channels, height, width;  // of the input
+  std::int64_t filters, out_height, out_width;   // of the result
+  Window window;
+
+  __host__ __device__ std::int64_t pixels() const { return height * width; }
+  __host__ __device__ std::int64_t places() const { return out_height * out_width; }
+  __host__ __device__ std::int64_t of_window() const { return window.height * window.width; }
+  __host__ __device__ std::int64_t taps() const { return channels * of_window(); }
+};
+
+Sizes sizes_of(const Tensor& x, const Tensor& y, Window window) {
+  return {x.size(0), x.size(1), x.size(2), x.size(3), y.size(1), y.size(2), y.size(3), window};
+}
+
+// What tap `tap` of the window shows at a place of the result; 0 of the padding.
+template <class T>
+__device__ T unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int64_t place) {
+  const std::int64_t channel = tap / s.of_window();
+  const std::int64_t y = place / s.out_width * s.window.stride +
+                         tap % s.of_window() / s.window.width - s.window.padding;
+  const std::int64_t x =
+      place % s.out_width * s.window.stride + tap % s.window.width - s.window.padding;
+  if (y < 0 || y >= s.height || x < 0 || x >= s.width) return T(0);
+  return image[(channel * s.height + y) * s.width + x];
+}
+
+// The tile of rows and cols of a block, in a batch.
+__device__ void take_tile(std::int64_t block, int side, std::int64_t rows, std::int64_t cols,
+                          Tile& tile) {
+  const std::int64_t across = (cols + side - 1) / side;
+  const std::int64_t down = (rows + side - 1) / side;
+  tile.group = block / across / down;
+  tile.first_row = block / across % down * side;
+  tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
+  cuda::take_columns(block % across, side, cols, tile);
+}
+
+// y [O, places] = weight [O, taps] unfolded [taps, places], for each image
+template <class T>
+struct Convolution {
+  using Element = T;
+  Sizes s;
+  const T* x;
+  const T* weight;
+  T* y;
+  bool a_by_rows = true, b_by_rows = true;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    take_tile(block, side, s.filters, s.places(), tile);
+    tile.depth = s.taps();
+    return true;
+  }
+  __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const {
+    return weight[row * s.taps() + k];
+  }
+  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return unfolded(s, x + tile.group * s.channels * s.pixels(), k, col);
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    y[(tile.group * s.filters + row) * s.places() + col] = value;
+  }
+};
+
+// dx [C, pixels] = sum over filters and places in the window of weight and of dy where the window
+// at that place shows the pixel
+template <class T>
+struct InputGradient {
+  using Element = T;
+  Sizes s;
+  const T* weight;
+  const T* dy;
+  T* dx;
+  bool a_by_rows = true, b_by_rows = true;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    take_tile(block, side, s.channels, s.pixels(), tile);
+    tile.depth = s.filters * s.of_window();
+    return true;
+  }
+  __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const {
+    return weight[(k / s.of_window() * s.channels + row) * s.of_window() + k % s.of_window()];
+  }
+  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    const std::int64_t stride = s.window.stride;
+    const std::int64_t y = col / s.width + s.window.padding - k % s.of_window() / s.window.width;
+    const std::int64_t x = col % s.width + s.window.padding - k % s.window.width;
+    if (y < 0 || x < 0 || y % stride != 0 || x % stride != 0) return T(0);
+    if (y / stride >= s.out_height || x / stride >= s.out_width) return T(0);
+    const std::int64_t plane = tile.group * s.filters + k / s.of_window();
+    return dy[(plane * s.out_height + y / stride) * s.out_width + x / stride];
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    dx[(tile.group * s.channels + row) * s.pixels() + col] = value;
+  }
+};
+
+// partial [chunks, O, taps]: of a chunk of images the sum over places of dy and of what the window
+// shows there
+template <class T>
+struct WeightGradient {
+  using Element = T;
+  Sizes s;
+  std::int64_t chunk;  // images of one
+  const T* x;
+  const T* dy;
+  T* partial;
+  bool a_by_rows = true, b_by_rows = false;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    take_tile(block, side, s.filters, s.taps(), tile);
+    const std::int64_t left = s.images - tile.group * chunk;
+    tile.depth = (left < chunk ? left : chunk) * s.places();
+    return true;
+  }
+  __device__ std::int64_t image(const Tile& tile, std::int64_t k) const {
+    return tile.group * chunk + k / s.places();
+  }
+  __device__ T a(const Tile& tile, std::int64_t row, std::int64_t k) const {
+    return dy[(image(tile, k) * s.filters + row) * s.places() + k % s.places()];
+  }
+  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return unfolded(s, x + image(tile, k) * s.channels * s.pixels(), col, k % s.places());
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    partial[(tile.group * s.filters + row) * s.taps() + col] = value;
+  }
+};
+
+template <class Problem>
+void run_tiles(const char* operation, const Problem& p, std::int64_t batch, std::int64_t rows,
+               std::int64_t cols) {
+  if (batch * rows * cols == 0) return;
+  const bool small = rows <= 2 * cuda::kSmallSide || cols <= 2 * cuda::kSmallSide;
+  cuda::run_product(operation, p, small, [=](int side) {
+    return batch * cuda::pieces_of(rows, side) * cuda::pieces_of(cols, side);
+  });
+}
+
+template <class T>
+void sum_partials(const T* partial, std::int64_t chunks, std::int64_t weights, T* to) {
+  cuda::sum_lines(
+      "conv2d_backward_weight", {1, chunks, weights},
+      [=] __device__(std::int64_t at) { return partial[at]; }, to);
+}
+
+template <class T>
+void max_pool_as(const Sizes& s, const T* x, std::int64_t numel, T* y, std::int32_t* index) {
+  each("max_pool2d", numel, [=] __device__(std::int64_t o) {
+    const T* const plane = x + o / s.places() * s.pixels();
+    const std::int64_t top = o % s.places() / s.out_width * s.window.stride - s.window.padding;
+    const std::int64_t left = o % s.out_width * s.window.stride - s.window.padding;
+    std::int64_t best = -1;  // nothing but padding so far
+    T value = -std::numeric_limits<T>::infinity();
+    for (std::int64_t i = top < 0 ? 0 : top; i < s.height && i < top + s.window.height; ++i) {
+      for (std::int64_t j = left < 0 ? 0 : left; j < s.width && j < left + s.window.width; ++j) {
+        const T candidate = plane[i * s.width + j];
+        if (best < 0 || candidate > value || (candidate != candidate && value == value)) {
+          best = i * s.width + j;
+          value = candidate;
+        }
+      }
+    }
+    y[o] = value;
+    index[o] = static_cast<std::int32_t>(best);
+  });
+}
+
+// A plane by one thread, which adds in the order of the places.
+template <class T>
+void max_pool_backward_as(const T* dy, const std::int32_t* index, std::int64_t planes,
+                          std::int64_t places, std::int64_t pixels, cuda::IndexCheck check, T* dx) {
+  each("max_pool2d_backward", planes, [=] __device__(std::int64_t p) {
+    T* const to = dx + p * pixels;
+    for (std::int64_t i = 0; i < pixels; ++i) to[i] = T(0);
+    for (std::int64_t o = p * places; o < (p + 1) * places; ++o) {
+      if (check(index[o], o) && index[o] >= 0) to[index[o]] += dy[o];
+    }
+  });
+}
+
+}  // namespace
+
+void CudaKernels::conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) {
+  const Sizes s = sizes_of(x, y, window);
+  with_floating(y.dtype(), "conv2d", [&](auto zero) {
+    using T = decltype(zero);
+    run_tiles("conv2d", Convolution<T>{s, in<T>(x), in<T>(weight), out<T>(y)}, s.images, s.filters,
+              s.places());
+  });
+}
+
+void CudaKernels::conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
+                                        const Tensor& dx) {
+  const Sizes s = sizes_of(dx, dy, window);
+  with_floating(dx.dtype(), "conv2d_backward_input", [&](auto zero) {
+    using T = decltype(zero);
+    run_tiles("conv2d_backward_input", InputGradient<T>{s, in<T>(weight), in<T>(dy), out<T>(dx)},
+              s.images, s.channels, s.pixels());
+  });
+}
+
+void CudaKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Window window,
+                                         const Tensor& dweight) {
+  const Sizes s = sizes_of(x, dy, window);
+  constexpr std::int64_t kMostChunks = 64;
+  const std::int64_t chunk = std::max<std::int64_t>(1, cuda::pieces_of(s.images, kMostChunks));
+  const std::int64_t chunks = cuda::pieces_of(s.images, chunk);
+  const Tensor partial = dweight.like({chunks, s.filters, s.taps()});
+  with_floating(dweight.dtype(), "conv2d_backward_weight", [&](auto zero) {
+    using T = decltype(zero);
+    run_tiles("conv2d_backward_weight",
+              WeightGradient<T>{s, chunk, in<T>(x), in<T>(dy), out<T>(partial)}, chunks, s.filters,
+              s.taps());
+    sum_partials(in<T>(partial), chunks, s.filters * s.taps(), out<T>(dweight));
+  });
+}
+
+void CudaKernels::max_pool2d(const Tensor& x, Window window, const Tensor& y, const Tensor& index) {
+  with_floating(y.dtype(), "max_pool2d", [&](auto zero) {
+    using T = decltype(zero);
+    max_pool_as(sizes_of(x, y, window), in<T>(x), y.numel(), out<T>(y), out<std::int32_t>(index));
+  });
+}
+
+void CudaKernels::max_pool2d_backward(const Tensor& dy, const Tensor& index, const Tensor& dx) {
+  const std::int64_t pixels = dx.size(2) * dx.size(3);
+  const cuda::IndexCheck check = cuda::indices("max_pool2d_backward", -1, pixels);
+  with_floating(dx.dtype(), "max_pool2d_backward", [&](auto zero) {
+    using T = decltype(zero);
+    max_pool_backward_as(in<T>(dy), in<std::int32_t>(index), dx.size(0) * dx.size(1),
+                         dy.size(2) * dy.size(3), pixels, check, out<T>(dx));
+  });
+}
+
+}  // namespace moegrad

@@ -1,0 +1,306 @@
+// The mixture: the plan of a dispatch, choices of experts, rows moved between tokens and slots.
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+#include "cuda/sort.h"
+
+namespace moegrad {
+namespace {
+
+using cuda::each;
+using cuda::each_warp;
+using cuda::in;
+using cuda::out;
+
+// --- the plan, a stable counting sort in three steps: how often each chunk of choices uses each
+// expert; the first slot of each expert and chunk; each choice to its slot. A chunk is gone through
+// by one warp, 32 choices at a time.
+
+constexpr std::int64_t kPlanChunk = 1024;
+constexpr unsigned kScanThreads = 256;
+
+struct Choices {
+  const std::int32_t* expert;
+  std::int64_t count;
+  int experts;
+
+  __device__ std::int64_t end_of(std::int64_t chunk) const {
+    const std::int64_t end = (chunk + 1) * kPlanChunk;
+    return end < count ? end : count;
+  }
+};
+
+// counts [chunks, E], zero before
+void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, int operation,
+                  std::int32_t* counts) {
+  cuda::Fault* const record = cuda::fault_record();
+  each_warp("plan", chunks, [=] __device__(std::int64_t chunk, unsigned lane) {
+    std::int32_t* const mine = counts + chunk * choices.experts;
+    for (std::int64_t i = chunk * kPlanChunk + lane; i < choices.end_of(chunk); i += cuda::kWarp) {
+      const std::int32_t e = choices.expert[i];
+      if (e < -1 || e >= choices.experts) {
+        cuda::note_fault(record,
+                         {cuda::kChoiceFault, operation, e, -1, choices.experts, i / k, 0.0});
+      } else if (e >= 0) {
+        atomicAdd(mine + e, 1);
+      }
+    }
+  });
+}
+
+// The sum over the threads of a block before this one; `total` of all of them.
+__device__ std::int32_t sum_before(std::int32_t value, std::int32_t* total) {
+  SHARED_ARRAY(std::int32_t, sums, [2][kScanThreads]);
+  const unsigned t = threadIdx.x;
+  int now = 0;
+  sums[now][t] = value;
+  __syncthreads();
+  for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
+    sums[1 - now][t] = sums[now][t] + (t >= reach ? sums[now][t - reach] : 0);
+    now = 1 - now;
+    __syncthreads();
+  }
+  *total = sums[now][kScanThreads - 1];
+  const std::int32_t before = t == 0 ? 0 : sums[now][t - 1];
+  __syncthreads();
+  return before;
+}
+
+// One block. next [chunks, E], counts before, becomes the first slot of each expert and chunk;
+// offsets [E+1]. Where there is a fault, go = 0 and no expert has slots: who reads the plan stays
+// within it.
+__global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts, std::int64_t room,
+                            cuda::Fault* record, int operation, std::int32_t* offsets,
+                            std::int32_t* go) {
+  const int t = static_cast<int>(threadIdx.x);
+  const auto of_expert = [=](int e) {
+    std::int32_t sum = 0;
+    for (std::int64_t c = 0; c < chunks && e < experts; ++c) sum += next[c * experts + e];
+    return sum;
+  };
+  std::int32_t mine = 0;
+  for (int e = t; e < experts; e += kScanThreads) mine += of_expert(e);
+  std::int32_t used = 0;
+  sum_before(mine, &used);
+  SHARED_ARRAY(int, well, [1]);
+  if (t == 0) {
+    if (used > room) {
+      cuda::note_fault(record, {cuda::kRoomFault, operation, used, 0, room, 0, 0.0});
+    }
+    well[0] = record->kind == cuda::kNoFault ? 1 : 0;
+    *go = well[0];
+  }
+  __syncthreads();
+  if (well[0] == 0) {
+    for (int e = t; e <= experts; e += kScanThreads) offsets[e] = 0;
+    return;
+  }
+
+  std::int32_t slots = 0;  // of the experts before
+  for (int first = 0; first < experts; first += kScanThreads) {
+    const int e = first + t;
+    std::int32_t total = 0;
+    std::int32_t slot = slots + sum_before(of_expert(e), &total);
+    slots += total;
+    if (e >= experts) continue;
+    offsets[e] = slot;
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      const std::int32_t count = next[c * experts + e];
+      next[c * experts + e] = slot;
+      slot += count;
+    }
+  }
+  if (t == 0) offsets[experts] = slots;
+}
+
+void fill_slots(const Choices& choices, std::int64_t chunks, std::int32_t* next,
+                const std::int32_t* go, std::int32_t* order, std::int32_t* inverse) {
+  each_warp("plan", chunks, [=] __device__(std::int64_t chunk, unsigned lane) {
+    std::int32_t* const mine = next + chunk * choices.experts;
+    const std::int64_t end = choices.end_of(chunk);
+    const bool none = *go == 0;
+    for (std::int64_t first = chunk * kPlanChunk; first < end; first += cuda::kWarp) {
+      const std::int64_t i = first + lane;
+      const std::int32_t e = i < end && !none ? choices.expert[i] : -1;
+      const unsigned same = __match_any_sync(cuda::kAllLanes, e);
+      const int before = __popc(same & ((1U << lane) - 1));
+      const std::int32_t slot = e < 0 ? -1 : mine[e] + before;
+      __syncwarp();
+      if (e >= 0 && before == 0) mine[e] += __popc(same);
+      __syncwarp();
+      if (i >= end) continue;
+      inverse[i] = slot;
+      if (slot >= 0) order[slot] = static_cast<std::int32_t>(i);
+    }
+  });
+}
+
+void clear_rest(const std::int32_t* offsets, int experts, std::int64_t slots, std::int32_t* order) {
+  each("plan", slots, [=] __device__(std::int64_t s) {
+    if (s >= offsets[experts]) order[s] = -1;
+  });
+}
+
+}  // namespace
+
+void cuda::sort_choices(const char* operation, const Tensor& selected, std::int64_t experts,
+                        const Tensor& offsets, const Tensor& order, const Tensor& inverse) {
+  const Choices choices = {in<std::int32_t>(selected), selected.numel(), static_cast<int>(experts)};
+  const std::int64_t chunks = pieces_of(choices.count, kPlanChunk);
+  const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32, Device::cuda);
+  const Tensor no_fault = Tensor::empty({}, DType::i32, Device::cuda);
+  std::int32_t* const next = out<std::int32_t>(counts);
+  std::int32_t* const go = out<std::int32_t>(no_fault);
+  count_chunks(choices, chunks, selected.size(1), number_of(operation), next);
+  run<first_slots>(operation, 1, kScanThreads, next, chunks, choices.experts, order.numel(),
+                   fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
+  fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
+  clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));
+}
+
+namespace {
+
+// --- choices
+
+void complement_as(const std::int32_t* selected, std::int64_t k, std::int64_t experts,
+                   std::int64_t numel, cuda::IndexCheck check, std::int32_t* to) {
+  each("complement", numel, [=] __device__(std::int64_t i) {
+    const std::int64_t t = i / experts;
+    auto e = static_cast<std::int32_t>(i % experts);
+    for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
+      if (check(selected[j], j) && selected[j] == i % experts) e = -1;
+    }
+    to[i] = e;
+  });
+}
+
+void count_as(const std::int32_t* selected, const std::int32_t* group, std::int64_t k,
+              std::int64_t experts, std::int64_t choices, cuda::IndexCheck check_expert,
+              cuda::IndexCheck check_group, std::int32_t* to) {
+  each("count", choices, [=] __device__(std::int64_t i) {
+    const std::int32_t e = selected[i];
+    const std::int64_t g = group == nullptr ? 0 : group[i / k];
+    if (check_expert(e, i) && check_group(g, i / k) && e >= 0) atomicAdd(to + g * experts + e, 1);
+  });
+}
+
+void keep_first_as(const std::int32_t* selected, const std::int32_t* offsets,
+                   const std::int32_t* inverse, std::int64_t capacity, std::int64_t choices,
+                   cuda::IndexCheck check, std::int32_t* to) {
+  each("keep_first", choices, [=] __device__(std::int64_t i) {
+    const std::int32_t e = selected[i];
+    to[i] = check(e, i) && e >= 0 && inverse[i] - offsets[e] < capacity ? e : -1;
+  });
+}
+
+// --- rows
+
+template <class T>
+void tokens_to_slots_as(const T* x, const T* weights, const std::int32_t* order, std::int64_t k,
+                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
+  each("tokens_to_slots", numel, [=] __device__(std::int64_t i) {
+    const std::int32_t choice = order[i / cols];
+    if (!check(choice, i / cols) || choice < 0) {
+      to[i] = T(0);
+      return;
+    }
+    const T value = x[choice / k * cols + i % cols];
+    to[i] = weights == nullptr ? value : value * weights[choice];
+  });
+}
+
+// A sum of at most so many is left to the type itself.
+constexpr std::int64_t kShortSum = 256;
+
+template <class Sum, class T>
+void slots_to_tokens_as(const T* h, const T* weights, const std::int32_t* inverse, std::int64_t k,
+                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
+  each("slots_to_tokens", numel, [=] __device__(std::int64_t i) {
+    Sum sum(0);
+    for (std::int64_t j = i / cols * k; j < (i / cols + 1) * k; ++j) {
+      const std::int32_t slot = inverse[j];
+      if (!check(slot, j) || slot < 0) continue;
+      const T row = h[slot * cols + i % cols];
+      sum += static_cast<Sum>(weights == nullptr ? row : row * weights[j]);
+    }
+    to[i] = static_cast<T>(sum);
+  });
+}
+
+template <class T>
+void slot_products_as(const T* dy, const T* h, const std::int32_t* inverse, std::int64_t k,
+                      std::int64_t cols, std::int64_t choices, cuda::IndexCheck check, T* to) {
+  each_warp("slot_products", choices, [=] __device__(std::int64_t i, unsigned lane) {
+    const std::int32_t slot = inverse[i];
+    double sum = 0.0;
+    if (check(slot, i) && slot >= 0) {
+      for (std::int64_t c = lane; c < cols; c += cuda::kWarp) {
+        sum += static_cast<double>(dy[i / k * cols + c] * h[slot * cols + c]);
+      }
+    }
+    sum = cuda::warp_sum(sum);
+    if (lane == 0) to[i] = static_cast<T>(sum);
+  });
+}
+
+}  // namespace
+
+void CudaKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
+                       const Tensor& order, const Tensor& inverse) {
+  cuda::sort_choices("plan", selected, experts, offsets, order, inverse);
+}
+
+void CudaKernels::complement(const Tensor& selected, const Tensor& t) {
+  const std::int64_t experts = t.size(1);
+  complement_as(in<std::int32_t>(selected), selected.size(1), experts, t.numel(),
+                cuda::indices("complement", -1, experts), out<std::int32_t>(t));
+}
+
+void CudaKernels::count(const Tensor& selected, const Tensor& group, const Tensor& t) {
+  const std::int64_t tokens = selected.size(0);
+  fill(0.0, t);
+  count_as(in<std::int32_t>(selected), in<std::int32_t>(group),
+           selected.numel() / std::max<std::int64_t>(1, tokens), t.size(1), selected.numel(),
+           cuda::indices("count", -1, t.size(1)), cuda::indices("count", 0, t.size(0)),
+           out<std::int32_t>(t));
+}
+
+void CudaKernels::keep_first(const Tensor& selected, const Tensor& offsets, const Tensor& inverse,
+                             std::int64_t capacity, const Tensor& t) {
+  keep_first_as(in<std::int32_t>(selected), in<std::int32_t>(offsets), in<std::int32_t>(inverse),
+                capacity, selected.numel(), cuda::indices("keep_first", -1, offsets.numel() - 1),
+                out<std::int32_t>(t));
+}
+
+void CudaKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const Tensor& order,
+                                  std::int64_t k, const Tensor& t) {
+  const cuda::IndexCheck check = cuda::indices("tokens_to_slots", -1, x.size(0) * k);
+  with_floating(t.dtype(), "tokens_to_slots", [&](auto zero) {
+    using T = decltype(zero);
+    tokens_to_slots_as(in<T>(x), in<T>(weights), in<std::int32_t>(order), k, t.size(1), t.numel(),
+                       check, out<T>(t));
+  });
+}
+
+void CudaKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const Tensor& inverse,
+                                  const Tensor& t) {
+  const std::int64_t k = inverse.size(1);
+  const cuda::IndexCheck check = cuda::indices("slots_to_tokens", -1, h.size(0));
+  with_floating(t.dtype(), "slots_to_tokens", [&](auto zero) {
+    using T = decltype(zero);
+    const auto add = k <= kShortSum ? slots_to_tokens_as<T, T> : slots_to_tokens_as<double, T>;
+    add(in<T>(h), in<T>(weights), in<std::int32_t>(inverse), k, t.size(1), t.numel(), check,
+        out<T>(t));
+  });
+}
+
+void CudaKernels::slot_products(const Tensor& dy, const Tensor& h, const Tensor& inverse,
+                                const Tensor& t) {
+  const cuda::IndexCheck check = cuda::indices("slot_products", -1, h.size(0));
+  with_floating(t.dtype(), "slot_products", [&](auto zero) {
+    using T = decltype(zero);
+    slot_products_as(in<T>(dy), in<T>(h), in<std::int32_t>(inverse), inverse.size(1), dy.size(1),
+                     inverse.numel(), check, out<T>(t));
+  });
+}
+
+}  // namespace moegrad

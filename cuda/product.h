@@ -1,0 +1,166 @@
+#pragma once
+
+#include "cuda/launch.h"
+
+// Products of matrices by tiles: a block owns a tile of the result and goes through the depth in
+// steps, whose parts of both factors it keeps in shared memory. What is multiplied, and where the
+// result goes, is told by a problem:
+//
+//   struct Problem {
+//     using Element = T;
+//     // The tile of this block, at most `side` rows and columns; false: there is none.
+//     __device__ bool find(std::int64_t block, int side, Tile& tile) const;
+//     __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const;
+//     __device__ T b(const Tile&, std::int64_t k, std::int64_t col) const;
+//     __device__ void put(const Tile&, std::int64_t row, std::int64_t col, T value) const;
+//     bool a_by_rows, b_by_rows;  // which neighbours lie side by side, those of a row or a column
+//   };
+//
+// An element is the sum over k in order, in fused multiply-adds; of a depth beyond kStraight the
+// sums of so many are added with what each addition rounds away (Neumaier 1974).
+namespace moegrad::cuda {
+
+struct Tile {
+  std::int64_t group = 0;
+  std::int64_t first_row = 0, rows = 0;  // of the problem's rows, and how many
+  std::int64_t first_col = 0, cols = 0;
+  std::int64_t depth = 0;
+};
+
+inline constexpr int kDepthStep = 16;
+inline constexpr std::int64_t kStraight = 256;
+inline constexpr int kLargeSide = 64;  // with 4 x 4 elements a thread
+inline constexpr int kSmallSide = 16;  // with 2 x 2
+
+template <class T>
+struct RunningSum {
+  T sum = T(0);
+  T lost = T(0);
+
+  __device__ void add(T value) {
+    const T next = sum + value;
+    const T larger = fabs(sum) >= fabs(value) ? sum : value;
+    const T smaller = fabs(sum) >= fabs(value) ? value : sum;
+    const T rest = (larger - next) + smaller;
+    if (rest - rest == T(0)) lost += rest;  // not of infinities
+    sum = next;
+  }
+  __device__ T total() const { return sum + lost; }
+};
+
+template <int kSide, int kOwn, class Problem>
+__global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn)) product_kernel(Problem p) {
+  using T = typename Problem::Element;
+  constexpr int kAcross = kSide / kOwn;
+  constexpr int kCount = kAcross * kAcross;  // threads
+  Tile tile;
+  if (!p.find(blockIdx.x, kSide, tile)) return;
+  // One more column: neighbours in a column are in different banks.
+  SHARED_ARRAY(T, a, [kDepthStep][kSide + 1]);
+  SHARED_ARRAY(T, b, [kDepthStep][kSide + 1]);
+  const int t = static_cast<int>(threadIdx.x);
+  const int own_row = t / kAcross;
+  const int own_col = t % kAcross;
+
+  T sum[kOwn][kOwn] = {};
+  RunningSum<T> total[kOwn][kOwn] = {};
+  for (std::int64_t first = 0; first < tile.depth; first += kDepthStep) {
+    for (int i = t; i < kDepthStep * kSide; i += kCount) {
+      const int k = p.a_by_rows ? i % kDepthStep : i / kSide;
+      const int row = p.a_by_rows ? i / kDepthStep : i % kSide;
+      a[k][row] = row < tile.rows && first + k < tile.depth
+                      ? p.a(tile, tile.first_row + row, first + k)
+                      : T(0);
+    }
+    for (int i = t; i < kDepthStep * kSide; i += kCount) {
+      const int k = p.b_by_rows ? i / kSide : i % kDepthStep;
+      const int col = p.b_by_rows ? i % kSide : i / kDepthStep;
+      b[k][col] = col < tile.cols && first + k < tile.depth
+                      ? p.b(tile, first + k, tile.first_col + col)
+                      : T(0);
+    }
+    __syncthreads();
+    const std::int64_t left = tile.depth - first;
+    const int steps = left < kDepthStep ? static_cast<int>(left) : kDepthStep;
+    for (int k = 0; k < steps; ++k) {
+      T of_row[kOwn];
+      T of_col[kOwn];
+      UNROLL
+      for (int i = 0; i < kOwn; ++i) of_row[i] = a[k][own_row + i * kAcross];
+      UNROLL
+      for (int j = 0; j < kOwn; ++j) of_col[j] = b[k][own_col + j * kAcross];
+      UNROLL
+      for (int i = 0; i < kOwn; ++i) {
+        UNROLL
+        for (int j = 0; j < kOwn; ++j) sum[i][j] = fma(of_row[i], of_col[j], sum[i][j]);
+      }
+    }
+    __syncthreads();
+    if (tile.depth > kStraight && ((first + kDepthStep) % kStraight == 0 || left <= kDepthStep)) {
+      UNROLL
+      for (int i = 0; i < kOwn; ++i) {
+        UNROLL
+        for (int j = 0; j < kOwn; ++j) {
+          total[i][j].add(sum[i][j]);
+          sum[i][j] = T(0);
+        }
+      }
+    }
+  }
+  UNROLL
+  for (int i = 0; i < kOwn; ++i) {
+    const int row = own_row + i * kAcross;
+    UNROLL
+    for (int j = 0; j < kOwn; ++j) {
+      const int col = own_col + j * kAcross;
+      if (row >= tile.rows || col >= tile.cols) continue;
+      p.put(tile, tile.first_row + row, tile.first_col + col,
+            tile.depth > kStraight ? total[i][j].total() : sum[i][j]);
+    }
+  }
+}
+
+// Runs a problem of `blocks(side)` blocks, with small tiles where large ones would be mostly empty.
+template <class Problem, class Blocks>
+void run_product(const char* operation, const Problem& p, bool small, const Blocks& blocks) {
+  if (small) {
+    constexpr int kThreadsOf = (kSmallSide / 2) * (kSmallSide / 2);
+    run<product_kernel<kSmallSide, 2, Problem>>(operation, blocks(kSmallSide), kThreadsOf, p);
+  } else {
+    constexpr int kThreadsOf = (kLargeSide / 4) * (kLargeSide / 4);
+    run<product_kernel<kLargeSide, 4, Problem>>(operation, blocks(kLargeSide), kThreadsOf, p);
+  }
+}
+
+// Tiles over the rows of groups that the device alone knows: rows [offsets[e], offsets[e+1]) belong
+// to group e. A grid for `most` rows has room for whatever the groups are.
+struct Groups {
+  const std::int32_t* offsets;
+  std::int64_t count;
+
+  std::int64_t most_tiles(std::int64_t most, int side) const { return most / side + count; }
+  // The rows of the tile of that number; false: there are fewer.
+  __device__ bool find(std::int64_t number, int side, Tile& tile) const {
+    for (std::int64_t e = 0; e < count; ++e) {
+      const std::int64_t first = offsets[e];
+      const std::int64_t rows = offsets[e + 1] - first;
+      const std::int64_t tiles = (rows + side - 1) / side;
+      if (number < tiles) {
+        tile.group = e;
+        tile.first_row = first + number * side;
+        tile.rows = rows - number * side < side ? rows - number * side : side;
+        return true;
+      }
+      number -= tiles;
+    }
+    return false;
+  }
+};
+
+// The columns of a tile: number `at` of those across.
+__device__ inline void take_columns(std::int64_t at, int side, std::int64_t cols, Tile& tile) {
+  tile.first_col = at * side;
+  tile.cols = cols - tile.first_col < side ? cols - tile.first_col : side;
+}
+
+}  // namespace moegrad::cuda
