@@ -7,6 +7,7 @@
 
 #include "autograd/tape.h"
 #include "tensor/kernels.h"
+#include "tensor/stop.h"
 
 namespace moegrad {
 namespace {
@@ -125,6 +126,7 @@ void Backward::add(int i, Tensor gradient) {
 // --- Tape
 
 Gradients Tape::backward(Var loss, const BackwardOptions& options) {
+  StopScope::look();
   const Node& root = at(loss);
   if (!options_.gradients) {
     fail("backward", "this tape records no gradients. Set Tape::Options::gradients.");

@@ -10,6 +10,7 @@ namespace {
 constexpr double kRoundingOfDifference = 8.0 * std::numeric_limits<double>::epsilon();
 constexpr double kConverged = 1e-11;  // relative
 constexpr double kUsable = 1e-6;      // relative: further steps that bring nothing end the search
+constexpr double kSmall = 0.01;       // of Steps::distance
 constexpr double kFurther = 150.0;    // from one of the much smaller steps to the next
 constexpr double kLast = 1.3;         // times the smallest: the last of them
 constexpr double kShape = 1e-7;       // relative: what smaller steps may differ by
@@ -81,6 +82,9 @@ class Search {
            std::fmax(std::abs(value) + rounding, std::numeric_limits<double>::denorm_min());
   }
 
+  // An error that is small beside the distance.
+  double small_error() const { return kSmall * steps_.distance.value_or(0.0); }
+
   // From step h on, until all components have converged or steps are too small; the number of steps
   // with a value, or kFewRows where they have.
   int descend(double h) {
@@ -98,7 +102,8 @@ class Search {
       const bool better = add_row(*q, h, previous);
       stale = better ? 0 : stale + 1;
       if (previous.size() >= 3 && all([&](std::size_t c) {
-            return best_.error[c] <= kConverged * std::abs(best_.value[c]) + best_.rounding[c];
+            const double converged = kConverged * std::abs(best_.value[c]) + best_.rounding[c];
+            return best_.error[c] <= std::fmax(converged, small_error());
           })) {
         return std::max(rows, kFewRows);
       }
@@ -169,8 +174,9 @@ class Search {
         const double more = unexplained(at, c);
         if (!best_.jumps[c]) best_.error[c] = std::fmax(best_.error[c], more);
       }
-      if (steps_.careful && !noise_[c]) find_noise(c);
       best_.inner[c] = inner_rounding(c, best_.step[c]);
+      const double most = kNoises * kOwnNoise * best_.inner[c];
+      if (steps_.distance && *steps_.distance <= most && !noise_[c]) find_noise(c);
       best_.noise[c] = noise_[c].value_or(0.0);
       best_.rounding[c] = std::fmax(best_.rounding[c], kNoises * best_.noise[c] / best_.step[c]);
     }
@@ -234,7 +240,8 @@ class Search {
   }
   bool contradicts(const Look& at, std::size_t c) {
     const double size = std::abs(best_.value[c]);
-    return !(unexplained(at, c) <= kShape * size + std::fmin(best_.error[c], 1e-3 * size));
+    const double shape = kShape * size + std::fmin(best_.error[c], 1e-3 * size);
+    return !(unexplained(at, c) <= std::fmax(shape, small_error()));
   }
 
   // At the smallest steps the slopes on both sides differ, by no less than at larger ones: a kink,
@@ -349,12 +356,12 @@ class Search {
 
 }  // namespace
 
-Steps others_than(const Steps& steps) {
+Steps others_than(const Steps& steps, double distance) {
   return {.first = 0.37 * steps.first,
           .factor = 1.45,
           .smallest = steps.smallest,
           .least = steps.least,
-          .careful = true};
+          .distance = distance};
 }
 
 Derivative derivative_of(const Curve& curve, std::size_t components, const Steps& steps) {

@@ -26,10 +26,13 @@ struct Steps {
   double factor = 1.7;
   double smallest = 1e-9;
   double least = 1e-14;  // where too few of the larger steps have a value
-  bool careful = false;  // looks for rounding within the function even where nothing hints at it
+  // The distance of the derivative from another number, of which the search is to be certain, and of
+  // no more. Rounding within the function that could make it so large is looked for even where
+  // nothing hints at it.
+  std::optional<double> distance = {};
 };
-// The same search by other steps, careful.
-Steps others_than(const Steps& steps);
+// The same search by other steps.
+Steps others_than(const Steps& steps, double distance = 0.0);
 
 // The rounding of a difference over h, in units of noise / h.
 constexpr double kNoises = 4.0;

@@ -93,15 +93,21 @@ Reference derivative_at_0(const std::function<std::optional<double>(double)>& f,
     return Sample{(x + h) - x, {*value}, {std::fmax(size, std::abs(*value))}, {scale}};
   };
   const Derivative first = derivative_of(curve, 1, steps_at(x));
-  const Reference reference = reference_of(first);
+  Reference reference = reference_of(first);
   const double bias = std::abs(mean - reference.value);
   if (!(bias > reference.error)) return reference;
-  const Derivative second = derivative_of(curve, 1, others_than(steps_at(x)));
+  const Derivative second = derivative_of(curve, 1, others_than(steps_at(x), bias));
   const Reference other = reference_of(second);
   const double apart = std::abs(reference.value - other.value);
-  if (apart <= kNoises * second.noise[0] / first.step[0]) return other;  // knows more of rounding
-  if (apart <= 0.1 * bias + other.error) return reference;
-  return {kNan, kInfinity, kOtherSlopes};
+  const double noise = kNoises * second.noise[0] / first.step[0];
+  if (apart <= noise) {
+    reference.error += noise;
+  } else if (!(apart <= 0.1 * bias + other.error)) {
+    return {kNan, kInfinity, kOtherSlopes};
+  } else if (!(std::abs(mean - other.value) > other.error)) {
+    reference.error = apart + other.error;
+  }
+  return reference;
 }
 
 class Differences {

@@ -13,8 +13,8 @@ struct ExpectationOptions {
   std::int64_t max_outcomes = 100000;
   // Monte Carlo, at least 2.
   std::int64_t samples = 20000;
-  // Compare the mean gradient with differences of the expected loss (some ten to thirty more
-  // expectations for each element of each input).
+  // Compare the mean gradient with differences of the expected loss (some twenty more expectations
+  // for each element of each input; enumerated, some forty where it is biased).
   bool bias = true;
   // Another program of the same inputs, the derivative of whose expected loss is the true gradient:
   // of top-k's estimate the dense layer, say. Null: the program itself.

@@ -4,14 +4,13 @@
 #include <cmath>
 #include <exception>
 #include <functional>
-#include <mutex>
 #include <utility>
 
 #include "autograd/case_run.h"
 #include "autograd/expectation.h"
+#include "autograd/poison.h"
 #include "autograd/transfer.h"
 #include "tensor/kernels.h"
-#include "tensor/storage.h"
 
 namespace moegrad {
 namespace {
@@ -303,26 +302,6 @@ class CaseChecker {
   const Mutation* mutation_;
   CheckRow& row_;
   std::vector<Tensor> inputs_;
-};
-
-// While any lives, fresh tensors are filled with signalling NaN and guarded.
-class Poison {
- public:
-  Poison() {
-    const std::lock_guard lock(mutex_);
-    if (living_++ == 0) before_ = pool::set_checked(true);
-  }
-  ~Poison() {
-    const std::lock_guard lock(mutex_);
-    if (--living_ == 0) pool::set_checked(before_);
-  }
-  Poison(const Poison&) = delete;
-  Poison& operator=(const Poison&) = delete;
-
- private:
-  static inline std::mutex mutex_;
-  static inline int living_ = 0;  // on any thread
-  static inline bool before_ = false;
 };
 
 std::string oracle_of(Claim claim) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "tensor/kernels.h"
+#include "tensor/stop.h"
 
 namespace moegrad {
 namespace {
@@ -83,6 +84,7 @@ Var Tape::parameter(const Parameter& parameter) {
 
 Var Tape::record(const Operation& operation, std::span<const Var> inputs, const void* attributes,
                  std::size_t attribute_bytes) {
+  StopScope::look();
   Node& node = nodes_.emplace_back(operation, epoch_);
   const std::size_t first_saved = saved_.size();
   const std::size_t first_input = inputs_.size();

@@ -51,10 +51,7 @@ void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
   of.rng = Rng{options.seed, 0x7061'7373'0000'0000U + static_cast<std::uint64_t>(draw), 0};
   of.bias = false;
   of.also = &s.also();
-  const Program program = [&options, run = s.program()](Tape& tape, std::span<const Var> in) {
-    look_at(options.stop);
-    return run(tape, in);
-  };
+  const Program program = s.program();
   Expectation e = expectation(program, s.inputs(), of);
   const Numbers mean = all_of(e.gradient);
   const double n = static_cast<double>(options.draws);

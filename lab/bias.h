@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "lab/stop.h"
 #include "moe/layer.h"
 
 namespace moegrad {
@@ -40,7 +39,6 @@ struct BiasOptions {
   // The bias to the own expected loss also where it takes Monte Carlo, or more than 2 max_outcomes
   // passes for all elements to be moved once: some 40 times the passes of a row, for each element.
   bool own = false;
-  Stop stop = nullptr;
 };
 
 // The router gradient of the token that is studied is, for a router whose logits are x W, that of

@@ -56,8 +56,8 @@ Point point_of(const StoredModel& model, const Classifier& classifier, const Bat
 // One estimator on the layer's parameters.
 class Probe {
  public:
-  Probe(const StoredModel& model, const Point& point, const std::string& estimator, Stop stop)
-      : point_(point), layer_(config(model, estimator)), stop_(stop) {
+  Probe(const StoredModel& model, const Point& point, const std::string& estimator)
+      : point_(point), layer_(config(model, estimator)) {
     Rng rng;
     layer_.declare("", parameters_, rng);
     for (Parameter& p : parameters_) {
@@ -101,7 +101,6 @@ class Probe {
     selected = out.routing.selected;
     std::vector<Tensor> all;
     for (std::int64_t d = 0; d < out.y.size(1); ++d) {
-      look_at(stop_);
       const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64, Device::cpu);
       for (std::int64_t t = 0; t < out.y.size(0); ++t) {
         cotangent.write<double>()[t * out.y.size(1) + d] = 1.0;
@@ -129,7 +128,6 @@ class Probe {
   }
 
   LayerOutput forward(Tape& tape) const {
-    look_at(stop_);
     const Weights weights = bind(tape, parameters_, "");
     LayerInput in{tape.constant(point_.x.to(DType::f64)), weights, true};
     in.ids = point_.ids;
@@ -138,7 +136,6 @@ class Probe {
 
   const Point& point_;
   Layer layer_;
-  Stop stop_;
   Parameters parameters_;
 };
 
@@ -190,18 +187,18 @@ StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
 
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators,
-                                          std::int64_t classes, Stop stop) {
+                                          std::int64_t classes) {
   const Classifier classifier(batch.x.size(1), classes, model.config.layer());
   const Point point = point_of(model, classifier, batch);
   const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, Device::cpu);
-  const Probe dense(model, point, "ste-dense", stop);
+  const Probe dense(model, point, "ste-dense");
   const Tensor dense_real = dense.router_gradient(point.gradient);
   const Tensor dense_ones = dense.router_gradient(ones);
   Tensor selected;
   const std::vector<Tensor> dense_outputs = dense.outputs(selected);
   std::vector<FidelityRow> rows;
   for (const std::string& name : estimators) {
-    const Probe probe(model, point, name, stop);
+    const Probe probe(model, point, name);
     const Tensor real = probe.router_gradient(point.gradient);
     const Tensor all_ones = probe.router_gradient(ones);
     FidelityRow row;
@@ -240,13 +237,13 @@ std::vector<std::string> comparable_estimators() {
 std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
                                         const Task& task,
                                         const std::vector<std::string>& estimators,
-                                        std::int64_t batch, Stop stop) {
+                                        std::int64_t batch) {
   const std::vector<std::string> names = estimators.empty() ? comparable_estimators() : estimators;
   const Batch tokens = Batches(task.train, batch).get(0);
   std::vector<FidelityRow> rows;
   for (const std::filesystem::path& path : checkpoints) {
     const StoredModel model = load_model(path, tokens.x.size(1), task.train.classes);
-    const auto more = measure_fidelity(model, tokens, names, task.train.classes, stop);
+    const auto more = measure_fidelity(model, tokens, names, task.train.classes);
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "lab/stop.h"
 #include "train/config.h"
 #include "train/dataset.h"
 #include "train/model.h"
@@ -46,7 +45,7 @@ StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
 // estimator does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators,
-                                          std::int64_t classes, Stop stop = nullptr);
+                                          std::int64_t classes);
 
 // Those that are not for a router of their own.
 std::vector<std::string> comparable_estimators();
@@ -56,6 +55,6 @@ std::vector<std::string> comparable_estimators();
 std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
                                         const Task& task,
                                         const std::vector<std::string>& estimators,
-                                        std::int64_t batch, Stop stop = nullptr);
+                                        std::int64_t batch);
 
 }  // namespace moegrad

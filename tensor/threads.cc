@@ -14,6 +14,7 @@
 #include "tensor/cpu/parallel.h"
 #include "tensor/error.h"
 #include "tensor/parse.h"
+#include "tensor/stop.h"
 
 namespace moegrad {
 namespace {
@@ -116,8 +117,11 @@ ThreadScope::~ThreadScope() { set_threads = before_; }
 void parallel_on_host(std::int64_t n, std::int64_t grain,
                       const std::function<void(std::int64_t, std::int64_t)>& f) {
   const std::int64_t pieces = n <= 0 ? 0 : (n + grain - 1) / grain;
-  cpu::parallel_pieces(
-      pieces, [&](std::int64_t piece, int) { f(piece * grain, std::min(n, (piece + 1) * grain)); });
+  const Stop stop = StopScope::current();
+  cpu::parallel_pieces(pieces, [&](std::int64_t piece, int) {
+    const StopScope scope(stop);
+    f(piece * grain, std::min(n, (piece + 1) * grain));
+  });
 }
 
 }  // namespace moegrad

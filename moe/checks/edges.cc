@@ -306,6 +306,8 @@ void check_edges(const LayerConfig& config, const RouterTraits& router,
     ++row.cases;
     try {
       EdgeCheck(fixture, router, estimator, row, mutation, broken).run();
+    } catch (const Interruption&) {
+      throw;
     } catch (const std::exception& e) {
       row.note(Verdict::fail, fixture.label + ": " + e.what());
     }

@@ -13,6 +13,7 @@
 
 #include "array.h"
 #include "callback.h"
+#include "interruptible.h"
 #include "moe/checks/check.h"
 #include "moe/layer.h"
 #include "moe/registry.h"
@@ -128,7 +129,7 @@ CheckRow check_operation_named(const std::string& name) {
   const std::vector<OperationEntry> all = all_declared_operations();
   std::vector<std::string> names;
   for (const OperationEntry& e : all) {
-    if (e.name == name) return without_gil([&] { return check_operation(e); });
+    if (e.name == name) return interruptible([&] { return check_operation(e); });
     names.emplace_back(e.name);
   }
   fail("operation", "no operation '{}'. Did you mean '{}'?", name, nearest(name, names));
@@ -175,14 +176,14 @@ void bind_checks_by_name(nb::module_& m) {
       "check_router",
       [](const std::string& name) {
         const RouterEntry& entry = router_entry(name);
-        return without_gil([&] { return check_router(entry); });
+        return interruptible([&] { return check_router(entry); });
       },
       "name"_a, "Checks a router's claim for every value of its options, and the edge cases.");
   m.def(
       "check_estimator",
       [](const std::string& name) {
         const EstimatorEntry& entry = estimator_entry(name);
-        return without_gil([&] { return check_estimator(entry); });
+        return interruptible([&] { return check_estimator(entry); });
       },
       "name"_a, "Checks an estimator's claim for every value of its options, and the edge cases.");
 }

@@ -33,7 +33,7 @@ Texts json_of(const Rows& rows) {
 
 // The rows, each a JSON object, and why cells were left out. progress(done, total) is called as
 // cells are done.
-std::pair<Texts, Texts> bias(const BiasGrid& grid, BiasOptions options,
+std::pair<Texts, Texts> bias(const BiasGrid& grid, const BiasOptions& options,
                              const std::optional<nb::callable>& progress) {
   const std::vector<BiasCase> cases = bias_cases(grid, options);
   Texts skipped;
@@ -46,8 +46,7 @@ std::pair<Texts, Texts> bias(const BiasGrid& grid, BiasOptions options,
     (*progress)(now, cases.size());
   };
   const auto rows = interruptible(
-      [&](Stop stop) {
-        options.stop = stop;
+      [&] {
         return study_bias(
             cases, options, [&](std::size_t n) { done = n; }, skipped);
       },
@@ -79,14 +78,12 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
   if (batch < 1) fail("study", "a batch of {} tokens. Give 1 at least.", batch);
   for (const std::string& name : estimators) estimator_entry(name);
   const std::vector<fs::path> paths(checkpoints.begin(), checkpoints.end());
-  const auto rows = interruptible(
-      [&](Stop stop) {
-        const TrainConfig config = stored_config(paths.front());
-        const Task task = load_task(config.task, data.value_or(config.data), DType::f32,
-                                    static_cast<std::uint64_t>(seed.value_or(config.seed)));
-        return study_fidelity(paths, task, estimators, batch, stop);
-      },
-      [] {});
+  const auto rows = interruptible([&] {
+    const TrainConfig config = stored_config(paths.front());
+    const Task task = load_task(config.task, data.value_or(config.data), DType::f32,
+                                static_cast<std::uint64_t>(seed.value_or(config.seed)));
+    return study_fidelity(paths, task, estimators, batch);
+  });
   return json_of(rows);
 }
 

@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import signal
 import threading
 import time
 
@@ -36,3 +38,25 @@ def others_run():
         assert max(b - a for a, b in zip(ticks, ticks[1:])) < 0.5
 
     return check
+
+
+@pytest.fixture
+def interrupted():
+    """Runs work(), and Ctrl-C after a while; how long it then takes to end."""
+
+    def interrupt(work, after=0.2):
+        sent = []
+
+        def kill():
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(after, kill)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        took = time.monotonic() - sent[0]
+        timer.join()
+        return took
+
+    return interrupt

@@ -3,11 +3,8 @@
 import importlib.util
 import json
 import math
-import os
-import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import moegrad as mg
@@ -121,25 +118,8 @@ def threads_of_this_process():
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def interrupted(work, after=0.2):
-    """How long KeyboardInterrupt takes."""
-    sent = []
-
-    def kill():
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    timer = threading.Timer(after, kill)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    took = time.monotonic() - sent[0]
-    timer.join()
-    return took
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by /proc")
-def test_ctrl_c_ends_a_study_and_its_threads(run):
+def test_ctrl_c_ends_a_study_and_its_threads(run, interrupted):
     def bias():  # one cell: many passes in one place
         mg.study.bias(routers="gshard", own=True, draws=500_000, **{**SMALL, "experts": 16})
 

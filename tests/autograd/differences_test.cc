@@ -84,3 +84,22 @@ TEST_CASE("zero is a derivative like any other") {
   CHECK(d.error[0] == 0.0);
   CHECK(d.rounding[0] < 1e-11);
 }
+
+TEST_CASE("a search that is to be certain of a distance ends when it is") {
+  int values = 0;
+  const Curve curve = [&](double h) -> std::optional<Sample> {
+    ++values;
+    return Sample{h, {std::exp(20.0 * h)}, {1.0}};
+  };
+  const auto search = [&](std::optional<double> distance) {
+    values = 0;
+    const Derivative d = derivative_of(curve, 1, {.distance = distance});
+    CHECK(std::abs(d.value[0] - 20.0) <= 4.0 * d.error[0] + d.rounding[0]);
+    CHECK(d.error[0] <= std::fmax(1e-9, 0.01 * distance.value_or(0.0)));
+    CHECK((d.noise[0] > 0.0) == (distance == 1e-10));
+    return values;
+  };
+  const int plain = search({});
+  CHECK(search(1.0) < plain);
+  CHECK(search(1e-10) > 5 * plain);  // that may be rounding: it is measured
+}

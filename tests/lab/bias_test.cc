@@ -7,6 +7,7 @@
 
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tensor/stop.h"
 #include "tensor/threads.h"
 #include "tests/temporary_files.h"
 
@@ -269,7 +270,8 @@ TEST_CASE("a study ends where it is asked to stop") {
       told = done;
       stop = 2;
     };
-    CHECK_THROWS_AS(study_bias(cases, {.stop = &stop}, progress, skipped), Interruption);
+    const StopScope scope(&stop);
+    CHECK_THROWS_AS(study_bias(cases, {}, progress, skipped), Interruption);
     CHECK(told <= static_cast<std::size_t>(n));
     CHECK(skipped.empty());
   }

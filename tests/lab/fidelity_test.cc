@@ -8,6 +8,7 @@
 
 #include "lab/report.h"
 #include "tensor/files.h"
+#include "tensor/stop.h"
 #include "tests/temporary_files.h"
 #include "tests/train/forged.h"
 #include "train/checkpoint.h"
@@ -44,8 +45,11 @@ TEST_CASE("the router gradients of a trained model against ste-dense") {
   }
   CHECK(rows[2].output_error == doctest::Approx(1.0));  // nothing stands for an unselected expert
   CHECK(rows[2].cosine_real < 0.999);
-  const std::atomic<int> stop{2};
-  CHECK_THROWS_AS(measure_fidelity(model, batch, {"sparse"}, 4, &stop), Interruption);
+  {
+    const std::atomic<int> stop{2};
+    const StopScope scope(&stop);
+    CHECK_THROWS_AS(measure_fidelity(model, batch, {"sparse"}, 4), Interruption);
+  }
   CHECK(study_fidelity({*checkpoint, *checkpoint}, task, {}, 64).size() ==
         2 * comparable_estimators().size());
   CHECK(rows[3].output_error > 0.0);
