@@ -36,10 +36,8 @@ void unary_as(Scalars p, const T* x, std::int64_t n, T* y) {
 template <class F, class T>
 void unary_backward_as(Scalars p, const T* x, const T* y, const T* dy, std::int64_t n, T* dx) {
   each("unary_backward", n, [=] __device__(std::int64_t i) {
-    T x_i(0);
-    T y_i(0);
-    if constexpr (needs_inputs(F::kNeeds)) x_i = x[i];
-    if constexpr (needs_output(F::kNeeds)) y_i = y[i];
+    const T x_i = needs_inputs(F::kNeeds) ? x[i] : T(0);
+    const T y_i = needs_output(F::kNeeds) ? y[i] : T(0);
     dx[i] = F::df(x_i, y_i, p) * dy[i];
   });
 }
@@ -65,8 +63,7 @@ void binary_backward_as(std::int64_t n, Operand<T> a, Operand<T> b, const T* dy,
   each("binary_backward", n, [=] __device__(std::int64_t i) {
     const T a_i = a(i);
     const T b_i = b(i);
-    T y_i(0);
-    if constexpr (needs_output(F::kNeeds)) y_i = F::f(a_i, b_i);
+    const T y_i = needs_output(F::kNeeds) ? F::f(a_i, b_i) : T(0);
     const T dy_i = dy[i];  // da or db may be dy itself
     if (da != nullptr) da[i] = dy_i * F::da(a_i, b_i, y_i);
     if (db != nullptr) db[i] = dy_i * F::db(a_i, b_i, y_i);

@@ -1,13 +1,17 @@
-// The layer on the guarded device: no element is touched outside of kernels and transfers, its
-// numbers have the bits of the host's, and it waits for nothing but what its traits say.
+// The layer on the other devices: on the guarded one no element is touched outside of kernels and
+// transfers and its numbers have the bits of the host's, CUDA's are those within rounding; and it
+// waits for nothing but what its traits say.
 #include <doctest/doctest.h>
 
 #include "autograd/gradcheck.h"
 #include "moe/checks/check.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
+#include "tests/devices.h"
 
 using namespace moegrad;
+using test::agrees;
+using test::other_devices;
 
 namespace {
 
@@ -26,6 +30,34 @@ struct Run {
   DType dtype;
 };
 
+void compare(const LayerFixture& fixture, const PassOptions& options, const LayerPass& here,
+             Device device) {
+  CAPTURE(name_of(device));
+  CAPTURE(name_of(options.dtype));
+  LayerPass there;
+  try {
+    there = run_pass(on(device, fixture), options);
+  } catch (const Error& e) {
+    FAIL_CHECK(e.what());
+    return;
+  }
+  CHECK(agrees(there.y, here.y, device));
+  CHECK(agrees(there.selected, here.selected, device));
+  CHECK(agrees(there.weights, here.weights, device));
+  CHECK(agrees(there.auxiliary, here.auxiliary, device));
+  CHECK(agrees(there.logit_gradients, here.logit_gradients, device));
+  for (std::size_t i = 0; i < here.gradients.size(); ++i) {
+    CAPTURE(fixture.names[i]);
+    CHECK(agrees(there.gradients[i], here.gradients[i], device));
+  }
+  REQUIRE(there.updates.size() == here.updates.size());
+  for (std::size_t i = 0; i < here.updates.size(); ++i) {
+    CHECK(agrees(there.updates[i].second, here.updates[i].second, device));
+  }
+  CHECK(there.load == here.load);
+  CHECK(there.dropped == here.dropped);
+}
+
 void compare(const LayerFixture& fixture, const std::vector<Run>& runs) {
   CAPTURE(fixture.config.router);
   CAPTURE(fixture.config.estimator);
@@ -33,28 +65,7 @@ void compare(const LayerFixture& fixture, const std::vector<Run>& runs) {
   for (const auto& [form, dtype] : runs) {
     const PassOptions options{.form = form, .dtype = dtype};
     const LayerPass here = run_pass(fixture, options);
-    LayerPass there;
-    try {
-      there = run_pass(on(Device::guarded, fixture), options);
-    } catch (const Error& e) {
-      FAIL_CHECK(e.what());
-      continue;
-    }
-    CHECK(there.y.same_bits(here.y));
-    CHECK(there.selected.same_bits(here.selected));
-    CHECK(there.weights.same_bits(here.weights));
-    CHECK(there.auxiliary.same_bits(here.auxiliary));
-    CHECK(there.logit_gradients.same_bits(here.logit_gradients));
-    for (std::size_t i = 0; i < here.gradients.size(); ++i) {
-      CAPTURE(fixture.names[i]);
-      CHECK(there.gradients[i].same_bits(here.gradients[i]));
-    }
-    REQUIRE(there.updates.size() == here.updates.size());
-    for (std::size_t i = 0; i < here.updates.size(); ++i) {
-      CHECK(there.updates[i].second.same_bits(here.updates[i].second));
-    }
-    CHECK(there.load == here.load);
-    CHECK(there.dropped == here.dropped);
+    for (const Device device : other_devices()) compare(fixture, options, here, device);
   }
 }
 
@@ -72,12 +83,12 @@ void compare_all(const LayerConfig& config) {
 }
 
 // Waits of a forward and a backward pass.
-std::uint64_t waits_of(const LayerConfig& config, bool training) {
-  const LayerFixture fixture = on(Device::guarded, random_fixture(config, 5, training));
+std::uint64_t waits_of(Device device, const LayerConfig& config, bool training) {
+  const LayerFixture fixture = on(device, random_fixture(config, 5, training));
   Tape tape({.rng = Rng{11, 0, 0}});
   std::vector<Var> leaves;
   for (const Tensor& value : fixture.values) {
-    leaves.push_back(tape.variable(value.to(Device::guarded)));
+    leaves.push_back(tape.variable(value.to(device)));
   }
   Weights weights;
   const LayerInput in = fixture.input(leaves, weights);
@@ -92,7 +103,7 @@ std::uint64_t waits_of(const LayerConfig& config, bool training) {
 }  // namespace
 
 // Of routers away from the edges: tests/moe/routers/devices_test.cc.
-TEST_CASE("every router's layer has the host's bits on the guarded device, on the edges") {
+TEST_CASE("every router's layer has the host's numbers on the other devices, on the edges") {
   for (const RouterEntry& router : routers()) {
     for (const LayerFixture& fixture : edge_fixtures(config_for(router.name, "sparse"))) {
       compare(fixture, {{Form::fused, DType::f64}});
@@ -100,7 +111,7 @@ TEST_CASE("every router's layer has the host's bits on the guarded device, on th
   }
 }
 
-TEST_CASE("every estimator's layer has the host's bits on the guarded device") {
+TEST_CASE("every estimator's layer has the host's numbers on the other devices") {
   for (const EstimatorEntry& estimator : estimators()) {
     for (const std::string& router : estimator.routers) {
       compare_all(config_for(router, estimator.name));
@@ -113,27 +124,33 @@ TEST_CASE("a layer waits for its device where its estimator says so, and only th
     CAPTURE(estimator.name);
     if (estimator.name == "reinforce") continue;  // in its objective, with one of its baselines
     const LayerConfig config = config_for(estimator.routers.front(), estimator.name);
-    CHECK((waits_of(config, true) > 0) == (estimator.traits.on_host[0] != '\0'));
-    CHECK(waits_of(config, false) == 0);
+    for (const Device device : other_devices()) {
+      CAPTURE(name_of(device));
+      CHECK((waits_of(device, config, true) > 0) == (estimator.traits.on_host[0] != '\0'));
+      CHECK(waits_of(device, config, false) == 0);
+    }
   }
 }
 
 TEST_CASE("a layer's gradients are checked on a device, and a wrong one is found there") {
-  const LayerFixture fixture =
-      on(Device::guarded, random_fixture(config_for("top-k", "ste-dense"), 5, true));
-  const auto program = [&](Tape&, std::span<const Var> in) {
-    Weights weights;
-    return to(Layer(fixture.config).forward(fixture.input(in, weights)).y, Device::cpu);
-  };
-  GradcheckOptions options{.elementwise_limit = 0, .directions = 2, .cotangents = 1};
-  const GradcheckReport right = gradcheck(program, fixture.values, options);
-  CHECK_MESSAGE(right.verdict == Verdict::pass, right.text());
+  for (const Device device : other_devices()) {
+    CAPTURE(name_of(device));
+    const LayerFixture fixture =
+        on(device, random_fixture(config_for("top-k", "ste-dense"), 5, true));
+    const auto program = [&](Tape&, std::span<const Var> in) {
+      Weights weights;
+      return to(Layer(fixture.config).forward(fixture.input(in, weights)).y, Device::cpu);
+    };
+    GradcheckOptions options{.elementwise_limit = 0, .directions = 2, .cotangents = 1};
+    const GradcheckReport right = gradcheck(program, fixture.values, options);
+    CHECK_MESSAGE(right.verdict == Verdict::pass, right.text());
 
-  bool applied = false;
-  const Mutation mutation{"combine", Mutation::Kind::twice, 0, &applied};
-  options.mutation = &mutation;
-  const GradcheckReport wrong = gradcheck(program, fixture.values, options);
-  CHECK(applied);
-  CHECK(wrong.verdict == Verdict::fail);
-  CHECK_MESSAGE(wrong.culprit.find("(combine)") != std::string::npos, wrong.culprit);
+    bool applied = false;
+    const Mutation mutation{"combine", Mutation::Kind::twice, 0, &applied};
+    options.mutation = &mutation;
+    const GradcheckReport wrong = gradcheck(program, fixture.values, options);
+    CHECK(applied);
+    CHECK(wrong.verdict == Verdict::fail);
+    CHECK_MESSAGE(wrong.culprit.find("(combine)") != std::string::npos, wrong.culprit);
+  }
 }

@@ -1,11 +1,15 @@
-// Every case of every operation on the guarded device: no element is touched outside of kernels and
-// transfers, and its numbers have the bits of the CPU's.
+// Every case of every operation on the other devices. On the guarded one no element is touched
+// outside of kernels and transfers, and its numbers have the bits of the CPU's; CUDA's are those
+// within rounding.
 #include <doctest/doctest.h>
 
 #include "autograd/operation_check.h"
 #include "ops/list.h"
+#include "tests/devices.h"
 
 using namespace moegrad;
+using test::agrees;
+using test::other_devices;
 
 namespace {
 
@@ -36,25 +40,29 @@ Numbers run_on(Device device, const OperationCase& c, DType dtype) {
 
 }  // namespace
 
-TEST_CASE("every operation runs on the guarded device, with the CPU's bits") {
+TEST_CASE("every operation runs on the other devices, with the CPU's numbers") {
   for (const OperationEntry& entry : all_operations()) {
     CAPTURE(entry.name);
     for (const OperationCase& c : entry.cases()) {
       CAPTURE(c.label);
       for (const DType dtype : {DType::f64, DType::f32}) {
         const Numbers here = run_on(Device::cpu, c, dtype);
-        Numbers there;
-        try {
-          there = run_on(Device::guarded, c, dtype);
-        } catch (const Error& e) {
-          FAIL_CHECK(e.what());
-          continue;
-        }
-        CHECK((there.device == Device::guarded || entry.name == Transfer::name));
-        CHECK(there.output.same_bits(here.output));
-        REQUIRE(there.gradients.size() == here.gradients.size());
-        for (std::size_t i = 0; i < here.gradients.size(); ++i) {
-          CHECK(there.gradients[i].same_bits(here.gradients[i]));
+        for (const Device device : other_devices()) {
+          CAPTURE(name_of(device));
+          CAPTURE(name_of(dtype));
+          Numbers there;
+          try {
+            there = run_on(device, c, dtype);
+          } catch (const Error& e) {
+            FAIL_CHECK(e.what());
+            continue;
+          }
+          CHECK((there.device == device || entry.name == Transfer::name));
+          CHECK(agrees(there.output, here.output, device));
+          REQUIRE(there.gradients.size() == here.gradients.size());
+          for (std::size_t i = 0; i < here.gradients.size(); ++i) {
+            CHECK(agrees(there.gradients[i], here.gradients[i], device));
+          }
         }
       }
     }
@@ -66,7 +74,10 @@ TEST_CASE("operations of each kind pass their check there") {
   for (const OperationEntry& entry :
        {entry_of<Softmax>(), entry_of<Dropout>(), entry_of<MaxPool2d>(), entry_of<TopKValues>(),
         entry_of<ScatterAddRows>()}) {
-    const CheckRow row = check_operation(entry, nullptr, Device::guarded);
-    CHECK_MESSAGE(row.verdict == Verdict::pass, entry.name, ": ", row.reason);
+    for (const Device device : other_devices()) {
+      const CheckRow row = check_operation(entry, nullptr, device);
+      CHECK_MESSAGE(row.verdict == Verdict::pass, name_of(device), ", ", entry.name, ": ",
+                    row.reason);
+    }
   }
 }
