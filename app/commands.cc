@@ -5,6 +5,7 @@
 
 #include "tensor/error.h"
 #include "tensor/files.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 
@@ -75,6 +76,21 @@ void JsonOutput::write(std::string_view text) const {
   } else {
     write_file_atomic(file, std::string(text) + "\n");
   }
+}
+
+void add_device(CLI::App& command, Device& device) {
+  command
+      .add_option_function<std::string>(
+          "--device",
+          [&device, who = command.get_name()](const std::string& name) {
+            if (name != "cpu" && name != "cuda") {
+              fail(who, "--device is '{}'. Use cpu or cuda.", name);
+            }
+            device = name == "cuda" ? Device::cuda : Device::cpu;
+            (void)kernels(device);
+          },
+          "where it is computed, cpu or cuda [cpu]")
+      ->type_name("NAME");
 }
 
 }  // namespace moegrad

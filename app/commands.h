@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "app/outcome.h"
+#include "tensor/dtype.h"
 #include "tensor/error.h"
 #include "tensor/parse.h"
 
@@ -40,6 +41,9 @@ void require_distinct(std::string_view command, const std::vector<std::string>& 
 std::string json_text(const nlohmann::ordered_json& json);
 std::string json_text(const nlohmann::json& json);
 void add_json(CLI::App& command, JsonOutput& output);
+
+// `--device cpu|cuda`: an Error, before the work, where this build or this machine has none.
+void add_device(CLI::App& command, Device& device);
 
 // The number of a flag, by parse_number: what the command line's own library takes for one (octal,
 // hexadecimal, the largest there is in place of a larger one) is an Error here.

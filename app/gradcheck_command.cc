@@ -18,23 +18,23 @@ struct Check {
   std::function<CheckRow()> run;
 };
 
-std::vector<Check> all_checks() {
+std::vector<Check> all_checks(Device device) {
   std::vector<Check> checks;
   for (const OperationEntry& entry : all_declared_operations()) {
-    checks.push_back({std::string(entry.name), [entry] { return check_operation(entry); }});
+    checks.push_back({std::string(entry.name), [=] { return check_operation(entry, nullptr, device); }});
   }
   for (const RouterEntry& entry : routers()) {
-    checks.push_back({entry.name, [&entry] { return check_router(entry); }});
+    checks.push_back({entry.name, [&entry, device] { return check_router(entry, nullptr, device); }});
   }
   for (const EstimatorEntry& entry : estimators()) {
-    checks.push_back({entry.name, [&entry] { return check_estimator(entry); }});
+    checks.push_back({entry.name, [&entry, device] { return check_estimator(entry, nullptr, device); }});
   }
   return checks;
 }
 
 // A name may be an operation's and a router's: then both are checked.
-std::vector<Check> chosen_checks(const std::vector<std::string>& names) {
-  std::vector<Check> all = all_checks();
+std::vector<Check> chosen_checks(const std::vector<std::string>& names, Device device) {
+  std::vector<Check> all = all_checks(device);
   if (names.empty()) return all;
   std::vector<Check> chosen;
   for (const std::string& name : names) {
@@ -70,10 +70,10 @@ std::string remarks(const CheckRow& row) {
                      fmt::join(row.dead_inputs, ", "));
 }
 
-int run(const std::vector<std::string>& names, const JsonOutput& output) {
+int run(const std::vector<std::string>& names, Device device, const JsonOutput& output) {
   json rows = json::array();
   std::vector<CheckRow> bad;
-  const std::vector<Check> checks = chosen_checks(names);
+  const std::vector<Check> checks = chosen_checks(names, device);
   output.require();
   const bool text = !output.wanted || !output.file.empty();
   if (text) {
@@ -101,6 +101,7 @@ int run(const std::vector<std::string>& names, const JsonOutput& output) {
 void add_gradcheck(CLI::App& app, Global& global) {
   struct Arguments {
     std::vector<std::string> names;
+    Device device = Device::cpu;
     JsonOutput json;
   };
   const auto arguments = std::make_shared<Arguments>();
@@ -109,9 +110,11 @@ void add_gradcheck(CLI::App& app, Global& global) {
       "moegrad gradcheck\n  moegrad gradcheck matmul moesart expert-group --json rows.json");
   command.add_option("names", arguments->names, "what to check; everything where none is named")
       ->type_name("NAME");
+  add_device(command, arguments->device);
   add_json(command, arguments->json);
-  command.callback(
-      [arguments, &global] { global.exit_code = run(arguments->names, arguments->json); });
+  command.callback([arguments, &global] {
+    global.exit_code = run(arguments->names, arguments->device, arguments->json);
+  });
 }
 
 }  // namespace moegrad

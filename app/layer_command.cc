@@ -34,6 +34,7 @@ struct LayerArguments {
   bool causal = false;
   bool force = false;
   std::uint64_t seed = 1;
+  Device device = Device::cpu;
   std::vector<std::string> options;
   JsonOutput json;
 };
@@ -59,7 +60,7 @@ Var copies_of(Var x, std::int64_t n) {
   for (std::int64_t i = 0; i < rows.numel(); ++i) {
     rows.write<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
   }
-  return gather_rows(x, rows);
+  return gather_rows(x, rows.to(x.value().device()));
 }
 
 // Each entry n times, one behind the other.
@@ -126,27 +127,30 @@ int run(const LayerArguments& a) {
   }
 
   Tape tape({.check_finite = true, .rng = Rng{a.seed, 0, 0}, .decisions = &decisions});
-  const Var tokens = tape.variable(x);
+  const auto here = [](const Tensor& t) { return t.to(Device::cpu); };
+  const auto there = [&](const Tensor& t) { return t.to(a.device); };
+  const Var tokens = tape.variable(there(x));
   Weights weights;
   for (const Parameter& p : declared) {
-    const Tensor* there = in.find(p.name);
+    const Tensor* given = in.find(p.name);
     if (p.trained) {
-      if (there != nullptr) weights.set(p.name, tape.variable(*there));
+      if (given != nullptr) weights.set(p.name, tape.variable(there(*given)));
     } else {
-      weights.set(p.name, tape.constant(there != nullptr ? *there : p.value.to(x.dtype())));
+      const Tensor value = given != nullptr ? *given : p.value.to(x.dtype());
+      weights.set(p.name, tape.constant(there(value)));
     }
   }
   // Estimators that need the losses of several draws run copies of each token.
   const std::int64_t copies = a.evaluate ? 1 : layer.estimator().samples();
-  const Var dy = copies_of(tape.constant(in.at("dy")), copies);
+  const Var dy = copies_of(tape.constant(there(in.at("dy"))), copies);
   LayerInput input{copies_of(tokens, copies), weights, !a.evaluate};
   input.sequence = a.sequence * copies;
   input.dropless = a.dropless;
-  input.mask = copies_of(mask, copies);
-  if (const Tensor* ids = in.find("ids")) input.ids = *ids;
-  if (const Tensor* attention = in.find("attention")) input.attention = *attention;
+  input.mask = there(copies_of(mask, copies));
+  if (const Tensor* ids = in.find("ids")) input.ids = there(*ids);
+  if (const Tensor* attention = in.find("attention")) input.attention = there(*attention);
   const LayerOutput out = layer.forward(input);
-  if (selected.defined() && !taken_or_dropped(selected, out.routing.selected)) {
+  if (selected.defined() && !taken_or_dropped(selected, out.routing.selected.to(Device::cpu))) {
     fail("layer", "{}: router {} selects experts by itself. Leave 'selected' out.", a.in, a.router);
   }
   const Var losses = sum(out.y * dy, 1);  // of each row
@@ -160,24 +164,24 @@ int run(const LayerArguments& a) {
   if (out.auxiliary.defined()) {
     loss = loss + out.auxiliary;
     objective = objective + out.auxiliary;
-    result.tensors["auxiliary"] = out.auxiliary.value();
+    result.tensors["auxiliary"] = here(out.auxiliary.value());
   }
   // Everything is computed before the first result is written, and values are read before the
   // backward pass, which releases them.
-  result.tensors["y"] = out.y.value();
+  result.tensors["y"] = here(out.y.value());
   // Where the experts work on other rows than the tokens, the routing is of those.
-  const Tensor rows = out.routing.rows.defined() ? Tensor() : out.mask;
-  result.tensors["scores"] = with_padding(out.routing.scores.value(), rows);
-  result.tensors["weights"] = with_padding(out.routing.weights.value(), rows);
-  result.tensors["selected"] = with_padding(out.routing.selected, rows, -1.0);
-  for (const auto& [name, value] : out.updates) result.tensors["new." + name] = value;
+  const Tensor rows = out.routing.rows.defined() ? Tensor() : here(out.mask);
+  result.tensors["scores"] = with_padding(here(out.routing.scores.value()), rows);
+  result.tensors["weights"] = with_padding(here(out.routing.weights.value()), rows);
+  result.tensors["selected"] = with_padding(here(out.routing.selected), rows, -1.0);
+  for (const auto& [name, value] : out.updates) result.tensors["new." + name] = here(value);
   const double loss_value = loss.value().item();
   const std::vector<double> load = out.expert_load().to_vector();
   const Gradients gradients = tape.backward(objective);
-  result.tensors["grad.x"] = gradients[tokens];
+  result.tensors["grad.x"] = here(gradients[tokens]);
   for (const auto& [name, v] : weights) {
     const Parameter* p = declared.find(name);
-    if (p != nullptr && p->trained) result.tensors["grad." + name] = gradients[v];
+    if (p != nullptr && p->trained) result.tensors["grad." + name] = here(gradients[v]);
   }
   nlohmann::json object = {{"router", a.router},
                            {"estimator", a.estimator},
@@ -258,6 +262,7 @@ void add_layer(CLI::App& app, Global& global) {
       ->type_name("key=value")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_device(command, a->device);
   add_json(command, a->json);
   command.callback([a, &global] { global.exit_code = run(*a); });
 }

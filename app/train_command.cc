@@ -26,6 +26,7 @@ struct TrainArguments {
   std::string config_file;
   std::string out;
   int threads = 0;
+  Device device = Device::cpu;
   bool resume = false;
   bool force = false;
   JsonOutput json;
@@ -92,6 +93,7 @@ int run(const TrainArguments& arguments) {
                                             .resume = arguments.resume,
                                             .force = arguments.force,
                                             .threads = arguments.threads,
+                                            .device = arguments.device,
                                             .stop = &stop_signal,
                                             .progress = &progress,
                                             .ready = [&] { arguments.json.require(); }});
@@ -154,6 +156,7 @@ void add_train(CLI::App& app, Global& global) {
   add_number(command, "--threads", arguments->threads, 0, 1024,
              "threads; 0: all. Results do not depend on it")
       ->type_name("");
+  add_device(command, arguments->device);
   command.add_flag("--resume", arguments->resume,
                    "go on with the run in DIR; with more --epochs than it has, also when finished: "
                    "from the next step on with the learning rate of a run of so many epochs");

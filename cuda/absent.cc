@@ -16,5 +16,6 @@ void set_bytes(std::byte*, unsigned char, std::size_t) {}
 bool have_value(const std::byte*, unsigned char, std::size_t) { return true; }
 std::string memory_text() { return "no device"; }
 void check_faults() {}
+void set_schedule(std::uint64_t) {}
 
 }  // namespace moegrad::cuda

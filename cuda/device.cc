@@ -52,4 +52,10 @@ std::string memory_text() {
 
 void check_faults() { finish(); }
 
+#ifdef MOEGRAD_CUDA_EMULATED
+void set_schedule(std::uint64_t seed) { cuda_emulator::settings().schedule = seed; }
+#else
+void set_schedule(std::uint64_t) {}
+#endif
+
 }  // namespace moegrad::cuda

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "tensor/kernels.h"
@@ -24,5 +25,9 @@ std::string memory_text();
 // An Error of what kernels have found wrong in what they were given since the last call, such as an
 // index out of range; waits for them. Transfers to the host do the same.
 void check_faults();
+
+// For tests, of the emulated device: the order in which it runs blocks and threads, 0 as they are
+// numbered. A GPU has its own.
+void set_schedule(std::uint64_t seed);
 
 }  // namespace moegrad::cuda

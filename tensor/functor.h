@@ -15,7 +15,7 @@ namespace moegrad {
 namespace math {
 #define MOEGRAD_OF_OTHERS(NAME) \
   template <class T>            \
-  requires(!std::is_floating_point_v<T>) T NAME(T x) { return std::NAME(x); }
+  requires(!Own<T>) T NAME(T x) { return std::NAME(x); }
 MOEGRAD_OF_OTHERS(exp)
 MOEGRAD_OF_OTHERS(log)
 MOEGRAD_OF_OTHERS(log1p)

@@ -2,10 +2,10 @@
 
 #include <array>
 #include <bit>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 // exp, log, log1p, tanh and erf for float and double, for the host and the device, without a branch, a table or a call: loops
 // over them become vector instructions, and an element has the same bits in the body of a loop as
@@ -187,7 +187,11 @@ MOEGRAD_HD T log_of_positive(T x) {
 
 using detail::select;
 
-template <std::floating_point T>
+// The types that these functions are for.
+template <class T>
+concept Own = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
+template <Own T>
 MOEGRAD_HD T exp(T x) {
   using C = detail::Constants<T>;
   x = select(x > C::kExpHigh, C::kExpHigh, x);
@@ -204,7 +208,7 @@ MOEGRAD_HD T exp(T x) {
   return exp_r * detail::power_of_two<T>(first) * detail::power_of_two<T>(twice_biased - first);
 }
 
-template <std::floating_point T>
+template <Own T>
 MOEGRAD_HD T log(T x) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   // NaN and infinity are their own logarithms.
@@ -214,7 +218,7 @@ MOEGRAD_HD T log(T x) {
 }
 
 // log(1 + x), with what 1 + x lost to rounding; x itself where it is 0 or -0.
-template <std::floating_point T>
+template <Own T>
 MOEGRAD_HD T log1p(T x) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const T u = T(1) + x;
@@ -223,7 +227,7 @@ MOEGRAD_HD T log1p(T x) {
   return select(x == T(0), x, math::log(u) + select(regular, lost / u, T(0)));
 }
 
-template <std::floating_point T>
+template <Own T>
 MOEGRAD_HD T tanh(T x) {
   using C = detail::Constants<T>;
   const T a = detail::magnitude(x);
@@ -233,7 +237,7 @@ MOEGRAD_HD T tanh(T x) {
   return detail::with_sign_of(x, select(a < C::kTanhNear, near, far));
 }
 
-template <std::floating_point T>
+template <Own T>
 MOEGRAD_HD T erf(T x) {
   using C = detail::Constants<T>;
   const T magnitude = detail::magnitude(x);

@@ -138,7 +138,7 @@ Names problems(const Names& tests, const Names& sources, const Names& headers,
 TEST_CASE("tests are named after sources, and sources have tests") {
   Names sources;
   Names headers = {"bench/counts/compare"};  // of bench/, the rest is no part of the library
-  for (const char* folder : {"tensor", "autograd", "ops", "moe", "train", "lab", "app"}) {
+  for (const char* folder : {"tensor", "cuda", "autograd", "ops", "moe", "train", "lab", "app"}) {
     for (const std::string& name : stems(kRoot / folder, ".cc")) {
       sources.push_back(folder + "/"s + name);
     }

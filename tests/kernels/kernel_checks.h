@@ -41,8 +41,8 @@ struct OnDevice {
   // system calls over all its memory: several numbers of threads, and millions of elements, are for
   // others.
   bool has_own_kernels() const { return device != Device::guarded; }
-  // What f gives, tensors that it has let kernels write, at several numbers of threads: the bits
-  // must agree.
+  // What f gives, tensors that it has let kernels write, at several numbers of threads, or on an
+  // emulated device in several orders: the bits must agree.
   template <class F>
   std::vector<Tensor> at_all_threads(F&& f) const;
   // The same of a kernel that writes one new tensor, run(out).
@@ -140,13 +140,16 @@ std::vector<Tensor> OnDevice::at_all_threads(F&& f) const {
   const CheckedPool checked;
   const auto run_with = [&](int threads) {
     const ThreadScope scope(threads);
+    cuda::set_schedule(static_cast<std::uint64_t>(threads - 1));
     std::vector<Tensor> result = f();
     for (Tensor& t : result) t = t.to(Device::cpu);
+    cuda::set_schedule(0);
     return result;
   };
   if (!has_own_kernels()) return run_with(2);
   std::vector<Tensor> one = run_with(1);
-  for (const int threads : {2, 3}) {
+  const int most = device == Device::cuda ? 2 : 3;  // one order of its blocks and threads, and another
+  for (int threads = 2; threads <= most; ++threads) {
     const std::vector<Tensor> many = run_with(threads);
     for (std::size_t i = 0; i < one.size(); ++i) {
       CAPTURE(threads);

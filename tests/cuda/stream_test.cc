@@ -1,0 +1,75 @@
+#include "cuda/stream.h"
+
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "cuda/device.h"
+#include "cuda/emulator/emulator.h"
+#include "tensor/kernels.h"
+
+using namespace moegrad;
+
+namespace {
+
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+Tensor indices(std::initializer_list<std::int32_t> values) {
+  return Tensor::of<std::int32_t>({static_cast<std::int64_t>(values.size())}, values)
+      .to(Device::cuda);
+}
+
+}  // namespace
+
+TEST_CASE("stream: an index out of range is an error of the next transfer, once") {
+  const Tensor x = Tensor::of<double>({2, 1}, {5.0, 6.0}).to(Device::cuda);
+  const Tensor out = x.like({3, 1});
+  kernels(Device::cuda).gather_rows(x, indices({1, 7, 0}), out);
+  CHECK(error_of([&] { (void)out.to_vector(); }) ==
+        "[gather_rows] an index is 7, outside [-1, 2). Check the indices against the sizes.");
+  CHECK(out.to_vector() == std::vector<double>{6.0, 0.0, 5.0});
+}
+
+TEST_CASE("stream: of several faults the first operation's is told") {
+  const Tensor x = Tensor::of<double>({2, 1}, {5.0, 6.0}).to(Device::cuda);
+  const Tensor out = x.like({1, 1});
+  kernels(Device::cuda).gather_rows(x, indices({3}), out);
+  kernels(Device::cuda).take_columns(x, indices({4, 4}).reshape({2, 1}), x.like({2, 1}));
+  CHECK(error_of([] { cuda::check_faults(); }).starts_with("[gather_rows] an index is 3"));
+  CHECK(error_of([] { cuda::check_faults(); }) == "");
+}
+
+TEST_CASE("stream: a plan of choices out of range has no slots, whoever reads it") {
+  const Tensor selected = indices({0, 9}).reshape({2, 1});
+  const Tensor offsets = selected.like({3});
+  const Tensor order = selected.like({2});
+  const Tensor inverse = selected.like({2, 1});
+  kernels(Device::cuda).plan(selected, 2, offsets, order, inverse);
+  const Tensor x = Tensor::of<double>({2, 1}, {5.0, 6.0}).to(Device::cuda);
+  const Tensor out = x.like({2, 1});
+  kernels(Device::cuda).tokens_to_slots(x, {}, order, 1, out);
+  CHECK(error_of([&] { (void)out.to_vector(); }) ==
+        "[plan] token 1 chooses expert 9 of 2. Use 0 to 1, or -1 for none.");
+  CHECK(out.to_vector() == std::vector<double>{0.0, 0.0});
+}
+
+TEST_CASE("stream: what is given to it late is done by the time it is waited for") {
+  const cuda_emulator::With with({.deferred = true});
+  Tensor x = Tensor::full({4}, 1.5, DType::f64, Device::cuda);
+  kernels(Device::cuda).accumulate(2.0, x.clone(), x);
+  CHECK(x.to_vector() == std::vector<double>(4, 4.5));
+}
+
+TEST_CASE("stream: an answer of the runtime that is no success names the operation") {
+  CHECK(error_of([] {
+          cuda::require(cudaErrorInvalidValue, "reduce");
+        }).starts_with("[reduce] the device answers cudaErrorInvalidValue (invalid argument). "));
+}
