@@ -70,6 +70,7 @@ struct GradcheckReport {
 // with its decisions frozen: so the straight-through, the sparse and the sampled ones too. The
 // program must depend on its inputs, the tape and its decisions only. Inputs are f64 (checked) or
 // i32 (passed through). Outputs whose sizes lie further apart than 1e3 are compared by themselves.
+// A vjp that is not linear, where its cotangent is 2^10 or 2^-10 times as large, fails.
 // Errors: an input of f32; nothing to compare (no floating input or no output with elements, no
 // cotangents, no directions); a tolerance or factor with which anything would pass (above 0.01, or
 // 100 error estimates), or that is negative or NaN.
