@@ -22,6 +22,8 @@ class Decision:
     where: str  # file:line of the user's
     margin: float | None = None  # how far the inputs were from another selection
     internal: bool = False  # the framework's own, of a value that it saves for its backward pass
+    # Before and after: of what a step wrote, and of all that shares memory with it.
+    written: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:

@@ -140,12 +140,6 @@ def no_grad_view(x):
     return v
 
 
-def write_through_detach(x):
-    y = x * 2.0
-    y.detach()[0].mul_(0.5)
-    return y.sum(0)
-
-
 def inference(x):
     with torch.inference_mode():
         top = x.topk(2).indices
@@ -213,9 +207,10 @@ WRONG = {
     "Function": Wrong.apply,
     "hard without a surrogate": Step.apply,
     ".item()": leaking,
-    "write through detach": lambda x: write_through_detach(x),
     "by strides": lambda x: ByStrides.apply(x),
     "hook": lambda x: hooked(x),
+    "clipped where large": lambda x: clipped(x, lambda g: g.clamp(-50, 50)),
+    "zero where small": lambda x: clipped(x, lambda g: torch.where(g.abs() < 1e-5, 0.0, g)),
     "gradient of a gate, scaled": lambda x: scaled(gate(x)),
 }
 
@@ -223,6 +218,12 @@ WRONG = {
 def hooked(x):
     y = x * 2.0
     y.register_hook(lambda g: g * 1.01)
+    return y.tanh()
+
+
+def clipped(x, how):
+    y = x * 2.0
+    y.register_hook(how)
     return y.tanh()
 
 
@@ -255,9 +256,7 @@ scaled = Scale.apply
 @pytest.mark.parametrize("name", WRONG)
 def test_fails(name):
     report = mgt.gradcheck(WRONG[name], X.t().contiguous().t() if name == "by strides" else X)
-    assert not report, str(report)
-    if name != "write through detach":  # there the program is not the same when it is replayed
-        assert report.verdict == "fail", str(report)
+    assert report.verdict == "fail", str(report)
 
 
 def test_hooks_of_an_input_and_of_a_parameter():

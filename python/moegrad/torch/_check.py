@@ -65,7 +65,7 @@ class _Checked:
     ) -> tuple[list[Tensor], list[Tensor]]:
         leaves = program.leaves(arrays)
         torch.default_generator.manual_seed(self.seed)
-        with Frozen(run, recording, replaying) as frozen:
+        with Frozen(run, recording, replaying, leaves) as frozen:
             result = program(leaves)
         frozen.finish()
         return outputs_of(result), leaves
