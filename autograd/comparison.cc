@@ -180,6 +180,7 @@ void require_linear(const Tensor& own, const Tensor& scaled, double scale, doubl
     if (!std::isfinite(expected)) continue;
     if (apart <= relative * std::abs(expected) + scale * rounding) continue;
     report.verdict = Verdict::fail;
+    report.dead = false;
     report.reason = fmt::format(
         "a vjp is linear: of {} times the cotangent, element {} of the gradient is {:.6g}, not "
         "{:.6g}; does backward clip, or drop what is small?",

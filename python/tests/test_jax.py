@@ -446,7 +446,9 @@ def test_decisions_name_file_and_line():
     assert "lax.top_k" in Path(__file__).read_text().splitlines()[line - 1]
     logits = np.sort(np.float64(X) @ np.float64(W))
     assert top.margin == pytest.approx((logits[:, -2] - logits[:, -3]).min())
-    assert "top_k" in str(found) and "margin" in str(found)
+    assert top.rows == 3 and "top_k" in str(found) and "rows  margin" in str(found)
+    rows = [d.rows for d in mgj.decisions(lambda x: x.argmax(0) + jnp.sort(x) + (x > 0), X)]
+    assert rows == [4, 3, 3]
     drawn = mgj.decisions(lambda x: x[mgj.categorical(KEY, x)], X[0])
     assert [(d.kind, d.operation) for d in drawn if d.kind == "draw"] == [("draw", "categorical")]
     assert all(d.where.startswith("test_jax.py:") for d in drawn)

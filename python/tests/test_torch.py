@@ -387,6 +387,25 @@ def test_decisions_name_file_and_line():
     assert "aten.topk" in str(found) and "margin" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("select", "rows"),
+    [
+        (lambda x: x.topk(2).values, 4),
+        (lambda x: x.topk(2, 0).values, 6),
+        (lambda x: x.argmax(-1) * x[:, 0], 4),
+        (lambda x: x.argmax() * x, 1),
+        (lambda x: (x > 0) * x, 4),
+        (lambda x: x[:0].sort().values.sum() + x, 0),
+        (lambda x: x.detach() * x, 4),
+    ],
+)
+def test_decisions_tell_rows(select, rows):
+    found = mgt.decisions(select, X)
+    assert found[0].rows == rows
+    header, line = str(found).splitlines()[:2]
+    assert header.split()[3] == "rows" and line[header.index("rows") :].split()[0] == str(rows)
+
+
 def test_equal():
     assert mgt.equal(lambda x: x.relu(), lambda x: torch.where(x > 0, x, 0.0 * x), X)
     assert not mgt.equal(lambda x: x * 2, lambda x: x * 2.0001, X)

@@ -150,7 +150,9 @@ class Frozen(TorchDispatchMode):
     ) -> Any:
         if kind == "draw" and self.user.enabled and not torch.is_inference_mode_enabled():
             refuse_unfreezable(known, func)
-        margin = _rules.margin(func, args, kwargs) if kind is None and reads_floats else None
+        margin, rows = None, -1
+        if kind is None and reads_floats:
+            margin, rows = _rules.margin(func, args, kwargs), _rules.rows(func, args, kwargs)
         if known.writes:
             written = results_of(known, args, kwargs, None)
             shared = [alias.tensor for alias in self.aliases.of(written)]
@@ -166,7 +168,7 @@ class Frozen(TorchDispatchMode):
             internal = any(x.requires_grad for x in results)  # then it is a stop for aliases alone
         if kind is not None and results:
             kept = [r.clone() for r in results]
-            made = Decision(kind, known.name, kept, user_frame(), margin, internal)
+            made = Decision(kind, known.name, kept, user_frame(), margin, internal, rows=rows)
             if known.writes and kind != "select":
                 made.written = list(zip(before, [*kept, *(x.clone() for x in shared)], strict=True))
             self.recording.decisions.append(made)
