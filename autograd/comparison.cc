@@ -21,6 +21,8 @@ constexpr double kRoundingsOfError = 8.0;
 constexpr double kCertain = 1e-5;
 // What an element of a gradient may change by where its cotangent is scaled, of the largest one.
 constexpr double kScaledRounding = 1e-13;
+// A gradient below this may lose digits where it is scaled.
+constexpr double kUnderflows = 1e-290;
 
 }  // namespace
 
@@ -177,7 +179,7 @@ void require_linear(const Tensor& own, const Tensor& scaled, double scale, doubl
   for (std::int64_t i = 0; i < own.numel(); ++i) {
     const double expected = scale * own.at(i);
     const double apart = std::abs(scaled.at(i) - expected);
-    if (!std::isfinite(expected)) continue;
+    if (!std::isfinite(expected) || std::abs(expected) < kUnderflows) continue;
     if (apart <= relative * std::abs(expected) + scale * rounding) continue;
     report.verdict = Verdict::fail;
     report.dead = false;

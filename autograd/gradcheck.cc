@@ -177,7 +177,7 @@ class Checker {
 
   // What clips its cotangent, or drops small ones, shows where that is larger or smaller.
   void check_linear(Var y) {
-    if (!y.needs_gradient()) return;
+    if (!options_.linear || !y.needs_gradient()) return;
     const std::size_t classes = cotangents_.size() / static_cast<std::size_t>(options_.cotangents);
     for (std::size_t c = 0; c < classes; ++c) {
       for (const double scale : {0x1p10, 0x1p-10}) {

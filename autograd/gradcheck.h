@@ -24,6 +24,8 @@ struct GradcheckOptions {
   int directions = 5;
   // Random cotangents; asymmetric, never all ones.
   int cotangents = 3;
+  // Asks again for 2^10 and 2^-10 times a cotangent: a vjp is linear.
+  bool linear = true;
   // Which decisions the differences hold: all for a surrogate or an estimate given its draws. What
   // claims to be the exact derivative is checked with less held: then stop_gradient hides nothing.
   Decisions::Hold hold = Decisions::Hold::all;
@@ -70,7 +72,6 @@ struct GradcheckReport {
 // with its decisions frozen: so the straight-through, the sparse and the sampled ones too. The
 // program must depend on its inputs, the tape and its decisions only. Inputs are f64 (checked) or
 // i32 (passed through). Outputs whose sizes lie further apart than 1e3 are compared by themselves.
-// A vjp that is not linear, where its cotangent is 2^10 or 2^-10 times as large, fails.
 // Errors: an input of f32; nothing to compare (no floating input or no output with elements, no
 // cotangents, no directions); a tolerance or factor with which anything would pass (above 0.01, or
 // 100 error estimates), or that is negative or NaN.
