@@ -287,6 +287,49 @@ def test_surrogate():
         mgt.gradcheck(Step.apply, X, surrogate=lambda x: x[0])
 
 
+EXACT = {
+    "a selection": lambda x: x.topk(2).values * 2.0,
+    "a stop that changes nothing": lambda x: x.softmax(-1) * (x * 0).detach() + x.tanh(),
+    "draws": lambda x: F.dropout(x, 0.4) * torch.randn_like(x),
+    "a draw by a probability": lambda x: torch.bernoulli(torch.sigmoid(x)) * x,
+    "noise in place of a value": lambda x: (x * 2.0).normal_() * x,
+    "integers": lambda x: x * (x * 10).long(),
+}
+NOT_EXACT = {
+    "straight-through": gate,
+    "stop": lambda x: x * x.detach(),
+    "no_grad": lambda x: x * no_grad(x),
+    "detach_": lambda x: (x * 2.0).detach_() * x,
+    "decide": lambda x: x * mgt.decide("held", lambda: x.detach() * 2.0),
+    "unseen write": lambda x: written(x * 2.0, lambda y: y.data[0].mul_(2.0)) * x,
+    "assigned": lambda x: written(x * 2.0, lambda y: setattr(y, "data", y.data * 2)) * x,
+}
+
+
+def written(y, how):
+    how(y)
+    return y
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_exact_derivative(name):
+    report = mgt.gradcheck(EXACT[name], X, hold="nothing")
+    assert report, str(report)
+    assert "frozen" not in str(report)
+
+
+@pytest.mark.parametrize("name", NOT_EXACT)
+def test_not_the_exact_derivative(name):
+    assert mgt.gradcheck(NOT_EXACT[name], X)
+    report = mgt.gradcheck(NOT_EXACT[name], X, hold="nothing")
+    assert report.verdict == "fail", str(report)
+
+
+def test_hold_is_named():
+    with pytest.raises(mg.Error, match="hold is 'some'. Use 'all' or 'nothing'"):
+        mgt.gradcheck(gate, X, hold="some")
+
+
 def test_dead_gradient():
     weight = torch.randn(5, 6, dtype=torch.float64)
 

@@ -66,12 +66,14 @@ class Frozen(TorchDispatchMode):
         recording: Recording | None,
         replaying: bool = False,
         leaves: Sequence[Tensor] = (),
+        holds: bool = True,
     ) -> None:
         super().__init__()
         self.run = run  # a _core.Run, or None: nobody asks for the cell
         self.recording = recording  # None: enumerating
         self.replaying = replaying
         self.leaves = {id(leaf) for leaf in leaves}
+        self.holds = holds  # False: a replay computes all but draws anew, within this cell
         self.aliases = Aliases()
         self.next = 0
         self.user = UserCalls(self)
@@ -110,7 +112,7 @@ class Frozen(TorchDispatchMode):
             self._note_kink(known, func, args, kwargs)
         if self.recording is None:
             return self._enumerate(known, func, args, kwargs, kind, reads_floats)
-        if self.replaying:
+        if self.replaying and (self.holds or kind == "draw"):
             return self._replay(known, func, args, kwargs, kind, reads_floats)
         return self._record(known, func, args, kwargs, kind, reads_floats)
 
@@ -171,11 +173,22 @@ class Frozen(TorchDispatchMode):
             made = Decision(kind, known.name, kept, user_frame(), margin, internal, rows=rows)
             if known.writes and kind != "select":
                 made.written = list(zip(before, [*kept, *(x.clone() for x in shared)], strict=True))
-            self.recording.decisions.append(made)
+            self._keep(made)
             if self._aliases(known, kind):
                 for result in results:
                     self.aliases.add(Alias(result))
         return out
+
+    def _keep(self, made: Decision) -> None:
+        if not self.replaying:
+            self.recording.decisions.append(made)
+            return
+        kept = self._answer(made.kind, made.operation)  # and nothing is held
+        for now, then in zip(made.outputs, kept.outputs, strict=True):
+            if not floating(then) and not torch.equal(now, then):
+                raise _core.ReplayMismatch(
+                    f"replayed, {made.operation} ({made.where}) selects otherwise"
+                )
 
     def _aliases(self, known: Known, kind: str | None) -> bool:
         """Whether the results share memory with what was given, unseen by autograd."""
@@ -224,7 +237,9 @@ class Frozen(TorchDispatchMode):
         unseen = kind == "stop" or (kind == "draw" and self._off())
         written = [[Written(x, unseen and self._live(x))] for x in results]
         for alias in shared:
-            both = [(alias.tensor, True), (alias.live, self._live(alias.source))]
+            both = [(alias.tensor, True)]
+            if alias.live is not None:
+                both.append((alias.live, self._live(alias.source)))
             written.append(
                 [Written(x, passes) for x, passes in both if not share_memory(x, results)]
             )
@@ -242,12 +257,12 @@ class Frozen(TorchDispatchMode):
         if self.recording is None or not floating(x):
             return data(x, value)
         with _disable_current_modes():
-            if not self.replaying:
+            if not (self.replaying and self.holds):
                 before = x.detach().clone()
                 data(x, value)
                 after = x.detach().clone()
                 made = Decision("stop", "data", [after], user_frame(), written=[(before, after)])
-                self.recording.decisions.append(made)
+                self._keep(made)
                 return self.aliases.add(Alias(value))
             before, after = self._answer("stop", "data").written[0]
             written = Written(x, self._live(x) and before.shape == after.shape)
@@ -260,11 +275,10 @@ class Frozen(TorchDispatchMode):
         detach(x)
         if self.recording is not None and (self._off() or torch.is_grad_enabled()):
             with _disable_current_modes():
-                if self.replaying:
+                if self.replaying and self.holds:
                     x.copy_(self._answer("stop", "detach_").outputs[0])
                 else:
-                    made = Decision("stop", "detach_", [x.clone()], user_frame())
-                    self.recording.decisions.append(made)
+                    self._keep(Decision("stop", "detach_", [x.clone()], user_frame()))
         return x
 
     def _live(self, x: Tensor) -> bool:
@@ -322,12 +336,12 @@ class Frozen(TorchDispatchMode):
     def decide(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if self.recording is None:
             return compute()
-        if self.replaying:
+        if self.replaying and self.holds:
             return self._answer("decide", name).outputs[0].clone()
-        value = compute()
-        self.recording.decisions.append(
-            Decision("decide", name, [value.detach().clone()], user_frame())
-        )
+        with _disable_current_modes():  # its own operations are part of it
+            value = compute()
+            kept = value.detach().clone()
+        self._keep(Decision("decide", name, [kept], user_frame()))
         return value
 
     # --- enumerating
