@@ -4,6 +4,8 @@
 #include <limits>
 #include <map>
 
+#include "autograd/directions.h"
+
 namespace moegrad {
 namespace {
 
@@ -17,6 +19,10 @@ constexpr double kZero = 1e-8;
 constexpr double kRoundingsOfError = 8.0;
 // What the error may be of a number that passes.
 constexpr double kCertain = 1e-5;
+// What an element of a gradient may change by where its cotangent is scaled, of the largest one.
+constexpr double kScaledRounding = 1e-13;
+// A gradient below this may lose digits where it is scaled.
+constexpr double kUnderflows = 1e-290;
 
 }  // namespace
 
@@ -164,6 +170,25 @@ bool Comparison::hides(const Pair& pair, double largest) const {
   const bool agrees =
       pair.difference() <= options_.relative * pair.size() + options_.error_factor * pair.error;
   return !(zeros || agrees) || hidden > kSeenZero * largest;
+}
+
+void require_linear(const Tensor& own, const Tensor& scaled, double scale, double relative,
+                    InputReport& report) {
+  if (report.verdict == Verdict::fail) return;
+  const double rounding = kScaledRounding * largest_of(own);
+  for (std::int64_t i = 0; i < own.numel(); ++i) {
+    const double expected = scale * own.at(i);
+    const double apart = std::abs(scaled.at(i) - expected);
+    if (!std::isfinite(expected) || std::abs(expected) < kUnderflows) continue;
+    if (apart <= relative * std::abs(expected) + scale * rounding) continue;
+    report.verdict = Verdict::fail;
+    report.dead = false;
+    report.reason = fmt::format(
+        "a vjp is linear: of {} times the cotangent, element {} of the gradient is {:.6g}, not "
+        "{:.6g}; does backward clip, or drop what is small?",
+        scale, i, scaled.at(i), expected);
+    return;
+  }
 }
 
 }  // namespace moegrad

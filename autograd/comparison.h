@@ -52,4 +52,9 @@ class Comparison {
   std::vector<Pair> pairs_;
 };
 
+// Fails the input where `scaled`, the gradient of `scale` times a cotangent, is not `scale` times
+// the cotangent's own, each element within `relative`.
+void require_linear(const Tensor& own, const Tensor& scaled, double scale, double relative,
+                    InputReport& report);
+
 }  // namespace moegrad

@@ -67,6 +67,7 @@ class Checker {
       const double error = report_.inputs[i].relative_error;
       if (!(error <= report_.max_error)) report_.max_error = error;
     }
+    check_linear(y);
     // State that began to act during the check is not the gradient's fault.
     if (report_.verdict == Verdict::fail) {
       if (const char* why = unlike()) return all_inputs(Verdict::inconclusive, why);
@@ -170,6 +171,25 @@ class Checker {
       inner_scale_.push_back(scale);
       for (const Var& leaf : leaves_) {
         analytic_.back().push_back(leaf.needs_gradient() ? gradients[leaf] : Tensor());
+      }
+    }
+  }
+
+  // What clips its cotangent, or drops small ones, shows where that is larger or smaller.
+  void check_linear(Var y) {
+    if (!options_.linear || !y.needs_gradient()) return;
+    const std::size_t classes = cotangents_.size() / static_cast<std::size_t>(options_.cotangents);
+    for (std::size_t c = 0; c < classes; ++c) {
+      for (const double scale : {0x1p10, 0x1p-10}) {
+        const Tensor scaled = cotangents_[c].clone();
+        for (double& v : scaled.write_values<double>()) v *= scale;
+        const Gradients gradients = tape_.backward(y, {scaled, true, {}, options_.mutation, {}});
+        for (std::size_t i = 0; i < inputs_.size(); ++i) {
+          if (inputs_[i].dtype() != DType::f64 || !leaves_[i].needs_gradient()) continue;
+          require_linear(analytic_[c][i], gradients[leaves_[i]], scale, options_.relative,
+                         report_.inputs[i]);
+          report_.verdict = worse(report_.verdict, report_.inputs[i].verdict);
+        }
       }
     }
   }

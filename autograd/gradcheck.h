@@ -24,6 +24,8 @@ struct GradcheckOptions {
   int directions = 5;
   // Random cotangents; asymmetric, never all ones.
   int cotangents = 3;
+  // Asks again for 2^10 and 2^-10 times a cotangent: a vjp is linear.
+  bool linear = true;
   // Which decisions the differences hold: all for a surrogate or an estimate given its draws. What
   // claims to be the exact derivative is checked with less held: then stop_gradient hides nothing.
   Decisions::Hold hold = Decisions::Hold::all;

@@ -23,6 +23,7 @@ class CaseChecker {
   void run(Claim claim) {
     GradcheckOptions options;
     options.mutation = mutation_;
+    options.linear = false;  // structure() asks for that
     options.hold = held_for(claim);
     row_.count_dead(check(case_.program, options, ""));
     if (caught()) return;

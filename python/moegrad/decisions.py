@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,14 @@ class Decision:
     where: str  # file:line of the user's
     margin: float | None = None  # how far the inputs were from another selection
     internal: bool = False  # the framework's own, of a value that it saves for its backward pass
+    # Before and after: of what a step wrote, and of all that shares memory with it.
+    written: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
+    rows: int = -1  # choices that were made side by side; of a stop or draw, rows of the result
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            shape = tuple(self.outputs[0].shape) if self.outputs else ()
+            self.rows = math.prod(shape[:-1] if len(shape) > 1 else shape)
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -31,7 +40,7 @@ class Decision:
 class Decisions(list[Decision]):
     """A program's decisions in order, without internal ones; shown as a table."""
 
-    HEADER = ("kind", "operation", "output", "margin", "where")
+    HEADER = ("kind", "operation", "output", "rows", "margin", "where")
 
     def __init__(self, decisions: Iterable[Decision]) -> None:
         super().__init__(d for d in decisions if not d.internal)
@@ -40,7 +49,7 @@ class Decisions(list[Decision]):
         for d in self:
             output = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in d.shapes)
             margin = "" if d.margin is None else f"{d.margin:.3g}"
-            yield d.kind, d.operation, output, margin, d.where
+            yield d.kind, d.operation, output, str(d.rows), margin, d.where
 
     def notes(self, lifted: int, package: str) -> list[str]:
         """Lines for a report; `package` is that whose decisions() lists them."""

@@ -35,6 +35,22 @@ def test_straight_through_is_checked_as_what_it_is():
     assert not mg.gradcheck(straight_through, X, hold="nothing")
 
 
+@pytest.mark.parametrize(
+    ("of", "text"),
+    [
+        (lambda g: np.clip(g, -5, 5), "of 1024 times the cotangent, element"),
+        (lambda g: g * (abs(g) > 2e-3), "of 0.0009765625 times the cotangent, element"),
+    ],
+)
+def test_a_vjp_is_linear(of, text):
+    def twice(run, x):
+        return 2.0 * x, lambda dy: (of(2.0 * dy),)
+
+    assert np.array_equal(twice(None, X)[1](np.ones(X.shape))[0], np.full(X.shape, 2.0))
+    report = mg.gradcheck(twice, X, names=["x"])
+    assert report.verdict == "fail" and text in report.inputs["x"].reason
+
+
 def test_dead_gradient_is_said():
     def dead(run, x, w):
         return x * 2.0, lambda dy: (2.0 * dy, None)

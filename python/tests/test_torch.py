@@ -1,4 +1,4 @@
-"""moegrad.torch: what is frozen, what stays live, and what a check says of it."""
+"""moegrad.torch: what is frozen, what stays live."""
 
 import contextlib
 import dataclasses
@@ -10,22 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 mgt = pytest.importorskip("moegrad.torch")
 F = torch.nn.functional
+from torch_programs import W, X, gate, no_grad, router  # noqa: E402
 
 torch.manual_seed(3)
-X = torch.randn(4, 6)
-W = torch.randn(6, 5)
-
-
-def gate(x):
-    hard, soft = (x > 0).to(x.dtype), torch.sigmoid(x)
-    return soft + (hard - soft).detach()
-
-
-def router(x, w, k=2):
-    values, indices = torch.topk(x @ w, k)
-    p = torch.softmax(values, -1)
-    return torch.zeros(x.shape[0], w.shape[1]).scatter(1, indices, p.to(torch.get_default_dtype()))
-
 
 # --- programs whose gradient is that of the program between its decisions ------------------------
 
@@ -97,7 +84,6 @@ NOT_WRONG = {
 }
 
 
-LINEAR_WITH_BIAS = torch.nn.Linear(6, 2)
 LINEAR = torch.nn.Linear(6, 2, bias=False)
 COMPILED = torch.compile(lambda x: x.topk(2).values.exp())
 
@@ -129,21 +115,10 @@ def no_grad_enable(x):
     return held * live
 
 
-def no_grad(x):
-    with torch.no_grad():
-        return x.softmax(-1) * 3
-
-
 def no_grad_view(x):
     with torch.no_grad():
         v = x.view(-1).view(4, 6)
     return v
-
-
-def write_through_detach(x):
-    y = x * 2.0
-    y.detach()[0].mul_(0.5)
-    return y.sum(0)
 
 
 def inference(x):
@@ -213,9 +188,10 @@ WRONG = {
     "Function": Wrong.apply,
     "hard without a surrogate": Step.apply,
     ".item()": leaking,
-    "write through detach": lambda x: write_through_detach(x),
     "by strides": lambda x: ByStrides.apply(x),
     "hook": lambda x: hooked(x),
+    "clipped where large": lambda x: clipped(x, lambda g: g.clamp(-50, 50)),
+    "zero where small": lambda x: clipped(x, lambda g: torch.where(g.abs() < 1e-5, 0.0, g)),
     "gradient of a gate, scaled": lambda x: scaled(gate(x)),
 }
 
@@ -223,6 +199,12 @@ WRONG = {
 def hooked(x):
     y = x * 2.0
     y.register_hook(lambda g: g * 1.01)
+    return y.tanh()
+
+
+def clipped(x, how):
+    y = x * 2.0
+    y.register_hook(how)
     return y.tanh()
 
 
@@ -255,9 +237,7 @@ scaled = Scale.apply
 @pytest.mark.parametrize("name", WRONG)
 def test_fails(name):
     report = mgt.gradcheck(WRONG[name], X.t().contiguous().t() if name == "by strides" else X)
-    assert not report, str(report)
-    if name != "write through detach":  # there the program is not the same when it is replayed
-        assert report.verdict == "fail", str(report)
+    assert report.verdict == "fail", str(report)
 
 
 def test_hooks_of_an_input_and_of_a_parameter():
@@ -297,218 +277,3 @@ def test_dead_gradient():
 
     report = mgt.gradcheck(router_of_one, X, weight)
     assert report.dead == ["w"]
-
-
-# --- modules -------------------------------------------------------------------------------------
-
-
-class Mixture(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.router = torch.nn.Linear(6, 4)
-        self.experts = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(4))
-        self.register_buffer("load", torch.zeros(4))
-        self.calls = 0
-
-    def forward(self, x):
-        p = torch.softmax(self.router(x), -1)
-        w, i = p.topk(2)
-        self.load += F.one_hot(i, 4).sum((0, 1))
-        y = torch.zeros_like(x)
-        for e, expert in enumerate(self.experts):
-            rows, place = (i == e).nonzero(as_tuple=True)
-            y = y.index_add(0, rows, expert(x[rows]) * w[rows, place, None])
-        return y
-
-
-def test_module_parameters_are_inputs():
-    block = Mixture()
-    before = {k: v.clone() for k, v in block.state_dict().items()}
-    report = mgt.gradcheck(block, X)
-    assert report, str(report)
-    assert set(report.inputs) == {"x", *(n for n, _ in block.named_parameters())}
-    for name, value in block.state_dict().items():
-        assert value.dtype == before[name].dtype and torch.equal(value, before[name]), name
-    assert all(isinstance(p, torch.nn.Parameter) for p in block.parameters())
-    assert all(p.grad is None for p in block.parameters())
-
-
-def test_module_held_parameters():
-    block = Mixture()
-    block.router.requires_grad_(False)
-    report = mgt.gradcheck(block, X)
-    assert report and "router.weight" not in report.inputs
-    assert "2 parameters do not require a gradient" in str(report)
-    with pytest.raises(mg.Error, match="no parameter requires a gradient"):
-        mgt.gradcheck(block.requires_grad_(False), torch.arange(3))
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        torch.nn.MultiheadAttention(6, 2, batch_first=True),
-        torch.nn.TransformerEncoderLayer(6, 2, 12, batch_first=True),
-        torch.nn.LSTM(6, 3, batch_first=True),
-        torch.nn.GRU(6, 3, batch_first=True),
-    ],
-    ids=lambda m: type(m).__name__,
-)
-def test_modules_of_torch(module):
-    x = X[None]
-    call = (x, x, x) if isinstance(module, torch.nn.MultiheadAttention) else (x,)
-    report = mgt.gradcheck(module, *call)
-    assert report, str(report)
-
-
-def test_batch_norm():
-    module = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU())
-    assert mgt.gradcheck(module, X)
-    assert module[1].num_batches_tracked == 0
-
-
-def test_parametrized_and_tied():
-    module = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 6))
-    assert mgt.gradcheck(module, X)
-    tied = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.Linear(6, 6))
-    tied[2].weight = tied[0].weight
-    assert mgt.gradcheck(tied, X)
-
-
-# --- decisions, equal, expectation ---------------------------------------------------------------
-
-
-def test_decisions_name_file_and_line():
-    found = mgt.decisions(router, X, W)
-    kinds = [d.kind for d in found]
-    assert "select" in kinds
-    top = next(d for d in found if d.operation == "aten.topk")
-    assert top.where.startswith("test_torch.py:")
-    logits = (X.double() @ W.double()).sort(descending=True).values
-    assert top.margin == pytest.approx(float((logits[:, 1] - logits[:, 2]).min()))
-    assert "aten.topk" in str(found) and "margin" in str(found)
-
-
-def test_equal():
-    assert mgt.equal(lambda x: x.relu(), lambda x: torch.where(x > 0, x, 0.0 * x), X)
-    assert not mgt.equal(lambda x: x * 2, lambda x: x * 2.0001, X)
-    with pytest.raises(mg.Error, match="3 and 1 inputs and parameters"):
-        mgt.equal(LINEAR_WITH_BIAS, lambda x: x[:, :2], X)
-    assert not mgt.equal(
-        lambda x: x.sigmoid(), lambda x: gate(x) - gate(x) + x.sigmoid().detach(), X
-    )
-
-
-REWARD = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-
-
-def score_function(logits):
-    draw = torch.distributions.Categorical(logits=logits)
-    i = draw.sample()
-    cost = REWARD[i]
-    return cost.detach() + cost.detach() * (draw.log_prob(i) - draw.log_prob(i).detach())
-
-
-def straight_through(logits):
-    p = torch.softmax(logits, -1)
-    hard = F.one_hot(torch.multinomial(p, 1)[0], 4).to(p.dtype)
-    return ((hard - p).detach() + p).pow(2).mul(REWARD).sum()
-
-
-def test_expectation():
-    logits = torch.tensor([0.1, 0.5, -0.3, 0.2])
-    found = mgt.expectation(score_function, logits)
-    assert found.exact and found.outcomes == 4 and not found.biased and found.bias < 1e-9
-    assert list(found.gradient) == ["logits"]
-    assert mgt.unbiased(score_function, logits)
-    assert not mgt.unbiased(straight_through, logits)
-    # d E[L] is that of p . reward
-    p = torch.softmax(logits.double(), -1)
-    truth = p * (REWARD - (p * REWARD).sum())
-    np.testing.assert_allclose(found.true_gradient["logits"], truth, atol=1e-8)
-
-
-def test_expectation_of_bernoulli_and_without_replacement():
-    def loss(p):
-        b = torch.bernoulli(p.detach())
-        return (b * REWARD).sum() * (1 - b[0]) + (p * 0).sum()
-
-    found = mgt.expectation(loss, torch.tensor([0.2, 0.5, 0.7, 0.1]), bias=False)
-    p = np.array([0.2, 0.5, 0.7, 0.1], np.float32).astype(float)
-    assert found.exact and found.outcomes == 16
-    assert found.loss == pytest.approx((1 - p[0]) * (p[1:] @ REWARD.numpy()[1:]))
-
-    def pair(logits):
-        i = torch.multinomial(torch.softmax(logits, -1), 2)
-        return REWARD[i].sum() + logits.sum() * 0
-
-    assert mgt.expectation(pair, torch.zeros(4), bias=False).outcomes == 12
-
-
-def test_expectation_with_noise_is_monte_carlo():
-    def loss(x):
-        return (x * torch.randn(3)).square().sum()
-
-    found = mgt.expectation(loss, torch.tensor([0.5, 1.0, -0.3]), samples=200)
-    assert not found.exact and found.noise and not found.biased
-
-
-def test_truth():
-    def top(x):
-        return x.topk(1).values.sum()
-
-    found = mgt.expectation(top, torch.tensor([0.3, 0.1]), truth=lambda x: x.mean())
-    assert found.biased and found.bias == pytest.approx(0.5**0.5)
-
-
-# --- bad input -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda: mgt.gradcheck(lambda x: None, X), "returns nothing"),
-        (lambda: mgt.gradcheck(lambda x: [1, 2], X), "a list without a tensor of floats"),
-        (lambda: mgt.gradcheck(lambda x: x.argmax(), X), "torch.int64"),
-        (lambda: mgt.gradcheck(lambda x: torch.complex(x, x), X), "view_as_real"),
-        (lambda: mgt.gradcheck(lambda x: x, X.to_sparse()), "to_dense"),
-        (lambda: mgt.gradcheck(lambda x: x, X.to("meta")), "cpu"),
-        (lambda: mgt.gradcheck(lambda x: x, X.to(torch.complex64)), "view_as_real"),
-        (lambda: mgt.gradcheck(3, X), "cannot be called"),
-        (lambda: mgt.gradcheck(lambda x: x, 3), "no input is a floating tensor"),
-        (lambda: mgt.expectation(lambda x: x, X), "one number"),
-        (lambda: mgt.gradcheck(gamma, X), "Gamma"),
-        (
-            lambda: mgt.gradcheck(
-                lambda x: torch.distributions.Beta(x.exp(), x.exp()).rsample(), X
-            ),
-            "Beta",
-        ),
-        (lambda: mgt.gradcheck(lambda x: x @ W, X), "All of a program is float64 in a check"),
-        (lambda: mgt.gradcheck(drifting, X), "test_torch.py:"),
-    ],
-)
-def test_bad_input(call, text):
-    with pytest.raises(mg.Error, match=text):
-        call()
-
-
-def gamma(x):
-    return torch.distributions.Gamma(x.exp(), x.exp()).rsample()
-
-
-_count = []
-
-
-def drifting(x):
-    _count.append(1)
-    return x.relu() if len(_count) % 2 else x.topk(2).values
-
-
-def test_state_of_torch_is_put_back():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    with torch.no_grad():
-        assert mgt.gradcheck(gate, X)
-        assert not torch.is_grad_enabled()
-    assert torch.equal(before, torch.get_rng_state())
-    assert torch.get_default_dtype() == torch.float32

@@ -35,7 +35,32 @@ ForeignProgram tanh_with(double slope) {
   };
 }
 
+// 2 x, whose vjp is `of` each element of the cotangent.
+ForeignProgram twice_with(double (*of)(double)) {
+  return [of](ForeignRun&, std::span<const Tensor> in) {
+    const Tensor y = in[0].clone();
+    for (double& v : y.write_values<double>()) v *= 2.0;
+    return ForeignResult{y, [of](const Tensor& dy) {
+                           const Tensor dx = dy.clone();
+                           for (double& v : dx.write_values<double>()) v = of(v);
+                           return std::vector<Tensor>{dx};
+                         }};
+  };
+}
+
 }  // namespace
+
+TEST_CASE("a vjp that is wrong for larger or smaller cotangents fails") {
+  const auto check = [](double (*of)(double)) { return gradcheck(foreign(twice_with(of)), {kX}); };
+  CHECK(check([](double v) { return 2.0 * v; }).verdict == Verdict::pass);
+  const GradcheckReport clipped = check([](double v) { return std::fmin(2.0 * v, 5.0); });
+  CHECK(clipped.verdict == Verdict::fail);
+  CHECK(clipped.text().find("of 1024 times the cotangent, element") != std::string::npos);
+  const GradcheckReport flushed = check([](double v) { return std::abs(v) < 2e-3 ? 0.0 : 2 * v; });
+  CHECK(flushed.verdict == Verdict::fail);
+  CHECK(flushed.text().find("of 0.0009765625 times") != std::string::npos);
+  CHECK(check([](double v) { return 2.0 * v + 1e-5 * v * v; }).verdict == Verdict::fail);
+}
 
 TEST_CASE("a foreign program is checked by what its vjp says") {
   const GradcheckReport right = gradcheck(foreign(tanh_with(1.0)), {kX});

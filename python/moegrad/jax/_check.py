@@ -104,10 +104,11 @@ def _notes(line: Line) -> list[str]:
 
 
 def decisions(function: Callable, *inputs: Any, **kwargs: Any) -> Decisions:
-    """Every step of the program that no derivative passes: kind, operation, result, margin, line.
+    """Every step of the program that no derivative passes: kind, operation, result, rows, margin,
+    line.
 
-    The margin is how far the inputs were from another outcome, over all rows; inf where there is no
-    other, empty where it is not known.
+    The rows are how many choices it made side by side. The margin is how far the inputs were from
+    another outcome, over all rows; inf where there is no other, empty where it is not known.
     """
     with in_float64() as x64:
         program = Program(function, inputs, kwargs, x64)

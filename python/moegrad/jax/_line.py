@@ -79,7 +79,8 @@ class _Decided:
         if self.kind == "select":
             margin = _rules.margin(self.eqn, [v.array for v in self.inputs])
         outputs = [v.array for v in self.outputs]
-        return Decision(self.kind, self.eqn.primitive.name, outputs, where(self.eqn), margin)
+        name, rows = self.eqn.primitive.name, _rules.rows(self.eqn)
+        return Decision(self.kind, name, outputs, where(self.eqn), margin, rows=rows)
 
 
 class _Part:

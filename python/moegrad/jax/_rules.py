@@ -246,5 +246,17 @@ def margin(eqn: Any, arrays: list) -> float | None:
     return None if math.isnan(found) else found
 
 
+def rows(eqn: Any) -> int:
+    """Of a selection along an axis: how many were made; -1 for others."""
+    shape = eqn.invars[0].aval.shape
+    if eqn.primitive.name in ("argmax", "argmin"):
+        axis = eqn.params["axes"][0]
+    else:
+        axis = eqn.params["dimension"] if eqn.primitive.name == "sort" else top_k_axis(eqn)
+    if axis is None or not math.prod(shape):
+        return -1
+    return math.prod(shape) // shape[axis]
+
+
 # Their gradient passes the draw itself, by a formula of the distribution's.
 UNFREEZABLE = {"random_gamma": "jax.random.gamma, beta, dirichlet, t and what is made of them"}

@@ -39,10 +39,13 @@ def _array(gradient: Tensor, leaf: Tensor) -> np.ndarray:
 class _Checked:
     """What the engine calls: the program, recorded at first and replayed then."""
 
-    def __init__(self, program: Program, surrogate: Program | None, seed: int) -> None:
+    def __init__(
+        self, program: Program, surrogate: Program | None, seed: int, holds: bool = True
+    ) -> None:
         self.program = program
         self.surrogate = surrogate
         self.seed = seed
+        self.holds = holds
         self.recording = Recording()  # of the program that differences are taken of
 
     def __call__(self, run: Any, *arrays: np.ndarray) -> tuple:
@@ -65,7 +68,7 @@ class _Checked:
     ) -> tuple[list[Tensor], list[Tensor]]:
         leaves = program.leaves(arrays)
         torch.default_generator.manual_seed(self.seed)
-        with Frozen(run, recording, replaying) as frozen:
+        with Frozen(run, recording, replaying, leaves, self.holds) as frozen:
             result = program(leaves)
         frozen.finish()
         return outputs_of(result), leaves
@@ -92,6 +95,7 @@ def gradcheck(
     function: Callable,
     *inputs: Any,
     surrogate: Callable | None = None,
+    hold: str = "all",
     relative: float = 1e-7,
     error_factor: float = 4.0,
     elementwise_limit: int = 32,
@@ -105,7 +109,8 @@ def gradcheck(
     Floating tensors among the inputs, and the parameters of a Module, are the inputs; all is
     computed in float64. The gradient is held against differences of the same program with its
     selections, draws and stopped gradients frozen. `surrogate`: another function of these inputs,
-    whose derivative the gradient claims to be.
+    whose derivative the gradient claims to be. hold="nothing" freezes draws alone: for what claims
+    to be the exact derivative, within the cell of its selections.
 
     A pass means: PyTorch's gradient is that of the program between its decisions. It does not say
     that this is a good gradient: see `dead`, mgt.decisions and mgt.expectation.
@@ -118,12 +123,13 @@ def gradcheck(
                 f"[gradcheck] the surrogate has {len(stated.arrays)} inputs and parameters, the "
                 f"function {len(program.arrays)}. Give a function of the same inputs."
             )
-        checked = _Checked(program, stated, seed)
+        holds = hold == "all"
+        checked = _Checked(program, stated, seed, holds)
         found = _core.gradcheck(
             checked,
             program.arrays,
             program.names,
-            hold="all",
+            hold=hold,
             relative=relative,
             error_factor=error_factor,
             elementwise_limit=elementwise_limit,
@@ -132,15 +138,16 @@ def gradcheck(
             seed=seed,
         )
     lifted, made = checked.recording.lifted, Decisions(checked.recording.decisions)
-    notes = tuple(program.notes + made.notes(lifted, "mgt"))
+    notes = tuple(program.notes + (made if holds else Decisions([])).notes(lifted, "mgt"))
     return _report(found, decisions=tuple(made), lifted=lifted, notes=notes)
 
 
 def decisions(function: Callable, *inputs: Any, seed: int = 1, **kwargs: Any) -> Decisions:
-    """Every step of the program that no derivative passes: kind, operation, result, margin, line.
+    """Every step of the program that no derivative passes: kind, operation, result, rows, margin,
+    line.
 
-    The margin is how far the inputs were from another outcome, over all rows; inf where there is no
-    other, empty where it is not known.
+    The rows are how many choices it made side by side. The margin is how far the inputs were from
+    another outcome, over all rows; inf where there is no other, empty where it is not known.
     """
     with quiet_environment():
         program = Program(function, inputs, kwargs)

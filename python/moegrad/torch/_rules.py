@@ -299,6 +299,15 @@ def margin(func: Any, args: tuple, kwargs: dict) -> float | None:
     return of(lambda name: argument(func, args, kwargs, name))
 
 
+def rows(func: Any, args: tuple, kwargs: dict) -> int:
+    """Of a selection along an axis: how many were made; -1 for others."""
+    of = _MARGINS.get(func)
+    if of is None or of is _compared or not args[0].numel():
+        return -1
+    x, dim = args[0], argument(func, args, kwargs, "dim")
+    return 1 if dim is None or x.dim() == 0 else x.numel() // x.shape[dim]
+
+
 # --- noise that the value depends on besides: the value again, from the frozen noise -------------
 
 

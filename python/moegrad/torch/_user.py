@@ -56,15 +56,18 @@ _forwards: dict[int, set] = {}
 MODULE_CASTS = {torch.nn.Module._apply.__code__}  # module.to(dtype) works on parameters' data
 
 
-_DETACHES = {Tensor.detach, Tensor.detach_, torch.detach, torch.detach_, Tensor.data.__get__}
+_DETACHES = {Tensor.detach, torch.detach, Tensor.data.__get__}
+_DETACHES_IN_PLACE = {Tensor.detach_, torch.detach_}
+_ASSIGNS = Tensor.data.__set__
 
 
 class UserCalls(TorchFunctionMode):
     """What the user's code asks for, apart from what PyTorch does within: whether gradients are
     enabled, and whether a tensor is being detached."""
 
-    def __init__(self) -> None:
+    def __init__(self, frozen: Any) -> None:
         super().__init__()
+        self.frozen = frozen  # asked for what is no operation of PyTorch's
         self.enabled = True
         self.detaches = False
 
@@ -73,6 +76,10 @@ class UserCalls(TorchFunctionMode):
     ) -> Any:
         if func is torch._C._set_grad_enabled:
             self.enabled = bool(args[0])
+        elif func in _DETACHES_IN_PLACE:
+            return self.frozen.detach(func, *args)
+        elif func == _ASSIGNS:
+            return self.frozen.assign(func, *args)
         elif func in _DETACHES:
             self.detaches = True
             try:
