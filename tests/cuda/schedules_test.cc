@@ -28,7 +28,7 @@ TEST_CASE("schedules: ten orders give a layer's output and gradients the same bi
                                           {"deepseek-v3", "default-ema"},
                                           {"switch", "sparse"},
                                           {"expert-choice", "sparse"},
-                                          {"softmax", "dense"}}) {
+                                          {"softmax", "sparse"}}) {
     CAPTURE(router);
     CAPTURE(estimator);
     LayerConfig config;

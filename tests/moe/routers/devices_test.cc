@@ -101,7 +101,7 @@ void compare(const LayerFixture& f, DType dtype) {
     REQUIRE(there.fields.size() == here.fields.size());
     for (std::size_t i = 0; i < here.fields.size(); ++i) {
       CAPTURE(here.fields[i].first);
-      CHECK(agrees(there.fields[i].second, here.fields[i].second, device));
+      CHECK(agrees(there.fields[i].second, here.fields[i].second, device, dtype));
     }
   }
 }

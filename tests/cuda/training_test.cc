@@ -1,0 +1,132 @@
+// Training on the device: the CPU's run within rounding, resumed on either.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <map>
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "cuda/emulator/emulator.h"
+#include "tests/temporary_files.h"
+#include "train/checkpoint.h"
+#include "train/loop.h"
+#include "train/run_folder.h"
+
+using namespace moegrad;
+using test::TemporaryFolder;
+namespace fs = std::filesystem;
+
+namespace {
+
+// The sizes of the task vision: 25 steps of 32 rows an epoch.
+Task images() {
+  return make_synthetic(DType::f64, 3,
+                        {.train_size = 800, .test_size = 64, .dimension = 784, .classes = 10});
+}
+
+TrainConfig config_of(const std::string& router, const std::string& estimator, int epochs) {
+  TrainConfig config;
+  config.task = "synthetic";
+  config.router = router;
+  config.estimator = estimator;
+  config.experts = 4;
+  config.width = 16;
+  config.hidden = 16;
+  config.epochs = epochs;
+  config.batch = 32;
+  config.log_every = 10;
+  apply_settings(config, {{"dtype", "f64"}});
+  return config;
+}
+
+std::map<std::string, Tensor> parameters_of(const fs::path& out) {
+  const auto newest = Checkpoints(RunFolder(out).checkpoints(), 2, "{}").newest();
+  REQUIRE(newest);
+  std::map<std::string, Tensor> all;
+  for (const auto& [name, tensor] : read_safetensors(*newest).tensors) all[name] = tensor;
+  return all;
+}
+
+// The largest difference of an element of two runs' states, relative to the largest of its tensor.
+double apart(const fs::path& a, const fs::path& b) {
+  const auto left = parameters_of(a);
+  const auto right = parameters_of(b);
+  REQUIRE(left.size() == right.size());
+  double worst = 0.0;
+  for (const auto& [name, tensor] : left) {
+    const std::vector<double> x = tensor.to_vector();
+    const std::vector<double> y = right.at(name).to_vector();
+    REQUIRE(x.size() == y.size());
+    double size = 1e-300;
+    for (const double v : x) size = std::fmax(size, std::abs(v));
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      worst = std::fmax(worst, std::abs(x[i] - y[i]) / size);
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("training: 100 steps on the device are the CPU's within rounding") {
+  const Task task = images();
+  for (const auto& [router, estimator] :
+       {std::pair<std::string, std::string>{"top-k", "expert-group"},
+        {"moesart", "sparse"},
+        {"deepseek-v3", "ste-dense"}}) {
+    CAPTURE(router);
+    CAPTURE(estimator);
+    const TemporaryFolder folder;
+    const TrainConfig config = config_of(router, estimator, 4);
+    train(config, {.out = folder / "cpu", .task = &task});
+    const TrainResult there =
+        train(config, {.out = folder / "cuda", .device = Device::cuda, .task = &task});
+    CHECK(there.steps == 100);
+    const double difference = apart(folder / "cpu", folder / "cuda");
+    CAPTURE(difference);
+    CHECK(difference < 1e-8);
+    CHECK(difference > 0.0);  // not the CPU's kernels by mistake
+  }
+}
+
+TEST_CASE(
+    "training: a run goes on where it was, on its device to the bit, on another within rounding") {
+  const Task task = images();
+  const TemporaryFolder folder;
+  const TrainConfig config = config_of("top-k", "expert-group", 1);
+  const auto run = [&](const std::string& name, Device first, Device rest) {
+    const std::atomic<int> stop{2};
+    train(config, {.out = folder / name, .device = first, .stop = &stop, .task = &task});
+    train(config, {.out = folder / name, .resume = true, .device = rest, .task = &task});
+  };
+  train(config, {.out = folder / "whole", .device = Device::cuda, .task = &task});
+  run("parts", Device::cuda, Device::cuda);
+  CHECK(apart(folder / "whole", folder / "parts") == 0.0);
+  run("from cpu", Device::cpu, Device::cuda);
+  run("to cpu", Device::cuda, Device::cpu);
+  CHECK(apart(folder / "whole", folder / "from cpu") < 1e-9);
+  CHECK(apart(folder / "whole", folder / "to cpu") < 1e-9);
+}
+
+TEST_CASE("training: a steady step takes no memory of the system and waits once") {
+  const Task task = images();
+  const TemporaryFolder folder;
+  const TrainConfig config = config_of("top-k", "ste-dense", 1);
+  const cuda_emulator::Log log;
+  std::size_t allocations = 0;
+  std::size_t waits = 0;
+  RunOptions options = {.out = folder / "run", .device = Device::cuda, .task = &task};
+  options.after_step = [&](const ProgressView& view) {
+    const std::size_t allocated = log.count("cudaMalloc");
+    const std::size_t waited = log.count("cudaStreamSynchronize");
+    CAPTURE(view.step);
+    if (view.step > 3 && view.step < 25) {
+      CHECK(allocated == allocations);
+      CHECK(waited == waits + 1);
+    }
+    allocations = allocated;
+    waits = waited;
+  };
+  train(config, options);
+}
