@@ -80,13 +80,6 @@ TEST_CASE("a request that memory cannot hold is an error") {
   CHECK_THROWS_AS(Storage::allocate(~std::size_t{0} - 100, Device::cpu), Error);
 }
 
-TEST_CASE("a device that the build lacks is an error") {
-  CHECK_THROWS_WITH_AS(
-      Storage::allocate(8, Device::cuda),
-      "[storage] this build has no cuda device. Configure with CUDA, or use the cpu device.",
-      Error);
-}
-
 TEST_CASE("threads may share the pool") {
   const std::size_t before = pool::stats(Device::cpu).bytes_in_use;
   std::vector<std::thread> threads;
