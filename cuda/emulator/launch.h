@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/runtime.h"
@@ -53,12 +54,19 @@ cudaError_t launch_as(void (*)(P...), const Shape& shape, A&&... a) {
     return cudaLaunchKernel(code, shape.grid, shape.block, given, shape.shared, shape.stream);
   }(std::forward<A>(a)...);
 #else
+  static_assert((std::is_trivially_copyable_v<P> && ...),
+                "a kernel's parameters are copied to the device: no references, no owners");
   using Given = std::tuple<P...>;
+#ifdef CUDA_EMULATOR_OBSERVES
+  constexpr bool kObserved = true;
+#else
+  constexpr bool kObserved = false;
+#endif
   const auto body = [](const void* given) {
     std::apply(kKernel, *static_cast<const Given*>(given));
   };
   return submit({kernel_name<kKernel>(), shape.grid, shape.block, shape.shared, body,
-                 std::make_shared<Given>(std::forward<A>(a)...), sizeof(Given)},
+                 std::make_shared<Given>(std::forward<A>(a)...), sizeof(Given), kObserved},
                 shape.stream);
 #endif
 }

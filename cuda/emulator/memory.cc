@@ -1,13 +1,17 @@
 #include "cuda/emulator/memory.h"
 
 #include <algorithm>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
 
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "cuda/emulator/address_sanitizer.h"
+#include "cuda/emulator/block.h"
 #include "cuda/emulator/observer.h"
 
 namespace cuda_emulator::memory {
@@ -15,6 +19,7 @@ namespace {
 
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kMostGap = std::size_t{1} << 30;
 constexpr std::size_t kMostPoison = std::size_t{64}
                                     << 20;  // of larger ones the pages stay untouched
 
@@ -31,8 +36,41 @@ Arena& arena() {
   return *arena;
 }
 
+struct sigaction before_us;
+
+// Of who touches the device's memory and must not: says so, then leaves the signal to who had it.
+void on_fault(int signal, siginfo_t* info, void* context) {
+  sigaction(signal, &before_us, nullptr);
+  const void* const at = info->si_addr;
+  const void* code = nullptr;
+#if defined(__x86_64__)
+  code = reinterpret_cast<const void*>(
+      static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] + 1);
+#else
+  (void)context;
+#endif
+  if (in_kernel()) {
+    std::fprintf(stderr,
+                 "[emulator] a kernel touches %p, which is no memory of the device. %s %s\n", at,
+                 where().c_str(), observer::line_of(code).c_str());
+  } else if (holds(at)) {
+    std::fprintf(
+        stderr,
+        "[emulator] the host touches memory of the device: %s. Copy it with cudaMemcpy. %s\n",
+        place_of(at).c_str(), observer::line_of(code).c_str());
+  }
+}
+
+void listen() {
+  struct sigaction action = {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, &before_us);
+}
+
 void begin(Arena& a) {
   if (a.base != 0) return;
+  listen();
   void* const memory =
       mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for the device");
@@ -67,6 +105,21 @@ const Allocation* find(const void* at) {
   return after == a.allocations.begin() ? nullptr : &*(after - 1);
 }
 
+std::string place_of(const void* at) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  const Allocation* nearest = find(at);
+  const Arena& a = arena();
+  const Allocation* const after = nearest == nullptr ? a.allocations.data() : nearest + 1;
+  if (after != a.allocations.data() + a.allocations.size() &&
+      (nearest == nullptr || after->begin - place < place - (nearest->begin + nearest->bytes))) {
+    nearest = after;
+  }
+  if (nearest == nullptr) return "no allocation";
+  const auto offset = static_cast<std::ptrdiff_t>(place - nearest->begin);
+  return "byte " + std::to_string(offset) + " of the " + std::to_string(nearest->bytes) +
+         " bytes of an allocation";
+}
+
 bool whole(const void* at, std::size_t bytes) {
   const Allocation* const found = find(at);
   const auto place = reinterpret_cast<std::uintptr_t>(at);
@@ -77,16 +130,23 @@ void* take(std::size_t bytes) {
   Arena& a = arena();
   begin(a);
   if (bytes > settings().memory || a.used > settings().memory - bytes) return nullptr;
-  // A page that belongs to none lies behind each.
-  const std::size_t room = (bytes + 2 * kPage - 1) / kPage * kPage;
-  if (room > kAddresses - a.reach) return nullptr;
+  // Behind each lies as much that belongs to none: an index that is far off meets nothing.
+  const std::size_t gap = std::clamp(bytes, kPage, kMostGap);
+  const std::size_t room = (bytes + gap + kPage - 1) / kPage * kPage;
+  if (room > kAddresses - a.reach) {
+    std::fprintf(
+        stderr,
+        "[emulator] cudaMalloc: all addresses have been handed out, and none is handed out "
+        "twice. Call reset() between tests\n");
+    return nullptr;
+  }
   const std::uintptr_t place = a.base + a.reach;
   const Open open;
   void* const memory = reinterpret_cast<void*>(place);
   if (mprotect(memory, room, PROT_READ | PROT_WRITE) != 0) return nullptr;
   a.reach += room;
   a.used += bytes;
-  a.allocations.push_back({place, bytes, true});
+  a.allocations.push_back({place, bytes, true, false});
   if (bytes <= kMostPoison) poison(memory, bytes);
   forbid(static_cast<std::byte*>(memory) + bytes, room - bytes);
   return memory;
@@ -110,9 +170,20 @@ bool give(void* begin) {
 std::size_t used() { return arena().used; }
 
 void reset() {
-  for (const Allocation& allocation : std::vector<Allocation>(arena().allocations)) {
-    if (allocation.live) give(reinterpret_cast<void*>(allocation.begin));
-  }
+  Arena& a = arena();
+  if (a.reach == 0) return;
+  void* const memory = reinterpret_cast<void*>(a.base);
+  madvise(memory, a.reach, MADV_DONTNEED);
+  mprotect(memory, a.reach, PROT_NONE);
+  observer::forget(memory, a.reach);
+  allow(memory, a.reach);
+  a.allocations.clear();
+  a.reach = a.used = 0;
+}
+
+void assume_written() {
+  for (Allocation& allocation : arena().allocations) allocation.written = true;
+  observer::forget_place();
 }
 
 Open::Open() : opens_(true) {
@@ -125,10 +196,8 @@ Open::~Open() {
 }
 
 void poison(void* at, std::size_t bytes) {
-  auto* const to = static_cast<std::byte*>(at);
-  std::size_t done = 0;
-  for (; done + 4 <= bytes; done += 4) std::memcpy(to + done, &kPoison, 4);
-  std::memset(to + done, 0xff, bytes - done);
+  std::fill_n(static_cast<std::uint32_t*>(at), bytes / 4, kPoison);
+  std::memset(static_cast<std::byte*>(at) + bytes / 4 * 4, 0xff, bytes % 4);
 }
 
 }  // namespace cuda_emulator::memory

@@ -5,6 +5,14 @@
 
 // CUDA's types and words for g++ and clang; nvcc has its own.
 
+#if defined(__SANITIZE_THREAD__)
+#define CUDA_EMULATOR_OBSERVES 1  // this file is compiled to be observed
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CUDA_EMULATOR_OBSERVES 1
+#endif
+#endif
+
 #define __global__
 #define __device__
 #define __host__
