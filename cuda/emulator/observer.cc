@@ -140,7 +140,7 @@ inline Found beside_reads(const Cell& cell, std::uint32_t since) {
   if (interval_of(cell.read) != now.interval) return {};
   if ((cell.read & kSeveralWarps) != 0 ||
       ((cell.read & kSeveralThreads) != 0 && epoch_of(cell.read) == epoch_of(now.stamp))) {
-    return {"wrote what {} and others read", cell.read, cell.read_code};
+    return {"wrote what {} read", cell.read, cell.read_code};
   }
   return {};
 }
@@ -203,7 +203,9 @@ struct Touch {
   // Of the first read the interval alone is known.
   const bool thread_known = found.other > kSplit || interval_of(found.other) == now.interval;
   std::string who = other_block ? block_of(interval_of(found.other)) : "";
-  if (thread_known) {
+  if (!other_block && thread_of(found.other) == thread_of(now.stamp)) {
+    who = "other threads";  // the last that read it is this one
+  } else if (thread_known) {
     who += (other_block ? " " : "") + cuda_emulator::thread_of(thread_of(found.other));
   }
   const std::string line = line_of_short(found.code);
@@ -221,7 +223,11 @@ struct Touch {
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] void die_of_silence(const Touch& t, std::uintptr_t at) {
-  die("reads what nobody has written: " + t.where(at) + ". Write it first", line_of(t.code));
+  die("reads what nobody has written: " + t.where(at) +
+          (&t.shadow == &shared_shadow
+               ? ". Write it first; if another thread does, put a __syncthreads() between"
+               : ". Write it first, by a copy or an earlier launch"),
+      line_of(t.code));
 }
 
 // The words that are touched in parts, or were, or wait for a copy.
