@@ -48,12 +48,14 @@ Device& device() {
 Lock::Lock() { mutex().lock(); }
 Lock::~Lock() { mutex().unlock(); }
 
-Call::OfHost::OfHost(const std::string& name) {
-  if (in_kernel()) {
-    die("calls " + name + ", which is the host's. Do it before the launch or after it");
-  }
+void check_on_host(const char* call) {
+  if (!in_kernel()) return;
+  const Inside inside;
+  die("calls " + std::string(call) + ", which is the host's. Do it before the launch or after it");
 }
-Call::Call(const Event& event) : name_(event.call), of_host_(name_) { note(event); }
+
+Call::OnHost::OnHost(const char* call) { check_on_host(call); }
+Call::Call(const Event& event) : name_(event.call), on_host_(name_.c_str()) { note(event); }
 
 void note(const Event& event) {
   for (Log* log = device().log; log != nullptr; log = log->outer_) log->events_.push_back(event);

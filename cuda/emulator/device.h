@@ -73,11 +73,12 @@ class Call {
   }
 
  private:
-  struct OfHost {
-    explicit OfHost(const std::string& name);
+  // Before the lock, which a kernel that is ended would keep.
+  struct OnHost {
+    explicit OnHost(const char* call);
   };
   std::string name_;
-  OfHost of_host_;
+  OnHost on_host_;
   Lock lock_;
 };
 void note(const Event& event);

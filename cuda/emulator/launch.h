@@ -29,6 +29,7 @@ struct Shape {
 // Does what launch() asks of the runtime.
 #ifndef __CUDACC__
 cudaError_t submit(Grid&& grid, cudaStream_t stream);
+void check_on_host(const char* call);  // ends a kernel that makes such a call
 
 template <auto kKernel>
 std::string kernel_name() {
@@ -54,6 +55,7 @@ cudaError_t launch_as(void (*)(P...), const Shape& shape, A&&... a) {
     return cudaLaunchKernel(code, shape.grid, shape.block, given, shape.shared, shape.stream);
   }(std::forward<A>(a)...);
 #else
+  check_on_host("cudaLaunchKernel");
   static_assert((std::is_trivially_copyable_v<P> && ...),
                 "a kernel's parameters are copied to the device: no references, no owners");
   using Given = std::tuple<P...>;

@@ -61,16 +61,20 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   }
 }
 
+// Others may have set theirs since: a framework of tests does, for each test.
 void listen() {
+  struct sigaction now = {};
+  sigaction(SIGSEGV, nullptr, &now);
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) return;
+  before_us = now;
   struct sigaction action = {};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  sigaction(SIGSEGV, &action, &before_us);
+  sigaction(SIGSEGV, &action, nullptr);
 }
 
 void begin(Arena& a) {
   if (a.base != 0) return;
-  listen();
   void* const memory =
       mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for the device");
@@ -83,10 +87,34 @@ void make(Arena& a, bool touchable) {
   if (a.touchable == touchable || a.base == 0) return;
   a.touchable = touchable;
   if (a.reach == 0) return;
+  listen();
   const int how = touchable ? PROT_READ | PROT_WRITE : PROT_NONE;
   if (mprotect(reinterpret_cast<void*>(a.base), a.reach, how) != 0) {
     throw std::runtime_error("[emulator] the system refuses to protect the device's memory");
   }
+}
+
+// Where `room` bytes are free: behind all that has been handed out or, when there is no more, in
+// place of what was freed. 0: nowhere.
+std::uintptr_t place_for(Arena& a, std::size_t room) {
+  if (room <= kAddresses - a.reach) {
+    a.reach += room;
+    return a.base + a.reach - room;
+  }
+  auto first = a.allocations.begin();
+  for (auto i = first; i != a.allocations.end(); ++i) {
+    if (i->live) {
+      first = i + 1;
+      continue;
+    }
+    const auto next = i + 1;
+    const std::uintptr_t end = next == a.allocations.end() ? a.base + a.reach : next->begin;
+    if (end - first->begin < room) continue;
+    const std::uintptr_t place = first->begin;
+    a.allocations.erase(first, next);
+    return place;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -111,7 +139,8 @@ std::string place_of(const void* at) {
   const Arena& a = arena();
   const Allocation* const after = nearest == nullptr ? a.allocations.data() : nearest + 1;
   if (after != a.allocations.data() + a.allocations.size() &&
-      (nearest == nullptr || after->begin - place < place - (nearest->begin + nearest->bytes))) {
+      (nearest == nullptr || (place >= nearest->begin + nearest->bytes &&
+                              after->begin - place < place - (nearest->begin + nearest->bytes)))) {
     nearest = after;
   }
   if (nearest == nullptr) return "no allocation";
@@ -133,20 +162,17 @@ void* take(std::size_t bytes) {
   // Behind each lies as much that belongs to none: an index that is far off meets nothing.
   const std::size_t gap = std::clamp(bytes, kPage, kMostGap);
   const std::size_t room = (bytes + gap + kPage - 1) / kPage * kPage;
-  if (room > kAddresses - a.reach) {
-    std::fprintf(
-        stderr,
-        "[emulator] cudaMalloc: all addresses have been handed out, and none is handed out "
-        "twice. Call reset() between tests\n");
-    return nullptr;
-  }
-  const std::uintptr_t place = a.base + a.reach;
+  const std::uintptr_t place = place_for(a, room);
+  if (place == 0) return nullptr;
   const Open open;
   void* const memory = reinterpret_cast<void*>(place);
   if (mprotect(memory, room, PROT_READ | PROT_WRITE) != 0) return nullptr;
-  a.reach += room;
   a.used += bytes;
-  a.allocations.push_back({place, bytes, true, false});
+  const auto after =
+      std::upper_bound(a.allocations.begin(), a.allocations.end(), place,
+                       [](std::uintptr_t p, const Allocation& other) { return p < other.begin; });
+  a.allocations.insert(after, {place, bytes, true, false});
+  allow(memory, bytes);
   if (bytes <= kMostPoison) poison(memory, bytes);
   forbid(static_cast<std::byte*>(memory) + bytes, room - bytes);
   return memory;

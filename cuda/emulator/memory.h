@@ -6,7 +6,8 @@
 
 #include "cuda/emulator/emulator.h"
 
-// The device's memory: one range of addresses, none of which is handed out twice.
+// The device's memory: one range of addresses. What was freed is handed out again when all has
+// been handed out once.
 namespace cuda_emulator::memory {
 
 struct Allocation {

@@ -13,8 +13,8 @@
 namespace cuda_emulator {
 namespace {
 
-constexpr std::size_t kGap = 64;  // between arrays: belongs to none
-constexpr std::size_t kRoom = std::size_t{1} << 20;
+constexpr std::size_t kLeastGap = 1024;  // between arrays, or as much as the array: belongs to none
+constexpr std::size_t kRoom = std::size_t{8} << 20;
 constexpr std::size_t kStaticLimit = 48 * 1024;  // bytes
 
 std::string name_of(const SharedMemory::Array& array) {
@@ -32,12 +32,13 @@ void SharedMemory::begin_launch(std::size_t dynamic_bytes) {
     if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for shared memory");
     base_ = static_cast<std::byte*>(memory);
     observer::cover_shared(base_, kRoom);
+    used_ = kRoom;
   }
+  forbid(base_, used_);
   arrays_.clear();
-  used_ = kGap;
+  used_ = kLeastGap;
   static_bytes_ = 0;
   dynamic_bytes_ = dynamic_bytes;
-  forbid(base_, kRoom);
 }
 
 void SharedMemory::begin_block() {
@@ -65,7 +66,7 @@ std::byte* SharedMemory::array(const SharedSite* site) {
   const std::size_t alignment = std::max<std::size_t>(site == nullptr ? 16 : site->alignment, 16);
   used_ = (used_ + alignment - 1) / alignment * alignment;
   std::byte* const begin = base_ + used_;
-  used_ += (bytes + 15) / 16 * 16 + kGap;
+  used_ += bytes + std::max(bytes, kLeastGap);
   allow(begin, bytes);
   memory::poison(begin, bytes);
   arrays_.push_back({site, begin, bytes});

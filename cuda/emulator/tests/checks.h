@@ -4,6 +4,8 @@
 // threads; beside it stands the right one, which must pass.
 
 #include <cstdio>
+#include <iostream>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -72,15 +74,18 @@ void check_caught(F&& f, const std::vector<std::string>& words) {
 struct Child {
   int signal = 0;    // that ended it; 0: none
   int status = 0;    // that it returned
-  std::string text;  // that it wrote to its standard error
+  std::string text;  // that it wrote
 };
 // Runs f() in a process of its own.
 template <class F>
 Child in_child(F&& f) {
   int pipes[2];
   REQUIRE(pipe(pipes) == 0);
+  std::fflush(nullptr);
+  std::cout.flush();
   const pid_t child = fork();
   if (child == 0) {
+    dup2(pipes[1], 1);
     dup2(pipes[1], 2);
     close(pipes[0]);
     close(pipes[1]);
