@@ -94,7 +94,9 @@ bool spoils_capture() {
   return spoils;
 }
 
-void finish(CUstream_st& s) {
+namespace {
+
+void finish_own(CUstream_st& s) {
   while (!s.queue.empty()) {
     const Work work = std::move(s.queue.front());
     s.queue.pop_front();
@@ -106,6 +108,22 @@ void finish(CUstream_st& s) {
     }
   }
 }
+
+// The default stream waits for the blocking ones, and they for it.
+void finish_before(CUstream_st& s) {
+  if (s.blocking) finish_own(device().first);
+  if (&s != &device().first) return;
+  for (CUstream_st* other : device().streams) {
+    if (other->blocking) finish_own(*other);
+  }
+}
+
+}  // namespace
+
+void finish(CUstream_st& s) {
+  finish_before(s);
+  finish_own(s);
+}
 void finish_all() {
   for (CUstream_st* s : device().streams) finish(*s);
 }
@@ -115,20 +133,13 @@ void give(CUstream_st& s, Work work) {
     s.capture->work.push_back(std::move(work));
     return;
   }
-  if (!settings().deferred) {
-    finish(s);  // of before
+  if (settings().deferred) {
+    finish_before(s);
+    s.queue.push_back(std::move(work));
+  } else {
+    finish(s);  // of what was deferred
     work();
-    return;
   }
-  // The default stream waits for the blocking ones, and they for it.
-  if (&s == &device().first) {
-    for (CUstream_st* other : device().streams) {
-      if (other->blocking) finish(*other);
-    }
-  } else if (s.blocking) {
-    finish(device().first);
-  }
-  s.queue.push_back(std::move(work));
 }
 
 void reset() {

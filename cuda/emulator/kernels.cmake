@@ -4,7 +4,8 @@
 # build asks for a sanitizer, that one looks on instead.
 function(cuda_emulator_kernels)
   string(TOUPPER "${CMAKE_BUILD_TYPE}" type)
-  set(options -g1 -ffp-contract=off -fno-optimize-sibling-calls)
+  # As nvcc: no contraction is asked for, float4 may be the view of floats. Each call keeps its line.
+  set(options -g1 -ffp-contract=off -fno-strict-aliasing -fno-optimize-sibling-calls)
   if(NOT "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${type}}" MATCHES "fsanitize")
     list(APPEND options -fsanitize=thread)
     list(APPEND options -fsanitize=alignment,bounds,signed-integer-overflow,shift,integer-divide-by-zero)

@@ -148,6 +148,10 @@ class Array {
   Array& operator=(const Array&) = delete;
 
   operator T*() const { return data_; }  // NOLINT: it is passed like a pointer
+  template <class U>
+  U* as() const {
+    return reinterpret_cast<U*>(data_);
+  }
   std::vector<T> values() const {
     std::vector<T> out(size_);
     REQUIRE(cudaMemcpy(out.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost) ==
