@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <source_location>
 #include <string>
 
 #include "cuda/emulator/emulator.h"
@@ -35,10 +34,13 @@ bool in_kernel();  // this host thread runs one
 // Observation is for the kernel's own accesses, not for what the emulator does in its name.
 class Inside {
  public:
-  Inside() { observer::now.observed.store(nullptr, std::memory_order_relaxed); }
-  ~Inside() { observer::now.observed.store(observer::now.owner, std::memory_order_relaxed); }
+  [[gnu::always_inline]] Inside() : before_(observer::now.observed) { observer::observe(nullptr); }
+  [[gnu::always_inline]] ~Inside() { observer::observe(before_); }
   Inside(const Inside&) = delete;
   Inside& operator=(const Inside&) = delete;
+
+ private:
+  const void* before_;
 };
 
 // What a collective's lanes have given, each one word.
@@ -46,8 +48,8 @@ using Lanes = std::array<std::uint64_t, 32>;
 // Gives a value to a collective of the warp, waits for all its lanes and returns what each has
 // given, for the caller to read before its next collective. The last that comes does `together`
 // before any goes on.
-const Lanes& exchange(const char* collective, unsigned mask, std::uint64_t value,
-                      const std::source_location& here, void (*together)(const Lanes&) = nullptr);
+const Lanes& exchange(const char* collective, unsigned mask, std::uint64_t value, const Here& here,
+                      void (*together)(const Lanes&) = nullptr);
 unsigned lane();  // the running thread's, in its warp
 
 // --- of the block that runs, for what observes it

@@ -14,7 +14,7 @@ namespace {
 
 bool called = false;  // __tsan_init, by each file that is compiled to be observed
 
-inline bool observed() { return now.observed.load(std::memory_order_relaxed) == this_thread(); }
+inline bool observed() { return __atomic_load_n(&now.observed, __ATOMIC_RELAXED) == this_thread(); }
 
 }  // namespace
 
@@ -51,25 +51,26 @@ void __tsan_read_range(void* at, unsigned long bytes) {
 void __tsan_write_range(void* at, unsigned long bytes) {
   if (observed()) touch(at, bytes, Access::write, HERE);
 }
-// What kernel.h has calls of memcpy, memmove and memset become.
-void* cuda_emulator_memcpy(void* to, const void* from, std::size_t bytes) {
-  if (observed() && bytes > 0) {
-    touch(from, bytes, Access::read, HERE);
-    touch(to, bytes, Access::write, HERE);
+// What kernel.h makes of calls of memcpy, memmove and memset; newer clangs call the latter names.
+#define COPY(NAME, FUNCTION)                                  \
+  void* NAME(void* to, const void* from, std::size_t bytes) { \
+    if (observed() && bytes > 0) {                            \
+      touch(from, bytes, Access::read, HERE);                 \
+      touch(to, bytes, Access::write, HERE);                  \
+    }                                                         \
+    return FUNCTION(to, from, bytes);                         \
   }
-  return std::memcpy(to, from, bytes);
-}
-void* cuda_emulator_memmove(void* to, const void* from, std::size_t bytes) {
-  if (observed() && bytes > 0) {
-    touch(from, bytes, Access::read, HERE);
-    touch(to, bytes, Access::write, HERE);
+#define FILL(NAME)                                                      \
+  void* NAME(void* to, int value, std::size_t bytes) {                  \
+    if (observed() && bytes > 0) touch(to, bytes, Access::write, HERE); \
+    return std::memset(to, value, bytes);                               \
   }
-  return std::memmove(to, from, bytes);
-}
-void* cuda_emulator_memset(void* to, int value, std::size_t bytes) {
-  if (observed() && bytes > 0) touch(to, bytes, Access::write, HERE);
-  return std::memset(to, value, bytes);
-}
+COPY(cuda_emulator_memcpy, std::memcpy)
+COPY(cuda_emulator_memmove, std::memmove)
+FILL(cuda_emulator_memset)
+COPY(__tsan_memcpy, std::memcpy)
+COPY(__tsan_memmove, std::memmove)
+FILL(__tsan_memset)
 
 void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}

@@ -12,7 +12,7 @@ function(cuda_emulator_kernels)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       list(APPEND options --param=tsan-instrument-func-entry-exit=0)
     else()
-      list(APPEND options "SHELL:-mllvm -tsan-instrument-func-entry-exit=0")
+      list(APPEND options -mllvm -tsan-instrument-func-entry-exit=0)
     endif()
   endif()
   set_source_files_properties(${ARGN} PROPERTIES

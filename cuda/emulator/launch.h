@@ -31,13 +31,18 @@ struct Shape {
 cudaError_t submit(Grid&& grid, cudaStream_t stream);
 void check_on_host(const char* call);  // ends a kernel that makes such a call
 
+// "sum<float>", of what the compiler calls "{anonymous}::sum<float>".
 template <auto kKernel>
 std::string kernel_name() {
   constexpr std::string_view kText = __PRETTY_FUNCTION__;
   constexpr std::size_t kBegin = kText.find("kKernel = ") + 10;
-  std::string_view name = kText.substr(kBegin, kText.rfind(']') - kBegin);
-  if (const std::size_t more = name.find("; "); more != name.npos) name = name.substr(0, more);
-  return std::string(name);
+  std::string name(kText.substr(kBegin, kText.rfind(']') - kBegin));
+  if (const std::size_t more = name.find("; "); more != name.npos) name.resize(more);
+  for (const std::string_view extra :
+       {"&", "{anonymous}::", "(anonymous namespace)::", "<unnamed>::"}) {
+    for (std::size_t at; (at = name.find(extra)) != name.npos;) name.erase(at, extra.size());
+  }
+  return name;
 }
 #endif
 

@@ -20,12 +20,13 @@ namespace {
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMostGap = std::size_t{1} << 30;
+constexpr std::size_t kMostForbidden = std::size_t{1} << 20;  // that a sanitizer is told of
 constexpr std::size_t kMostPoison = std::size_t{64}
                                     << 20;  // of larger ones the pages stay untouched
 
 struct Arena {
   std::uintptr_t base = 0;
-  std::size_t reach = 0;                // bytes of addresses that were handed out, gaps included
+  std::size_t reach = kPage;            // bytes of addresses that were handed out, gaps included
   std::size_t used = 0;                 // bytes of live allocations
   std::vector<Allocation> allocations;  // by address
   int open = 0;
@@ -79,6 +80,7 @@ void begin(Arena& a) {
       mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for the device");
   a.base = reinterpret_cast<std::uintptr_t>(memory);
+  forbid(memory, kPage);
   observer::cover_device(memory, kAddresses);
 }
 
@@ -86,12 +88,27 @@ void begin(Arena& a) {
 void make(Arena& a, bool touchable) {
   if (a.touchable == touchable || a.base == 0) return;
   a.touchable = touchable;
-  if (a.reach == 0) return;
   listen();
   const int how = touchable ? PROT_READ | PROT_WRITE : PROT_NONE;
   if (mprotect(reinterpret_cast<void*>(a.base), a.reach, how) != 0) {
     throw std::runtime_error("[emulator] the system refuses to protect the device's memory");
   }
+}
+
+// With what lies behind it: as much again that belongs to none, so that an index that is far off
+// meets nothing.
+std::size_t room_of(std::size_t bytes) {
+  return (bytes + std::clamp(bytes, kPage, kMostGap) + kPage - 1) / kPage * kPage;
+}
+
+// A sanitizer is told of the begin of what lies behind an allocation, of its end, and of the begin
+// of an allocation that was freed.
+template <class F>
+void each_forbidden(const Allocation& a, F&& f) {
+  const std::size_t behind = room_of(a.bytes) - a.bytes;
+  f(reinterpret_cast<const void*>(a.begin + a.bytes), std::min(behind, kMostForbidden));
+  f(reinterpret_cast<const void*>(a.begin + room_of(a.bytes) - kPage), kPage);
+  if (!a.live) f(reinterpret_cast<const void*>(a.begin), std::min(a.bytes, kMostForbidden));
 }
 
 // Where `room` bytes are free: behind all that has been handed out or, when there is no more, in
@@ -111,6 +128,7 @@ std::uintptr_t place_for(Arena& a, std::size_t room) {
     const std::uintptr_t end = next == a.allocations.end() ? a.base + a.reach : next->begin;
     if (end - first->begin < room) continue;
     const std::uintptr_t place = first->begin;
+    std::for_each(first, next, [](const Allocation& old) { each_forbidden(old, allow); });
     a.allocations.erase(first, next);
     return place;
   }
@@ -159,9 +177,7 @@ void* take(std::size_t bytes) {
   Arena& a = arena();
   begin(a);
   if (bytes > settings().memory || a.used > settings().memory - bytes) return nullptr;
-  // Behind each lies as much that belongs to none: an index that is far off meets nothing.
-  const std::size_t gap = std::clamp(bytes, kPage, kMostGap);
-  const std::size_t room = (bytes + gap + kPage - 1) / kPage * kPage;
+  const std::size_t room = room_of(bytes);
   const std::uintptr_t place = place_for(a, room);
   if (place == 0) return nullptr;
   const Open open;
@@ -171,10 +187,9 @@ void* take(std::size_t bytes) {
   const auto after =
       std::upper_bound(a.allocations.begin(), a.allocations.end(), place,
                        [](std::uintptr_t p, const Allocation& other) { return p < other.begin; });
-  a.allocations.insert(after, {place, bytes, true, false});
-  allow(memory, bytes);
+  const auto taken = a.allocations.insert(after, {place, bytes, true, false});
   if (bytes <= kMostPoison) poison(memory, bytes);
-  forbid(static_cast<std::byte*>(memory) + bytes, room - bytes);
+  each_forbidden(*taken, forbid);
   return memory;
 }
 
@@ -189,7 +204,7 @@ bool give(void* begin) {
   const std::size_t pages = (found->bytes + kPage - 1) / kPage * kPage;
   if (pages > 0) madvise(begin, pages, MADV_DONTNEED);
   observer::forget(begin, pages);
-  forbid(begin, found->bytes);
+  each_forbidden(*found, forbid);
   return true;
 }
 
@@ -197,14 +212,15 @@ std::size_t used() { return arena().used; }
 
 void reset() {
   Arena& a = arena();
-  if (a.reach == 0) return;
+  if (a.base == 0) return;
   void* const memory = reinterpret_cast<void*>(a.base);
   madvise(memory, a.reach, MADV_DONTNEED);
   mprotect(memory, a.reach, PROT_NONE);
   observer::forget(memory, a.reach);
-  allow(memory, a.reach);
+  for (const Allocation& allocation : a.allocations) each_forbidden(allocation, allow);
   a.allocations.clear();
-  a.reach = a.used = 0;
+  a.reach = kPage;
+  a.used = 0;
 }
 
 void assume_written() {
@@ -212,7 +228,7 @@ void assume_written() {
   observer::forget_place();
 }
 
-Open::Open() : opens_(true) {
+Open::Open() {
   Arena& a = arena();
   if (a.open++ == 0) make(a, true);
 }

@@ -38,9 +38,6 @@ class Open {
   ~Open();
   Open(const Open&) = delete;
   Open& operator=(const Open&) = delete;
-
- private:
-  bool opens_;
 };
 
 // What memory holds that nobody wrote: NaN as f32, f64 and bf16, a large number as i32.

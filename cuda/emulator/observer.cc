@@ -199,6 +199,7 @@ struct Touch {
 
 [[noreturn, gnu::cold, gnu::noinline]] void die_of_race(const Touch& t, std::uintptr_t at,
                                                         const Found& found) {
+  const Inside inside;
   const bool other_block = interval_of(found.other) < now.block_first;
   // Of the first read the interval alone is known.
   const bool thread_known = found.other > kSplit || interval_of(found.other) == now.interval;
@@ -223,6 +224,7 @@ struct Touch {
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] void die_of_silence(const Touch& t, std::uintptr_t at) {
+  const Inside inside;
   die("reads what nobody has written: " + t.where(at) +
           (&t.shadow == &shared_shadow
                ? ". Write it first; if another thread does, put a __syncthreads() between"
@@ -232,6 +234,7 @@ struct Touch {
 
 // The words that are touched in parts, or were, or wait for a copy.
 [[gnu::cold, gnu::noinline]] void touch_parts(const Touch& t, std::uintptr_t word, Cell& cell) {
+  const Inside inside;
   if (interval_of(cell.write) == kComing) {
     die("touches what __pipeline_memcpy_async has yet to bring: " + t.where(word) +
             ". First __pipeline_commit() and __pipeline_wait_prior(), in the thread that copies",
@@ -315,6 +318,7 @@ bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
 
 [[gnu::cold, gnu::noinline]] void find_allocation(std::uintptr_t place, std::size_t bytes,
                                                   const void* code) {
+  const Inside inside;
   const memory::Allocation* const a = memory::find(reinterpret_cast<const void*>(place));
   if (a == nullptr || !within({a->begin, a->bytes}, place, bytes)) {
     die_of_place("out of bounds: " + std::to_string(bytes) + " bytes at " + device_name(place),
@@ -330,6 +334,7 @@ bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
 }
 
 [[gnu::cold, gnu::noinline]] void find_array(const void* at, std::size_t bytes, const void* code) {
+  const Inside inside;
   last_array = shared_extent(at, bytes);
   last_array_launch = now.launch_first;
   if (last_array.bytes != 0) return;
@@ -340,6 +345,7 @@ bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
 
 [[gnu::cold, gnu::noinline]] void touch_elsewhere(const void* at, std::size_t bytes, Access access,
                                                   const void* code) {
+  const Inside inside;
   if (is_own(at) || (access == Access::read && is_constant(at))) return;
   char address[32];
   std::snprintf(address, sizeof address, "%p", at);
@@ -391,6 +397,17 @@ void forget(const void* at, std::size_t bytes) {
   if (!device_shadow.covers(place) || bytes == 0) return;
   madvise(&device_shadow.word(place), bytes / 4 * sizeof(Cell), MADV_DONTNEED);
   madvise(device_shadow.part(place), bytes * sizeof(Cell), MADV_DONTNEED);
+}
+
+const void* first_unwritten(const void* at, std::size_t bytes) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  if (!settings().observed || !device_shadow.covers(place)) return nullptr;
+  const memory::Allocation* const a = memory::find(at);
+  if (a == nullptr || a->written) return nullptr;
+  for (std::uintptr_t word = place & ~std::uintptr_t{3}; word < place + bytes; word += 4) {
+    if (device_shadow.word(word).write == 0) return reinterpret_cast<const void*>(word);
+  }
+  return nullptr;
 }
 
 void written(const void* at, std::size_t bytes) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -21,8 +20,9 @@ namespace cuda_emulator::observer {
 using Stamp = std::uint64_t;
 inline constexpr std::uint32_t kMostIntervals = 0xfffffff0U;
 
-// Different for any two host threads.
-inline const void* this_thread() {
+// Different for any two host threads. Here and below: a function that kernels' files may have a copy
+// of must not be called where accesses are observed, for that copy is observed.
+[[gnu::always_inline]] inline const void* this_thread() {
   static thread_local char here;
   return &here;
 }
@@ -30,7 +30,7 @@ inline const void* this_thread() {
 // Where the running thread of the kernel stands.
 struct Now {
   // The host thread whose accesses are the kernel's; null: none is.
-  std::atomic<const void*> observed = nullptr;
+  const void* observed = nullptr;
   const void* owner = nullptr;     // what `observed` is in code of the kernel
   Stamp stamp = 0;                 // the running thread's
   std::uint32_t interval = 1;      // the first belongs to the host
@@ -49,11 +49,17 @@ struct Now {
 extern Now now;
 
 enum class Access { read, write, atomic };
+// Other host threads read it meanwhile.
+[[gnu::always_inline]] inline void observe(const void* who) {
+  __atomic_store_n(&now.observed, who, __ATOMIC_RELAXED);
+}
 inline bool observing() { return now.owner != nullptr; }
 // An access by the running thread, from the instruction before `code`. Throws nothing: what is
 // wrong ends the kernel.
 void touch(const void* at, std::size_t bytes, Access access, const void* code);
 
+// What nobody has written of the device's [at, at + bytes); null: nothing, or not known.
+const void* first_unwritten(const void* at, std::size_t bytes);
 // What the host has written; what the host lets go of.
 void written(const void* at, std::size_t bytes);
 void forget(const void* at, std::size_t bytes);

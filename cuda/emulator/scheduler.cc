@@ -40,9 +40,9 @@ std::string Place::text() const {
 void Scheduler::work(int worker) {
   for (;;) {
     current_->worker = worker;
-    now.observed.store(now.owner, std::memory_order_relaxed);
+    observer::observe(now.owner);
     grid_->body(grid_->arguments.get());
-    now.observed.store(nullptr, std::memory_order_relaxed);
+    observer::observe(nullptr);
     current_->state = State::ended;
     ++ended_;
     Thread* const thread = next();
@@ -210,13 +210,13 @@ void Scheduler::run_block(std::size_t number) {
   enter(first);
   first.worker = fibers_.idle();
   fibers_.switch_to(first.worker);
-  now.observed.store(nullptr, std::memory_order_relaxed);
+  observer::observe(nullptr);
 }
 
 // --- errors
 
 void Scheduler::end(const std::string& message) {
-  now.observed.store(nullptr, std::memory_order_relaxed);
+  observer::observe(nullptr);
   error_ = "[" + grid_->kernel + "] " + message + ".";
   fibers_.switch_to(Fibers::kHost);
   __builtin_unreachable();

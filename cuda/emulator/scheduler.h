@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <source_location>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,7 +36,7 @@ class Random {
 // A barrier or another collective, in the kernel's source.
 struct Place {
   const char* name = nullptr;
-  std::source_location at;
+  Here at;
 
   bool operator==(const Place& other) const {
     return name == other.name && at.line() == other.at.line() && at.column() == other.at.column();

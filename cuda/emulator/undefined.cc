@@ -9,6 +9,8 @@
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/observer.h"
 
+using cuda_emulator::Inside;
+
 namespace {
 
 // How the compiler describes a place and a type to its sanitizer.
@@ -38,10 +40,7 @@ struct Overflow {
   std::string_view file = at.file == nullptr ? "" : at.file;
   file.remove_prefix(file.rfind('/') + 1);
   const std::string line = std::string(file) + ":" + std::to_string(at.line);
-  if (cuda_emulator::in_kernel()) {
-    const cuda_emulator::Inside inside;
-    cuda_emulator::die(what, line);
-  }
+  if (cuda_emulator::in_kernel()) cuda_emulator::die(what, line);
   std::fprintf(stderr, "%s: %s.\n", line.c_str(), what.c_str());
   std::abort();
 }
@@ -56,6 +55,7 @@ struct Overflow {
 extern "C" {
 
 void __ubsan_handle_type_mismatch_v1(const Mismatch* data, std::uintptr_t at) {
+  const Inside inside;
   const std::uintptr_t alignment = std::uintptr_t{1} << data->log_alignment;
   char address[32];
   std::snprintf(address, sizeof address, "0x%zx", static_cast<std::size_t>(at));
@@ -64,6 +64,7 @@ void __ubsan_handle_type_mismatch_v1(const Mismatch* data, std::uintptr_t at) {
                      " can be. Align the rows, or take them by smaller parts");
 }
 void __ubsan_handle_out_of_bounds(const OutOfBounds* data, std::uintptr_t index) {
+  const Inside inside;
   // The index may be narrower than a word: its upper bits are not its own.
   const bool is_signed = (data->index->info & 1) != 0;
   const unsigned bits = 1U << (data->index->info >> 1);
@@ -77,22 +78,28 @@ void __ubsan_handle_out_of_bounds(const OutOfBounds* data, std::uintptr_t index)
                      ". Check the index against the size");
 }
 void __ubsan_handle_add_overflow(const Overflow* data, std::uintptr_t, std::uintptr_t) {
+  const Inside inside;
   overflow(*data, "a sum");
 }
 void __ubsan_handle_sub_overflow(const Overflow* data, std::uintptr_t, std::uintptr_t) {
+  const Inside inside;
   overflow(*data, "a difference");
 }
 void __ubsan_handle_mul_overflow(const Overflow* data, std::uintptr_t, std::uintptr_t) {
+  const Inside inside;
   overflow(*data, "a product");
 }
 void __ubsan_handle_negate_overflow(const Overflow* data, std::uintptr_t) {
+  const Inside inside;
   overflow(*data, "a negation");
 }
 void __ubsan_handle_divrem_overflow(const Overflow* data, std::uintptr_t, std::uintptr_t) {
+  const Inside inside;
   fail(data->at, std::string("a division of ") + data->type->name +
                      " by zero, or of the least by -1. Leave that case out");
 }
 void __ubsan_handle_shift_out_of_bounds(const Overflow* data, std::uintptr_t, std::uintptr_t) {
+  const Inside inside;
   fail(data->at, std::string("a shift of ") + data->type->name +
                      " by a negative number, or by all its bits and more. Leave that case out");
 }

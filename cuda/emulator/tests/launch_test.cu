@@ -43,8 +43,7 @@ TEST_CASE("limits of a launch") {
   };
   const Case cases[] = {
       {1, 1024, 0, nullptr},
-      {1, 1025, 0,
-       "[cudaLaunchKernel] {anonymous}::nothing with .block.x is 1025, where 1 to 1024"},
+      {1, 1025, 0, "[cudaLaunchKernel] nothing with .block.x is 1025, where 1 to 1024"},
       {1, {32, 32, 1}, 0, nullptr},
       {1, {32, 33, 1}, 0, "threads of a block is 1056, where 1 to 1024 are allowed"},
       {1, {1, 1, 64}, 0, nullptr},
@@ -115,7 +114,7 @@ TEST_CASE("launches are noted") {
   launch<nothing>({{2, 3}, 32});
   REQUIRE(log.events().size() == 1);
   CHECK(log.events()[0].call == "cudaLaunchKernel");
-  CHECK(log.events()[0].kernel == "{anonymous}::nothing");
+  CHECK(log.events()[0].kernel == "nothing");
   CHECK(log.events()[0].blocks == 6);
   CHECK(log.events()[0].threads == 32);
   CHECK(log.waits() == 0);
@@ -145,11 +144,10 @@ __global__ void reversed(const int* x, int* out) {
 
 TEST_CASE("kernels do not call the host's functions") {
   for (int i = 0; i < 3; ++i) {
-    CHECK(
-        holds(error_of([] {
-                launch<launches>({1, 2});
-              }),
-              "[{anonymous}::launches] calls cudaLaunchKernel, which is the host's. Do it before"));
+    CHECK(holds(error_of([] {
+                  launch<launches>({1, 2});
+                }),
+                "[launches] calls cudaLaunchKernel, which is the host's. Do it before"));
     CHECK(holds(error_of([] { launch<allocates>({1, 2}); }), "calls cudaMalloc"));
     CHECK(holds(error_of([] { launch<waits>({1, 2}); }), "calls cudaDeviceSynchronize"));
     CHECK(error_of([] { launch<nothing>({1, 2}); }) == "");

@@ -96,7 +96,7 @@ TEST_CASE("shared memory: reads and writes with no barrier between are races") {
   NEEDS_OBSERVER
   check_passes(RUN(reverse<Bug::none>, 64));
   check_caught(RUN(reverse<Bug::read_after_write>, 64),
-               {"[{anonymous}::reverse<", "put a __syncthreads() ", "shared array row (line 14)",
+               {"[reverse", "put a __syncthreads() ", "shared array row (line 14)",
                 "race_test.cu:18", "Block (0, 0, 0), thread ("});
   check_caught(RUN(reverse<Bug::write_after_read>, 64), {"race: it ", "of shared array row"});
   check_caught(RUN(reverse<Bug::write_after_write>, 64),

@@ -119,7 +119,7 @@ TEST_CASE("errors of late work come from the call that waits") {
   const Array<float> x(std::vector<float>{0});
   CHECK(error_of([&] { launch<outside>({1, 1, 0, s.stream}, x); }) == "");
   launch<add>({1, 1, 0, s.stream}, x, 1.0F);
-  CHECK(holds(error_of([&] { cudaStreamSynchronize(s.stream); }), "::outside] out of bounds"));
+  CHECK(holds(error_of([&] { cudaStreamSynchronize(s.stream); }), "[outside] out of bounds"));
   CHECK(error_of([&] { cudaStreamSynchronize(s.stream); }) == "");
   CHECK(x.values()[0] == 0);  // what came after it is not done
 }
