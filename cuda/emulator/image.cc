@@ -1,6 +1,7 @@
 // What the program knows of itself: its lines, and what of it cannot be written.
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,12 +67,7 @@ std::string short_line(std::string_view line) {
   return std::string(slash == line.npos ? line : line.substr(slash + 1));
 }
 
-}  // namespace
-
-bool is_constant(const void* at) { return holds(ranges().constant, at); }
-bool is_static(const void* at) { return !is_constant(at) && holds(ranges().variable, at); }
-
-std::string line_of(const void* code) {
+std::string find_line(const void* code) {
   Dl_info info;
   link_map* image = nullptr;
   if (code == nullptr ||
@@ -95,6 +91,17 @@ std::string line_of(const void* code) {
     pclose(output);
   }
   return found;
+}
+
+}  // namespace
+
+bool is_constant(const void* at) { return holds(ranges().constant, at); }
+bool is_static(const void* at) { return !is_constant(at) && holds(ranges().variable, at); }
+
+std::string line_of(const void* code) {
+  static auto* const known = new std::map<const void*, std::string>;
+  if (const auto found = known->find(code); found != known->end()) return found->second;
+  return known->emplace(code, find_line(code)).first->second;
 }
 
 }  // namespace cuda_emulator::observer
