@@ -64,18 +64,6 @@ int Fibers::idle() {
   return worker;
 }
 
-void Fibers::switch_to(int worker) {
-  Worker& me = at(running_);
-  Worker& to = at(worker);
-  before_ = running_;
-  running_ = worker;
-  begin_switch(&me.fake_stack, to.stack_bottom, to.stack_bytes);
-  fiber from = std::move(to.suspended).resume();
-  Worker& who = at(before_);
-  who.suspended = std::move(from);
-  finish_switch(me.fake_stack, &who.stack_bottom, &who.stack_bytes);
-}
-
 bool Fibers::is_own(const void* place) const {
   const std::byte* const stack = stacks_ + static_cast<std::size_t>(running_) * kStack;
   return static_cast<const std::byte*>(place) >= stack &&

@@ -3,9 +3,12 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <boost/context/fiber.hpp>
+
+#include "cuda/emulator/address_sanitizer.h"
 
 // Stacks for the threads of a block. Each has a worker: a fiber that runs one thread after the
 // other, each to its end, so that only threads that wait at a barrier need a stack of their own.
@@ -24,6 +27,12 @@ class Fibers {
   // Returns when somebody switches back.
   void switch_to(int worker);
   int running() const { return running_; }
+  // It will run soon: what it needs first of its stack is fetched.
+  void prefetch(int worker) {
+    if (worker == kHost) return;
+    const char* const place = static_cast<const char*>(at(worker).left_at);
+    for (int line = -2; line < 3; ++line) __builtin_prefetch(place + 64 * line, 1);
+  }
   bool is_own(const void* at) const;  // on the stack of the worker that runs
   // Nobody will switch to them again; their stacks are for others.
   void abandon();
@@ -31,7 +40,8 @@ class Fibers {
  private:
   struct Worker {
     boost::context::fiber suspended;
-    void* fake_stack = nullptr;  // for the sanitizer, with where the stack lies
+    const void* left_at = nullptr;  // the place on its stack
+    void* fake_stack = nullptr;     // for the sanitizer, with where the stack lies
     const void* stack_bottom = nullptr;
     std::size_t stack_bytes = 0;
   };
@@ -51,5 +61,18 @@ class Fibers {
   int before_ = kHost;  // who switched to it
   Worker host_;
 };
+
+inline void Fibers::switch_to(int worker) {
+  Worker& me = at(running_);
+  Worker& to = at(worker);
+  me.left_at = __builtin_frame_address(0);
+  before_ = running_;
+  running_ = worker;
+  begin_switch(&me.fake_stack, to.stack_bottom, to.stack_bytes);
+  boost::context::fiber from = std::move(to.suspended).resume();
+  Worker& who = at(before_);
+  who.suspended = std::move(from);
+  finish_switch(me.fake_stack, &who.stack_bottom, &who.stack_bytes);
+}
 
 }  // namespace cuda_emulator

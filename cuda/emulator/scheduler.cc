@@ -60,14 +60,14 @@ void Scheduler::work(int worker) {
   }
 }
 
-void Scheduler::enter(Thread& thread) {
+inline void Scheduler::enter(Thread& thread) {
   current_ = &thread;
   const auto number = static_cast<std::uint32_t>(thread.number);
   now.stand(number, warps_[number / 32].epoch);
 }
 
 // The running thread waits; others run until it is ready again.
-void Scheduler::pause() {
+inline void Scheduler::pause() {
   Thread* const me = current_;
   Thread* const thread = next();
   if (thread == nullptr) stuck();
@@ -77,10 +77,11 @@ void Scheduler::pause() {
   fibers_.switch_to(thread->worker);
 }
 
-Scheduler::Thread* Scheduler::next() {
+inline Scheduler::Thread* Scheduler::next() {
   if (ready_.empty()) return nullptr;
   Thread& thread = at(ready_.back());
   ready_.pop_back();
+  if (!ready_.empty()) fibers_.prefetch(at(ready_.back()).worker);
   return &thread;
 }
 
@@ -97,16 +98,32 @@ void Scheduler::make_ready(int first, int last) {
 // --- barriers
 
 // The running thread comes to a barrier, of which `others` tells who was there first.
-void Scheduler::arrive(const Place& barrier, Arrivals& others, const char* of) {
+inline void Scheduler::arrive(const Place& barrier, Arrivals& others, const char* of) {
   Thread& me = *current_;
   if (others.count++ == 0) others.first = me.number;
   me.state = State::waiting;
   me.barrier = barrier;
-  const Thread& first = at(others.first);
-  if (first.barrier == barrier) return;
+  if (!(at(others.first).barrier == barrier)) diverge(barrier, at(others.first), of);
+}
+
+// Messages are made in functions of their own: frames of waiting threads stay small.
+void Scheduler::diverge(const Place& barrier, const Thread& first, const char* of) {
   die("divergent barrier: this thread comes to " + barrier.text() + ", where thread " +
           text(first.index) + " waits at " + first.barrier.text() + ". Let all threads of the " +
           of + " take the same way",
+      {});
+}
+
+void Scheduler::refuse(const Place& collective, unsigned mask) {
+  if (mask != 0xffffffffU) {
+    char digits[16];
+    std::snprintf(digits, sizeof digits, "0x%08x", mask);
+    die(collective.text() + " has the mask " + digits +
+            ". Let all 32 lanes take part, with the mask 0xffffffff",
+        {});
+  }
+  die(collective.text() + " in a warp of " + std::to_string(size_ % 32) +
+          " threads. Launch blocks of a multiple of 32 threads",
       {});
 }
 
@@ -133,18 +150,7 @@ const Lanes& Scheduler::wait_for_warp(const Place& collective, unsigned mask, st
   Thread& me = *current_;
   const int first = me.number / 32 * 32;
   Warp& warp = warps_[static_cast<std::size_t>(me.number / 32)];
-  if (mask != 0xffffffffU) {
-    char digits[16];
-    std::snprintf(digits, sizeof digits, "0x%08x", mask);
-    die(collective.text() + " has the mask " + digits +
-            ". Let all 32 lanes take part, with the mask 0xffffffff",
-        {});
-  }
-  if (size_ - first < 32) {
-    die(collective.text() + " in a warp of " + std::to_string(size_ - first) +
-            " threads. Launch blocks of a multiple of 32 threads",
-        {});
-  }
+  if (mask != 0xffffffffU || size_ - first < 32) refuse(collective, mask);
   arrive(collective, warp.arrivals, "warp");
   Lanes& values = warp.values[warp.epoch % 2];
   values[static_cast<std::size_t>(me.number - first)] = given;

@@ -98,7 +98,10 @@ class Scheduler {
   Thread* next();
   void make_ready(int first, int last);
   void arrive(const Place& barrier, Arrivals& others, const char* of);
-  [[noreturn]] void stuck();
+  [[noreturn, gnu::cold, gnu::noinline]] void diverge(const Place& barrier, const Thread& first,
+                                                      const char* of);
+  [[noreturn, gnu::cold, gnu::noinline]] void refuse(const Place& collective, unsigned mask);
+  [[noreturn, gnu::cold, gnu::noinline]] void stuck();
   [[noreturn]] void end(const std::string& message);
   void begin_interval();
   Thread& at(int number) { return threads_[static_cast<std::size_t>(number)]; }
