@@ -15,6 +15,7 @@
 #ifdef CUDA_EMULATOR_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
 #endif
 
 namespace cuda_emulator {
@@ -30,6 +31,19 @@ inline void allow([[maybe_unused]] const void* at, [[maybe_unused]] std::size_t 
   __asan_unpoison_memory_region(at, bytes);
 #endif
 }
+
+// What is allocated while one lives may be lost.
+class AllowLeaks {
+ public:
+#ifdef CUDA_EMULATOR_ASAN
+  AllowLeaks() { __lsan_disable(); }
+  ~AllowLeaks() { __lsan_enable(); }
+#else
+  AllowLeaks() {}
+#endif
+  AllowLeaks(const AllowLeaks&) = delete;
+  AllowLeaks& operator=(const AllowLeaks&) = delete;
+};
 
 // Around a change of stacks: from the one whose place for a fake stack is `keep` to another; then,
 // on the other side, with what that had kept. Where the stack that was left lies is written to

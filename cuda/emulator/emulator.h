@@ -9,6 +9,10 @@
 // What a test asks of the emulated device. Kernels need none of it; see kernel.h.
 namespace cuda_emulator {
 
+// True where kernels are compiled to be observed (by g++ or clang, and without a sanitizer of
+// another kind). Else races, and reads of what nobody wrote, are not found.
+bool kernels_are_observed();
+
 // What a kernel did wrong, with the threads, the block and the line. It is thrown by the call that
 // ran the kernel: the launch or, of a deferred stream, the next call that waits for it.
 class Error : public std::runtime_error {
@@ -51,9 +55,10 @@ class With {
 
 // A call of the runtime, in the order in which they were made.
 struct Event {
-  std::string call;    // cudaMalloc
-  std::string kernel;  // of a launch
+  std::string call;         // cudaMalloc
+  std::string kernel = {};  // of a launch
   std::size_t blocks = 0, threads = 0, bytes = 0;
+  bool waits = false;  // the host for the device
 };
 // While one lives, calls are noted.
 class Log {
@@ -64,12 +69,16 @@ class Log {
   Log& operator=(const Log&) = delete;
   const std::vector<Event>& events() const { return events_; }
   std::size_t count(const std::string& call) const;
+  std::size_t waits() const;
 
  private:
-  friend void note(Event event);
+  friend void note(const Event& event);
   std::vector<Event> events_;
   Log* outer_;
 };
+
+// Why the last call that was refused was refused, in a sentence; of cuBLAS calls too.
+const std::string& refusal();
 
 // Lets go of all memory, streams and errors: the device as it was in the beginning. Pointers to it
 // are void.

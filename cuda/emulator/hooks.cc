@@ -1,21 +1,35 @@
-// What g++ -fsanitize=thread calls before each access to memory that others can see. Programs that
-// link the emulator must not link the sanitizer's own library.
+// What -fsanitize=thread calls before each access to memory that others can see. Programs that link
+// the emulator must not link the sanitizer's own library.
+#include <cstring>
+
+#include "cuda/emulator/emulator.h"
 #include "cuda/emulator/observer.h"
 
 using cuda_emulator::observer::Access;
 using cuda_emulator::observer::now;
+using cuda_emulator::observer::this_thread;
 using cuda_emulator::observer::touch;
 
+namespace {
+
+bool called = false;  // __tsan_init, by each file that is compiled to be observed
+
+inline bool observed() { return __atomic_load_n(&now.observed, __ATOMIC_RELAXED) == this_thread(); }
+
+}  // namespace
+
+bool cuda_emulator::kernels_are_observed() { return called; }
+
 #define HERE __builtin_return_address(0)
-#define HOOK(NAME, BYTES, ACCESS)                              \
-  void __tsan_##NAME(void* at) {                               \
-    if (now.observing) touch(at, BYTES, Access::ACCESS, HERE); \
-  }                                                            \
-  void __tsan_unaligned_##NAME(void* at) {                     \
-    if (now.observing) touch(at, BYTES, Access::ACCESS, HERE); \
-  }                                                            \
-  void __tsan_volatile_##NAME(void* at) {                      \
-    if (now.observing) touch(at, BYTES, Access::ACCESS, HERE); \
+#define HOOK(NAME, BYTES, ACCESS)                           \
+  void __tsan_##NAME(void* at) {                            \
+    if (observed()) touch(at, BYTES, Access::ACCESS, HERE); \
+  }                                                         \
+  void __tsan_unaligned_##NAME(void* at) {                  \
+    if (observed()) touch(at, BYTES, Access::ACCESS, HERE); \
+  }                                                         \
+  void __tsan_volatile_##NAME(void* at) {                   \
+    if (observed()) touch(at, BYTES, Access::ACCESS, HERE); \
   }
 
 extern "C" {
@@ -32,14 +46,35 @@ HOOK(write8, 8, write)
 HOOK(write16, 16, write)
 
 void __tsan_read_range(void* at, unsigned long bytes) {
-  if (now.observing) touch(at, bytes, Access::read, HERE);
+  if (observed()) touch(at, bytes, Access::read, HERE);
 }
 void __tsan_write_range(void* at, unsigned long bytes) {
-  if (now.observing) touch(at, bytes, Access::write, HERE);
+  if (observed()) touch(at, bytes, Access::write, HERE);
 }
+// What kernel.h makes of calls of memcpy, memmove and memset; newer clangs call the latter names.
+#define COPY(NAME, FUNCTION)                                  \
+  void* NAME(void* to, const void* from, std::size_t bytes) { \
+    if (observed() && bytes > 0) {                            \
+      touch(from, bytes, Access::read, HERE);                 \
+      touch(to, bytes, Access::write, HERE);                  \
+    }                                                         \
+    return FUNCTION(to, from, bytes);                         \
+  }
+#define FILL(NAME)                                                      \
+  void* NAME(void* to, int value, std::size_t bytes) {                  \
+    if (observed() && bytes > 0) touch(to, bytes, Access::write, HERE); \
+    return std::memset(to, value, bytes);                               \
+  }
+COPY(cuda_emulator_memcpy, std::memcpy)
+COPY(cuda_emulator_memmove, std::memmove)
+FILL(cuda_emulator_memset)
+COPY(__tsan_memcpy, std::memcpy)
+COPY(__tsan_memmove, std::memmove)
+FILL(__tsan_memset)
+
 void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}
-void __tsan_init() {}
+void __tsan_init() { called = true; }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
@@ -77,6 +112,7 @@ void __tsan_func_exit() {}
                                        __ATOMIC_SEQ_CST);                                      \
   }
 ATOMICS(8, unsigned char)
+ATOMICS(16, unsigned short)
 ATOMICS(32, unsigned)
 ATOMICS(64, unsigned long)
 #undef ATOMICS

@@ -28,6 +28,14 @@
 
 #define UNROLL
 
+#ifdef CUDA_EMULATOR_OBSERVES
+extern "C" {
+void* memcpy(void*, const void*, std::size_t) noexcept __asm__("cuda_emulator_memcpy");
+void* memmove(void*, const void*, std::size_t) noexcept __asm__("cuda_emulator_memmove");
+void* memset(void*, int, std::size_t) noexcept __asm__("cuda_emulator_memset");
+}
+#endif
+
 #define SHARED_ARRAY(TYPE, NAME, ...)                                                         \
   using NAME##_shared = TYPE __VA_ARGS__;                                                     \
   static constexpr ::cuda_emulator::SharedSite NAME##_site{#NAME, sizeof(NAME##_shared),      \

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/runtime.h"
@@ -28,14 +29,20 @@ struct Shape {
 // Does what launch() asks of the runtime.
 #ifndef __CUDACC__
 cudaError_t submit(Grid&& grid, cudaStream_t stream);
+void check_on_host(const char* call);  // ends a kernel that makes such a call
 
+// "sum<float>", of what the compiler calls "{anonymous}::sum<float>".
 template <auto kKernel>
 std::string kernel_name() {
   constexpr std::string_view kText = __PRETTY_FUNCTION__;
   constexpr std::size_t kBegin = kText.find("kKernel = ") + 10;
-  std::string_view name = kText.substr(kBegin, kText.rfind(']') - kBegin);
-  if (const std::size_t more = name.find("; "); more != name.npos) name = name.substr(0, more);
-  return std::string(name);
+  std::string name(kText.substr(kBegin, kText.rfind(']') - kBegin));
+  if (const std::size_t more = name.find("; "); more != name.npos) name.resize(more);
+  for (const std::string_view extra :
+       {"&", "{anonymous}::", "(anonymous namespace)::", "<unnamed>::"}) {
+    for (std::size_t at; (at = name.find(extra)) != name.npos;) name.erase(at, extra.size());
+  }
+  return name;
 }
 #endif
 
@@ -53,12 +60,20 @@ cudaError_t launch_as(void (*)(P...), const Shape& shape, A&&... a) {
     return cudaLaunchKernel(code, shape.grid, shape.block, given, shape.shared, shape.stream);
   }(std::forward<A>(a)...);
 #else
+  check_on_host("cudaLaunchKernel");
+  static_assert((std::is_trivially_copyable_v<P> && ...),
+                "a kernel's parameters are copied to the device: no references, no owners");
   using Given = std::tuple<P...>;
+#ifdef CUDA_EMULATOR_OBSERVES
+  constexpr bool kObserved = true;
+#else
+  constexpr bool kObserved = false;
+#endif
   const auto body = [](const void* given) {
     std::apply(kKernel, *static_cast<const Given*>(given));
   };
   return submit({kernel_name<kKernel>(), shape.grid, shape.block, shape.shared, body,
-                 std::make_shared<Given>(std::forward<A>(a)...), sizeof(Given)},
+                 std::make_shared<Given>(std::forward<A>(a)...), sizeof(Given), kObserved},
                 shape.stream);
 #endif
 }

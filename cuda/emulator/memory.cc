@@ -1,13 +1,17 @@
 #include "cuda/emulator/memory.h"
 
 #include <algorithm>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
 
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "cuda/emulator/address_sanitizer.h"
+#include "cuda/emulator/block.h"
 #include "cuda/emulator/observer.h"
 
 namespace cuda_emulator::memory {
@@ -15,12 +19,14 @@ namespace {
 
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kMostGap = std::size_t{1} << 30;
+constexpr std::size_t kMostForbidden = std::size_t{1} << 20;  // that a sanitizer is told of
 constexpr std::size_t kMostPoison = std::size_t{64}
                                     << 20;  // of larger ones the pages stay untouched
 
 struct Arena {
   std::uintptr_t base = 0;
-  std::size_t reach = 0;                // bytes of addresses that were handed out, gaps included
+  std::size_t reach = kPage;            // bytes of addresses that were handed out, gaps included
   std::size_t used = 0;                 // bytes of live allocations
   std::vector<Allocation> allocations;  // by address
   int open = 0;
@@ -31,12 +37,50 @@ Arena& arena() {
   return *arena;
 }
 
+struct sigaction before_us;
+
+// Of who touches the device's memory and must not: says so, then leaves the signal to who had it.
+void on_fault(int signal, siginfo_t* info, void* context) {
+  sigaction(signal, &before_us, nullptr);
+  const void* const at = info->si_addr;
+  const void* code = nullptr;
+#if defined(__x86_64__)
+  code = reinterpret_cast<const void*>(
+      static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] + 1);
+#else
+  (void)context;
+#endif
+  if (in_kernel()) {
+    std::fprintf(stderr,
+                 "[emulator] a kernel touches %p, which is no memory of the device. %s %s\n", at,
+                 where().c_str(), observer::line_of(code).c_str());
+  } else if (holds(at)) {
+    std::fprintf(
+        stderr,
+        "[emulator] the host touches memory of the device: %s. Copy it with cudaMemcpy. %s\n",
+        place_of(at).c_str(), observer::line_of(code).c_str());
+  }
+}
+
+// Others may have set theirs since: a framework of tests does, for each test.
+void listen() {
+  struct sigaction now = {};
+  sigaction(SIGSEGV, nullptr, &now);
+  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_fault) return;
+  before_us = now;
+  struct sigaction action = {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigaction(SIGSEGV, &action, nullptr);
+}
+
 void begin(Arena& a) {
   if (a.base != 0) return;
   void* const memory =
       mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for the device");
   a.base = reinterpret_cast<std::uintptr_t>(memory);
+  forbid(memory, kPage);
   observer::cover_device(memory, kAddresses);
 }
 
@@ -44,11 +88,51 @@ void begin(Arena& a) {
 void make(Arena& a, bool touchable) {
   if (a.touchable == touchable || a.base == 0) return;
   a.touchable = touchable;
-  if (a.reach == 0) return;
+  listen();
   const int how = touchable ? PROT_READ | PROT_WRITE : PROT_NONE;
   if (mprotect(reinterpret_cast<void*>(a.base), a.reach, how) != 0) {
     throw std::runtime_error("[emulator] the system refuses to protect the device's memory");
   }
+}
+
+// With what lies behind it: as much again that belongs to none, so that an index that is far off
+// meets nothing.
+std::size_t room_of(std::size_t bytes) {
+  return (bytes + std::clamp(bytes, kPage, kMostGap) + kPage - 1) / kPage * kPage;
+}
+
+// A sanitizer is told of the begin of what lies behind an allocation, of its end, and of the begin
+// of an allocation that was freed.
+template <class F>
+void each_forbidden(const Allocation& a, F&& f) {
+  const std::size_t behind = room_of(a.bytes) - a.bytes;
+  f(reinterpret_cast<const void*>(a.begin + a.bytes), std::min(behind, kMostForbidden));
+  f(reinterpret_cast<const void*>(a.begin + room_of(a.bytes) - kPage), kPage);
+  if (!a.live) f(reinterpret_cast<const void*>(a.begin), std::min(a.bytes, kMostForbidden));
+}
+
+// Where `room` bytes are free: behind all that has been handed out or, when there is no more, in
+// place of what was freed. 0: nowhere.
+std::uintptr_t place_for(Arena& a, std::size_t room) {
+  if (room <= kAddresses - a.reach) {
+    a.reach += room;
+    return a.base + a.reach - room;
+  }
+  auto first = a.allocations.begin();
+  for (auto i = first; i != a.allocations.end(); ++i) {
+    if (i->live) {
+      first = i + 1;
+      continue;
+    }
+    const auto next = i + 1;
+    const std::uintptr_t end = next == a.allocations.end() ? a.base + a.reach : next->begin;
+    if (end - first->begin < room) continue;
+    const std::uintptr_t place = first->begin;
+    std::for_each(first, next, [](const Allocation& old) { each_forbidden(old, allow); });
+    a.allocations.erase(first, next);
+    return place;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -67,6 +151,22 @@ const Allocation* find(const void* at) {
   return after == a.allocations.begin() ? nullptr : &*(after - 1);
 }
 
+std::string place_of(const void* at) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  const Allocation* nearest = find(at);
+  const Arena& a = arena();
+  const Allocation* const after = nearest == nullptr ? a.allocations.data() : nearest + 1;
+  if (after != a.allocations.data() + a.allocations.size() &&
+      (nearest == nullptr || (place >= nearest->begin + nearest->bytes &&
+                              after->begin - place < place - (nearest->begin + nearest->bytes)))) {
+    nearest = after;
+  }
+  if (nearest == nullptr) return "no allocation";
+  const auto offset = static_cast<std::ptrdiff_t>(place - nearest->begin);
+  return "byte " + std::to_string(offset) + " of the " + std::to_string(nearest->bytes) +
+         " bytes of an allocation";
+}
+
 bool whole(const void* at, std::size_t bytes) {
   const Allocation* const found = find(at);
   const auto place = reinterpret_cast<std::uintptr_t>(at);
@@ -77,18 +177,19 @@ void* take(std::size_t bytes) {
   Arena& a = arena();
   begin(a);
   if (bytes > settings().memory || a.used > settings().memory - bytes) return nullptr;
-  // A page that belongs to none lies behind each.
-  const std::size_t room = (bytes + 2 * kPage - 1) / kPage * kPage;
-  if (room > kAddresses - a.reach) return nullptr;
-  const std::uintptr_t place = a.base + a.reach;
+  const std::size_t room = room_of(bytes);
+  const std::uintptr_t place = place_for(a, room);
+  if (place == 0) return nullptr;
   const Open open;
   void* const memory = reinterpret_cast<void*>(place);
   if (mprotect(memory, room, PROT_READ | PROT_WRITE) != 0) return nullptr;
-  a.reach += room;
   a.used += bytes;
-  a.allocations.push_back({place, bytes, true});
+  const auto after =
+      std::upper_bound(a.allocations.begin(), a.allocations.end(), place,
+                       [](std::uintptr_t p, const Allocation& other) { return p < other.begin; });
+  const auto taken = a.allocations.insert(after, {place, bytes, true, false});
   if (bytes <= kMostPoison) poison(memory, bytes);
-  forbid(static_cast<std::byte*>(memory) + bytes, room - bytes);
+  each_forbidden(*taken, forbid);
   return memory;
 }
 
@@ -103,19 +204,31 @@ bool give(void* begin) {
   const std::size_t pages = (found->bytes + kPage - 1) / kPage * kPage;
   if (pages > 0) madvise(begin, pages, MADV_DONTNEED);
   observer::forget(begin, pages);
-  forbid(begin, found->bytes);
+  each_forbidden(*found, forbid);
   return true;
 }
 
 std::size_t used() { return arena().used; }
 
 void reset() {
-  for (const Allocation& allocation : std::vector<Allocation>(arena().allocations)) {
-    if (allocation.live) give(reinterpret_cast<void*>(allocation.begin));
-  }
+  Arena& a = arena();
+  if (a.base == 0) return;
+  void* const memory = reinterpret_cast<void*>(a.base);
+  madvise(memory, a.reach, MADV_DONTNEED);
+  mprotect(memory, a.reach, PROT_NONE);
+  observer::forget(memory, a.reach);
+  for (const Allocation& allocation : a.allocations) each_forbidden(allocation, allow);
+  a.allocations.clear();
+  a.reach = kPage;
+  a.used = 0;
 }
 
-Open::Open() : opens_(true) {
+void assume_written() {
+  for (Allocation& allocation : arena().allocations) allocation.written = true;
+  observer::forget_place();
+}
+
+Open::Open() {
   Arena& a = arena();
   if (a.open++ == 0) make(a, true);
 }
@@ -125,10 +238,8 @@ Open::~Open() {
 }
 
 void poison(void* at, std::size_t bytes) {
-  auto* const to = static_cast<std::byte*>(at);
-  std::size_t done = 0;
-  for (; done + 4 <= bytes; done += 4) std::memcpy(to + done, &kPoison, 4);
-  std::memset(to + done, 0xff, bytes - done);
+  std::fill_n(static_cast<std::uint32_t*>(at), bytes / 4, kPoison);
+  std::memset(static_cast<std::byte*>(at) + bytes / 4 * 4, 0xff, bytes % 4);
 }
 
 }  // namespace cuda_emulator::memory

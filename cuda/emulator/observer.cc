@@ -1,14 +1,12 @@
 #include "cuda/emulator/observer.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
-#include <vector>
 
-#include <dlfcn.h>
-#include <link.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/memory.h"
@@ -17,272 +15,430 @@ namespace cuda_emulator::observer {
 
 Now now;
 
+void Now::begin_launch(bool observes) {
+  if (interval > 0xc0000000U) {
+    throw Error("[emulator] this program has passed 3 thousand million barriers. Call reset()");
+  }
+  launch_first = interval + 1;
+  owner = observes ? this_thread() : nullptr;
+  if (kernels_are_observed() && !observes) memory::assume_written();
+}
+
 namespace {
 
-// A word's last access of each kind: interval 32 | thread 10 | warp epoch 16 | bytes 4 | two flags.
-struct Stamp {
-  std::uint32_t interval = 0;  // 0: never
-  std::uint32_t thread : 10 = 0;
-  std::uint32_t epoch : 16 = 0;
-  std::uint32_t bytes : 4 = 0;
-  std::uint32_t first : 1 = 0;   // of a write: atomic; of reads: of several warps
-  std::uint32_t second : 1 = 0;  // of reads: of several threads in this epoch of the warp
-};
+constexpr Stamp kAtomic = Stamp{1} << 61;          // of a write
+constexpr Stamp kSeveralWarps = Stamp{1} << 62;    // of reads: of several warps in the interval
+constexpr Stamp kSeveralThreads = Stamp{1} << 63;  // of reads: in this epoch of the warp
+constexpr Stamp kFlags = kAtomic | kSeveralWarps | kSeveralThreads;
+// In place of a write's interval:
+constexpr Stamp kSplit = 0xffffffffU;   // the word is looked at by bytes
+constexpr Stamp kComing = 0xfffffffeU;  // a late copy will write it
+constexpr Stamp kHost = 1;
+
+std::uint32_t interval_of(Stamp s) { return static_cast<std::uint32_t>(s); }
+std::uint32_t thread_of(Stamp s) { return static_cast<std::uint32_t>(s >> 32) & 0x3ffU; }
+std::uint32_t warp_of(Stamp s) { return static_cast<std::uint32_t>(s >> 37) & 0x1fU; }
+std::uint32_t epoch_of(Stamp s) { return static_cast<std::uint32_t>(s >> 42) & 0x7ffffU; }
+
+// What is known of a word or of a byte. 0: never.
 struct Cell {
-  Stamp write;
-  Stamp read;
-  std::uint32_t first_read = 0;  // the interval of the first read in this launch
-  std::uint32_t first_thread = 0;
+  Stamp write, read;          // the last of each
+  std::uint32_t first_read;   // the interval of the first read in its launch
+  std::uint32_t plain_write;  // of the last write before the atomic ones
+  std::int32_t write_code, read_code;
 };
+
+// Where an instruction is, in 32 bits; 0: too far away.
+std::int32_t short_code(const void* code) {
+  const auto anchor = reinterpret_cast<std::intptr_t>(&short_code);
+  const std::intptr_t distance = reinterpret_cast<std::intptr_t>(code) - anchor;
+  return distance == static_cast<std::int32_t>(distance) ? static_cast<std::int32_t>(distance) : 0;
+}
+std::string line_of_short(std::int32_t code) {
+  if (code == 0) return {};
+  return line_of(
+      reinterpret_cast<const void*>(reinterpret_cast<std::intptr_t>(&short_code) + code));
+}
 
 // Cells of a range of addresses, made by the system as they are touched.
 struct Shadow {
   std::uintptr_t base = 0;
-  std::size_t words = 0;
-  Cell* cells = nullptr;
+  std::size_t bytes = 0;
+  Cell* words = nullptr;
+  Cell* parts = nullptr;  // of each byte
 
-  void cover(std::uintptr_t begin, std::size_t bytes) {
+  bool covers(std::uintptr_t place) const { return place - base < bytes; }
+  Cell& word(std::uintptr_t place) const { return words[(place - base) / 4]; }
+  Cell* part(std::uintptr_t place) const { return parts + (place - base); }
+
+  void cover(std::uintptr_t begin, std::size_t size) {
     base = begin;
-    words = bytes / 4;
-    void* const memory = mmap(nullptr, words * sizeof(Cell), PROT_READ | PROT_WRITE,
+    bytes = size;
+    words = cells(size / 4);
+    parts = cells(size);
+  }
+  static Cell* cells(std::size_t count) {
+    void* const memory = mmap(nullptr, count * sizeof(Cell), PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
-      std::fprintf(stderr, "[emulator] no addresses to observe memory with\n");
+      std::fprintf(stderr, "[emulator] no addresses to observe memory with. Raise `ulimit -v`\n");
       std::abort();
     }
-    cells = static_cast<Cell*>(memory);
+    return static_cast<Cell*>(memory);
   }
 };
 Shadow device_shadow, shared_shadow;
 
-// --- what is in the image of the program and cannot be written: constants
-
-struct Range {
-  std::uintptr_t begin, end;
-};
-std::vector<Range>& constants() {
-  static auto* const ranges = [] {
-    auto* const all = new std::vector<Range>;
-    dl_iterate_phdr(
-        [](dl_phdr_info* info, std::size_t, void* into) {
-          for (int i = 0; i < info->dlpi_phnum; ++i) {
-            const auto& segment = info->dlpi_phdr[i];
-            const bool relocated = segment.p_type == PT_GNU_RELRO;
-            if (!relocated && (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0))
-              continue;
-            const std::uintptr_t begin = info->dlpi_addr + segment.p_vaddr;
-            static_cast<std::vector<Range>*>(into)->push_back({begin, begin + segment.p_memsz});
-          }
-          return 0;
-        },
-        all);
-    return all;
-  }();
-  return *ranges;
-}
-bool is_constant(std::uintptr_t at) {
-  for (const Range& range : constants()) {
-    if (at >= range.begin && at < range.end) return true;
-  }
-  return false;
-}
-
 // --- races
 
-bool same_warp(std::uint32_t a, std::uint32_t b) { return a / 32 == b / 32; }
-
-// True where an earlier access, not from before interval `since`, and this one are in no order.
-bool unordered(const Stamp& before, std::uint32_t bytes, std::uint32_t since) {
-  if (before.interval < since || (before.bytes & bytes) == 0) return false;
-  if (before.interval < now.block_first) return true;  // another block's
-  if (before.interval != now.interval || before.thread == now.thread) return false;
-  return !same_warp(before.thread, now.thread) || before.epoch == (now.warp_epoch & 0xffffU);
-}
-
+// What is wrong with an access.
 struct Found {
-  const char* what = nullptr;  // null: all is well
-  std::uint32_t interval = 0, thread = 0;
+  const char* what = nullptr;  // "read what {} wrote"; null: nothing
+  Stamp other = 0;             // whose
+  std::int32_t code = 0;       // where
 };
 
-Stamp stamp(std::uint32_t bytes) {
-  Stamp s;
-  s.interval = now.interval;
-  s.thread = now.thread & 0x3ffU;
-  s.epoch = now.warp_epoch & 0xffffU;
-  s.bytes = bytes & 0xfU;
-  return s;
+// True where an earlier access, not from before interval `since`, and this one are in no order.
+bool unordered(Stamp before, std::uint32_t since) {
+  const std::uint32_t interval = interval_of(before);
+  if (interval < since) return false;
+  if (interval < now.block_first) return true;  // another block's
+  if (interval != now.interval || thread_of(before) == thread_of(now.stamp)) return false;
+  return warp_of(before) != warp_of(now.stamp) || epoch_of(before) == epoch_of(now.stamp);
 }
 
-Found read(Cell& cell, std::uint32_t bytes, std::uint32_t since) {
-  if (unordered(cell.write, bytes, since)) {
-    return {"read what was written", cell.write.interval, cell.write.thread};
+inline Found read(Cell& cell, std::uint32_t since, std::int32_t code) {
+  if (interval_of(cell.write) >= since && unordered(cell.write, since)) {
+    return {"read what {} wrote", cell.write, cell.write_code};
   }
-  Stamp next = stamp(bytes);
-  const Stamp& last = cell.read;
-  if (last.interval == now.interval) {
-    next.bytes |= last.bytes;
-    next.first = last.first;
-    if (last.thread != next.thread) {
-      if (!same_warp(last.thread, next.thread)) next.first = 1;
-      if (last.epoch == next.epoch) next.second = 1;
-    } else if (last.epoch == next.epoch) {
-      next.second = last.second;
+  const Stamp last = cell.read;
+  if ((last & ~kFlags) == now.stamp) return {};
+  Stamp next = now.stamp;
+  if (interval_of(last) == now.interval) {
+    const bool same_epoch = epoch_of(last) == epoch_of(next);
+    next |= last & kSeveralWarps;
+    if (thread_of(last) == thread_of(next)) {
+      if (same_epoch) next |= last & kSeveralThreads;
+    } else {
+      if (warp_of(last) != warp_of(next)) next |= kSeveralWarps;
+      if (same_epoch) next |= kSeveralThreads;
     }
   }
-  if (cell.first_read < since) {
-    cell.first_read = now.interval;
-    cell.first_thread = now.thread;
-  }
+  if (cell.first_read < since) cell.first_read = now.interval;
   cell.read = next;
+  cell.read_code = code;
   return {};
 }
 
-Found write(Cell& cell, std::uint32_t bytes, bool atomic, std::uint32_t since) {
-  if (!(atomic && cell.write.first == 1) && unordered(cell.write, bytes, since)) {
-    return {"wrote what was written", cell.write.interval, cell.write.thread};
+// What is wrong with a write beside the reads.
+inline Found beside_reads(const Cell& cell, std::uint32_t since) {
+  if (interval_of(cell.read) < since) return {};
+  if (unordered(cell.read, since)) return {"wrote what {} read", cell.read, cell.read_code};
+  if (cell.first_read < now.block_first) {
+    return {"wrote what {} read", cell.first_read, cell.read_code};
   }
-  if (unordered(cell.read, bytes, since)) {
-    return {"wrote what was read", cell.read.interval, cell.read.thread};
+  if (interval_of(cell.read) != now.interval) return {};
+  if ((cell.read & kSeveralWarps) != 0 ||
+      ((cell.read & kSeveralThreads) != 0 && epoch_of(cell.read) == epoch_of(now.stamp))) {
+    return {"wrote what {} read", cell.read, cell.read_code};
   }
-  if (cell.first_read >= since && cell.first_read < now.block_first &&
-      (cell.read.bytes & bytes) != 0) {
-    return {"wrote what was read", cell.first_read, cell.first_thread};
-  }
-  const bool one_interval = cell.read.interval == now.interval && (cell.read.bytes & bytes) != 0;
-  if (one_interval && (cell.read.first == 1 ||
-                       (cell.read.second == 1 && cell.read.epoch == (now.warp_epoch & 0xffffU)))) {
-    return {"wrote what others had read", cell.read.interval, cell.read.thread};
-  }
-  Stamp next = stamp(bytes);
-  next.first = atomic ? 1 : 0;
-  if (cell.write.interval == now.interval && cell.write.thread == next.thread) {
-    next.bytes |= cell.write.bytes;
-  }
-  cell.write = next;
   return {};
 }
 
-std::string side(std::uint32_t interval, std::uint32_t thread) {
-  return block_of(interval) + " thread " + std::to_string(thread);
+inline Found write(Cell& cell, std::uint32_t since, std::int32_t code) {
+  if (interval_of(cell.write) >= since && unordered(cell.write, since)) {
+    return {"wrote what {} wrote", cell.write, cell.write_code};
+  }
+  if (const Found found = beside_reads(cell, since); found.what != nullptr) return found;
+  cell.write = now.stamp;
+  cell.write_code = code;
+  return {};
 }
 
-// What was before interval `since` does not matter, but for `written`: what has been written since
-// then may be read.
-void check(Shadow& shadow, std::uintptr_t place, std::size_t bytes, Access access,
-           std::uint32_t since, std::uint32_t written_since, const void* code,
-           std::string (*name)(std::uintptr_t)) {
-  for (std::uintptr_t word = place & ~std::uintptr_t{3}; word < place + bytes; word += 4) {
-    const std::uintptr_t low = word < place ? place - word : 0;
-    const std::uintptr_t high = word + 4 > place + bytes ? place + bytes - word : 4;
-    const auto mask = static_cast<std::uint32_t>(((1U << high) - 1) & ~((1U << low) - 1));
-    Cell& cell = shadow.cells[(word - shadow.base) / 4];
-    if (access != Access::write && cell.write.interval < written_since) {
-      die("reads what nobody has written: " + name(word + low), code);
+// Atomic operations are in order among themselves.
+inline Found write_atomically(Cell& cell, std::uint32_t since, std::int32_t code) {
+  if ((cell.write & kAtomic) == 0) {
+    if (unordered(cell.write, since)) {
+      return {"changed atomically what {} wrote plainly", cell.write, cell.write_code};
     }
-    const Found found = access == Access::read ? read(cell, mask, since)
-                                               : write(cell, mask, access == Access::atomic, since);
-    if (found.what != nullptr) {
-      die("race: " + side(now.interval, now.thread) + " " + found.what + " by " +
-              side(found.interval, found.thread) + " with no barrier between: " + name(word + low),
-          code);
+    cell.plain_write = interval_of(cell.write);
+  } else if (cell.plain_write >= since &&
+             (cell.plain_write < now.block_first ||
+              (cell.plain_write == now.interval && warp_of(cell.write) != warp_of(now.stamp)))) {
+    return {"changed atomically what {} wrote plainly", cell.write, cell.write_code};
+  }
+  if (const Found found = beside_reads(cell, since); found.what != nullptr) return found;
+  cell.write = now.stamp | kAtomic;
+  cell.write_code = code;
+  return {};
+}
+
+inline Found touch_cell(Cell& cell, Access access, std::uint32_t since, std::int32_t code) {
+  if (access == Access::read) return read(cell, since, code);
+  if (access == Access::write) return write(cell, since, code);
+  return write_atomically(cell, since, code);
+}
+
+// --- words
+
+// An access of some bytes, to memory of one kind.
+struct Touch {
+  const Shadow& shadow;
+  std::uintptr_t place;
+  std::size_t bytes;
+  Access access;
+  // What was before does not matter, but that it was written, in or after `written_since`.
+  std::uint32_t since, written_since;
+  const void* code;
+  std::string (*name)(std::uintptr_t);
+
+  std::string where(std::uintptr_t at) const {
+    return std::to_string(bytes) + " bytes at " + name(at);
+  }
+};
+
+[[noreturn, gnu::cold, gnu::noinline]] void die_of_race(const Touch& t, std::uintptr_t at,
+                                                        const Found& found) {
+  const Inside inside;
+  const bool other_block = interval_of(found.other) < now.block_first;
+  // Of the first read the interval alone is known.
+  const bool thread_known = found.other > kSplit || interval_of(found.other) == now.interval;
+  std::string who = other_block ? block_of(interval_of(found.other)) : "";
+  if (!other_block && thread_of(found.other) == thread_of(now.stamp)) {
+    who = "other threads";  // the last that read it is this one
+  } else if (thread_known) {
+    who += (other_block ? " " : "") + cuda_emulator::thread_of(thread_of(found.other));
+  }
+  const std::string line = line_of_short(found.code);
+  std::string what = found.what;
+  what.replace(what.find("{}"), 2, who);
+  if (!line.empty()) what += " at " + line;
+  const bool one_warp = !other_block && warp_of(found.other) == warp_of(now.stamp) &&
+                        (found.other & kSeveralWarps) == 0;
+  die("race: it " + what + ": " + t.where(at) +
+          (other_block ? ". Blocks of a launch run in any order: use two launches, or memory that "
+                         "one block alone touches"
+           : one_warp  ? ". No barrier lies between: put a __syncwarp() or __syncthreads() there"
+                       : ". No barrier lies between: put a __syncthreads() there"),
+      line_of(t.code));
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] void die_of_silence(const Touch& t, std::uintptr_t at) {
+  const Inside inside;
+  die("reads what nobody has written: " + t.where(at) +
+          (&t.shadow == &shared_shadow
+               ? ". Write it first; if another thread does, put a __syncthreads() between"
+               : ". Write it first, by a copy or an earlier launch"),
+      line_of(t.code));
+}
+
+// The words that are touched in parts, or were, or wait for a copy.
+[[gnu::cold, gnu::noinline]] void touch_parts(const Touch& t, std::uintptr_t word, Cell& cell) {
+  const Inside inside;
+  if (interval_of(cell.write) == kComing) {
+    die("touches what __pipeline_memcpy_async has yet to bring: " + t.where(word) +
+            ". First __pipeline_commit() and __pipeline_wait_prior(), in the thread that copies",
+        line_of(t.code));
+  }
+  Cell* const parts = t.shadow.part(word);
+  if (interval_of(cell.write) != kSplit) {
+    for (std::size_t i = 0; i < 4; ++i) parts[i] = cell;
+    cell.write = kSplit;
+  }
+  // Structs have bytes that nobody writes: of a word one is enough.
+  if (t.access != Access::write) {
+    bool any = false;
+    for (std::size_t i = 0; i < 4; ++i) any |= interval_of(parts[i].write) >= t.written_since;
+    if (!any) die_of_silence(t, word);
+  }
+  const std::uintptr_t first = std::max(word, t.place);
+  const std::uintptr_t end = std::min(word + 4, t.place + t.bytes);
+  const std::int32_t code = short_code(t.code);
+  bool same = t.access == Access::write && first == word && end == word + 4;
+  for (std::uintptr_t at = first; at < end; ++at) {
+    Cell& part = parts[at - word];
+    const Found found = touch_cell(part, t.access, t.since, code);
+    if (found.what != nullptr) die_of_race(t, at, found);
+    same = same && interval_of(part.read) < t.since;
+  }
+  if (same) cell = parts[0];  // whole again
+}
+
+template <Access kAccess>
+inline void touch_words(const Touch& t) {
+  const std::int32_t code = short_code(t.code);
+  const std::uintptr_t end = t.place + t.bytes;
+  for (std::uintptr_t word = t.place & ~std::uintptr_t{3}; word < end; word += 4) {
+    Cell& cell = t.shadow.word(word);
+    if (word < t.place || word + 4 > end || interval_of(cell.write) >= kComing) {
+      touch_parts(t, word, cell);
+      continue;
     }
+    if (kAccess != Access::write && interval_of(cell.write) < t.written_since) {
+      die_of_silence(t, word);
+    }
+    const Found found = touch_cell(cell, kAccess, t.since, code);
+    if (found.what != nullptr) die_of_race(t, word, found);
   }
 }
+
+inline void touch_all(const Touch& t) {
+  switch (t.access) {
+    case Access::read:
+      return touch_words<Access::read>(t);
+    case Access::write:
+      return touch_words<Access::write>(t);
+    case Access::atomic:
+      return touch_words<Access::atomic>(t);
+  }
+}
+
+// --- places
 
 std::string device_name(std::uintptr_t place) {
-  const memory::Allocation* const a = memory::find(reinterpret_cast<const void*>(place));
-  if (a == nullptr) return "no allocation";
-  return "byte " + std::to_string(place - a->begin) + " of an allocation of " +
-         std::to_string(a->bytes) + " bytes";
+  return memory::place_of(reinterpret_cast<const void*>(place));
 }
 std::string shared_name(std::uintptr_t place) {
   return shared_place(reinterpret_cast<const void*>(place));
 }
 
-memory::Allocation last;  // most accesses follow one another
+// Most accesses follow one another in one allocation, or one shared array.
+Extent last_allocation, last_array;
+std::uint32_t last_written_since = kHost;
+std::uint32_t last_array_launch = 0;
 
-void touch_device(std::uintptr_t place, std::size_t bytes, Access access, const void* code) {
-  if (!last.live || place < last.begin || place + bytes > last.begin + last.bytes) {
-    const memory::Allocation* const a = memory::find(reinterpret_cast<const void*>(place));
-    if (a == nullptr || place + bytes > a->begin + a->bytes) {
-      die("out of bounds: " + std::to_string(bytes) + " bytes at " + device_name(place), code);
-    }
-    if (!a->live) die("memory that was freed: " + device_name(place), code);
-    last = *a;
+bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
+  return place - extent.begin < extent.bytes && bytes <= extent.bytes - (place - extent.begin);
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] void die_of_place(const std::string& what, const char* hint,
+                                                         const void* code) {
+  die(what + ". " + hint, line_of(code));
+}
+
+[[gnu::cold, gnu::noinline]] void find_allocation(std::uintptr_t place, std::size_t bytes,
+                                                  const void* code) {
+  const Inside inside;
+  const memory::Allocation* const a = memory::find(reinterpret_cast<const void*>(place));
+  if (a == nullptr || !within({a->begin, a->bytes}, place, bytes)) {
+    die_of_place("out of bounds: " + std::to_string(bytes) + " bytes at " + device_name(place),
+                 "Check the index against the size", code);
   }
-  check(device_shadow, place, bytes, access, now.launch_first, 1, code, device_name);
+  if (!a->live) {
+    die_of_place(
+        "memory that was freed: " + std::to_string(bytes) + " bytes at " + device_name(place),
+        "Free it when the work that needs it is done", code);
+  }
+  last_allocation = {a->begin, a->bytes};
+  last_written_since = a->written ? 0 : kHost;
+}
+
+[[gnu::cold, gnu::noinline]] void find_array(const void* at, std::size_t bytes, const void* code) {
+  const Inside inside;
+  last_array = shared_extent(at, bytes);
+  last_array_launch = now.launch_first;
+  if (last_array.bytes != 0) return;
+  die_of_place("out of bounds: " + std::to_string(bytes) + " bytes at " +
+                   shared_name(reinterpret_cast<std::uintptr_t>(at)),
+               "Check the index against the size", code);
+}
+
+[[gnu::cold, gnu::noinline]] void touch_elsewhere(const void* at, std::size_t bytes, Access access,
+                                                  const void* code) {
+  const Inside inside;
+  if (is_own(at) || (access == Access::read && is_constant(at))) return;
+  char address[32];
+  std::snprintf(address, sizeof address, "%p", at);
+  const std::string what = std::string(access == Access::read ? "reads " : "writes ") +
+                           std::to_string(bytes) + " bytes at ";
+  if (reinterpret_cast<std::uintptr_t>(at) < 65536) {
+    die_of_place(what + "the null pointer (" + address + ")",
+                 "Give the kernel what cudaMalloc has returned", code);
+  }
+  die_of_place(what +
+                   (is_constant(at) ? "a constant"
+                    : is_static(at) ? "a global variable of the host"
+                                    : "memory of the host") +
+                   " (" + address + ")",
+               "Give the kernel values, or pointers to memory of the device", code);
 }
 
 }  // namespace
 
 void touch(const void* at, std::size_t bytes, Access access, const void* code) {
   const auto place = reinterpret_cast<std::uintptr_t>(at);
-  if (place - device_shadow.base < device_shadow.words * 4) {
-    touch_device(place, bytes, access, code);
-  } else if (place - shared_shadow.base < shared_shadow.words * 4) {
-    if (!shared_whole(at, bytes)) {
-      die("out of bounds: " + std::to_string(bytes) + " bytes at " + shared_name(place), code);
+  if (device_shadow.covers(place)) {
+    if (!within(last_allocation, place, bytes)) find_allocation(place, bytes, code);
+    touch_all({device_shadow, place, bytes, access, now.launch_first, last_written_since, code,
+               device_name});
+  } else if (shared_shadow.covers(place)) {
+    if (last_array_launch != now.launch_first || !within(last_array, place, bytes)) {
+      find_array(at, bytes, code);
     }
-    check(shared_shadow, place, bytes, access, now.block_first, now.block_first, code, shared_name);
-  } else if (!is_own(at) && !(access == Access::read && is_constant(place))) {
-    die("touches memory of the host", code);
+    touch_all(
+        {shared_shadow, place, bytes, access, now.block_first, now.block_first, code, shared_name});
+  } else {
+    touch_elsewhere(at, bytes, access, code);
   }
 }
 
 void cover_device(const void* begin, std::size_t bytes) {
-  device_shadow.cover(reinterpret_cast<std::uintptr_t>(begin), bytes);
+  if (kernels_are_observed()) device_shadow.cover(reinterpret_cast<std::uintptr_t>(begin), bytes);
 }
 void cover_shared(const void* begin, std::size_t bytes) {
-  shared_shadow.cover(reinterpret_cast<std::uintptr_t>(begin), bytes);
+  if (kernels_are_observed()) shared_shadow.cover(reinterpret_cast<std::uintptr_t>(begin), bytes);
 }
 
+void forget_place() { last_allocation = {}; }
+
 void forget(const void* at, std::size_t bytes) {
-  last = {};
+  forget_place();
   const auto place = reinterpret_cast<std::uintptr_t>(at);
-  if (device_shadow.cells == nullptr || bytes == 0) return;
-  madvise(device_shadow.cells + (place - device_shadow.base) / 4, bytes / 4 * sizeof(Cell),
-          MADV_DONTNEED);
+  if (!device_shadow.covers(place) || bytes == 0) return;
+  madvise(&device_shadow.word(place), bytes / 4 * sizeof(Cell), MADV_DONTNEED);
+  madvise(device_shadow.part(place), bytes * sizeof(Cell), MADV_DONTNEED);
+}
+
+const void* first_unwritten(const void* at, std::size_t bytes) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  if (!settings().observed || !device_shadow.covers(place)) return nullptr;
+  const memory::Allocation* const a = memory::find(at);
+  if (a == nullptr || a->written) return nullptr;
+  for (std::uintptr_t word = place & ~std::uintptr_t{3}; word < place + bytes; word += 4) {
+    if (device_shadow.word(word).write == 0) return reinterpret_cast<const void*>(word);
+  }
+  return nullptr;
 }
 
 void written(const void* at, std::size_t bytes) {
   const auto place = reinterpret_cast<std::uintptr_t>(at);
-  if (device_shadow.cells == nullptr || place - device_shadow.base >= device_shadow.words * 4)
-    return;
-  Stamp stamp;
-  stamp.interval = 1;
+  if (!device_shadow.covers(place)) return;
   for (std::uintptr_t word = place & ~std::uintptr_t{3}; word < place + bytes; word += 4) {
-    Cell& cell = device_shadow.cells[(word - device_shadow.base) / 4];
-    if (cell.write.interval == 0) cell.write = stamp;
+    Cell& cell = device_shadow.word(word);
+    if (interval_of(cell.write) == 0) {
+      cell.write = kHost;
+    } else if (interval_of(cell.write) == kSplit) {
+      for (std::size_t i = 0; i < 4; ++i) {
+        Cell& part = device_shadow.part(word)[i];
+        if (part.write == 0) part.write = kHost;
+      }
+    }
   }
 }
 
 void expect(const void* at, std::size_t bytes) {
   const auto place = reinterpret_cast<std::uintptr_t>(at);
-  if (place - shared_shadow.base >= shared_shadow.words * 4) return;
+  if (!shared_shadow.covers(place)) return;
   for (std::uintptr_t word = place; word < place + bytes; word += 4) {
-    shared_shadow.cells[(word - shared_shadow.base) / 4].write = {};
+    shared_shadow.word(word).write = kComing;
   }
 }
-
-std::string line_of(const void* code) {
-  Dl_info info;
-  if (code == nullptr || dladdr(code, &info) == 0) return "";
-  const auto offset =
-      reinterpret_cast<std::uintptr_t>(code) - reinterpret_cast<std::uintptr_t>(info.dli_fbase) - 1;
-  char command[512];
-  std::snprintf(command, sizeof command, "addr2line -e /proc/%d/exe 0x%zx 2>/dev/null", getpid(),
-                static_cast<std::size_t>(offset));
-  std::string line;
-  if (std::FILE* const output = popen(command, "r"); output != nullptr) {
-    char text[512];
-    if (std::fgets(text, sizeof text, output) != nullptr) line = text;
-    pclose(output);
+void arrived(const void* at, std::size_t bytes) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  if (!shared_shadow.covers(place)) return;
+  for (std::uintptr_t word = place; word < place + bytes; word += 4) {
+    shared_shadow.word(word).write = 0;
   }
-  while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-  const std::size_t slash = line.rfind('/');
-  if (slash != std::string::npos) line.erase(0, slash + 1);
-  if (const std::size_t extra = line.find(" ("); extra != std::string::npos) line.erase(extra);
-  return line.empty() || line.front() == '?' ? std::string() : line;
 }
 
 }  // namespace cuda_emulator::observer

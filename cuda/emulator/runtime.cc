@@ -3,100 +3,20 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <functional>
-#include <map>
 #include <memory>
-#include <set>
 #include <utility>
+#include <vector>
 
-#include "cuda/emulator/block.h"
+#include "cuda/emulator/device.h"
 #include "cuda/emulator/emulator.h"
-#include "cuda/emulator/launch.h"
 #include "cuda/emulator/memory.h"
 #include "cuda/emulator/observer.h"
 
+using namespace cuda_emulator;
+
 namespace {
 
-// Something that a stream does.
-using Work = std::function<void()>;
-
-}  // namespace
-
-struct CUgraph_st {
-  std::vector<Work> work;
-};
-struct CUgraphExec_st {
-  std::vector<Work> work;
-};
-struct CUstream_st {
-  std::deque<Work> queue;  // given, not done
-  std::unique_ptr<CUgraph_st> capture;
-  bool invalid = false;  // the capture has met what is not allowed in one
-};
-struct CUevent_st {
-  bool recorded = false, done = true;
-};
-
-namespace cuda_emulator {
-namespace {
-
-struct Device {
-  CUstream_st first;  // the default stream
-  std::set<CUstream_st*> streams{&first};
-  std::map<std::byte*, std::size_t> pinned;
-  cudaError_t last = cudaSuccess;
-  Log* log = nullptr;
-};
-Device& device() {
-  static auto* const device = new Device;  // outlives all that is static
-  return *device;
-}
-
-cudaError_t answer(cudaError_t error) {
-  if (error != cudaSuccess) device().last = error;
-  return error;
-}
-
-CUstream_st* of(cudaStream_t stream) {
-  CUstream_st* const s = stream == nullptr ? &device().first : stream;
-  return device().streams.contains(s) ? s : nullptr;
-}
-
-// Of what a capture does not allow: an error while any stream captures, which spoils the capture.
-bool refused_by_capture() {
-  bool refused = false;
-  for (CUstream_st* s : device().streams) {
-    if (s->capture == nullptr) continue;
-    s->invalid = true;
-    refused = true;
-  }
-  return refused;
-}
-
-void finish(CUstream_st& s) {
-  while (!s.queue.empty()) {
-    const Work work = std::move(s.queue.front());
-    s.queue.pop_front();
-    try {
-      work();
-    } catch (...) {
-      s.queue.clear();
-      throw;
-    }
-  }
-}
-
-cudaError_t give(CUstream_st& s, Work work) {
-  if (s.capture != nullptr) {
-    s.capture->work.push_back(std::move(work));
-  } else if (settings().deferred) {
-    s.queue.push_back(std::move(work));
-  } else {
-    work();
-  }
-  return cudaSuccess;
-}
+constexpr const char* kNotInCapture = "a stream captures, and this cannot be part of a graph";
 
 bool is_pinned(const void* at, std::size_t bytes) {
   const auto* const place = static_cast<const std::byte*>(at);
@@ -112,53 +32,19 @@ void copy(void* to, const void* from, std::size_t bytes) {
   observer::written(to, bytes);
 }
 
-bool fits(const void* at, std::size_t bytes, bool on_device) {
-  return on_device ? memory::whole(at, bytes) : at != nullptr && !memory::holds(at);
-}
-
-bool allowed(const dim3& blocks, const dim3& threads, std::size_t shared) {
-  return blocks.x > 0 && blocks.y > 0 && blocks.z > 0 && threads.count() > 0 &&
-         blocks.x <= 0x7fffffffU && blocks.y <= 65535 && blocks.z <= 65535 && threads.x <= 1024 &&
-         threads.y <= 1024 && threads.z <= 64 && threads.count() <= 1024 &&
-         shared <= settings().shared_memory;
-}
-
-}  // namespace
-
-void note(Event event) {
-  for (Log* log = device().log; log != nullptr; log = log->outer_) log->events_.push_back(event);
-}
-Log::Log() : outer_(std::exchange(device().log, this)) {}
-Log::~Log() { device().log = outer_; }
-std::size_t Log::count(const std::string& call) const {
-  return static_cast<std::size_t>(std::count_if(
-      events_.begin(), events_.end(), [&](const Event& event) { return event.call == call; }));
-}
-
-void reset() {
-  for (CUstream_st* s : device().streams) {
-    s->queue.clear();
-    s->capture.reset();
+// What is wrong with an end of a copy; empty: nothing.
+std::string trouble(const char* end, const void* at, std::size_t bytes, bool on_device) {
+  const std::string name = std::string(end) + ", " + std::to_string(bytes) + " bytes, ";
+  if (!on_device) {
+    if (at == nullptr) return name + "is the null pointer";
+    return memory::holds(at) ? name + "is memory of the device, not of the host" : std::string();
   }
-  device().last = cudaSuccess;
-  memory::reset();
+  if (memory::whole(at, bytes)) return {};
+  if (!memory::holds(at)) return name + "is not memory of the device";
+  const memory::Allocation* const found = memory::find(at);
+  return name + (found != nullptr && !found->live ? "was freed: begins at " : "begins at ") +
+         memory::place_of(at);
 }
-
-cudaError_t submit(Grid&& grid, cudaStream_t stream) {
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  note({"cudaLaunchKernel", grid.kernel, grid.blocks.count(), grid.threads.count(), 0});
-  if (!allowed(grid.blocks, grid.threads, grid.dynamic_bytes)) {
-    return answer(cudaErrorInvalidConfiguration);
-  }
-  return give(*s, [grid = std::move(grid)] { run(grid); });
-}
-
-}  // namespace cuda_emulator
-
-using namespace cuda_emulator;
-
-namespace {
 
 struct Named {
   cudaError_t error;
@@ -198,22 +84,32 @@ const Named& named(cudaError_t error) {
 
 const char* cudaGetErrorName(cudaError_t error) { return named(error).name; }
 const char* cudaGetErrorString(cudaError_t error) { return named(error).text; }
-cudaError_t cudaGetLastError() { return std::exchange(device().last, cudaSuccess); }
-cudaError_t cudaPeekAtLastError() { return device().last; }
+cudaError_t cudaGetLastError() {
+  const Lock lock;
+  return std::exchange(device().last, cudaSuccess);
+}
+cudaError_t cudaPeekAtLastError() {
+  const Lock lock;
+  return device().last;
+}
 
 // --- the device
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  const Call call({.call = "cudaGetDeviceCount"});
   *count = 0;
-  if (settings().driver == 0) return answer(cudaErrorInsufficientDriver);
-  if (settings().devices == 0) return answer(cudaErrorNoDevice);
+  if (settings().driver == 0) return call.refuse(cudaErrorInsufficientDriver, "there is no driver");
+  if (settings().devices == 0) return call.refuse(cudaErrorNoDevice, "there is no device");
   *count = settings().devices;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int number) {
+  const Call call({.call = "cudaSetDevice"});
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) return error;
-  return number >= 0 && number < count ? cudaSuccess : answer(cudaErrorInvalidDevice);
+  if (number >= 0 && number < count) return cudaSuccess;
+  return call.refuse(cudaErrorInvalidDevice,
+                     "no device " + std::to_string(number) + " among " + std::to_string(count));
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
   if (const cudaError_t error = cudaSetDevice(number); error != cudaSuccess) return error;
@@ -229,193 +125,124 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const Call call({.call = "cudaMemGetInfo"});
   *total = settings().memory;
   *free = settings().memory - std::min(settings().memory, memory::used());
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  note({.call = "cudaDeviceSynchronize", .kernel = {}});
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
-  for (CUstream_st* s : device().streams) finish(*s);
+  const Call call({.call = "cudaDeviceSynchronize", .waits = true});
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
+  finish_all();
   return cudaSuccess;
 }
 
 // --- memory
 
 cudaError_t cudaMalloc(void** out, std::size_t bytes) {
-  note({.call = "cudaMalloc", .kernel = {}, .bytes = bytes});
+  const Call call({.call = "cudaMalloc", .bytes = bytes});
   *out = nullptr;
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   if (bytes == 0) return cudaSuccess;
   *out = memory::take(bytes);
-  return *out == nullptr ? answer(cudaErrorMemoryAllocation) : cudaSuccess;
+  if (*out != nullptr) return cudaSuccess;
+  return call.refuse(cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes, with " +
+                                                    std::to_string(memory::used()) + " in use of " +
+                                                    std::to_string(settings().memory));
 }
 cudaError_t cudaFree(void* at) {
-  note({.call = "cudaFree", .kernel = {}});
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  const Call call({.call = "cudaFree", .waits = true});
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   if (at == nullptr) return cudaSuccess;
-  for (CUstream_st* s : device().streams) finish(*s);
-  return memory::give(at) ? cudaSuccess : answer(cudaErrorInvalidValue);
+  finish_all();
+  if (memory::give(at)) return cudaSuccess;
+  return call.refuse(
+      cudaErrorInvalidValue,
+      memory::holds(at) ? "freed before, or not where an allocation begins: " + memory::place_of(at)
+                        : "not memory of the device");
 }
 cudaError_t cudaMallocHost(void** out, std::size_t bytes) {
-  note({.call = "cudaMallocHost", .kernel = {}, .bytes = bytes});
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  const Call call({.call = "cudaMallocHost", .bytes = bytes});
+  *out = nullptr;
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   *out = std::aligned_alloc(64, (std::max<std::size_t>(bytes, 1) + 63) / 64 * 64);
-  if (*out == nullptr) return answer(cudaErrorMemoryAllocation);
+  if (*out == nullptr)
+    return call.refuse(cudaErrorMemoryAllocation, std::to_string(bytes) + " bytes");
   device().pinned[static_cast<std::byte*>(*out)] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* at) {
-  note({.call = "cudaFreeHost", .kernel = {}});
+  const Call call({.call = "cudaFreeHost", .waits = true});
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   if (at == nullptr) return cudaSuccess;
-  for (CUstream_st* s : device().streams) finish(*s);
-  if (device().pinned.erase(static_cast<std::byte*>(at)) == 0) return answer(cudaErrorInvalidValue);
+  finish_all();
+  if (device().pinned.erase(static_cast<std::byte*>(at)) == 0) {
+    return call.refuse(cudaErrorInvalidValue, "not what cudaMallocHost has returned");
+  }
   std::free(at);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  note({.call = "cudaMemcpyAsync", .kernel = {}, .bytes = bytes});
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  if (bytes == 0) return cudaSuccess;
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-  if (kind == cudaMemcpyDefault || !fits(to, bytes, to_device) || !fits(from, bytes, from_device)) {
-    return answer(cudaErrorInvalidValue);
-  }
   const void* const host = !from_device ? from : !to_device ? to : nullptr;
-  if (host == nullptr || is_pinned(host, bytes)) {
-    return give(*s, [=] { copy(to, from, bytes); });
+  const bool pageable = [&] {
+    const Lock lock;
+    return host != nullptr && !is_pinned(host, bytes);
+  }();
+  const Call call({.call = "cudaMemcpyAsync", .bytes = bytes, .waits = pageable && from_device});
+  CUstream_st* const s = of(stream);
+  if (s == nullptr) return call.refuse(cudaErrorInvalidResourceHandle, "no such stream");
+  if (bytes == 0) return cudaSuccess;
+  if (kind == cudaMemcpyDefault) {
+    return call.refuse(cudaErrorInvalidValue, "cudaMemcpyDefault: say from where to where");
+  }
+  for (const std::string& wrong :
+       {trouble("to", to, bytes, to_device), trouble("from", from, bytes, from_device)}) {
+    if (!wrong.empty()) return call.refuse(cudaErrorInvalidValue, wrong);
+  }
+  if (!pageable) {
+    give(*s, [=] { copy(to, from, bytes); });
+    return cudaSuccess;
   }
   // Pageable memory is read before the call returns, or written before it does.
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   if (from_device) {
     finish(*s);
     copy(to, from, bytes);
     return cudaSuccess;
   }
   const auto* const begin = static_cast<const std::byte*>(from);
-  return give(*s, [to, kept = std::make_shared<std::vector<std::byte>>(begin, begin + bytes)] {
+  give(*s, [to, kept = std::make_shared<std::vector<std::byte>>(begin, begin + bytes)] {
     copy(to, kept->data(), kept->size());
   });
+  return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const Call call({.call = "cudaMemcpy", .bytes = bytes, .waits = true});
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
   return error == cudaSuccess ? cudaStreamSynchronize(nullptr) : error;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
-  note({.call = "cudaMemsetAsync", .kernel = {}, .bytes = bytes});
+  const Call call({.call = "cudaMemsetAsync", .bytes = bytes});
   CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
+  if (s == nullptr) return call.refuse(cudaErrorInvalidResourceHandle, "no such stream");
   if (bytes == 0) return cudaSuccess;
-  if (!fits(to, bytes, true)) return answer(cudaErrorInvalidValue);
-  return give(*s, [=] {
+  if (const std::string wrong = trouble("to", to, bytes, true); !wrong.empty()) {
+    return call.refuse(cudaErrorInvalidValue, wrong);
+  }
+  give(*s, [=] {
     const memory::Open open;
     std::memset(to, value, bytes);
     observer::written(to, bytes);
   });
+  return cudaSuccess;
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
+  const Call call({.call = "cudaMemset", .bytes = bytes});
+  if (spoils_capture()) return call.refuse(cudaErrorStreamCaptureUnsupported, kNotInCapture);
   return cudaMemsetAsync(to, value, bytes, nullptr);
-}
-
-// --- streams and events
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
-  *out = new CUstream_st;
-  device().streams.insert(*out);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  CUstream_st* const s = of(stream);
-  if (s == nullptr || stream == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  finish(*s);
-  device().streams.erase(s);
-  delete s;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  note({.call = "cudaStreamSynchronize", .kernel = {}});
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
-  finish(*s);
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
-  *out = new CUevent_st;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  for (CUstream_st* s : device().streams) finish(*s);  // one may be on its way there
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  event->recorded = true;
-  event->done = false;
-  return give(*s, [event] { event->done = true; });
-}
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
-  return event->done ? cudaSuccess : cudaErrorNotReady;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  note({.call = "cudaEventSynchronize", .kernel = {}});
-  if (refused_by_capture()) return answer(cudaErrorStreamCaptureUnsupported);
-  for (CUstream_st* s : device().streams) {
-    while (!event->done && !s->queue.empty()) {
-      const Work work = std::move(s->queue.front());
-      s->queue.pop_front();
-      work();
-    }
-  }
-  return cudaSuccess;
-}
-
-// --- graphs
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  note({.call = "cudaStreamBeginCapture", .kernel = {}});
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  if (stream == nullptr || s->capture != nullptr) return answer(cudaErrorStreamCaptureUnsupported);
-  s->capture = std::make_unique<CUgraph_st>();
-  s->invalid = false;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* out) {
-  note({.call = "cudaStreamEndCapture", .kernel = {}});
-  *out = nullptr;
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  if (s->capture == nullptr) return answer(cudaErrorStreamCaptureUnmatched);
-  const std::unique_ptr<CUgraph_st> graph = std::move(s->capture);
-  if (s->invalid) return answer(cudaErrorStreamCaptureInvalidated);
-  *out = new CUgraph_st(*graph);
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
-  *out = new CUgraphExec_st{graph->work};
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
-  note({.call = "cudaGraphLaunch", .kernel = {}});
-  CUstream_st* const s = of(stream);
-  if (s == nullptr) return answer(cudaErrorInvalidResourceHandle);
-  for (const Work& work : graph->work) give(*s, work);
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  for (CUstream_st* s : device().streams) finish(*s);
-  delete graph;
-  return cudaSuccess;
 }

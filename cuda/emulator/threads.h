@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <source_location>
 #include <type_traits>
 
 #include "cuda/emulator/types.h"
@@ -10,8 +9,6 @@
 // What a thread of a kernel can do, for kernel.h. What touches memory is compiled in the library,
 // where it is not taken for an access of the kernel.
 namespace cuda_emulator {
-
-using Here = std::source_location;
 
 // The same for a thread from its first instruction to its last: the compiler may keep the answers.
 [[gnu::const]] uint3 thread_index();

@@ -2,10 +2,47 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <source_location>
 
 // CUDA's types and words for g++ and clang; nvcc has its own.
 
-#define __global__
+#if defined(__SANITIZE_THREAD__)
+#define CUDA_EMULATOR_OBSERVES 1  // this file is compiled to be observed
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CUDA_EMULATOR_OBSERVES 1
+#endif
+#endif
+
+namespace cuda_emulator {
+
+// Where a call stands in the source. std::source_location where the compiler has it.
+#if __has_builtin(__builtin_source_location)
+using Here = std::source_location;
+#else
+class Here {
+ public:
+  static constexpr Here current(const char* file = __builtin_FILE(), int line = __builtin_LINE(),
+                                int column = __builtin_COLUMN()) {
+    Here here;
+    here.file_ = file;
+    here.line_ = static_cast<unsigned>(line);
+    here.column_ = static_cast<unsigned>(column);
+    return here;
+  }
+  constexpr const char* file_name() const { return file_; }
+  constexpr unsigned line() const { return line_; }
+  constexpr unsigned column() const { return column_; }
+
+ private:
+  const char* file_ = "";
+  unsigned line_ = 0, column_ = 0;
+};
+#endif
+
+}  // namespace cuda_emulator
+
+#define __global__ __attribute__((noinline))  // a frame of its own, with its lines
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))

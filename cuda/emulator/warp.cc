@@ -9,10 +9,8 @@
 namespace cuda_emulator {
 namespace {
 
-using Lanes = std::array<std::uint64_t, 32>;
-
 unsigned ballot(const char* what, unsigned mask, int predicate, const Here& here) {
-  const Lanes lanes = exchange(what, mask, predicate != 0 ? 1 : 0, here);
+  const Lanes& lanes = exchange(what, mask, predicate != 0 ? 1 : 0, here);
   unsigned set = 0;
   for (std::size_t i = 0; i < 32; ++i) set |= static_cast<unsigned>(lanes[i]) << i;
   return set;
@@ -21,7 +19,7 @@ unsigned ballot(const char* what, unsigned mask, int predicate, const Here& here
 template <class T, class F>
 T reduced(const char* what, unsigned mask, T value, const Here& here, F&& f) {
   const Inside inside;
-  const Lanes lanes = exchange(what, mask, static_cast<unsigned>(value), here);
+  const Lanes& lanes = exchange(what, mask, static_cast<unsigned>(value), here);
   T total = static_cast<T>(lanes[0]);
   for (std::size_t i = 1; i < 32; ++i) total = f(total, static_cast<T>(lanes[i]));
   return total;
@@ -30,7 +28,12 @@ T reduced(const char* what, unsigned mask, T value, const Here& here, F&& f) {
 template <class T, class F>
 T atomically(T* at, const void* code, F&& f) {
   const Inside inside;
-  if (settings().observed) observer::touch(at, sizeof(T), observer::Access::atomic, code);
+  if (reinterpret_cast<std::uintptr_t>(at) % sizeof(T) != 0) {
+    die("misaligned: an atomic operation on an address that is no multiple of " +
+            std::to_string(sizeof(T)) + ". Take one that is",
+        observer::line_of(code));
+  }
+  if (observer::observing()) observer::touch(at, sizeof(T), observer::Access::atomic, code);
   const T before = *at;
   *at = f(before);
   return before;
@@ -56,7 +59,7 @@ unsigned __ballot_sync(unsigned mask, int predicate, Here here) {
 }
 unsigned match_any(unsigned mask, std::uint64_t value, const Here& here) {
   const Inside inside;
-  const Lanes lanes = exchange("__match_any_sync", mask, value, here);
+  const Lanes& lanes = exchange("__match_any_sync", mask, value, here);
   unsigned set = 0;
   for (std::size_t i = 0; i < 32; ++i) set |= (lanes[i] == value ? 1U : 0U) << i;
   return set;
@@ -87,9 +90,10 @@ std::uint64_t shuffle(Shuffle kind, unsigned mask, std::uint64_t value, unsigned
                                     "__shfl_down_sync"};
   const unsigned me = lane();
   if (width == 0 || width > 32 || (width & (width - 1)) != 0) {
-    die("a shuffle of width " + std::to_string(width) + ". Use a power of two up to 32");
+    die(std::string(kNames[static_cast<int>(kind)]) + " of width " + std::to_string(width) +
+        ". Use a power of two up to 32");
   }
-  const Lanes all = exchange(kNames[static_cast<int>(kind)], mask, value, here);
+  const Lanes& all = exchange(kNames[static_cast<int>(kind)], mask, value, here);
   const unsigned base = me / width * width;
   unsigned from = me;
   switch (kind) {
