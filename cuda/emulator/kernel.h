@@ -1,7 +1,8 @@
 #pragma once
 
 // What kernels are written with, in both builds: by nvcc for a GPU, by g++ or clang for the
-// emulator. It is CUDA as it is, but for two macros in place of __shared__:
+// emulator. It is CUDA as it is, but for UNROLL in place of #pragma unroll, and two macros in place
+// of __shared__:
 //
 //   SHARED_ARRAY(float, tile, [32][33]);   // __shared__ float tile[32][33];
 //   DYNAMIC_SHARED(float, row);            // extern __shared__ float row[];

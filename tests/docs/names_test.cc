@@ -44,6 +44,7 @@ const std::vector<Exception> kExceptions = {
     {"cuda/training", {}, "of all of it: training"},
     {"docs/names", {}, "of the names of tests"},
     {"docs/quotes", {}, "of the documents"},
+    {"gpu/device", {}, "of what nvcc has compiled"},
     {"kernels/digits", {}, "of every kernel that adds"},
     {"kernels/experts", {"tensor/cpu/experts_backward"}, "the way back of what it runs"},
     {"kernels/matmul",
