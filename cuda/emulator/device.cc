@@ -6,6 +6,7 @@
 #include "cuda/emulator/block.h"
 #include "cuda/emulator/launch.h"
 #include "cuda/emulator/memory.h"
+#include "cuda/emulator/observer.h"
 
 namespace cuda_emulator {
 namespace {
@@ -140,6 +141,20 @@ void give(CUstream_st& s, Work work) {
     finish(s);  // of what was deferred
     work();
   }
+}
+
+void renew(void* memory, std::size_t bytes, CUstream_st* stream) {
+  const Call call({.call = "renew", .bytes = bytes});
+  CUstream_st* const s = of(stream);
+  if (s == nullptr || !memory::whole(memory, bytes)) {
+    throw Error("[renew] " + std::to_string(bytes) + " bytes at " + memory::place_of(memory) +
+                ", or no such stream. Give it a part of one allocation.");
+  }
+  give(*s, [=] {
+    const memory::Open open;
+    memory::poison(memory, bytes);
+    observer::unwritten(memory, bytes);
+  });
 }
 
 void reset() {

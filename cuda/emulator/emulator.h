@@ -6,11 +6,12 @@
 #include <string>
 #include <vector>
 
+struct CUstream_st;
+
 // What a test asks of the emulated device. Kernels need none of it; see kernel.h.
 namespace cuda_emulator {
 
-// True where kernels are compiled to be observed (by g++ or clang, and without a sanitizer of
-// another kind). Else races, and reads of what nobody wrote, are not found.
+// True where kernels are compiled to be observed (by g++, and without a sanitizer of another kind). Else races, and reads of what nobody wrote, are not found.
 bool kernels_are_observed();
 
 // What a kernel did wrong, with the threads, the block and the line. It is thrown by the call that
@@ -79,6 +80,10 @@ class Log {
 
 // Why the last call that was refused was refused, in a sentence; of cuBLAS calls too.
 const std::string& refusal();
+
+// For a pool of memory, when it hands out again what it holds: from here on in the stream nobody has
+// written it, and it is poison.
+void renew(void* memory, std::size_t bytes, CUstream_st* stream = nullptr);
 
 // Lets go of all memory, streams and errors: the device as it was in the beginning. Pointers to it
 // are void.

@@ -51,7 +51,8 @@ void __tsan_read_range(void* at, unsigned long bytes) {
 void __tsan_write_range(void* at, unsigned long bytes) {
   if (observed()) touch(at, bytes, Access::write, HERE);
 }
-// What kernel.h makes of calls of memcpy, memmove and memset; newer clangs call the latter names.
+
+// What kernel.h makes of calls of memcpy, memmove and memset.
 #define COPY(NAME, FUNCTION)                                  \
   void* NAME(void* to, const void* from, std::size_t bytes) { \
     if (observed() && bytes > 0) {                            \
@@ -60,17 +61,12 @@ void __tsan_write_range(void* at, unsigned long bytes) {
     }                                                         \
     return FUNCTION(to, from, bytes);                         \
   }
-#define FILL(NAME)                                                      \
-  void* NAME(void* to, int value, std::size_t bytes) {                  \
-    if (observed() && bytes > 0) touch(to, bytes, Access::write, HERE); \
-    return std::memset(to, value, bytes);                               \
-  }
 COPY(cuda_emulator_memcpy, std::memcpy)
 COPY(cuda_emulator_memmove, std::memmove)
-FILL(cuda_emulator_memset)
-COPY(__tsan_memcpy, std::memcpy)
-COPY(__tsan_memmove, std::memmove)
-FILL(__tsan_memset)
+void* cuda_emulator_memset(void* to, int value, std::size_t bytes) {
+  if (observed() && bytes > 0) touch(to, bytes, Access::write, HERE);
+  return std::memset(to, value, bytes);
+}
 
 void __tsan_vptr_read(void*) {}
 void __tsan_vptr_update(void*, void*) {}

@@ -426,6 +426,14 @@ void written(const void* at, std::size_t bytes) {
   }
 }
 
+void unwritten(const void* at, std::size_t bytes) {
+  const auto place = reinterpret_cast<std::uintptr_t>(at);
+  if (!device_shadow.covers(place)) return;
+  for (std::uintptr_t word = place & ~std::uintptr_t{3}; word < place + bytes; word += 4) {
+    device_shadow.word(word) = {};
+  }
+}
+
 void expect(const void* at, std::size_t bytes) {
   const auto place = reinterpret_cast<std::uintptr_t>(at);
   if (!shared_shadow.covers(place)) return;

@@ -62,6 +62,7 @@ void touch(const void* at, std::size_t bytes, Access access, const void* code);
 const void* first_unwritten(const void* at, std::size_t bytes);
 // What the host has written; what the host lets go of.
 void written(const void* at, std::size_t bytes);
+void unwritten(const void* at, std::size_t bytes);
 void forget(const void* at, std::size_t bytes);
 void forget_place();  // what is known of an allocation has changed
 // What a late copy will write to shared memory, for nobody to touch until it has arrived.

@@ -6,12 +6,8 @@
 
 // CUDA's types and words for g++ and clang; nvcc has its own.
 
-#if defined(__SANITIZE_THREAD__)
+#ifdef __SANITIZE_THREAD__
 #define CUDA_EMULATOR_OBSERVES 1  // this file is compiled to be observed
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CUDA_EMULATOR_OBSERVES 1
-#endif
 #endif
 
 namespace cuda_emulator {

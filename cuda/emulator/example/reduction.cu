@@ -18,7 +18,7 @@ __global__ void sum(const float* x, int n, float* part) {
   __syncthreads();
   for (unsigned half = 128; half > 0; half /= 2) {
     if (t < half) of_thread[t] += of_thread[t + half];
-    __syncthreads();  // without it: race: block (0, 0, 0) thread 0 read what was written by ...
+    __syncthreads();
   }
   if (t == 0) part[blockIdx.x] = of_thread[0];
 }

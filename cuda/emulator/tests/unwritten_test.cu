@@ -89,6 +89,24 @@ TEST_CASE("a kernel that was not observed may have written anything") {
   CHECK(error_of([&] { launch<twice<true>>({3, 32}, later, x, 70U); }) != "");
 }
 
+TEST_CASE("memory that a pool hands out again") {
+  const Array<float> x(counted<float>(140));
+  const Array<float> out(std::size_t{140});
+  launch<twice<true>>({3, 32}, x, out, 70U);
+  renew(x + 10, 40);
+  CHECK(x.values()[9] == 9);
+  CHECK(std::isnan(x.values()[10]));
+  CHECK(std::isnan(x.values()[19]));
+  CHECK(x.values()[20] == 20);
+  CHECK(holds(error_of([&] { renew(x + 130, 44); }), "[renew] 44 bytes at byte 520 of the 560"));
+  NEEDS_OBSERVER
+  check_caught(
+      [&] {
+        launch<twice<true>>({3, 32}, x, out, 70U);
+      },
+      {"reads what nobody has written: 4 bytes at byte "});
+}
+
 // --- shared memory
 
 namespace {
