@@ -217,6 +217,7 @@ void reset() {
   madvise(memory, a.reach, MADV_DONTNEED);
   mprotect(memory, a.reach, PROT_NONE);
   observer::forget(memory, a.reach);
+  observer::restart();
   for (const Allocation& allocation : a.allocations) each_forbidden(allocation, allow);
   a.allocations.clear();
   a.reach = kPage;

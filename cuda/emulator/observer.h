@@ -65,6 +65,7 @@ void written(const void* at, std::size_t bytes);
 void unwritten(const void* at, std::size_t bytes);
 void forget(const void* at, std::size_t bytes);
 void forget_place();  // what is known of an allocation has changed
+void restart();       // when all has been forgotten
 // What a late copy will write to shared memory, for nobody to touch until it has arrived.
 void expect(const void* at, std::size_t bytes);
 void arrived(const void* at, std::size_t bytes);
