@@ -28,7 +28,7 @@ struct Tile {
 };
 
 inline constexpr int kDepthStep = 16;
-inline constexpr std::int64_t kStraight = 256;
+inline constexpr std::int64_t kStraight = 64;
 inline constexpr int kLargeSide = 64;  // with 4 x 4 elements a thread
 inline constexpr int kSmallSide = 16;  // with 2 x 2
 

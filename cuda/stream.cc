@@ -48,7 +48,9 @@ void begin(State& s) {
   }
   require(error, "cuda");
   require(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking), "cuda");
-  require(cudaMalloc(&s.record, sizeof(Fault)), "cuda");
+  void* record = nullptr;
+  require(cudaMalloc(&record, sizeof(Fault)), "cuda");
+  s.record = static_cast<Fault*>(record);
   clear_record(s);
   s.begun = true;
 }
