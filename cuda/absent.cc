@@ -14,6 +14,7 @@ std::byte* take(std::size_t) { refuse(); }
 void give(std::byte*) {}
 void set_bytes(std::byte*, unsigned char, std::size_t) {}
 bool have_value(const std::byte*, unsigned char, std::size_t) { return true; }
+void renew(std::byte*, std::size_t) {}
 std::string memory_text() { return "no device"; }
 void check_faults() {}
 void set_schedule(std::uint64_t) {}

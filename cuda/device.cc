@@ -53,8 +53,10 @@ std::string memory_text() {
 void check_faults() { finish(); }
 
 #ifdef MOEGRAD_CUDA_EMULATED
+void renew(std::byte* memory, std::size_t bytes) { cuda_emulator::renew(memory, bytes, stream()); }
 void set_schedule(std::uint64_t seed) { cuda_emulator::settings().schedule = seed; }
 #else
+void renew(std::byte*, std::size_t) {}
 void set_schedule(std::uint64_t) {}
 #endif
 

@@ -19,7 +19,10 @@ void give(std::byte* memory);
 // Bytes of the device set to a value, and whether all of them still have it.
 void set_bytes(std::byte* memory, unsigned char value, std::size_t bytes);
 bool have_value(const std::byte* memory, unsigned char value, std::size_t bytes);
-// "81559 MiB, 1234 MiB of them free", for messages.
+// A block that was given back is handed out again: on the emulated device, to be written before it
+// is read.
+void renew(std::byte* memory, std::size_t bytes);
+// "1234 bytes of 85899345920 are free on the device", for messages.
 std::string memory_text();
 
 // An Error of what kernels have found wrong in what they were given since the last call, such as an

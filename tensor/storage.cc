@@ -102,7 +102,10 @@ class Pool {
     block->checked = checked;
     block->references.store(1, std::memory_order_relaxed);
     block->version.store(0, std::memory_order_relaxed);
-    if (checked) set_guard(*block);
+    if (checked) {
+      if (device_ == Device::cuda) cuda::renew(block->data, bytes);
+      set_guard(*block);
+    }
     return block;
   }
 
