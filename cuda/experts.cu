@@ -28,12 +28,12 @@ struct Slots {
       : groups{in<std::int32_t>(s.offsets), s.offsets.numel() - 1},
         order(in<std::int32_t>(s.order)),
         count(s.order.numel()),
-        choices(s.choices) {}
+        choices(static_cast<std::int32_t>(s.choices)) {}
   cuda::Groups groups;
   const std::int32_t* order;
   std::int64_t count;
-  std::int64_t choices;
-  __device__ std::int64_t token(std::int64_t slot) const { return order[slot] / choices; }
+  std::int32_t choices;
+  __device__ std::int32_t token(std::int64_t slot) const { return order[slot] / choices; }
 };
 
 // Rows by slot, or by token where `by_token`.
@@ -99,14 +99,15 @@ struct Outer {
     tile.first_row = block / across % down * side;
     tile.rows = left.cols - tile.first_row < side ? left.cols - tile.first_row : side;
     cuda::take_columns(block % across, side, right.cols, tile);
-    tile.depth = slots.groups.offsets[tile.group + 1] - slots.groups.offsets[tile.group];
+    tile.first_k = slots.groups.offsets[tile.group];
+    tile.depth = slots.groups.offsets[tile.group + 1] - tile.first_k;
     return true;
   }
   __device__ T a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return left.at(slots, slots.groups.offsets[tile.group] + k, row);
+    return left.at(slots, tile.first_k + k, row);
   }
   __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return right.at(slots, slots.groups.offsets[tile.group] + k, col);
+    return right.at(slots, tile.first_k + k, col);
   }
   __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
     T& y = to[(tile.group * left.cols + row) * right.cols + col];

@@ -100,14 +100,15 @@ struct GroupedOuter {
     tile.first_row = block / across % down * side;
     tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
     cuda::take_columns(block % across, side, cols, tile);
-    tile.depth = groups.offsets[tile.group + 1] - groups.offsets[tile.group];
+    tile.first_k = groups.offsets[tile.group];
+    tile.depth = groups.offsets[tile.group + 1] - tile.first_k;
     return true;
   }
   __device__ T a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return x[(groups.offsets[tile.group] + k) * rows + row];
+    return x[(tile.first_k + k) * rows + row];
   }
   __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return dy[(groups.offsets[tile.group] + k) * cols + col];
+    return dy[(tile.first_k + k) * cols + col];
   }
   __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
     dw[(tile.group * rows + row) * cols + col] = value;

@@ -24,7 +24,7 @@ struct Tile {
   std::int64_t group = 0;
   std::int64_t first_row = 0, rows = 0;  // of the problem's rows, and how many
   std::int64_t first_col = 0, cols = 0;
-  std::int64_t depth = 0;
+  std::int64_t first_k = 0, depth = 0;  // where the sum begins, for problems that ask; its terms
 };
 
 inline constexpr int kDepthStep = 16;
@@ -32,6 +32,7 @@ inline constexpr std::int64_t kStraight = 64;
 inline constexpr int kLargeSide = 64;  // with 4 x 4 elements a thread
 inline constexpr int kSmallSide = 16;  // with 2 x 2
 
+// Of f32: what is lost is kept. Of f64 the sums of pieces are exact enough.
 template <class T>
 struct RunningSum {
   T sum = T(0);
@@ -46,6 +47,12 @@ struct RunningSum {
     sum = next;
   }
   __device__ T total() const { return sum + lost; }
+};
+template <>
+struct RunningSum<double> {
+  double sum = 0.0;
+  __device__ void add(double value) { sum += value; }
+  __device__ double total() const { return sum; }
 };
 
 template <int kSide, int kOwn, class Problem>
