@@ -40,6 +40,7 @@ const std::vector<Exception> kExceptions = {
      {"autograd/case_run", "autograd/comparison", "autograd/culprit", "autograd/directions",
       "autograd/gradcheck_report"},
      "the parts of the checker have no meaning of their own"},
+    {"cuda/defects", {}, "of all kernels: what others got wrong"},
     {"cuda/schedules", {}, "of all kernels: the order of blocks and threads"},
     {"cuda/training", {}, "of all of it: training"},
     {"docs/names", {}, "of the names of tests"},
