@@ -13,7 +13,8 @@ TEST_CASE("the kernels of the cpu are always the same object") {
 TEST_CASE("CUDA has kernels, or an error says what is missing, in the build or on the machine") {
   std::string error;
   try {
-    CHECK(Tensor::full({3}, 2.0, DType::f32, Device::cuda).to(Device::cpu).at(2) == 2.0);
+    const Tensor there = Tensor::full({3}, 2.0, DType::f32, Device::cuda);
+    CHECK(there.to(Device::cpu).at(2) == 2.0);
   } catch (const Error& e) {
     error = e.what();
   }
