@@ -21,13 +21,16 @@ struct Check {
 std::vector<Check> all_checks(Device device) {
   std::vector<Check> checks;
   for (const OperationEntry& entry : all_declared_operations()) {
-    checks.push_back({std::string(entry.name), [=] { return check_operation(entry, nullptr, device); }});
+    checks.push_back(
+        {std::string(entry.name), [=] { return check_operation(entry, nullptr, device); }});
   }
   for (const RouterEntry& entry : routers()) {
-    checks.push_back({entry.name, [&entry, device] { return check_router(entry, nullptr, device); }});
+    checks.push_back(
+        {entry.name, [&entry, device] { return check_router(entry, nullptr, device); }});
   }
   for (const EstimatorEntry& entry : estimators()) {
-    checks.push_back({entry.name, [&entry, device] { return check_estimator(entry, nullptr, device); }});
+    checks.push_back(
+        {entry.name, [&entry, device] { return check_estimator(entry, nullptr, device); }});
   }
   return checks;
 }

@@ -148,7 +148,8 @@ std::vector<Tensor> OnDevice::at_all_threads(F&& f) const {
   };
   if (!has_own_kernels()) return run_with(2);
   std::vector<Tensor> one = run_with(1);
-  const int most = device == Device::cuda ? 2 : 3;  // one order of its blocks and threads, and another
+  const int most =
+      device == Device::cuda ? 2 : 3;  // one order of its blocks and threads, and another
   for (int threads = 2; threads <= most; ++threads) {
     const std::vector<Tensor> many = run_with(threads);
     for (std::size_t i = 0; i < one.size(); ++i) {

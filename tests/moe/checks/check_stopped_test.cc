@@ -1,11 +1,10 @@
-#include "moe/checks/check.h"
-
 #include <atomic>
 #include <chrono>
 #include <thread>
 
 #include <doctest/doctest.h>
 
+#include "moe/checks/check.h"
 #include "ops/ops.h"
 #include "tensor/stop.h"
 #include "tensor/storage.h"
