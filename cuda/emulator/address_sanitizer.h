@@ -39,7 +39,7 @@ class AllowLeaks {
   AllowLeaks() { __lsan_disable(); }
   ~AllowLeaks() { __lsan_enable(); }
 #else
-  AllowLeaks() {}
+  AllowLeaks() {}  // NOLINT(modernize-use-equals-default): an object that is there for what it does
 #endif
   AllowLeaks(const AllowLeaks&) = delete;
   AllowLeaks& operator=(const AllowLeaks&) = delete;

@@ -33,7 +33,7 @@ class Fibers {
     const char* const place = static_cast<const char*>(at(worker).left_at);
     for (int line = -2; line < 3; ++line) __builtin_prefetch(place + 64 * line, 1);
   }
-  bool is_own(const void* at) const;  // on the stack of the worker that runs
+  bool is_own(const void* place) const;  // on the stack of the worker that runs
   // Nobody will switch to them again; their stacks are for others.
   void abandon();
 

@@ -56,8 +56,8 @@ enum cudaDeviceAttr {
 };
 
 cudaError_t cudaGetDeviceCount(int* count);
-cudaError_t cudaSetDevice(int device);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaSetDevice(int number);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
@@ -68,14 +68,14 @@ template <class T>
 cudaError_t cudaMalloc(T** out, std::size_t bytes) {
   return cudaMalloc(reinterpret_cast<void**>(out), bytes);
 }
-cudaError_t cudaFree(void* memory);
+cudaError_t cudaFree(void* at);
 // Pinned: the only host memory that asynchronous copies are asynchronous with.
 cudaError_t cudaMallocHost(void** out, std::size_t bytes);
 template <class T>
 cudaError_t cudaMallocHost(T** out, std::size_t bytes) {
   return cudaMallocHost(reinterpret_cast<void**>(out), bytes);
 }
-cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaFreeHost(void* at);
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
