@@ -48,7 +48,7 @@ using Lanes = std::array<std::uint64_t, 32>;
 // Gives a value to a collective of the warp, waits for all its lanes and returns what each has
 // given, for the caller to read before its next collective. The last that comes does `together`
 // before any goes on.
-const Lanes& exchange(const char* collective, unsigned mask, std::uint64_t value, const Here& here,
+const Lanes& exchange(const char* what, unsigned mask, std::uint64_t value, const Here& here,
                       void (*together)(const Lanes&) = nullptr);
 unsigned lane();  // the running thread's, in its warp
 
