@@ -10,7 +10,7 @@ using namespace moegrad::test;
 namespace {
 
 // Numbers of one sum. Threads of an emulated device are slow: of fewer a plain sum in f32 would still
-// be off by ten times the bound.
+// be off by two hundred times the bound.
 std::int64_t many(const OnDevice& on) { return on.device == Device::cuda ? 30000 : 4000000; }
 constexpr double kBound = 1e-6;
 const double kTenth = static_cast<double>(0.1F);
