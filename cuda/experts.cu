@@ -93,12 +93,7 @@ struct Outer {
   bool a_by_rows = false, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    const std::int64_t across = (right.cols + side - 1) / side;
-    const std::int64_t down = (left.cols + side - 1) / side;
-    tile.group = block / across / down;
-    tile.first_row = block / across % down * side;
-    tile.rows = left.cols - tile.first_row < side ? left.cols - tile.first_row : side;
-    cuda::take_columns(block % across, side, right.cols, tile);
+    cuda::take_tile(block, side, left.cols, right.cols, tile);
     tile.first_k = slots.groups.offsets[tile.group];
     tile.depth = slots.groups.offsets[tile.group + 1] - tile.first_k;
     return true;

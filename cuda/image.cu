@@ -41,17 +41,6 @@ __device__ T unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int
   return image[(channel * s.height + y) * s.width + x];
 }
 
-// The tile of rows and cols of a block, in a batch.
-__device__ void take_tile(std::int64_t block, int side, std::int64_t rows, std::int64_t cols,
-                          Tile& tile) {
-  const std::int64_t across = (cols + side - 1) / side;
-  const std::int64_t down = (rows + side - 1) / side;
-  tile.group = block / across / down;
-  tile.first_row = block / across % down * side;
-  tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
-  cuda::take_columns(block % across, side, cols, tile);
-}
-
 // y [O, places] = weight [O, taps] unfolded [taps, places], for each image
 template <class T>
 struct Convolution {
@@ -63,7 +52,7 @@ struct Convolution {
   bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    take_tile(block, side, s.filters, s.places(), tile);
+    cuda::take_tile(block, side, s.filters, s.places(), tile);
     tile.depth = s.taps();
     return true;
   }
@@ -90,7 +79,7 @@ struct InputGradient {
   bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    take_tile(block, side, s.channels, s.pixels(), tile);
+    cuda::take_tile(block, side, s.channels, s.pixels(), tile);
     tile.depth = s.filters * s.of_window();
     return true;
   }
@@ -124,7 +113,7 @@ struct WeightGradient {
   bool a_by_rows = true, b_by_rows = false;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    take_tile(block, side, s.filters, s.taps(), tile);
+    cuda::take_tile(block, side, s.filters, s.taps(), tile);
     const std::int64_t left = s.images - tile.group * chunk;
     tile.depth = (left < chunk ? left : chunk) * s.places();
     return true;

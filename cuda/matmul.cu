@@ -35,12 +35,7 @@ struct MatMul {
   bool a_by_rows, b_by_rows;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    const std::int64_t across = (cols + side - 1) / side;
-    const std::int64_t down = (rows + side - 1) / side;
-    tile.group = block / across / down;
-    tile.first_row = block / across % down * side;
-    tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
-    cuda::take_columns(block % across, side, cols, tile);
+    cuda::take_tile(block, side, rows, cols, tile);
     tile.depth = depth;
     return true;
   }
@@ -94,12 +89,7 @@ struct GroupedOuter {
   bool a_by_rows = false, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    const std::int64_t across = (cols + side - 1) / side;
-    const std::int64_t down = (rows + side - 1) / side;
-    tile.group = block / across / down;
-    tile.first_row = block / across % down * side;
-    tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
-    cuda::take_columns(block % across, side, cols, tile);
+    cuda::take_tile(block, side, rows, cols, tile);
     tile.first_k = groups.offsets[tile.group];
     tile.depth = groups.offsets[tile.group + 1] - tile.first_k;
     return true;

@@ -170,4 +170,15 @@ __device__ inline void take_columns(std::int64_t at, int side, std::int64_t cols
   tile.cols = cols - tile.first_col < side ? cols - tile.first_col : side;
 }
 
+// The tile of a block, of those over [rows, cols] of each of a batch.
+__device__ inline void take_tile(std::int64_t block, int side, std::int64_t rows, std::int64_t cols,
+                                 Tile& tile) {
+  const std::int64_t across = (cols + side - 1) / side;
+  const std::int64_t down = (rows + side - 1) / side;
+  tile.group = block / across / down;
+  tile.first_row = block / across % down * side;
+  tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
+  take_columns(block % across, side, cols, tile);
+}
+
 }  // namespace moegrad::cuda

@@ -70,10 +70,13 @@ TEST_CASE("device: tensors of two devices, or of another type, are errors") {
   CHECK(error_of([&] { (void)there.at(0); }).find("asked for on the host") != std::string::npos);
 }
 
-TEST_CASE("device: a write past the end of a tensor is found where the pool is checked") {
+TEST_CASE("device: what is written past the end of a tensor shows where the pool is checked") {
   pool::set_checked(true);
   const Tensor x = Tensor::zeros({3}, DType::f32, Device::cuda);
-  const auto* const end = reinterpret_cast<const std::byte*>(x.place() + 12);
+  auto* const end = reinterpret_cast<std::byte*>(x.place() + 12);
   CHECK(cuda::have_value(end, 0xa5, 64));
+  cuda::set_bytes(end + 63, 0, 1);
+  CHECK_FALSE(cuda::have_value(end, 0xa5, 64));
+  cuda::set_bytes(end, 0xa5, 64);  // else the tensor's end would end the program
   pool::set_checked(false);
 }
