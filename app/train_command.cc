@@ -27,6 +27,7 @@ struct TrainArguments {
   std::string out;
   int threads = 0;
   Device device = Device::cpu;
+  bool capture = false;
   bool resume = false;
   bool force = false;
   JsonOutput json;
@@ -94,6 +95,7 @@ int run(const TrainArguments& arguments) {
                                             .force = arguments.force,
                                             .threads = arguments.threads,
                                             .device = arguments.device,
+                                            .capture = arguments.capture,
                                             .stop = &stop_signal,
                                             .progress = &progress,
                                             .ready = [&] { arguments.json.require(); }});
@@ -157,6 +159,8 @@ void add_train(CLI::App& app, Global& global) {
              "threads; 0: all. Results do not depend on it")
       ->type_name("");
   add_device(command, arguments->device);
+  command.add_flag("--capture", arguments->capture,
+                   "launch each step of training as one CUDA graph, to the same bits");
   command.add_flag("--resume", arguments->resume,
                    "go on with the run in DIR; with more --epochs than it has, also when finished: "
                    "from the next step on with the learning rate of a run of so many epochs");

@@ -17,6 +17,12 @@ bool have_value(const std::byte*, unsigned char, std::size_t) { return true; }
 void renew(std::byte*, std::size_t) {}
 std::string memory_text() { return "no device"; }
 void check_faults() {}
+void begin_recording(const Rng&) { refuse(); }
+Graph* end_recording() { refuse(); }
+void abandon_recording() {}
+bool recording() { return false; }
+void replay(const Graph&, const Rng&) {}
+void drop(Graph*) {}
 void set_schedule(std::uint64_t) {}
 
 }  // namespace moegrad::cuda

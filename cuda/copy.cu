@@ -36,6 +36,13 @@ void fill_as(T value, std::int64_t n, T* y) {
   each("fill", n, [=] __device__(std::int64_t i) { y[i] = value; });
 }
 
+template <class T>
+void copy_if_finite_as(const double* number, const T* x, std::int64_t n, T* y) {
+  each("copy_if_finite", n, [=] __device__(std::int64_t i) {
+    if (*number - *number == 0.0) y[i] = x[i];
+  });
+}
+
 template <class From, class To>
 void convert_as(const From* x, std::int64_t n, To* y) {
   each("convert", n, [=] __device__(std::int64_t i) { y[i] = converted<To>(x[i]); });
@@ -77,16 +84,11 @@ void find_infinite(const T* x, std::int64_t n, std::int32_t* found) {
 }  // namespace
 
 void CudaKernels::upload(const std::byte* host, const Tensor& t) {
-  cuda::require(cudaMemcpyAsync(reinterpret_cast<void*>(t.place_to_write()), host, t.bytes(),
-                                cudaMemcpyHostToDevice, cuda::stream()),
-                "upload");
+  cuda::upload(host, t.bytes(), reinterpret_cast<void*>(t.place_to_write()));
 }
 
 void CudaKernels::download(const Tensor& x, std::byte* host) {
-  cuda::require(cudaMemcpyAsync(host, reinterpret_cast<const void*>(x.place()), x.bytes(),
-                                cudaMemcpyDeviceToHost, cuda::stream()),
-                "download");
-  cuda::finish();
+  cuda::download(reinterpret_cast<const void*>(x.place()), x.bytes(), host);
 }
 
 void CudaKernels::fill(double value, const Tensor& t) {
@@ -102,6 +104,14 @@ void CudaKernels::copy(const Tensor& x, const Tensor& t) {
                                 reinterpret_cast<const void*>(x.place()), t.bytes(),
                                 cudaMemcpyDeviceToDevice, cuda::stream()),
                 "copy");
+}
+
+void CudaKernels::copy_if_finite(const Tensor& number, const Tensor& x, const Tensor& t) {
+  const double* const finite = in<double>(number);
+  with_bits(x.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    copy_if_finite_as(finite, cuda::bits<T>(x), t.numel(), cuda::bits_to_write<T>(t));
+  });
 }
 
 void CudaKernels::convert(const Tensor& x, const Tensor& t) {

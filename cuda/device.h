@@ -29,6 +29,17 @@ std::string memory_text();
 // index out of range; waits for them. Transfers to the host do the same.
 void check_faults();
 
+// A CUDA graph. What is launched while it is recorded does not run; the host must not wait then, nor
+// bring numbers, and all that is read and written has to stay where it is as long as the graph is.
+struct Graph;
+// Random kernels of a generator with the seed and the stream of `rng` take those of each replay's.
+void begin_recording(const Rng& rng);
+Graph* end_recording();
+void abandon_recording();
+bool recording();
+void replay(const Graph& graph, const Rng& rng);
+void drop(Graph* graph);
+
 // For tests, of the emulated device: the order in which it runs blocks and threads, 0 as they are
 // numbered. A GPU has its own.
 void set_schedule(std::uint64_t seed);

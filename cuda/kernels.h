@@ -13,6 +13,7 @@ class CudaKernels : public Kernels {
   void download(const Tensor& x, std::byte* host) override;
   void fill(double value, const Tensor& out) override;
   void copy(const Tensor& x, const Tensor& out) override;
+  void copy_if_finite(const Tensor& number, const Tensor& x, const Tensor& out) override;
   void convert(const Tensor& x, const Tensor& out) override;
   void accumulate(double alpha, const Tensor& x, const Tensor& y) override;
   void copy_block(const Tensor& src, std::int64_t src_offset, std::int64_t src_row,

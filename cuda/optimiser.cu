@@ -21,7 +21,8 @@ struct Part {
   T* first;
   T* second;
   std::int64_t numel;
-  T rate, decay;
+  double rate;  // factor of the learning rate
+  T decay;
 };
 
 template <class T>
@@ -49,13 +50,12 @@ struct Parts {
 
 // Calls f(parts) with the parameters of the type T, as many at a time as fit.
 template <class T, class F>
-void for_parts(std::span<const ParameterStep> parameters, double rate, double decay, F&& f) {
+void for_parts(std::span<const ParameterStep> parameters, double decay, F&& f) {
   Parts<T> parts;
   for (const ParameterStep& s : parameters) {
     if (s.parameter.dtype() != dtype_of<T> || s.parameter.numel() == 0) continue;
     parts.add({out<T>(s.parameter), in<T>(s.gradient), out<T>(s.moments[0]), out<T>(s.moments[1]),
-               s.parameter.numel(), static_cast<T>(rate * s.rate),
-               static_cast<T>(s.decays ? decay : 0.0)});
+               s.parameter.numel(), s.rate, static_cast<T>(s.decays ? decay : 0.0)});
     if (parts.count == kMost) {
       f(parts);
       parts = {};
@@ -64,11 +64,24 @@ void for_parts(std::span<const ParameterStep> parameters, double rate, double de
   if (parts.count > 0) f(parts);
 }
 
-// What the gradients are multiplied by; NaN where there must be no step.
-__device__ double gradient_factor(const double* norm, double max_norm) {
-  if (!(*norm - *norm == 0.0)) return std::numeric_limits<double>::quiet_NaN();
-  return max_norm > 0.0 && *norm > max_norm ? max_norm / *norm : 1.0;
-}
+// StepSize, on the device.
+struct Size {
+  explicit Size(const StepSize& s)
+      : learning_rate(in<double>(s.learning_rate)),
+        norm(in<double>(s.norm)),
+        max_norm(s.max_norm),
+        steps(in<double>(s.steps)) {}
+  const double* learning_rate;
+  const double* norm;
+  double max_norm;
+  const double* steps;
+
+  // What the gradients are multiplied by; NaN where there must be no step.
+  __device__ double factor() const {
+    if (!(*norm - *norm == 0.0)) return std::numeric_limits<double>::quiet_NaN();
+    return max_norm > 0.0 && *norm > max_norm ? max_norm / *norm : 1.0;
+  }
+};
 
 // base^n for n = 0, 1, 2, ..
 __device__ double power(double base, double n) {
@@ -81,11 +94,11 @@ __device__ double power(double base, double n) {
 }
 
 template <class T>
-__global__ void adamw_kernel(AdamWStep o, Parts<T> parts, const double* norm, double max_norm,
-                             const double* steps) {
-  const double factor = gradient_factor(norm, max_norm);
+__global__ void adamw_kernel(AdamWStep o, Parts<T> parts, Size size) {
+  const double factor = size.factor();
   if (factor != factor) return;
-  const double step = *steps + 1.0;
+  const double learning_rate = *size.learning_rate;
+  const double step = *size.steps + 1.0;
   const auto scale = static_cast<T>(factor);
   const auto beta1 = static_cast<T>(o.beta1);
   const auto beta2 = static_cast<T>(o.beta2);
@@ -101,26 +114,28 @@ __global__ void adamw_kernel(AdamWStep o, Parts<T> parts, const double* norm, do
     p.first[i] = m;
     p.second[i] = v;
     const T change = (m / correction1) / (std::sqrt(v / correction2) + epsilon);
-    p.parameter[i] -= p.rate * (change + p.decay * p.parameter[i]);
+    p.parameter[i] -= static_cast<T>(learning_rate * p.rate) * (change + p.decay * p.parameter[i]);
   });
 }
 
 template <class T>
-__global__ void sgd_kernel(T momentum, bool nesterov, Parts<T> parts, const double* norm,
-                           double max_norm) {
-  const double factor = gradient_factor(norm, max_norm);
+__global__ void sgd_kernel(T momentum, bool nesterov, Parts<T> parts, Size size) {
+  const double factor = size.factor();
   if (factor != factor) return;
+  const double learning_rate = *size.learning_rate;
   const auto scale = static_cast<T>(factor);
   parts.for_each(blockIdx.x, [=](const Part<T>& p, std::int64_t i) {
     const T slope = p.gradient == nullptr ? T(0) : p.gradient[i] * scale;
     const T g = slope + p.decay * p.parameter[i];
     const T u = momentum * p.first[i] + g;
     p.first[i] = u;
-    p.parameter[i] -= p.rate * (nesterov ? g + momentum * u : u);
+    p.parameter[i] -= static_cast<T>(learning_rate * p.rate) * (nesterov ? g + momentum * u : u);
   });
 }
 
-void count_step(const char* operation, const double* norm, double* steps) {
+void count_step(const char* operation, const StepSize& size) {
+  const double* const norm = in<double>(size.norm);
+  double* const steps = out<double>(size.steps);
   each(operation, 1, [=] __device__(std::int64_t) {
     if (*norm - *norm == 0.0) *steps += 1.0;
   });
@@ -178,8 +193,8 @@ void CudaKernels::gradient_norm(std::span<const ParameterStep> parameters, const
                                  partial + done);
     done += parts.chunks();
   };
-  for_parts<float>(given, 0.0, 0.0, add);
-  for_parts<double>(given, 0.0, 0.0, add);
+  for_parts<float>(given, 0.0, add);
+  for_parts<double>(given, 0.0, add);
   norm_of(partial, chunks, out<double>(norm));
   if (!loss.defined()) return;
   with_floating(loss.dtype(), "gradient_norm",
@@ -188,28 +203,25 @@ void CudaKernels::gradient_norm(std::span<const ParameterStep> parameters, const
 
 void CudaKernels::adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,
                         const StepSize& size) {
-  const double* const norm = in<double>(size.norm);
   const auto step = [&](const auto& parts) {
     using T = std::remove_pointer_t<decltype(parts.part[0].parameter)>;
-    cuda::run<adamw_kernel<T>>("adamw", parts.chunks(), cuda::kThreads, o, parts, norm,
-                               size.max_norm, in<double>(size.steps));
+    cuda::run<adamw_kernel<T>>("adamw", parts.chunks(), cuda::kThreads, o, parts, Size(size));
   };
-  for_parts<float>(parameters, o.learning_rate, o.weight_decay, step);
-  for_parts<double>(parameters, o.learning_rate, o.weight_decay, step);
-  count_step("adamw", norm, out<double>(size.steps));
+  for_parts<float>(parameters, o.weight_decay, step);
+  for_parts<double>(parameters, o.weight_decay, step);
+  count_step("adamw", size);
 }
 
 void CudaKernels::sgd(const SgdStep& o, std::span<const ParameterStep> parameters,
                       const StepSize& size) {
-  const double* const norm = in<double>(size.norm);
   const auto step = [&](const auto& parts) {
     using T = std::remove_pointer_t<decltype(parts.part[0].parameter)>;
     cuda::run<sgd_kernel<T>>("sgd", parts.chunks(), cuda::kThreads, static_cast<T>(o.momentum),
-                             o.nesterov, parts, norm, size.max_norm);
+                             o.nesterov, parts, Size(size));
   };
-  for_parts<float>(parameters, o.learning_rate, o.weight_decay, step);
-  for_parts<double>(parameters, o.learning_rate, o.weight_decay, step);
-  count_step("sgd", norm, out<double>(size.steps));
+  for_parts<float>(parameters, o.weight_decay, step);
+  for_parts<double>(parameters, o.weight_decay, step);
+  count_step("sgd", size);
 }
 
 }  // namespace moegrad

@@ -1,5 +1,6 @@
 #include "cuda/stream.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -7,15 +8,24 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device.h"
 #include "cuda/fault.h"
+#include "cuda/graph.h"
 
 namespace moegrad::cuda {
 namespace {
+
+// Transfers of so many bytes between two waits go through memory that the device reads and writes by
+// itself, so that none of them is a wait of its own.
+constexpr std::size_t kStaging = std::size_t{4} << 20;
 
 // What the device is asked for first, once a process.
 struct State {
   cudaStream_t stream = nullptr;
   Fault* record = nullptr;                    // on the device
+  Fault* found = nullptr;                     // pinned: the record, as it was at the last wait
+  std::byte* staging = nullptr;               // pinned
+  std::size_t staged = 0;                     // bytes of it, since the last wait
   std::vector<const char*> names;             // of operations that have checks, by their numbers
   std::array<const char*, 16> launches = {};  // the last ones, in a ring
   std::size_t launched = 0;
@@ -52,6 +62,11 @@ void begin(State& s) {
   void* record = nullptr;
   require(cudaMalloc(&record, sizeof(Fault)), "cuda");
   s.record = static_cast<Fault*>(record);
+  void* pinned = nullptr;
+  require(cudaMallocHost(&pinned, kStaging), "cuda");
+  s.staging = static_cast<std::byte*>(pinned);
+  require(cudaMallocHost(&pinned, sizeof(Fault)), "cuda");
+  s.found = static_cast<Fault*>(pinned);
   clear_record(s);
   s.begun = true;
 }
@@ -64,6 +79,14 @@ std::string last_launches() {
     if (name != nullptr) text += (text.empty() ? "" : ", ") + std::string(name);
   }
   return text;
+}
+
+// Room in the staging memory; null where there is not so much.
+std::byte* room_for(State& s, std::size_t bytes) {
+  if (bytes > kStaging - s.staged) return nullptr;
+  std::byte* const room = s.staging + s.staged;
+  s.staged += std::min(kStaging - s.staged, (bytes + 63) / 64 * 64);
+  return room;
 }
 
 [[noreturn]] void raise(const Fault& f) {
@@ -116,10 +139,29 @@ void note_launch(const char* operation) {
   State& s = state();
   // Asked for by who looks for an error that the device reports late: then it is the last launch's.
   static const bool waits = std::getenv("MOEGRAD_CUDA_SYNC") != nullptr;
-  if (waits && s.launched > 0) {
+  if (waits && s.launched > 0 && !recording()) {
     require(cudaStreamSynchronize(s.stream), s.launches[(s.launched - 1) % s.launches.size()]);
   }
   s.launches[s.launched++ % s.launches.size()] = operation;
+}
+
+void upload(const std::byte* from, std::size_t bytes, void* to) {
+  require_no_recording("brings numbers to the device");
+  const cudaStream_t there = stream();
+  std::byte* const room = room_for(state(), bytes);
+  if (room != nullptr) std::memcpy(room, from, bytes);
+  require(cudaMemcpyAsync(to, room != nullptr ? room : from, bytes, cudaMemcpyHostToDevice, there),
+          "upload");
+}
+
+void download(const void* from, std::size_t bytes, std::byte* to) {
+  require_no_recording("waits for the device");
+  const cudaStream_t there = stream();
+  std::byte* const room = room_for(state(), bytes);
+  require(cudaMemcpyAsync(room != nullptr ? room : to, from, bytes, cudaMemcpyDeviceToHost, there),
+          "download");
+  finish();
+  if (room != nullptr) std::memcpy(to, room, bytes);
 }
 
 Fault* fault_record() {
@@ -137,12 +179,14 @@ int number_of(const char* operation) {
 }
 
 void finish() {
+  require_no_recording("waits for the device");
+  const cudaStream_t there = stream();
   State& s = state();
-  Fault found;
-  require(cudaMemcpyAsync(&found, s.record, sizeof found, cudaMemcpyDeviceToHost, stream()),
-          "cuda");
-  require(cudaStreamSynchronize(s.stream), "cuda");
-  if (found.kind == kNoFault) return;
+  require(cudaMemcpyAsync(s.found, s.record, sizeof(Fault), cudaMemcpyDeviceToHost, there), "cuda");
+  require(cudaStreamSynchronize(there), "cuda");
+  s.staged = 0;
+  if (s.found->kind == kNoFault) return;
+  const Fault found = *s.found;
   clear_record(s);
   raise(found);
 }

@@ -96,6 +96,7 @@ struct EstimatorTraits {
   bool choice_alone = false;     // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
   const char* state = "";        // what checkpoints keep of it, with the names
   const char* on_host = "";      // what it computes on the host, as RouterTraits say it
+  std::pair<std::string, std::string> on_host_with = {};  // with this option alone, and its value
 };
 
 struct EstimatorEntry {

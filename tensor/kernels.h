@@ -76,14 +76,14 @@ struct ParameterStep {
 
 // When an optimiser steps at all, and with which part of the gradients.
 struct StepSize {
-  Tensor norm;  // f64 []: of all gradients; where it is not finite nothing is changed
+  Tensor learning_rate;  // f64 []
+  Tensor norm;           // f64 []: of all gradients; where it is not finite nothing is changed
   // Gradients are multiplied by max_norm / norm where the norm is larger; 0: they are not.
   double max_norm = 0.0;
   Tensor steps;  // f64 []: the steps made, counted up
 };
 
 struct AdamWStep {
-  double learning_rate = 1e-3;
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
@@ -91,7 +91,6 @@ struct AdamWStep {
 };
 
 struct SgdStep {
-  double learning_rate = 1e-2;
   double momentum = 0.0;
   double weight_decay = 0.0;
   bool nesterov = false;
@@ -126,6 +125,8 @@ class Kernels {
   virtual void fill(double value, const Tensor& out) = 0;
   virtual void copy(const Tensor& x, const Tensor& out) = 0;     // same dtype and numel
   virtual void convert(const Tensor& x, const Tensor& out) = 0;  // any dtype to any other
+  // copy(x, out) where `number` (f64 []) is finite, nothing where it is not
+  virtual void copy_if_finite(const Tensor& number, const Tensor& x, const Tensor& out) = 0;
   // y += alpha x
   virtual void accumulate(double alpha, const Tensor& x, const Tensor& y) = 0;
   // dst[r, 0..cols) = src[r, 0..cols) for rows of lengths src_row and dst_row elements; src and dst

@@ -88,6 +88,46 @@ constinit std::atomic<bool> fill_and_check{false};
 // What this thread may still take from the system, where there is a pool::Budget.
 constinit thread_local std::size_t budget_left = std::numeric_limits<std::size_t>::max();
 
+}  // namespace
+
+// Free blocks, by size class.
+class FreeBlocks {
+ public:
+  void give(Storage::Block* block) {
+    Storage::Block*& head = heads_[static_cast<std::size_t>(block->size_class)];
+    block->next_free = head;
+    head = block;
+  }
+  // Null where there is none.
+  Storage::Block* take(int size_class) {
+    Storage::Block*& head = heads_[static_cast<std::size_t>(size_class)];
+    Storage::Block* const block = head;
+    if (block == nullptr) return nullptr;
+    head = block->next_free;
+    __builtin_prefetch(head);  // for the next call, which would wait for it
+    return block;
+  }
+  // Takes all, for f(block).
+  template <class F>
+  void clear(F&& f) {
+    for (Storage::Block*& head : heads_) {
+      while (head != nullptr) f(std::exchange(head, head->next_free));
+    }
+  }
+
+ private:
+  std::array<Storage::Block*, kSizeClasses> heads_{};
+};
+
+// Lives until the arena and the last tensor of it are gone.
+struct pool::Arena::Blocks {
+  FreeBlocks free;
+  std::int64_t held = 0;  // by tensors
+  bool closed = false;    // the arena is gone
+};
+
+namespace {
+
 class Pool {
  public:
   constexpr explicit Pool(Device device) : device_(device) {}
@@ -114,27 +154,46 @@ class Pool {
     const std::lock_guard lock(lock_);
     stats_.bytes_in_use -= block->capacity;
     stats_.bytes_cached += block->capacity;
-    Storage::Block*& head = free_[static_cast<std::size_t>(block->size_class)];
-    block->next_free = head;
-    head = block;
+    pool::Arena::Blocks* const arena = block->arena;
+    if (arena == nullptr) return free_.give(block);
+    --arena->held;
+    if (!arena->closed) return arena->free.give(block);
+    block->arena = nullptr;
+    free_.give(block);
+    if (arena->held == 0) delete arena;
   }
 
   void release_cached() {
-    decltype(free_) lists{};
+    FreeBlocks blocks;
     {
       const std::lock_guard lock(lock_);
-      std::swap(lists, free_);
-      stats_.bytes_cached = 0;
+      std::swap(blocks, free_);
     }
-    for (Storage::Block* head : lists) {
-      while (head != nullptr) {
-        Storage::Block* block = std::exchange(head, head->next_free);
-        if (device_ == Device::cpu) to_system(block->data, block->capacity);
-        if (device_ == Device::guarded) guarded::give(block->data, block->capacity);
-        if (device_ == Device::cuda) cuda::give(block->data);
-        delete block;
-      }
-    }
+    std::size_t bytes = 0;
+    blocks.clear([&](Storage::Block* block) {
+      bytes += block->capacity;
+      if (device_ == Device::cpu) to_system(block->data, block->capacity);
+      if (device_ == Device::guarded) guarded::give(block->data, block->capacity);
+      if (device_ == Device::cuda) cuda::give(block->data);
+      delete block;
+    });
+    const std::lock_guard lock(lock_);
+    stats_.bytes_cached -= bytes;
+  }
+
+  void use(pool::Arena::Blocks* arena, bool frozen) {
+    const std::lock_guard lock(lock_);
+    arena_ = arena;
+    frozen_ = frozen;
+  }
+  void close(pool::Arena::Blocks* arena) {
+    const std::lock_guard lock(lock_);
+    arena->free.clear([&](Storage::Block* block) {
+      block->arena = nullptr;
+      free_.give(block);
+    });
+    arena->closed = true;
+    if (arena->held == 0) delete arena;
   }
 
   PoolStats stats() {
@@ -150,20 +209,21 @@ class Pool {
   // Null where none of this class is cached.
   Storage::Block* take_cached(int size_class) {
     const std::lock_guard lock(lock_);
-    Storage::Block*& head = free_[static_cast<std::size_t>(size_class)];
-    Storage::Block* const block = head;
+    Storage::Block* block = arena_ == nullptr ? nullptr : arena_->free.take(size_class);
+    if (block == nullptr) block = free_.take(size_class);
     if (block == nullptr) return nullptr;
-    head = block->next_free;
-    __builtin_prefetch(head);  // for the next call, which would wait for it
     stats_.bytes_cached -= block->capacity;
-    count_taken(block->capacity);
+    count_taken(block);
     return block;
   }
 
-  void count_taken(std::size_t capacity) {
+  void count_taken(Storage::Block* block) {
     ++stats_.allocations;
-    stats_.bytes_in_use += capacity;
+    stats_.bytes_in_use += block->capacity;
     stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+    if (arena_ == nullptr) return;
+    block->arena = arena_;
+    ++arena_->held;
   }
 
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
@@ -172,6 +232,12 @@ class Pool {
       fail("storage",
            "{} bytes asked for, where {} are left. Use smaller sizes, or a larger limit.", bytes,
            budget_left);
+    }
+    if (frozen_) {
+      fail("storage",
+           "{} bytes asked for by work that is done again, and that took no such block before. Let "
+           "it take the same each time.",
+           bytes);
     }
     std::byte* memory = more(capacity);
     if (memory == nullptr) {  // cached blocks of other sizes may be in the way
@@ -194,7 +260,7 @@ class Pool {
     block->size_class = size_class;
     const std::lock_guard lock(lock_);
     ++stats_.system_allocations;
-    count_taken(capacity);
+    count_taken(block);
     return block;
   }
 
@@ -213,6 +279,7 @@ class Pool {
 
   static void check_guard(Storage::Block& block) {
     if (block.device == Device::cuda) {
+      if (cuda::recording()) return;  // nothing has run
       if (cuda::have_value(block.data + block.bytes, kGuard, kGuardBytes)) return;
       std::fprintf(stderr, "moegrad: the end of a tensor of %zu bytes was overwritten\n",
                    block.bytes);
@@ -230,7 +297,9 @@ class Pool {
 
   Device device_;
   SpinLock lock_;
-  std::array<Storage::Block*, kSizeClasses> free_{};
+  FreeBlocks free_;
+  pool::Arena::Blocks* arena_ = nullptr;  // in use
+  bool frozen_ = false;
   PoolStats stats_;
 };
 
@@ -284,6 +353,13 @@ bool checked() { return fill_and_check.load(); }
 
 Budget::Budget(std::size_t bytes) : before_(std::exchange(budget_left, bytes)) {}
 Budget::~Budget() { budget_left = before_; }
+
+Arena::Arena(Device device) : device_(device), blocks_(new Blocks) {}
+Arena::~Arena() { pool_of(device_).close(blocks_); }
+Arena::Use::Use(Arena& arena, bool frozen) : device_(arena.device_) {
+  pool_of(device_).use(arena.blocks_, frozen);
+}
+Arena::Use::~Use() { pool_of(device_).use(nullptr, false); }
 
 void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data; }
 void give(void* memory) {

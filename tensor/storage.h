@@ -43,6 +43,33 @@ class Budget {
  private:
   std::size_t before_;
 };
+// Blocks of a device apart from all others, for work that finds them where they were when it is done
+// again. They go to the pool when this is gone; those that tensors still hold, with these.
+class Arena {
+ public:
+  explicit Arena(Device device);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  struct Blocks;
+  // While one lives, tensors of the device take blocks of the arena, and add to it what it lacks;
+  // where it is frozen nothing is asked of the system for that: an Error.
+  class Use {
+   public:
+    explicit Use(Arena& arena, bool frozen = false);
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Device device_;
+  };
+
+ private:
+  Device device_;
+  Blocks* blocks_;
+};
 // Memory of the CPU's pool for other things than tensors, 64-byte aligned; see PoolVector.
 void* take(std::size_t bytes);
 void give(void* memory);
@@ -113,8 +140,9 @@ class Storage {
     std::atomic<std::uint32_t> version{0};
     int size_class = 0;
     Device device = Device::cpu;
-    bool checked = false;         // has guard bytes behind `bytes`
-    std::shared_ptr<void> owner;  // of bytes that are not the pool's
+    pool::Arena::Blocks* arena = nullptr;  // whose it is; null: the pool's
+    bool checked = false;                  // has guard bytes behind `bytes`
+    std::shared_ptr<void> owner;           // of bytes that are not the pool's
   };
 
  private:

@@ -166,17 +166,16 @@ Tensor Tensor::to(Device device) const {
   return t;
 }
 
-std::vector<double> to_vector(std::span<const Tensor> tensors) {
-  if (tensors.empty()) return {};
+Tensor concatenated(std::span<const Tensor> tensors) {
   std::int64_t elements = 0;
   for (const Tensor& t : tensors) elements += t.numel();
-  const Tensor all = Tensor::empty({elements}, DType::f64, tensors.front().device());
+  Tensor all = Tensor::empty({elements}, DType::f64, tensors.front().device());
   std::int64_t next = 0;
   for (const Tensor& t : tensors) {
     kernels(all.device()).convert(t, all.rows(next, next + t.numel()));
     next += t.numel();
   }
-  return all.to_vector();
+  return all;
 }
 
 std::uint64_t waits_for_devices() { return waits; }

@@ -140,9 +140,8 @@ class Tensor {
   Device device_ = Device::cpu;
 };
 
-// All elements of tensors of one device as doubles, one tensor behind the other: copied to the host
-// together, a single wait.
-std::vector<double> to_vector(std::span<const Tensor> tensors);
+// All elements of tensors of one device (one tensor at least), one tensor behind the other: f64 [n].
+Tensor concatenated(std::span<const Tensor> tensors);
 
 // How often this process has waited for a device, to have a copy of its elements on the host.
 std::uint64_t waits_for_devices();

@@ -38,7 +38,7 @@ Evaluation evaluate(const Classifier& model, const Parameters& parameters, const
     kernels(guess.device()).argmax(logits, {rows, logits.size(1), 1}, guess);
     const std::vector<Tensor> numbers = {cross_entropy(out.logits, there.labels).value(),
                                          out.mixture.dropped(), out.mixture.expert_load(), guess};
-    const std::vector<double> read = to_vector(numbers);
+    const std::vector<double> read = concatenated(numbers).to_vector();
     auto next = read.begin();
     loss += *next++ * static_cast<double>(rows);
     dropped += *next++;

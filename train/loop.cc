@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/registry.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tensor/threads.h"
@@ -49,6 +50,29 @@ const Task& checked(const Task& task) {
     check_finite(*data, name + std::string(" data"));
   }
   return task;
+}
+
+void require_capturable(const TrainConfig& c, Device device) {
+  if (device == Device::cpu) {
+    fail("train", "the cpu has no graphs to capture steps in. Use cuda, or do not capture.");
+  }
+  const auto require = [](std::string_view kind, const std::string& name, std::string_view what) {
+    if (what.empty()) return;
+    fail("train",
+         "the {} '{}' computes {} on the host, and a captured step cannot wait for it. Use "
+         "another, or do not capture.",
+         kind, name, what);
+  };
+  require("router", c.router, router_entry(c.router).traits.on_host);
+  for (const std::string& name : {c.estimator, c.router_gradient, c.expert_gradient}) {
+    if (name.empty()) continue;
+    const EstimatorTraits& traits = estimator_entry(name).traits;
+    const auto& [option, value] = traits.on_host_with;
+    const auto given = c.options.find(option);
+    if (option.empty() || (given != c.options.end() && given->second == value)) {
+      require("estimator", name, traits.on_host);
+    }
+  }
 }
 
 class TrainingRun {
@@ -106,7 +130,7 @@ class TrainingRun {
     }
     for (Parameter& p : parameters_) p.value = p.value.to(options_.device);
     optimiser_ = make_optimiser(config_, parameters_);
-    step_.emplace(model_, parameters_, *optimiser_, config_.clip);
+    step_.emplace(model_, parameters_, *optimiser_, config_.clip, options_.capture);
   }
 
   void resume() {
@@ -317,6 +341,7 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   const ThreadScope threads(options.threads);
   const Layer mixture(config.layer());  // its errors come before the data are read
   mixture.say_where_silent();
+  if (options.capture) require_capturable(config, options.device);
   const Task loaded = options.task != nullptr ? *options.task
                                               : load_task(config.task, config.data, config.type(),
                                                           static_cast<std::uint64_t>(config.seed));

@@ -23,6 +23,9 @@ struct RunOptions {
   bool force = false;           // start over in a folder that holds a run
   int threads = 0;              // 0: as threads() says
   Device device = Device::cpu;  // where it is computed; data, files and results are on the host
+  // Steps are captured (tensor/captured.h): on a GPU each is one launch. An Error where the device
+  // has no graphs, and where the router or the estimator computes something on the host.
+  bool capture = false;
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;

@@ -86,14 +86,15 @@ Classifier::Losses Classifier::losses(Tape& tape, const Batch& batch,
   return losses;
 }
 
-void Classifier::update(Parameters& parameters, const Updates& updates) {
+void Classifier::update(Parameters& parameters, const Updates& updates, const Tensor& number) {
   for (const auto& [name, value] : updates) {
     Parameter* const state = parameters.find(kMixture + name);
     if (state == nullptr || !(state->value.shape() == value.shape())) {
       fail("train", "the layer updates '{}' {}, which it has not declared.", name, value.shape());
     }
     const Tensor& target = state->value;
-    kernels(target.device()).copy(value.to(target.device()).to(target.dtype()), target);
+    kernels(target.device())
+        .copy_if_finite(number, value.to(target.device()).to(target.dtype()), target);
   }
 }
 

@@ -35,8 +35,9 @@ class Classifier {
     LayerOutput mixture;
   };
   Losses losses(Tape& tape, const Batch& batch, const Parameters& parameters) const;
-  // Writes the new values of the mixture's state: LayerOutput::updates.
-  static void update(Parameters& parameters, const Updates& updates);
+  // Writes the new values of the mixture's state, LayerOutput::updates, where `number` (f64 []) is
+  // finite.
+  static void update(Parameters& parameters, const Updates& updates, const Tensor& number);
 
   const Layer& mixture() const { return mixture_; }
 

@@ -19,8 +19,8 @@ Optimiser::Optimiser(const Parameters& parameters, const std::vector<std::string
   }
 }
 
-Tensor Optimiser::step(Parameters& parameters, const Gradients& gradients, double learning_rate,
-                       double max_norm, const Tensor& loss) {
+Tensor Optimiser::step(Parameters& parameters, const Gradients& gradients,
+                       const Tensor& learning_rate, double max_norm, const Tensor& loss) {
   if (parameters.size() != known_.size()) {
     fail("optimiser", "{} parameters; it was made for {}. Make another one.", parameters.size(),
          known_.size());
@@ -45,11 +45,12 @@ Tensor Optimiser::step(Parameters& parameters, const Gradients& gradients, doubl
     ++i;
   }
   Kernels& device = kernels(parameters.device());
-  const StepSize size{.norm = Tensor::empty({}, DType::f64, parameters.device()),
+  const StepSize size{.learning_rate = learning_rate,
+                      .norm = Tensor::empty({}, DType::f64, parameters.device()),
                       .max_norm = max_norm,
                       .steps = steps_};
   device.gradient_norm(list, loss, size.norm);
-  update(device, list, learning_rate, size);
+  update(device, list, size);
   return size.norm;
 }
 
@@ -61,9 +62,8 @@ SgdOptimiser::SgdOptimiser(const Parameters& parameters, const Config& config)
     : Optimiser(parameters, {"momentum"}), config_(config) {}
 
 void SgdOptimiser::update(Kernels& device, std::span<const ParameterStep> parameters,
-                          double learning_rate, const StepSize& size) {
-  device.sgd({.learning_rate = learning_rate,
-              .momentum = config_.momentum,
+                          const StepSize& size) {
+  device.sgd({.momentum = config_.momentum,
               .weight_decay = config_.weight_decay,
               .nesterov = config_.nesterov},
              parameters, size);
@@ -73,9 +73,8 @@ AdamWOptimiser::AdamWOptimiser(const Parameters& parameters, const Config& confi
     : Optimiser(parameters, {"first_moment", "second_moment"}), config_(config) {}
 
 void AdamWOptimiser::update(Kernels& device, std::span<const ParameterStep> parameters,
-                            double learning_rate, const StepSize& size) {
-  device.adamw({.learning_rate = learning_rate,
-                .beta1 = config_.beta1,
+                            const StepSize& size) {
+  device.adamw({.beta1 = config_.beta1,
                 .beta2 = config_.beta2,
                 .epsilon = config_.epsilon,
                 .weight_decay = config_.weight_decay},

@@ -20,14 +20,19 @@ class Optimiser {
  public:
   virtual ~Optimiser() = default;
 
-  // One step, by gradients that are scaled down where their norm is above max_norm (0: never;
+  // One step at learning_rate (f64 []), by gradients that are scaled down where their norm is above max_norm (0: never;
   // Pascanu, Mikolov & Bengio, arXiv:1211.5063). A parameter learns at learning_rate *
   // Parameter::rate, with weight decay where Parameter::decays.
   // Returns that norm (f64 []), of the gradients of all trained parameters together. Where it is
   // not finite, and where `loss` is given and is not (NaN then), nothing was changed: neither
   // parameters nor state nor steps(). Only who reads it waits for the device.
-  Tensor step(Parameters& parameters, const Gradients& gradients, double learning_rate,
+  Tensor step(Parameters& parameters, const Gradients& gradients, const Tensor& learning_rate,
               double max_norm = 0.0, const Tensor& loss = {});
+  Tensor step(Parameters& parameters, const Gradients& gradients, double learning_rate,
+              double max_norm = 0.0, const Tensor& loss = {}) {
+    return step(parameters, gradients,
+                Tensor::full({}, learning_rate, DType::f64, parameters.device()), max_norm, loss);
+  }
 
   // The state as handles {name, tensor}: copy from them to save, into them to restore.
   const std::vector<std::pair<std::string, Tensor>>& state() const { return state_; }
@@ -39,7 +44,7 @@ class Optimiser {
   // `slots` tensors for each parameter, two at most: "momentum", ...
   Optimiser(const Parameters& parameters, const std::vector<std::string>& slots);
   virtual void update(Kernels& device, std::span<const ParameterStep> parameters,
-                      double learning_rate, const StepSize& size) = 0;
+                      const StepSize& size) = 0;
 
  private:
   std::vector<const Parameter*> known_;
@@ -59,7 +64,7 @@ class SgdOptimiser : public Optimiser {
   SgdOptimiser(const Parameters& parameters, const Config& config);
 
  private:
-  void update(Kernels& device, std::span<const ParameterStep> parameters, double learning_rate,
+  void update(Kernels& device, std::span<const ParameterStep> parameters,
               const StepSize& size) override;
   Config config_;
 };
@@ -76,7 +81,7 @@ class AdamWOptimiser : public Optimiser {
   AdamWOptimiser(const Parameters& parameters, const Config& config);
 
  private:
-  void update(Kernels& device, std::span<const ParameterStep> parameters, double learning_rate,
+  void update(Kernels& device, std::span<const ParameterStep> parameters,
               const StepSize& size) override;
   Config config_;
 };

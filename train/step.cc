@@ -6,35 +6,97 @@
 #include "train/evaluation.h"
 
 namespace moegrad {
+namespace {
+
+Tensor scalar(double value, Device device) { return Tensor::full({}, value, DType::f64, device); }
+
+}  // namespace
 
 StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double learning_rate,
                                     bool of_mixture) {
-  const Batch there = batch.to(parameters_.device());
+  const Device device = parameters_.device();
+  StepReport report = report_of(
+      captures_ ? replay(batch, rng, learning_rate)
+                : compute(batch.to(device), rng, scalar(learning_rate, device), of_mixture),
+      of_mixture);
+  if (!std::isfinite(report.objective)) {
+    const double total = report.objective;
+    const char* const value = std::isnan(total) ? "nan" : total > 0 ? "inf" : "-inf";
+    report.failure = fmt::format("the loss is {}: {}", value, cause_of_loss(batch.to(device), rng));
+  } else if (!std::isfinite(report.gradient_norm)) {
+    report.failure = fmt::format("the loss is {}, and the gradient of {} is not finite.",
+                                 report.loss, cause_of_norm(batch.to(device), rng));
+  }
+  return report;
+}
+
+TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
+                                            const Tensor& learning_rate, bool of_mixture) {
   tape_.clear();  // of a step that threw
   tape_.rng() = rng;
   const Classifier::Losses l = model_.losses(tape_, there, parameters_);
   // Values are taken before the backward pass, which releases them.
   const LayerOutput& mixture = l.mixture;
-  std::vector<Tensor> numbers = {l.task.value(), l.total.value()};
-  if (mixture.auxiliary.defined()) numbers.push_back(mixture.auxiliary.value());
+  Numbers numbers;
+  numbers.auxiliary = mixture.auxiliary.defined();
+  std::vector<Tensor> all = {l.task.value(), l.total.value()};
+  if (numbers.auxiliary) all.push_back(mixture.auxiliary.value());
   if (of_mixture) {
-    for (const AuxiliaryLoss& loss : mixture.losses) numbers.push_back(loss.value.value());
-    numbers.insert(numbers.end(), {mixture.dropped(), mixture.expert_load()});
+    for (const AuxiliaryLoss& loss : mixture.losses) {
+      numbers.losses.emplace_back(loss.name);
+      all.push_back(loss.value.value());
+    }
+    all.insert(all.end(), {mixture.dropped(), mixture.expert_load()});
   }
   const Gradients gradients = tape_.backward(l.total);
-  numbers.push_back(
-      optimiser_.step(parameters_, gradients, learning_rate, max_norm_, l.total.value()));
+  const Tensor norm =
+      optimiser_.step(parameters_, gradients, learning_rate, max_norm_, l.total.value());
+  Classifier::update(parameters_, mixture.updates, norm);
+  all.push_back(norm);
+  numbers.all = concatenated(all);
+  tape_.clear();
+  return numbers;
+}
 
-  const std::vector<double> read = to_vector(numbers);
+TrainingStep::Recorded::Recorded(const Batch& there)
+    : work(there.x.device()), batch(there), learning_rate(scalar(0.0, there.x.device())) {}
+
+const TrainingStep::Numbers& TrainingStep::replay(const Batch& batch, const Rng& rng,
+                                                  double learning_rate) {
+  std::vector<std::uintptr_t> places;
+  for (const Parameter& p : parameters_) places.push_back(p.value.place_to_write());
+  for (const auto& [name, state] : optimiser_.state()) places.push_back(state.place_to_write());
+  if (places != places_) recorded_.clear();
+  places_ = std::move(places);
+
+  Kernels& device = kernels(parameters_.device());
+  auto found = recorded_.find(batch.x.size(0));
+  if (found == recorded_.end()) {
+    found = recorded_.try_emplace(batch.x.size(0), batch.to(parameters_.device())).first;
+  }
+  Recorded& r = found->second;
+  device.upload(batch.x.raw(), r.batch.x);
+  device.upload(batch.labels.raw(), r.batch.labels);
+  device.upload(batch.ids.raw(), r.batch.ids);
+  device.upload(reinterpret_cast<const std::byte*>(&learning_rate), r.learning_rate);
+  r.work(rng, [&] {
+    r.numbers = {};  // its memory is wanted again
+    r.numbers = compute(r.batch, rng, r.learning_rate, true);
+  });
+  return r.numbers;
+}
+
+StepReport TrainingStep::report_of(const Numbers& numbers, bool of_mixture) {
+  const std::vector<double> read = numbers.all.to_vector();
   auto next = read.begin();
   StepReport report;
   report.loss = *next++;
-  const double total = *next++;
-  if (mixture.auxiliary.defined()) report.auxiliary = *next++;
+  report.objective = *next++;
+  if (numbers.auxiliary) report.auxiliary = *next++;
   if (of_mixture) {
     report.mixture.emplace();
-    for (const AuxiliaryLoss& loss : mixture.losses) {
-      report.mixture->losses.emplace_back(loss.name, *next++);
+    for (const std::string& name : numbers.losses) {
+      report.mixture->losses.emplace_back(name, *next++);
     }
     const double dropped = *next++;
     report.mixture->expert_load.assign(next, read.end() - 1);
@@ -42,32 +104,23 @@ StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double l
     report.mixture->expert_load = shares(std::move(report.mixture->expert_load));
   }
   report.gradient_norm = read.back();
-
-  if (!std::isfinite(total)) {
-    const char* const value = std::isnan(total) ? "nan" : total > 0 ? "inf" : "-inf";
-    report.failure = fmt::format("the loss is {}: {}", value, cause_of_loss(there, rng));
-  } else if (!std::isfinite(report.gradient_norm)) {
-    report.failure = fmt::format("the loss is {}, and the gradient of {} is not finite.",
-                                 report.loss, cause_of_norm(gradients));
-  } else {
-    Classifier::update(parameters_, mixture.updates);
-  }
-  tape_.clear();
   return report;
 }
 
 // The same forward pass again, stopping at the operation that makes the first NaN or infinity.
-std::string TrainingStep::cause_of_loss(const Batch& batch, const Rng& rng) const {
+std::string TrainingStep::cause_of_loss(const Batch& there, const Rng& rng) const {
   try {
     Tape tape(Tape::Options{.check_finite = true, .rng = rng});
-    model_.losses(tape, batch, parameters_);
+    model_.losses(tape, there, parameters_);
   } catch (const Error& error) {
     return error.what();
   }
   return "no operation of a second run did it again.";
 }
 
-std::string TrainingStep::cause_of_norm(const Gradients& gradients) const {
+std::string TrainingStep::cause_of_norm(const Batch& there, const Rng& rng) const {
+  Tape tape(Tape::Options{.rng = rng});
+  const Gradients gradients = tape.backward(model_.losses(tape, there, parameters_).total);
   for (const Parameter& p : parameters_) {
     const Tensor g = gradients.find(p);
     if (p.trained && g.defined() && !kernels(g.device()).all_finite(g)) return "'" + p.name + "'";

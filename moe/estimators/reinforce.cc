@@ -186,7 +186,8 @@ EstimatorEntry reinforce_estimator() {
       .claim = Claim::unbiased,
       .traits = {.categorical = true,
                  .by_parts = false,
-                 .on_host = "the weights of the built-in baseline"},
+                 .on_host = "the weights of the built-in baseline",
+                 .on_host_with = {"baseline", "built-in"}},
       .options =
           {option::choice(
                "baseline", {"none", "leave-one-out", "built-in", "learned"},

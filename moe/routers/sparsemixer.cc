@@ -141,25 +141,22 @@ class SparsemixerRouter : public Router {
     const std::int64_t k = selected.size(1);
     const std::int64_t tokens = z.size(0);
     const std::int64_t outcomes = std::int64_t{1} << k;
-    std::vector<double> row;      // [outcomes]: their probabilities
-    std::vector<double> factors;  // [outcomes, k]: s
-    for (std::int64_t bits = 0; bits < outcomes; ++bits) {
-      double p = 1.0;
-      for (std::int64_t j = 0; j < k; ++j) {
-        const bool smaller = ((bits >> j) & 1) != 0;
-        p *= smaller ? 1.0 - version_.probability : version_.probability;
-        factors.push_back(smaller ? version_.factor : 1.0);
-      }
-      row.push_back(p);
+    Tensor row;      // [outcomes, 1]: their probabilities
+    Tensor smaller;  // i32 [outcomes, k]: the bits
+    for (std::int64_t j = 0; j < k; ++j) {
+      const Tensor bit = cycle({outcomes, 1}, std::int64_t{1} << j, 2, z.device());
+      const Tensor p = where(bit, scalar_like(z, 1.0 - version_.probability),
+                             scalar_like(z, version_.probability));
+      row = j == 0 ? p : compute<functor::Mul>(row, p);
+      smaller = j == 0 ? bit : joined(smaller, bit);
     }
     const Tensor probabilities = z.like({tokens, outcomes});
-    kernels(z.device())
-        .copy_block(Tensor::of({outcomes}, row).to(z.device()), 0, 0, tokens, outcomes, 0, outcomes,
-                    probabilities);
+    kernels(z.device()).copy_block(row, 0, 0, tokens, outcomes, 0, outcomes, probabilities);
     const Tensor half = tape.decisions().categorical("half", probabilities, tape.rng());
     return tape.decisions().decide("scale", DType::f64, selected.shape(), [&] {
-      Tensor s = z.like(selected.shape());
-      kernels(z.device()).gather_rows(Tensor::of({outcomes, k}, factors).to(z.device()), half, s);
+      const Tensor factors = where(smaller, scalar_like(z, version_.factor), scalar_like(z, 1.0));
+      const Tensor s = z.like(selected.shape());
+      kernels(z.device()).gather_rows(factors, half, s);
       return argmax_rule_ ? where(are_largest(z, selected), scalar_like(s, 1.0), s) : s;
     });
   }

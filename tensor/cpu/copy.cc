@@ -87,6 +87,10 @@ void CpuKernels::copy(const Tensor& x, const Tensor& out) {
                });
 }
 
+void CpuKernels::copy_if_finite(const Tensor& number, const Tensor& x, const Tensor& out) {
+  if (std::isfinite(*number.data<double>())) copy(x, out);
+}
+
 void CpuKernels::convert(const Tensor& x, const Tensor& out) {
   with_any(x.dtype(), [&](auto from_zero) {
     with_any(out.dtype(), [&](auto to_zero) {

@@ -20,7 +20,8 @@ std::optional<double> gradient_factor(const StepSize& size) {
 double count_step(const StepSize& size) { return *size.steps.write<double>() += 1.0; }
 
 template <class T>
-void adamw_of(const AdamWStep& o, const ParameterStep& s, double factor, double steps) {
+void adamw_of(const AdamWStep& o, const ParameterStep& s, double learning_rate, double factor,
+              double steps) {
   const T* const gradient = cpu::data_or_null<T>(s.gradient);
   T* const first = s.moments[0].write<T>();
   T* const second = s.moments[1].write<T>();
@@ -33,7 +34,7 @@ void adamw_of(const AdamWStep& o, const ParameterStep& s, double factor, double 
   const auto correction1 = static_cast<T>(1.0 - std::pow(o.beta1, steps));
   const auto correction2 = static_cast<T>(1.0 - std::pow(o.beta2, steps));
   const auto epsilon = static_cast<T>(o.epsilon);
-  const auto rate = static_cast<T>(o.learning_rate * s.rate);
+  const auto rate = static_cast<T>(learning_rate * s.rate);
   const auto decay = static_cast<T>(s.decays ? o.weight_decay : 0.0);
   cpu::parallel_for(s.parameter.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -49,12 +50,12 @@ void adamw_of(const AdamWStep& o, const ParameterStep& s, double factor, double 
 }
 
 template <class T>
-void sgd_of(const SgdStep& o, const ParameterStep& s, double factor) {
+void sgd_of(const SgdStep& o, const ParameterStep& s, double learning_rate, double factor) {
   const T* const gradient = cpu::data_or_null<T>(s.gradient);
   T* const velocity = s.moments[0].write<T>();
   T* const parameter = s.parameter.write<T>();
   const auto scale = static_cast<T>(factor);
-  const auto rate = static_cast<T>(o.learning_rate * s.rate);
+  const auto rate = static_cast<T>(learning_rate * s.rate);
   const auto momentum = static_cast<T>(o.momentum);
   const auto decay = static_cast<T>(s.decays ? o.weight_decay : 0.0);
   const bool nesterov = o.nesterov;
@@ -103,9 +104,10 @@ void CpuKernels::adamw(const AdamWStep& o, std::span<const ParameterStep> parame
   const std::optional<double> factor = gradient_factor(size);
   if (!factor) return;
   const double steps = count_step(size);
+  const double learning_rate = *size.learning_rate.data<double>();
   for (const ParameterStep& s : parameters) {
     with_floating(s.parameter.dtype(), "adamw",
-                  [&](auto zero) { adamw_of<decltype(zero)>(o, s, *factor, steps); });
+                  [&](auto zero) { adamw_of<decltype(zero)>(o, s, learning_rate, *factor, steps); });
   }
 }
 
@@ -114,9 +116,10 @@ void CpuKernels::sgd(const SgdStep& o, std::span<const ParameterStep> parameters
   const std::optional<double> factor = gradient_factor(size);
   if (!factor) return;
   count_step(size);
+  const double learning_rate = *size.learning_rate.data<double>();
   for (const ParameterStep& s : parameters) {
     with_floating(s.parameter.dtype(), "sgd",
-                  [&](auto zero) { sgd_of<decltype(zero)>(o, s, *factor); });
+                  [&](auto zero) { sgd_of<decltype(zero)>(o, s, learning_rate, *factor); });
   }
 }
 

@@ -31,7 +31,7 @@ void require_guarded(const ParameterStep& s) {
   }
 }
 void require_guarded(const StepSize& s) {
-  for (const Tensor* t : {&s.norm, &s.steps}) require_guarded(*t);
+  for (const Tensor* t : {&s.learning_rate, &s.norm, &s.steps}) require_guarded(*t);
 }
 template <class T>
 void require_guarded(std::span<const T> list) {
@@ -49,6 +49,9 @@ class GuardedKernels final : public Kernels {
   void fill(double value, const Tensor& out) override { run(&CpuKernels::fill, value, out); }
   void copy(const Tensor& x, const Tensor& out) override { run(&CpuKernels::copy, x, out); }
   void convert(const Tensor& x, const Tensor& out) override { run(&CpuKernels::convert, x, out); }
+  void copy_if_finite(const Tensor& number, const Tensor& x, const Tensor& out) override {
+    run(&CpuKernels::copy_if_finite, number, x, out);
+  }
   void accumulate(double alpha, const Tensor& x, const Tensor& y) override {
     run(&CpuKernels::accumulate, alpha, x, y);
   }

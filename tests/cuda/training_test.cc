@@ -119,7 +119,7 @@ TEST_CASE("training: a steady step takes no memory of the system and waits once"
   RunOptions options = {.out = folder / "run", .device = Device::cuda, .task = &task};
   options.after_step = [&](const ProgressView& view) {
     const std::size_t allocated = log.count("cudaMalloc");
-    const std::size_t waited = log.count("cudaStreamSynchronize");
+    const std::size_t waited = log.waits();
     CAPTURE(view.step);
     if (view.step > 3 && view.step < 25) {
       CHECK(allocated == allocations);
@@ -129,4 +129,71 @@ TEST_CASE("training: a steady step takes no memory of the system and waits once"
     waits = waited;
   };
   train(config, options);
+}
+
+// Of 800 rows in batches of 96 the last has 32: of each size the first step is launched, the second
+// recorded.
+TEST_CASE(
+    "training: a captured run has the bits of one that is launched, and a step is one launch") {
+  const Task task = images();
+  for (const auto& [router, estimator] :
+       {std::pair<std::string, std::string>{"moesart", "sparse"}, {"deepseek-v3", "ste-dense"}}) {
+    CAPTURE(router);
+    const TemporaryFolder folder;
+    TrainConfig config = config_of(router, estimator, 3);
+    config.batch = 96;
+    train(config, {.out = folder / "launched", .device = Device::cuda, .task = &task});
+
+    RunOptions options = {
+        .out = folder / "captured", .device = Device::cuda, .capture = true, .task = &task};
+    const cuda_emulator::Log log;
+    std::size_t launches = 0;
+    std::size_t replays = 0;
+    std::size_t waits = 0;
+    std::size_t allocations = 0;
+    options.after_step = [&](const ProgressView& view) {
+      CAPTURE(view.step);
+      if (view.step > 2 && view.step < 9) {
+        CHECK(log.count("cudaLaunchKernel") == launches);
+        CHECK(log.count("cudaGraphLaunch") == replays + 1);
+        CHECK(log.waits() == waits + 1);
+        CHECK(log.count("cudaMalloc") == allocations);
+      }
+      launches = log.count("cudaLaunchKernel");
+      replays = log.count("cudaGraphLaunch");
+      waits = log.waits();
+      allocations = log.count("cudaMalloc");
+    };
+    train(config, options);
+    CHECK(replays == 27 - 2);
+    CHECK(log.count("cudaStreamBeginCapture") == 2);
+    CHECK(apart(folder / "launched", folder / "captured") == 0.0);
+  }
+}
+
+TEST_CASE("training: what cannot be captured is refused before it begins") {
+  const TemporaryFolder folder;
+  const auto error_of = [&](const TrainConfig& config, Device device) {
+    try {
+      train(config, {.out = folder / "run", .device = device, .capture = true});
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CHECK(error_of(config_of("top-k", "sparse", 1), Device::cpu) ==
+        "[train] the cpu has no graphs to capture steps in. Use cuda, or do not capture.");
+  CHECK(
+      error_of(config_of("priority", "sparse", 1), Device::cuda) ==
+      "[train] the router 'priority' computes the weights in training on the host, and a captured "
+      "step cannot wait for it. Use another, or do not capture.");
+  TrainConfig config = config_of("categorical", "reinforce", 1);
+  config.active = 1;
+  apply_settings(
+      config,
+      {{"options.baseline", "built-in"}, {"options.samples", "2"}, {"options.copies", "2"}});
+  CHECK(error_of(config, Device::cuda)
+            .starts_with("[train] the estimator 'reinforce' computes the weights of the built-in "
+                         "baseline on the host"));
+  CHECK(!fs::exists(folder / "run"));
 }

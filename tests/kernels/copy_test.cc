@@ -39,6 +39,22 @@ KERNEL_TEST("fill, copy and conversion keep every element") {
   }
 }
 
+KERNEL_TEST("copy_if_finite copies where a number is finite, and nothing where it is not") {
+  for (const DType dtype : kAll) {
+    for (const std::int64_t n : kSizes) {
+      const Tensor x = counting(n, dtype);
+      for (const double number : {0.0, -1e308, std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+        const Tensor got = on.run({n}, dtype, [&](const Tensor& out) {
+          on->fill(7.0, out);
+          on->copy_if_finite(on(Tensor::scalar(number)), on(x), out);
+        });
+        CHECK(
+            got.same_bits(std::isfinite(number) ? x : Tensor::full({n}, 7.0, dtype, Device::cpu)));
+      }
+    }
+  }
+}
+
 KERNEL_TEST("conversion to integers cuts towards zero and saturates") {
   const double nan = std::nan("");
   const double infinity = HUGE_VAL;

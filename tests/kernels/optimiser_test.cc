@@ -29,6 +29,7 @@ struct Model {
         list.push_back(s);
       }
     }
+    size.learning_rate = on(Tensor::scalar(0.1));
     size.norm = Tensor::zeros({}, DType::f64, on.device);
     size.steps = Tensor::zeros({}, DType::f64, on.device);
   }
@@ -115,8 +116,7 @@ void check_steps(const OnDevice& on, std::int64_t moments, const Rule& rule, con
   }
 }
 
-const AdamWStep kAdamW = {
-    .learning_rate = 0.1, .beta1 = 0.8, .beta2 = 0.9, .epsilon = 1e-4, .weight_decay = 0.05};
+const AdamWStep kAdamW = {.beta1 = 0.8, .beta2 = 0.9, .epsilon = 1e-4, .weight_decay = 0.05};
 
 // The norm of one gradient.
 double norm_of(const OnDevice& on, const Tensor& gradient, const Tensor& loss = {}) {
@@ -142,8 +142,7 @@ KERNEL_TEST("adamw takes the steps of its formula, of all parameters together") 
 
 KERNEL_TEST("sgd takes the steps of its formula, of all parameters together") {
   for (const bool nesterov : {false, true}) {
-    const SgdStep o{
-        .learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.05, .nesterov = nesterov};
+    const SgdStep o{.momentum = 0.9, .weight_decay = 0.05, .nesterov = nesterov};
     const Rule rule = [=](Element& x, double g, double rate, double decay, int) {
       const double g_i = g + decay * x.p;
       x.m = 0.9 * x.m + g_i;
@@ -162,9 +161,11 @@ KERNEL_TEST("gradients are scaled where their norm is above the limit, and only 
     const ParameterStep s{.parameter = on(Tensor::scalar(1.0)),
                           .gradient = on(Tensor::scalar(8.0)),
                           .moments = {on(Tensor::scalar(0.0))}};
-    const StepSize size{
-        .norm = on(Tensor::scalar(norm)), .max_norm = max_norm, .steps = on(Tensor::scalar(0.0))};
-    on->sgd({.learning_rate = 1.0}, {&s, 1}, size);
+    const StepSize size{.learning_rate = on(Tensor::scalar(1.0)),
+                        .norm = on(Tensor::scalar(norm)),
+                        .max_norm = max_norm,
+                        .steps = on(Tensor::scalar(0.0))};
+    on->sgd({}, {&s, 1}, size);
     CHECK(s.parameter.item() == 1.0 - 8.0 * scale);
   }
 }

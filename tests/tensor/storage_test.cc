@@ -171,3 +171,32 @@ TEST_CASE("somebody else's memory is viewed, and kept as long as a handle is") {
       Tensor::view({1}, DType::f64, Device::cpu, reinterpret_cast<char*>(own.data()) + 4, nullptr),
       Error);
 }
+
+TEST_CASE("the blocks of an arena are for its work alone, and the pool's when it is gone") {
+  constexpr Device kCpu = Device::cpu;
+  pool::release_cached(kCpu);
+  std::byte* place = nullptr;
+  Storage kept;
+  {
+    pool::Arena arena(kCpu);
+    {
+      const pool::Arena::Use use(arena);
+      place = Storage::allocate(7777, kCpu).data();
+      CHECK(Storage::allocate(7777, kCpu).data() == place);
+    }
+    CHECK(Storage::allocate(7777, kCpu).data() != place);
+    const pool::Arena::Use use(arena, true);
+    kept = Storage::allocate(7777, kCpu);
+    CHECK(kept.data() == place);
+    // What the pool has may be taken even then; more of the system may not.
+    CHECK(Storage::allocate(7777, kCpu).data() != place);
+    CHECK_THROWS_AS(Storage::allocate(99999, kCpu), Error);
+  }
+  CHECK(Storage::allocate(7777, kCpu).data() != place);
+  kept = {};
+  const std::uint64_t before = pool::stats(kCpu).system_allocations;
+  const Storage a = Storage::allocate(7777, kCpu);
+  const Storage b = Storage::allocate(7777, kCpu);
+  CHECK((a.data() == place || b.data() == place));
+  CHECK(pool::stats(kCpu).system_allocations == before);
+}

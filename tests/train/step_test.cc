@@ -34,26 +34,29 @@ LayerConfig layer(const std::string& router, const std::string& estimator,
 // A model in training on a device, whose batches are on the host.
 class Training {
  public:
-  explicit Training(const LayerConfig& config, Device device = Device::cpu)
+  explicit Training(const LayerConfig& config, Device device = Device::cpu, bool captures = false)
       : model_(5, 3, config), parameters_(model_.initial(1, DType::f32)) {
     for (Parameter& p : parameters_) p.value = p.value.to(device);
     optimiser_.emplace(parameters_, AdamWOptimiser::Config{});
-    step_.emplace(model_, parameters_, *optimiser_, 1.0);
+    step_.emplace(model_, parameters_, *optimiser_, 1.0, captures);
   }
 
-  static Batch batch(std::uint64_t seed) {
+  static Batch batch(std::uint64_t seed, std::int32_t rows = 12) {
     Rng rng{.seed = seed};
-    Batch batch{.x = rng.normal({12, 5}, DType::f32),
-                .labels = Tensor::empty({12}, DType::i32, Device::cpu),
-                .ids = Tensor::empty({12}, DType::i32, Device::cpu)};
-    for (std::int32_t i = 0; i < 12; ++i) {
+    Batch batch{.x = rng.normal({rows, 5}, DType::f32),
+                .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
+                .ids = Tensor::empty({rows}, DType::i32, Device::cpu)};
+    for (std::int32_t i = 0; i < rows; ++i) {
       batch.labels.write<std::int32_t>()[i] = i % 3;
       batch.ids.write<std::int32_t>()[i] = i;
     }
     return batch;
   }
   StepReport step(const Batch& batch, bool of_mixture = true) {
-    return (*step_)(batch, Rng{.seed = 3}, 1e-2, of_mixture);
+    return step(batch, Rng{.seed = 3}, 1e-2, of_mixture);
+  }
+  StepReport step(const Batch& batch, const Rng& rng, double learning_rate, bool of_mixture) {
+    return (*step_)(batch, rng, learning_rate, of_mixture);
   }
 
   std::vector<Tensor> state() const {
@@ -210,13 +213,74 @@ TEST_CASE("step: on another device the numbers of the CPU, and one wait") {
     compare(config, entry.traits.on_host[0] != '\0');
   }
   for (const EstimatorEntry& entry : estimators()) {
-    // Of reinforce that is one of its baselines, and not the default.
-    const bool on_host = entry.traits.on_host[0] != '\0' && entry.name != "reinforce";
+    const bool on_host = entry.traits.on_host[0] != '\0' && entry.traits.on_host_with.first.empty();
     compare(layer(entry.traits.categorical ? "categorical" : "top-k", entry.name), on_host);
   }
   compare(layer("categorical", "reinforce",
                 {{"baseline", "built-in"}, {"samples", "2"}, {"copies", "2"}}),
           true);
+}
+
+// Steps of batches of two sizes, at learning rates and with draws of their own; one of them fails,
+// and once the parameters move to another place.
+void compare_captured(Device device, const LayerConfig& config) {
+  CAPTURE(config.router);
+  CAPTURE(config.estimator);
+  Training launched(config, device);
+  Training captured(config, device, true);
+  for (std::uint64_t i = 0; i < 9; ++i) {
+    CAPTURE(i);
+    Batch batch = Training::batch(i, i % 4 == 1 ? 7 : 12);
+    if (i == 4) batch.x.write_values<float>()[3] = std::numeric_limits<float>::quiet_NaN();
+    if (i == 7) {
+      for (Parameter& p : captured.parameters()) p.value = p.value.clone();
+    }
+    const Rng rng{.seed = 3, .stream = 100 + i};
+    const double learning_rate = 1e-2 / static_cast<double>(1 + i);
+    const bool of_mixture = i % 3 != 1;
+    const auto made_by = [&](Training& training) {
+      try {
+        return training.step(batch, rng, learning_rate, of_mixture);
+      } catch (const Error& e) {  // draws of probabilities that are none
+        return StepReport{.failure = e.what()};
+      }
+    };
+    const StepReport want = made_by(launched);
+    const StepReport got = made_by(captured);
+    CHECK(want.failure.empty() == (i != 4));
+    CHECK(got.failure == want.failure);
+    if (got.failure != want.failure) return;
+    if (i == 4) continue;
+    CHECK(got.loss == want.loss);
+    CHECK(got.auxiliary == want.auxiliary);
+    CHECK(got.gradient_norm == want.gradient_norm);
+    REQUIRE(got.mixture.has_value() == of_mixture);
+    if (!of_mixture) continue;
+    CHECK(got.mixture->losses == want.mixture->losses);
+    CHECK(got.mixture->expert_load == want.mixture->expert_load);
+    CHECK(got.mixture->dropped == want.mixture->dropped);
+  }
+  CHECK(same(captured.state(), launched.state()));
+}
+
+TEST_CASE("step: captured, to the bits of one that is launched") {
+  for (const Device device : other_devices()) {
+    if (device != Device::cuda) continue;  // others record no graphs
+    for (const RouterEntry& entry : routers()) {
+      LayerConfig config = layer(entry.name, "sparse");
+      config.size.active = std::min<std::int64_t>(2, entry.most_active);
+      if (entry.traits.on_host[0] == '\0') compare_captured(device, config);
+    }
+    for (const EstimatorEntry& entry : estimators()) {
+      if (entry.traits.on_host[0] != '\0' && entry.traits.on_host_with.first.empty()) continue;
+      compare_captured(device,
+                       layer(entry.traits.categorical ? "categorical" : "top-k", entry.name));
+    }
+    compare_captured(device, layer("loss-free", "default-ema"));
+    LayerConfig config = layer("moesart", "expert-group");
+    config.size.active = 2;
+    compare_captured(device, config);
+  }
 }
 
 // The state of a router is written in place: handles to it see the new values.

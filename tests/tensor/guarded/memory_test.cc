@@ -114,9 +114,8 @@ TEST_CASE("tensors of any type are read together by one wait") {
                                          Tensor::zeros({0, 3}, DType::f32, device),
                                          Tensor::of<std::int32_t>({1, 2}, {7, -1}).to(device)};
     const std::uint64_t before = waits_for_devices();
-    CHECK(to_vector(tensors) == std::vector<double>{0.5, -1.0, 0.1, 7.0, -1.0});
+    CHECK(concatenated(tensors).to_vector() == std::vector<double>{0.5, -1.0, 0.1, 7.0, -1.0});
     CHECK(waits_for_devices() - before == (device == Device::cpu ? 0 : 1));
-    CHECK(to_vector({}).empty());
   }
 }
 

@@ -1,0 +1,102 @@
+#include "cuda/graph.h"
+
+#include <memory>
+
+#include "cuda/device.h"
+#include "cuda/stream.h"
+
+namespace moegrad::cuda {
+
+struct Graph {
+  cudaGraphExec_t executable = nullptr;
+  Rng rng;                         // of the recording
+  std::uint64_t* moved = nullptr;  // on the device; see Generator
+};
+
+namespace {
+
+// The graph that is being recorded.
+Graph*& current() {
+  static Graph* graph = nullptr;
+  return graph;
+}
+
+}  // namespace
+
+void drop(Graph* graph) {
+  if (graph == nullptr) return;
+  // Of errors nothing more can be said here: a later call meets them.
+  if (graph->executable != nullptr) cudaGraphExecDestroy(graph->executable);
+  if (graph->moved != nullptr) cudaFree(graph->moved);
+  delete graph;
+}
+
+void begin_recording(const Rng& rng) {
+  require_no_recording("records a graph");
+  auto graph = std::make_unique<Graph>();
+  graph->rng = rng;
+  void* memory = nullptr;
+  const cudaStream_t there = stream();
+  require(cudaMalloc(&memory, sizeof *graph->moved), "graph");
+  graph->moved = static_cast<std::uint64_t*>(memory);
+  require(cudaStreamBeginCapture(there, cudaStreamCaptureModeThreadLocal), "graph");
+  current() = graph.release();
+}
+
+Graph* end_recording() {
+  Graph* const graph = current();
+  current() = nullptr;
+  cudaGraph_t recorded = nullptr;
+  cudaError_t error = cudaStreamEndCapture(stream(), &recorded);
+  if (error == cudaSuccess) error = cudaGraphInstantiate(&graph->executable, recorded, 0);
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // it is told here, and by no later call
+    drop(graph);
+    require(error, "graph");
+  }
+  return graph;
+}
+
+void abandon_recording() {
+  Graph* const graph = current();
+  if (graph == nullptr) return;
+  current() = nullptr;
+  cudaGraph_t recorded = nullptr;
+  cudaStreamEndCapture(stream(), &recorded);
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  cudaGetLastError();
+  drop(graph);
+}
+
+bool recording() { return current() != nullptr; }
+
+void replay(const Graph& graph, const Rng& rng) {
+  if (rng.seed != graph.rng.seed || rng.position != graph.rng.position) {
+    fail("graph",
+         "a generator of seed {} at {}, where seed {} at {} was recorded. Change its stream alone.",
+         rng.seed, rng.position, graph.rng.seed, graph.rng.position);
+  }
+  const std::uint64_t moved = rng.stream - graph.rng.stream;
+  upload(reinterpret_cast<const std::byte*>(&moved), sizeof moved, graph.moved);
+  note_launch("a recorded step");
+  require(cudaGraphLaunch(graph.executable, stream()), "graph");
+}
+
+Generator generator(const Rng& rng) {
+  const Graph* const graph = current();
+  const bool moves =
+      graph != nullptr && rng.seed == graph->rng.seed && rng.stream == graph->rng.stream;
+  return {rng, moves ? graph->moved : nullptr};
+}
+
+void require_no_recording(const char* does) {
+  if (recording()) {
+    fail("graph",
+         "the host {} in work that is recorded to be replayed without it. Leave that out, or do "
+         "not record.",
+         does);
+  }
+}
+
+}  // namespace moegrad::cuda
