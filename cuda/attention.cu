@@ -126,7 +126,7 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
       sums[i] = sums[i] * static_cast<double>(factor[r]) + static_cast<double>(sum);
     });
   }
-  __syncthreads();
+  // What a thread reads here of `sums` it has written itself, and the totals are a barrier ago.
   share(queries * d,
         [=](std::int64_t i) { to[first * d + i] = static_cast<T>(sums[i] / total[i / d]); });
   share(queries, [=](std::int64_t r) {
@@ -217,7 +217,7 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
       more_sums[i] += static_cast<double>(more);
     });
   }
-  __syncthreads();
+  // The sums that a thread reads here it has written itself.
   share(mine * d, [=](std::int64_t i) {
     (kOfQueries ? dq : dk)[first * d + i] = static_cast<T>(sums[i]);
     if constexpr (!kOfQueries) dv[first * d + i] = static_cast<T>(more_sums[i]);

@@ -1,6 +1,7 @@
 // The mixture: the plan of a dispatch, choices of experts, rows moved between tokens and slots.
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "cuda/scan.h"
 #include "cuda/sort.h"
 
 namespace moegrad {
@@ -16,7 +17,6 @@ using cuda::out;
 // by one warp, 32 choices at a time.
 
 constexpr std::int64_t kPlanChunk = 1024;
-constexpr unsigned kScanThreads = 256;
 
 struct Choices {
   const std::int32_t* expert;
@@ -47,24 +47,6 @@ void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, i
   });
 }
 
-// The sum over the threads of a block before this one; `total` of all of them.
-__device__ std::int32_t sum_before(std::int32_t value, std::int32_t* total) {
-  SHARED_ARRAY(std::int32_t, sums, [2][kScanThreads]);
-  const unsigned t = threadIdx.x;
-  int now = 0;
-  sums[now][t] = value;
-  __syncthreads();
-  for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
-    sums[1 - now][t] = sums[now][t] + (t >= reach ? sums[now][t - reach] : 0);
-    now = 1 - now;
-    __syncthreads();
-  }
-  *total = sums[now][kScanThreads - 1];
-  const std::int32_t before = t == 0 ? 0 : sums[now][t - 1];
-  __syncthreads();
-  return before;
-}
-
 // One block. next [chunks, E], counts before, becomes the first slot of each expert and chunk;
 // offsets [E+1]. Where there is a fault, go = 0 and no expert has slots: who reads the plan stays
 // within it.
@@ -78,9 +60,9 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
     return sum;
   };
   std::int32_t mine = 0;
-  for (int e = t; e < experts; e += kScanThreads) mine += of_expert(e);
+  for (int e = t; e < experts; e += cuda::kScanThreads) mine += of_expert(e);
   std::int32_t used = 0;
-  sum_before(mine, &used);
+  cuda::sum_before(mine, &used);
   SHARED_ARRAY(int, well, [1]);
   if (t == 0) {
     if (used > room) {
@@ -91,15 +73,15 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
   }
   __syncthreads();
   if (well[0] == 0) {
-    for (int e = t; e <= experts; e += kScanThreads) offsets[e] = 0;
+    for (int e = t; e <= experts; e += cuda::kScanThreads) offsets[e] = 0;
     return;
   }
 
   std::int32_t slots = 0;  // of the experts before
-  for (int first = 0; first < experts; first += kScanThreads) {
+  for (int first = 0; first < experts; first += cuda::kScanThreads) {
     const int e = first + t;
     std::int32_t total = 0;
-    std::int32_t slot = slots + sum_before(of_expert(e), &total);
+    std::int32_t slot = slots + cuda::sum_before(of_expert(e), &total);
     slots += total;
     if (e >= experts) continue;
     offsets[e] = slot;
@@ -151,7 +133,7 @@ void cuda::sort_choices(const char* operation, const Tensor& selected, std::int6
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
   count_chunks(choices, chunks, selected.size(1), number_of(operation), next);
-  run<first_slots>(operation, 1, kScanThreads, next, chunks, choices.experts, order.numel(),
+  run<first_slots>(operation, 1, cuda::kScanThreads, next, chunks, choices.experts, order.numel(),
                    fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
   fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
   clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/launch.h"
+
+namespace moegrad::cuda {
+
+inline constexpr unsigned kScanThreads = 256;
+
+// The sum over the threads of a block of kScanThreads before this one; `total` of all of them.
+__device__ inline std::int32_t sum_before(std::int32_t value, std::int32_t* total) {
+  SHARED_ARRAY(std::int32_t, sums, [2][kScanThreads]);
+  const unsigned t = threadIdx.x;
+  int now = 0;
+  sums[now][t] = value;
+  __syncthreads();
+  for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
+    sums[1 - now][t] = sums[now][t] + (t >= reach ? sums[now][t - reach] : 0);
+    now = 1 - now;
+    __syncthreads();
+  }
+  *total = sums[now][kScanThreads - 1];
+  const std::int32_t before = t == 0 ? 0 : sums[now][t - 1];
+  __syncthreads();
+  return before;
+}
+
+}  // namespace moegrad::cuda

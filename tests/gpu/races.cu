@@ -1,0 +1,58 @@
+// Kernels of the device in forms that can be proved: what decides where they go comes from their
+// parameters, not from the device's memory.
+#include "cuda/product.h"
+#include "cuda/scan.h"
+
+using moegrad::cuda::Tile;
+
+// y [rows, cols] = x w, x [rows, depth] by rows, w [depth, cols] by columns or rows.
+struct Product {
+  using Element = float;
+  const float* x;
+  const float* w;
+  float* y;
+  std::int64_t rows, cols, depth;
+  std::int32_t a_by_rows, b_by_rows;
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    moegrad::cuda::take_tile(block, side, rows, cols, tile);
+    tile.depth = depth;
+    return true;
+  }
+  __device__ float a(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x[row * depth + k];
+  }
+  __device__ float b(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w[k * cols + col];
+  }
+  __device__ void put(const Tile&, std::int64_t row, std::int64_t col, float value) const {
+    y[row * cols + col] = value;
+  }
+};
+
+// The same with a matrix w for each of four groups of rows, as experts have them.
+struct GroupedProduct : Product {
+  std::int32_t offsets[5];
+
+  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
+    const std::int64_t across = (cols + side - 1) / side;
+    moegrad::cuda::take_columns(block % across, side, cols, tile);
+    tile.depth = depth;
+    return moegrad::cuda::Groups{offsets, 4}.find(block / across, side, tile);
+  }
+  __device__ float b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return w[(tile.group * depth + k) * cols + col];
+  }
+};
+
+template __global__ void moegrad::cuda::product_kernel<64, 4, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<16, 2, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<64, 4, GroupedProduct>(GroupedProduct);
+template __global__ void moegrad::cuda::product_kernel<16, 2, GroupedProduct>(GroupedProduct);
+
+// The scan of a plan, twice: its memory is used again.
+__global__ void scan_form(const std::int32_t* x, std::int32_t* y) {
+  std::int32_t total = 0;
+  const std::int32_t before = moegrad::cuda::sum_before(x[threadIdx.x], &total);
+  y[threadIdx.x] = moegrad::cuda::sum_before(before, &total);
+}
