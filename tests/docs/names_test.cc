@@ -84,6 +84,7 @@ const std::vector<Exception> kExceptions = {
     {"steady/step", {}, "a program that counts its calls of operator new"},
     {"tensor/guarded/memory", {"tensor/guarded/kernels"}, "a device and its memory"},
     {"tensor/kernels", {"cuda/absent"}, "a build without CUDA"},
+    {"train/device_bits", {}, "of all kernels: the bits of the device"},
     {"train/idx", {"train/gzip"}, "packed and not"},
     {"train/loop_metrics", {"train/evaluation"}, "what the log tells"},
 };
