@@ -53,17 +53,18 @@ template <class T>
 void linear(const char* operation, const Slots& slots, const Rows<T>& rows, const Tensor& w,
             bool transposed, const Tensor& bias, bool adds, T* to) {
   const std::int64_t cols = w.size(transposed ? 1 : 2);
-  cuda::multiply<T>(operation, Linear<T>{slots.groups,
-                                         slots.count,
-                                         rows,
-                                         {in<T>(w), rows.cols * cols, transposed ? 1 : cols,
-                                          transposed ? rows.cols : 1},
-                                         in<T>(bias),
-                                         cols,
-                                         rows.cols,
-                                         adds,
-                                         to,
-                                         !transposed});
+  const std::int64_t depth = w.size(transposed ? 2 : 1);
+  cuda::multiply<T>(
+      operation, Linear<T>{slots.groups,
+                           slots.count,
+                           rows,
+                           {in<T>(w), depth * cols, transposed ? 1 : cols, transposed ? depth : 1},
+                           in<T>(bias),
+                           cols,
+                           depth,
+                           adds,
+                           to,
+                           !transposed});
 }
 
 // u = act(a), or act(a) c; 0 in rows of none
@@ -163,7 +164,7 @@ void weights_backward(const Slots& slots, const T* q, const T* u, std::int64_t h
 // g [S, cols]: what comes back to each slot.
 template <class T>
 void adjoints(const Slots& slots, const T* weights, const Rows<T>& dy, T* g) {
-  const std::int64_t cols = dy.cols;
+  const std::int64_t cols = dy.step;
   each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
     const std::int64_t s = i / cols;
     if (s >= slots.groups.offsets[slots.groups.count]) {
@@ -231,7 +232,8 @@ void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& 
 
   const auto outer_of = [&](const Rows<T>& left, const Rows<T>& right, const Tensor& to) {
     if (!to.defined()) return;
-    cuda::multiply<T>("experts_backward", Outer<T>{slots.groups, left, right, adds, out<T>(to)});
+    cuda::multiply<T>("experts_backward", Outer<T>{slots.groups, slots.count, left, right,
+                                                   to.size(1), to.size(2), adds, out<T>(to)});
   };
   const auto sum_of = [&](const T* rows, std::int64_t width, const Tensor& to) {
     if (to.defined()) sum_slots(slots, rows, width, adds, out<T>(to));

@@ -94,7 +94,8 @@ void CudaKernels::grouped_outer(const Tensor& x, const Tensor& dy, const Tensor&
   with_floating(dw.dtype(), "grouped_outer", [&](auto zero) {
     using T = decltype(zero);
     cuda::multiply<T>("grouped_outer",
-                      cuda::Outer<T>{groups, rows_of<T>(x), rows_of<T>(dy), false, out<T>(dw)});
+                      cuda::Outer<T>{groups, x.size(0), rows_of<T>(x), rows_of<T>(dy), dw.size(1),
+                                     dw.size(2), false, out<T>(dw)});
   });
 }
 

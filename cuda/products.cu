@@ -1,28 +1,61 @@
-// How products are computed.
+// How products are computed: by plain tiles, or where maths() asks for it on tensor cores.
+#include <vector>
+
 #include "cuda/products.h"
+#include "cuda/stream.h"
+#include "tensor/maths.h"
 
 namespace moegrad::cuda {
 namespace {
 
-template <class Problem>
-void run_exact(const char* operation, const Problem& p) {
-  if (p.is_empty()) return;
-  run_product(operation, p, !p.fits(2 * kSmallSide), [&](int side) { return p.blocks(side); });
+// A problem as product.h asks for it.
+template <class P>
+struct InMemory : P {
+  __device__ auto a(const Tile& tile, std::int64_t row, std::int64_t k) const {
+    return *P::a_at(tile, row, k);
+  }
+  __device__ auto b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return *P::b_at(tile, k, col);
+  }
+  template <class T>
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+    P::put(tile, row, col, value, false);
+  }
+};
+
+template <class P>
+void multiply_exactly(const char* operation, const P& p) {
+  run_product(operation, InMemory<P>{p}, !p.fits(2 * kSmallSide),
+              [&](int side) { return p.blocks(side); });
+}
+
+template <class P>
+void multiply_as_asked(const char* operation, const P& p) {
+  if (maths() == Maths::exact) {
+    if (!p.is_empty()) multiply_exactly(operation, p);
+    return;
+  }
+  if constexpr (std::is_same_v<typename P::Element, double>) {
+    fail(operation, "maths is {}, for products of f32, and these are of f64. Use exact.",
+         name_of(maths()));
+  } else {
+    multiply_on_tensor_cores(operation, p);
+  }
 }
 
 }  // namespace
 
 template <class T>
 void multiply(const char* operation, const MatMul<T>& p) {
-  run_exact(operation, p);
+  multiply_as_asked(operation, p);
 }
 template <class T>
 void multiply(const char* operation, const Linear<T>& p) {
-  run_exact(operation, p);
+  multiply_as_asked(operation, p);
 }
 template <class T>
 void multiply(const char* operation, const Outer<T>& p) {
-  run_exact(operation, p);
+  multiply_as_asked(operation, p);
 }
 
 template void multiply(const char*, const MatMul<float>&);

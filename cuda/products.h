@@ -1,10 +1,23 @@
 #pragma once
 
+#include "cuda/mma_product.h"
 #include "cuda/product.h"
 
-// The products of the library: what is multiplied, and where the results go. Factors hold elements
-// of S, results are of T. How they are computed is told in products.cu.
+// The products of the library: what is multiplied, and where the results go; problems of product.h
+// and of mma_product.h. Factors hold elements of S, results are of T. How they are computed is told
+// in products.cu.
 namespace moegrad::cuda {
+
+template <class S>
+inline constexpr bool kInPairs = std::is_same_v<S, Pair>;
+
+// Whether lines of `step` elements, the first at `data`, begin at multiples of 16 bytes.
+template <class S>
+bool are_aligned(const S* data, std::int64_t step) {
+  return (reinterpret_cast<std::uintptr_t>(data) | static_cast<std::uintptr_t>(step) * sizeof(S)) %
+             16 ==
+         0;
+}
 
 // Element (row, col) of matrix `number`.
 template <class S>
@@ -15,19 +28,23 @@ struct Factor {
   __device__ const S* at(std::int64_t number, std::int64_t row, std::int64_t col) const {
     return data + number * step + row * row_step + col * col_step;
   }
+  bool aligned() const {
+    return are_aligned(data, step) && are_aligned(data, row_step == 1 ? col_step : row_step);
+  }
 };
 
 // Rows of slots: that of slot s is row s, or where there is an order row order[s] / choices.
 template <class S>
 struct Rows {
   const S* data;
-  std::int64_t count, cols;  // of rows that there are, and their length
+  std::int64_t count, step;  // rows that there are, elements from one to the next
   const std::int32_t* order = nullptr;
   std::int32_t choices = 1;
 
   __device__ const S* at(std::int64_t slot, std::int64_t col) const {
-    return data + (order == nullptr ? slot : order[slot] / choices) * cols + col;
+    return data + (order == nullptr ? slot : order[slot] / choices) * step + col;
   }
+  bool aligned() const { return are_aligned(data, step); }
 };
 
 // to [batch, rows, cols] = left right + beta to; to is not read where beta is 0.
@@ -51,16 +68,20 @@ struct MatMul {
     tile.depth = depth;
     return true;
   }
-  __device__ S a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return *left.at(tile.group, row, k);
+  __device__ const S* a_at(const Tile& tile, std::int64_t row, std::int64_t k) const {
+    return left.at(tile.group, row, k);
   }
-  __device__ S b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return *right.at(tile.group, k, col);
+  __device__ const S* b_at(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return right.at(tile.group, k, col);
   }
-  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value,
+                      bool more) const {
     T& y = to[(tile.group * rows + row) * cols + col];
-    y = beta == T(0) ? value : value + beta * y;
+    const T factor = more ? T(1) : beta;
+    y = factor == T(0) ? value : value + factor * y;
   }
+  bool a_aligned() const { return left.aligned(); }
+  bool b_aligned() const { return right.aligned(); }
 };
 
 // to [slots, cols] = rows w_e + bias_e, or added to what is there, of the slots of each group e.
@@ -92,53 +113,79 @@ struct Linear {
     tile.depth = depth;
     return groups.find(block / across, side, tile);
   }
-  __device__ S a(const Tile&, std::int64_t row, std::int64_t k) const { return *rows.at(row, k); }
-  __device__ S b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return *w.at(tile.group, k, col);
+  __device__ const S* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return rows.at(row, k);
   }
-  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
+  __device__ const S* b_at(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return w.at(tile.group, k, col);
+  }
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value,
+                      bool more) const {
     T& y = to[row * cols + col];
-    if (bias != nullptr) value += bias[tile.group * cols + col];
-    y = adds ? y + value : value;
+    if (bias != nullptr && !more) value += bias[tile.group * cols + col];
+    y = adds || more ? y + value : value;
   }
+  bool a_aligned() const { return rows.aligned(); }
+  bool b_aligned() const { return w.aligned(); }
 };
 
-// to [groups, left.cols, right.cols] = the sum over the slots of each group of left^T right, or
-// added to what is there; 0 of an empty group.
+// Where the pairs of a group begin, whose first slot is `first`: each has room for one that is half
+// empty.
+__host__ __device__ inline std::int64_t first_pair(std::int64_t first, std::int64_t group) {
+  return first / 2 + group;
+}
+
+// to [groups, rows, cols] = the sum over the slots of each group of left^T right, or added to what is
+// there; 0 of an empty group. Rows of pairs hold two slots of a group each: its first is row
+// first_pair().
 template <class S, class T = S>
 struct Outer {
   using Element = S;
   Groups groups;
+  std::int64_t slots;
   Rows<S> left, right;
+  std::int64_t rows, cols;
   bool adds;
   T* to;
   bool a_by_rows = false, b_by_rows = true;
 
   std::int64_t blocks(int side) const {
-    return groups.count * pieces_of(left.cols, side) * pieces_of(right.cols, side);
+    return groups.count * pieces_of(rows, side) * pieces_of(cols, side);
   }
-  bool is_empty() const { return groups.count * left.cols * right.cols == 0; }
-  bool fits(std::int64_t side) const { return left.cols > side && right.cols > side; }
+  bool is_empty() const { return groups.count * rows * cols == 0; }
+  bool fits(std::int64_t side) const { return rows > side && cols > side; }
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    take_tile(block, side, left.cols, right.cols, tile);
+    take_tile(block, side, rows, cols, tile);
     tile.first_k = groups.offsets[tile.group];
     tile.depth = groups.offsets[tile.group + 1] - tile.first_k;
+    if constexpr (kInPairs<S>) {
+      tile.first_k = first_pair(tile.first_k, tile.group);
+      tile.depth = (tile.depth + 1) / 2;
+    }
     return true;
   }
-  __device__ S a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return *left.at(tile.first_k + k, row);
+  __device__ const S* a_at(const Tile& tile, std::int64_t row, std::int64_t k) const {
+    return left.at(tile.first_k + k, row);
   }
-  __device__ S b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return *right.at(tile.first_k + k, col);
+  __device__ const S* b_at(const Tile& tile, std::int64_t k, std::int64_t col) const {
+    return right.at(tile.first_k + k, col);
   }
-  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
-    T& y = to[(tile.group * left.cols + row) * right.cols + col];
-    y = adds ? y + value : value;
+  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value,
+                      bool more) const {
+    T& y = to[(tile.group * rows + row) * cols + col];
+    y = adds || more ? y + value : value;
   }
+  bool a_aligned() const { return left.aligned(); }
+  bool b_aligned() const { return right.aligned(); }
 };
 
-// Of f32 and f64.
+// With TF32 or bf16, as maths() says; an Error where the device has none.
+void multiply_on_tensor_cores(const char* operation, const MatMul<float>& p);
+void multiply_on_tensor_cores(const char* operation, const Linear<float>& p);
+void multiply_on_tensor_cores(const char* operation, const Outer<float>& p);
+
+// As maths() says, of f32; of f64 an Error unless it is exact.
 template <class T>
 void multiply(const char* operation, const MatMul<T>& p);
 template <class T>
