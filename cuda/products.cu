@@ -1,4 +1,5 @@
-// How products are computed: by plain tiles, or where maths() asks for it on tensor cores.
+// How products are computed: by plain tiles, on tensor cores where maths() asks for it, by cuBLAS
+// where products() does.
 #include <vector>
 
 #include "cuda/products.h"
@@ -31,16 +32,17 @@ void multiply_exactly(const char* operation, const P& p) {
 
 template <class P>
 void multiply_as_asked(const char* operation, const P& p) {
-  if (maths() == Maths::exact) {
-    if (!p.is_empty()) multiply_exactly(operation, p);
-    return;
-  }
-  if constexpr (std::is_same_v<typename P::Element, double>) {
+  constexpr bool kWide = std::is_same_v<typename P::Element, double>;
+  const bool rounds = maths() != Maths::exact;
+  if (kWide && rounds) {
     fail(operation, "maths is {}, for products of f32, and these are of f64. Use exact.",
          name_of(maths()));
-  } else {
-    multiply_on_tensor_cores(operation, p);
   }
+  if (p.is_empty() || multiply_by_library(operation, p)) return;
+  if constexpr (!kWide) {
+    if (rounds) return multiply_on_tensor_cores(operation, p);
+  }
+  multiply_exactly(operation, p);
 }
 
 }  // namespace

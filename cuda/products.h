@@ -185,6 +185,14 @@ void multiply_on_tensor_cores(const char* operation, const MatMul<float>& p);
 void multiply_on_tensor_cores(const char* operation, const Linear<float>& p);
 void multiply_on_tensor_cores(const char* operation, const Outer<float>& p);
 
+// By cuBLAS where products() asks for it and it can; false: nothing has been done.
+template <class T>
+bool multiply_by_library(const char* operation, const MatMul<T>& p);
+template <class T>
+bool multiply_by_library(const char* operation, const Linear<T>& p);
+template <class T>
+bool multiply_by_library(const char* operation, const Outer<T>& p);
+
 // As maths() says, of f32; of f64 an Error unless it is exact.
 template <class T>
 void multiply(const char* operation, const MatMul<T>& p);

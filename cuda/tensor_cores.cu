@@ -145,7 +145,6 @@ void require_tensor_cores(const char* operation) {
 template <class P>
 void run_as_asked(const char* operation, const P& p) {
   require_tensor_cores(operation);
-  if (p.is_empty()) return;
   if (maths() == Maths::tf32) return run_words(operation, p);
   Words kept;
   run_words(operation, in_pairs(operation, p, kept));
