@@ -46,8 +46,8 @@ constexpr int room_of(int side, bool along) { return kMmaStep * (along ? side : 
 // Four words, the last of them 0 where there are fewer, to shared memory.
 template <class Word>
 __device__ void bring(const Word* from, int words, bool aligned, Word* to) {
-  if (aligned && words > 0) {
-    __pipeline_memcpy_async(to, from, 16, words < 4 ? 16U - 4U * static_cast<unsigned>(words) : 0);
+  if (aligned && words >= 4) {
+    __pipeline_memcpy_async(to, from, 16);
     return;
   }
   for (int i = 0; i < 4; ++i) {
