@@ -28,6 +28,7 @@ struct TrainArguments {
   int threads = 0;
   Device device = Device::cpu;
   bool capture = false;
+  Maths maths = Maths::exact;
   bool resume = false;
   bool force = false;
   JsonOutput json;
@@ -58,6 +59,7 @@ std::string names(const Entries& entries) {
 void print_result(const TrainResult& r, const std::string& out) {
   put(stdout, "test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
       r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
+  if (r.maths != Maths::exact) put(stdout, "products with {}\n", name_of(r.maths));
   put(stdout, "expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
   put(stdout, "written to    {}\n", shown(out));
 }
@@ -96,6 +98,7 @@ int run(const TrainArguments& arguments) {
                                             .threads = arguments.threads,
                                             .device = arguments.device,
                                             .capture = arguments.capture,
+                                            .maths = arguments.maths,
                                             .stop = &stop_signal,
                                             .progress = &progress,
                                             .ready = [&] { arguments.json.require(); }});
@@ -161,6 +164,20 @@ void add_train(CLI::App& app, Global& global) {
   add_device(command, arguments->device);
   command.add_flag("--capture", arguments->capture,
                    "launch each step of training as one CUDA graph, to the same bits");
+  command
+      .add_option_function<std::string>(
+          "--maths",
+          [arguments](const std::string& name) {
+            for (const Maths maths : {Maths::exact, Maths::tf32, Maths::bf16}) {
+              if (name != name_of(maths)) continue;
+              arguments->maths = maths;
+              return;
+            }
+            fail("train", "--maths is '{}'. Use exact, tf32 or bf16.", name);
+          },
+          "how a cuda device multiplies f32: exact, or rounded to tf32 or bf16, for its tensor "
+          "cores; may differ when a run is resumed, then its bits do [exact]")
+      ->type_name("NAME");
   command.add_flag("--resume", arguments->resume,
                    "go on with the run in DIR; with more --epochs than it has, also when finished: "
                    "from the next step on with the learning rate of a run of so many epochs");

@@ -33,6 +33,9 @@ if(cuda STREQUAL "toolkit" OR (MOEGRAD_NVCC AND CMAKE_CUDA_COMPILER))
     set(CMAKE_CUDA_STANDARD_LATEST 20)
   endif()
   find_package(CUDAToolkit 13.0 REQUIRED)
+  if(NOT TARGET CUDA::cublas)
+    message(FATAL_ERROR "[cmake] the CUDA toolkit has no cuBLAS. Install it, or configure with -DMOEGRAD_CUDA=off.")
+  endif()
 endif()
 
 set(cuda_sources ${PROJECT_SOURCE_DIR}/cuda/absent.cc)
@@ -49,7 +52,7 @@ endif()
 function(moegrad_gpu target)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;--expt-relaxed-constexpr;--extended-lambda;-DFMT_USE_CONSTEXPR=1>")
-  target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+  target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas)
   set_target_properties(${target} PROPERTIES CUDA_STANDARD 20)
 endfunction()
 

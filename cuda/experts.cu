@@ -1,14 +1,16 @@
 // The experts' networks on the slots of a plan: products that gather and add as they go.
 #include "cuda/kernels.h"
-#include "cuda/product.h"
+#include "cuda/products.h"
 
 namespace moegrad {
 namespace {
 
 using cuda::each;
 using cuda::in;
+using cuda::Linear;
 using cuda::out;
-using cuda::Tile;
+using cuda::Outer;
+using cuda::Rows;
 
 template <class Call>
 void with_activation(Activation activation, Call&& f) {
@@ -36,109 +38,33 @@ struct Slots {
   __device__ std::int32_t token(std::int64_t slot) const { return order[slot] / choices; }
 };
 
-// Rows by slot, or by token where `by_token`.
 template <class T>
-struct Rows {
-  const T* data;
-  std::int64_t cols;
-  bool by_token;
-  __device__ T at(const Slots& slots, std::int64_t slot, std::int64_t col) const {
-    return data[(by_token ? slots.token(slot) : slot) * cols + col];
-  }
-};
+Rows<T> by_slot(const Slots& slots, const T* data, std::int64_t cols) {
+  return {data, slots.count, cols};
+}
+template <class T>
+Rows<T> by_token(const Slots& slots, const Tensor& x) {
+  return {in<T>(x), x.size(0), x.size(1), slots.order, slots.choices};
+}
 
 // to [S, cols] = rows op(w_e) + bias_e, or added to what is there; w [E, depth, cols], or [E, cols,
 // depth] where transposed.
 template <class T>
-struct Linear {
-  using Element = T;
-  Slots slots;
-  Rows<T> rows;
-  const T* w;
-  const T* bias;  // null: none
-  std::int64_t cols;
-  bool transposed, adds;
-  T* to;
-  bool a_by_rows = true, b_by_rows = true;
-
-  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    const std::int64_t across = (cols + side - 1) / side;
-    cuda::take_columns(block % across, side, cols, tile);
-    tile.depth = rows.cols;
-    return slots.groups.find(block / across, side, tile);
-  }
-  __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const {
-    return rows.at(slots, row, k);
-  }
-  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    const T* const matrix = w + tile.group * rows.cols * cols;
-    return transposed ? matrix[col * rows.cols + k] : matrix[k * cols + col];
-  }
-  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
-    T& y = to[row * cols + col];
-    if (bias != nullptr) value += bias[tile.group * cols + col];
-    y = adds ? y + value : value;
-  }
-};
-
-// to [E, left.cols, right.cols] = the sum over an expert's slots of left^T right, or added to what
-// is there.
-template <class T>
-struct Outer {
-  using Element = T;
-  Slots slots;
-  Rows<T> left, right;
-  bool adds;
-  T* to;
-  bool a_by_rows = false, b_by_rows = true;
-
-  __device__ bool find(std::int64_t block, int side, Tile& tile) const {
-    cuda::take_tile(block, side, left.cols, right.cols, tile);
-    tile.first_k = slots.groups.offsets[tile.group];
-    tile.depth = slots.groups.offsets[tile.group + 1] - tile.first_k;
-    return true;
-  }
-  __device__ T a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return left.at(slots, tile.first_k + k, row);
-  }
-  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return right.at(slots, tile.first_k + k, col);
-  }
-  __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
-    T& y = to[(tile.group * left.cols + row) * right.cols + col];
-    y = adds ? y + value : value;
-  }
-};
-
-bool is_small(const Slots& slots, std::int64_t cols) {
-  return cols <= 2 * cuda::kSmallSide ||
-         slots.count / std::max<std::int64_t>(1, slots.groups.count) <= 2 * cuda::kSmallSide;
-}
-
-template <class T>
-void linear(const char* operation, const Linear<T>& p) {
-  if (p.cols == 0) return;
-  cuda::run_product(operation, p, is_small(p.slots, p.cols), [&](int side) {
-    return p.slots.groups.most_tiles(p.slots.count, side) * cuda::pieces_of(p.cols, side);
-  });
-}
-
-template <class T>
-void outer(const char* operation, const Outer<T>& p) {
-  if (p.left.cols == 0 || p.right.cols == 0) return;
-  const bool small = p.left.cols <= 2 * cuda::kSmallSide || p.right.cols <= 2 * cuda::kSmallSide;
-  cuda::run_product(operation, p, small, [&](int side) {
-    return p.slots.groups.count * cuda::pieces_of(p.left.cols, side) *
-           cuda::pieces_of(p.right.cols, side);
-  });
-}
-
-// Zeros in the rows of none.
-template <class T>
-void clear_rest(const char* operation, const Slots& slots, std::int64_t cols, T* x) {
-  each(operation, slots.count * cols, [=] __device__(std::int64_t i) {
-    if (i / cols >= slots.groups.offsets[slots.groups.count]) x[i] = T(0);
-  });
+void linear(const char* operation, const Slots& slots, const Rows<T>& rows, const Tensor& w,
+            bool transposed, const Tensor& bias, bool adds, T* to) {
+  const std::int64_t cols = w.size(transposed ? 1 : 2);
+  const std::int64_t depth = w.size(transposed ? 2 : 1);
+  cuda::multiply<T>(
+      operation, Linear<T>{slots.groups,
+                           slots.count,
+                           rows,
+                           {in<T>(w), depth * cols, transposed ? 1 : cols, transposed ? depth : 1},
+                           in<T>(bias),
+                           cols,
+                           depth,
+                           adds,
+                           to,
+                           !transposed});
 }
 
 // u = act(a), or act(a) c; 0 in rows of none
@@ -155,6 +81,11 @@ void activate(const Slots& slots, const T* a, const T* c, std::int64_t cols, T* 
 }
 
 template <class T>
+void clear_rest(const char* operation, const Slots& slots, std::int64_t cols, T* x) {
+  cuda::clear_rest(operation, slots.groups, slots.count, cols, x);
+}
+
+template <class T>
 Tensor workspace(std::int64_t rows, std::int64_t cols) {
   return Tensor::empty({rows, cols}, dtype_of<T>, Device::cuda);
 }
@@ -163,10 +94,10 @@ Tensor workspace(std::int64_t rows, std::int64_t cols) {
 template <class T>
 void pre_activations(const ExpertTensors& w, const Slots& slots, const Rows<T>& x, T* a, T* c) {
   const std::int64_t hidden = w.w1.size(2);
-  linear("experts", Linear<T>{slots, x, in<T>(w.w1), in<T>(w.b1), hidden, false, false, a});
+  linear("experts", slots, x, w.w1, false, w.b1, false, a);
   clear_rest("experts", slots, hidden, a);
   if (c == nullptr) return;
-  linear("experts", Linear<T>{slots, x, in<T>(w.w3), in<T>(w.b3), hidden, false, false, c});
+  linear("experts", slots, x, w.w3, false, w.b3, false, c);
   clear_rest("experts", slots, hidden, c);
 }
 
@@ -178,16 +109,9 @@ void experts_as(const ExpertTensors& w, const Tensor& x, const ExpertSlots& s, c
   const Tensor a = s.a.defined() ? s.a : workspace<T>(slots.count, hidden);
   const Tensor c = !gated || s.c.defined() ? s.c : workspace<T>(slots.count, hidden);
   const Tensor u = workspace<T>(slots.count, hidden);
-  pre_activations<T>(w, slots, {in<T>(x), x.size(1), true}, out<T>(a), gated ? out<T>(c) : nullptr);
+  pre_activations(w, slots, by_token<T>(slots, x), out<T>(a), gated ? out<T>(c) : nullptr);
   activate<F>(slots, in<T>(a), gated ? in<T>(c) : nullptr, hidden, out<T>(u));
-  linear("experts", Linear<T>{slots,
-                              {in<T>(u), hidden, false},
-                              in<T>(w.w2),
-                              in<T>(w.b2),
-                              w.w2.size(2),
-                              false,
-                              false,
-                              out<T>(h)});
+  linear("experts", slots, by_slot(slots, in<T>(u), hidden), w.w2, false, w.b2, false, out<T>(h));
   clear_rest("experts", slots, w.w2.size(2), out<T>(h));
 }
 
@@ -240,14 +164,14 @@ void weights_backward(const Slots& slots, const T* q, const T* u, std::int64_t h
 // g [S, cols]: what comes back to each slot.
 template <class T>
 void adjoints(const Slots& slots, const T* weights, const Rows<T>& dy, T* g) {
-  const std::int64_t cols = dy.cols;
+  const std::int64_t cols = dy.step;
   each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
     const std::int64_t s = i / cols;
     if (s >= slots.groups.offsets[slots.groups.count]) {
       g[i] = T(0);
       return;
     }
-    const T value = dy.at(slots, s, i % cols);
+    const T value = *dy.at(s, i % cols);
     g[i] = weights == nullptr ? value : value * weights[slots.order[s]];
   });
 }
@@ -274,8 +198,9 @@ void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& 
   const std::int64_t cols = w.w2.size(2);
   const bool gated = w.w3.defined();
   const T* const weights = in<T>(s.weights);
-  const Rows<T> tokens = {in<T>(x), depth, true};
-  const Rows<T> back = {in<T>(dy), cols, weights != nullptr};
+  const Rows<T> tokens = by_token<T>(slots, x);
+  const Rows<T> back =
+      weights == nullptr ? by_slot(slots, in<T>(dy), cols) : by_token<T>(slots, dy);
 
   const bool kept = s.a.defined();
   const Tensor a = kept ? s.a : workspace<T>(slots.count, hidden);
@@ -286,8 +211,7 @@ void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& 
   activate<F>(slots, in<T>(a), gate, hidden, out<T>(u));
 
   const Tensor da = workspace<T>(slots.count, hidden);
-  linear("experts_backward", Linear<T>{slots, back, in<T>(w.w2), nullptr, hidden, true, false,
-                                       out<T>(da), true, false});
+  linear("experts_backward", slots, back, w.w2, true, Tensor(), false, out<T>(da));
   if (s.dweights.defined()) {
     const Tensor& dweights = s.dweights;
     T* const to = out<T>(dweights);
@@ -297,21 +221,19 @@ void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& 
   const Tensor dc = gated ? workspace<T>(slots.count, hidden) : Tensor();
   activate_backward<F>(slots, weights, in<T>(a), gate, hidden, out<T>(da), out<T>(dc));
 
-  const Rows<T> of_a = {in<T>(da), hidden, false};
-  const Rows<T> of_c = {in<T>(dc), hidden, false};
+  const Rows<T> of_a = by_slot(slots, in<T>(da), hidden);
+  const Rows<T> of_c = by_slot(slots, in<T>(dc), hidden);
   if (s.dslots.defined()) {
     T* const to = out<T>(s.dslots);
-    linear("experts_backward",
-           Linear<T>{slots, of_a, in<T>(w.w1), nullptr, depth, true, false, to, true, false});
-    if (gated) {
-      linear("experts_backward",
-             Linear<T>{slots, of_c, in<T>(w.w3), nullptr, depth, true, true, to, true, false});
-    }
+    linear("experts_backward", slots, of_a, w.w1, true, Tensor(), false, to);
+    if (gated) linear("experts_backward", slots, of_c, w.w3, true, Tensor(), true, to);
     clear_rest("experts_backward", slots, depth, to);
   }
 
   const auto outer_of = [&](const Rows<T>& left, const Rows<T>& right, const Tensor& to) {
-    if (to.defined()) outer("experts_backward", Outer<T>{slots, left, right, adds, out<T>(to)});
+    if (!to.defined()) return;
+    cuda::multiply<T>("experts_backward", Outer<T>{slots.groups, slots.count, left, right,
+                                                   to.size(1), to.size(2), adds, out<T>(to)});
   };
   const auto sum_of = [&](const T* rows, std::int64_t width, const Tensor& to) {
     if (to.defined()) sum_slots(slots, rows, width, adds, out<T>(to));
@@ -323,7 +245,7 @@ void experts_backward_as(const ExpertTensors& w, const Tensor& x, const Tensor& 
   if (!dw.w2.defined() && !dw.b2.defined()) return;
   const Tensor g = workspace<T>(slots.count, cols);
   adjoints(slots, weights, back, out<T>(g));
-  outer_of({in<T>(u), hidden, false}, {in<T>(g), cols, false}, dw.w2);
+  outer_of(by_slot(slots, in<T>(u), hidden), by_slot(slots, in<T>(g), cols), dw.w2);
   sum_of(in<T>(g), cols, dw.b2);
 }
 

@@ -21,9 +21,9 @@
 namespace moegrad::cuda {
 
 struct Tile {
-  std::int64_t group = 0;
-  std::int64_t first_row = 0, rows = 0;  // of the problem's rows, and how many
-  std::int64_t first_col = 0, cols = 0;
+  int group = 0;
+  int rows = 0, cols = 0;
+  std::int64_t first_row = 0, first_col = 0;  // of the problem's
   std::int64_t first_k = 0, depth = 0;  // where the sum begins, for problems that ask; its terms
 };
 
@@ -139,6 +139,10 @@ void run_product(const char* operation, const Problem& p, bool small, const Bloc
   }
 }
 
+__host__ __device__ inline int at_most(int side, std::int64_t left) {
+  return left < side ? static_cast<int>(left) : side;
+}
+
 // Tiles over the rows of groups that the device alone knows: rows [offsets[e], offsets[e+1]) belong
 // to group e. A grid for `most` rows has room for whatever the groups are.
 struct Groups {
@@ -153,9 +157,9 @@ struct Groups {
       const std::int64_t rows = offsets[e + 1] - first;
       const std::int64_t tiles = (rows + side - 1) / side;
       if (number < tiles) {
-        tile.group = e;
+        tile.group = static_cast<int>(e);
         tile.first_row = first + number * side;
-        tile.rows = rows - number * side < side ? rows - number * side : side;
+        tile.rows = at_most(side, rows - number * side);
         return true;
       }
       number -= tiles;
@@ -167,7 +171,7 @@ struct Groups {
 // The columns of a tile: number `at` of those across.
 __device__ inline void take_columns(std::int64_t at, int side, std::int64_t cols, Tile& tile) {
   tile.first_col = at * side;
-  tile.cols = cols - tile.first_col < side ? cols - tile.first_col : side;
+  tile.cols = at_most(side, cols - tile.first_col);
 }
 
 // The tile of a block, of those over [rows, cols] of each of a batch.
@@ -175,9 +179,9 @@ __device__ inline void take_tile(std::int64_t block, int side, std::int64_t rows
                                  Tile& tile) {
   const std::int64_t across = (cols + side - 1) / side;
   const std::int64_t down = (rows + side - 1) / side;
-  tile.group = block / across / down;
+  tile.group = static_cast<int>(block / across / down);
   tile.first_row = block / across % down * side;
-  tile.rows = rows - tile.first_row < side ? rows - tile.first_row : side;
+  tile.rows = at_most(side, rows - tile.first_row);
   take_columns(block % across, side, cols, tile);
 }
 

@@ -285,6 +285,7 @@ class TrainingRun {
     r.steps = state_.step;
     r.seed = config_.seed;
     for (const Parameter& p : parameters_) r.parameters += p.value.numel();
+    r.maths = options_.maths;
     r.signal = signal_;
     r.checkpoint = checkpoint_;
     return r;
@@ -326,6 +327,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
                  {"steps", r.steps},
                  {"seed", r.seed},
                  {"parameters", r.parameters},
+                 {"maths", name_of(r.maths)},
                  {"train_seconds", r.train_seconds},
                  {"checkpoint", r.checkpoint.string()}};
   if (r.signal == 0) {
@@ -338,6 +340,15 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
 }
 
 TrainResult train(const TrainConfig& config, const RunOptions& options) {
+  if (options.maths != Maths::exact && options.device != Device::cuda) {
+    fail("train", "maths is {}, and the device is {}. Use the device cuda, or exact.",
+         name_of(options.maths), name_of(options.device));
+  }
+  if (options.maths != Maths::exact && config.type() != DType::f32) {
+    fail("train", "maths is {}, which is for f32, and dtype is {}. Use f32, or exact.",
+         name_of(options.maths), config.dtype);
+  }
+  const MathsScope maths(options.maths);
   const ThreadScope threads(options.threads);
   const Layer mixture(config.layer());  // its errors come before the data are read
   mixture.say_where_silent();

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/maths.h"
 #include "train/config.h"
 #include "train/dataset.h"
 #include "train/evaluation.h"
@@ -13,7 +14,8 @@
 
 namespace moegrad {
 
-// How to run, as opposed to what: none of this changes a result.
+// How to run, as opposed to what: but for rounding, which device and maths change, none of this
+// changes a result.
 struct RunOptions {
   std::filesystem::path out;  // the folder of the run
   // Go on from its newest checkpoint; config is then RunFolder::resumed. Where it has more epochs
@@ -26,6 +28,7 @@ struct RunOptions {
   // Steps are captured (tensor/captured.h): on a GPU each is one launch. An Error where the device
   // has no graphs, and where the router or the estimator computes something on the host.
   bool capture = false;
+  Maths maths = Maths::exact;   // of products, all but exact on a cuda device alone
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;
@@ -44,13 +47,15 @@ struct TrainResult {
   std::int64_t steps = 0;
   std::int64_t seed = 0;
   std::int64_t parameters = 0;
+  Maths maths = Maths::exact;        // of the last part
   int signal = 0;                    // where it was stopped: `test` is not set
   std::filesystem::path checkpoint;  // the newest
 };
 std::string to_json(const TrainResult& result, const TrainConfig& config);
 
 // Trains and writes config.json, metrics.jsonl, checkpoints/ and, when finished, result.json. The
-// parameters are a function of the config alone: not of threads, nor of being stopped and resumed.
+// parameters are a function of the config alone: not of threads, nor of being stopped and resumed
+// (with the same maths: another one goes on from the same parameters and rounds in its own way).
 TrainResult train(const TrainConfig& config, const RunOptions& options);
 
 }  // namespace moegrad

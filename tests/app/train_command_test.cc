@@ -78,6 +78,7 @@ TEST_CASE("moegrad train: --json, on standard output or to a file") {
     CHECK_MESSAGE(result.contains(key), key);
   }
   CHECK(result["steps"] == 64);
+  CHECK(result["maths"] == "exact");
 }
 
 TEST_CASE("moegrad train: one and two threads give the same checkpoint") {
@@ -214,6 +215,9 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
                 "[option] 'lr' of train is 'fast'. Give a number from 0 to 1000000.");
   check_mistake(with({"--lr", "-1"}),
                 "[option] 'lr' of train is '-1'. Give a number from 0 to 1000000.");
+  check_mistake(with({"--maths", "fp8"}), "[train] --maths is 'fp8'. Use exact, tf32 or bf16.");
+  check_mistake(with({"--maths", "tf32"}),
+                "[train] maths is tf32, and the device is cpu. Use the device cuda, or exact.");
   check_mistake(with({"--rooter", "top-k"}),
                 "[train] there is no flag '--rooter'. Did you mean '--router'?");
   check_mistake({"trian", "synthetic"},

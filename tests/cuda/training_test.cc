@@ -109,6 +109,42 @@ TEST_CASE(
   CHECK(apart(folder / "whole", folder / "to cpu") < 1e-9);
 }
 
+TEST_CASE(
+    "training: with TF32 and bf16 the losses of f32, on and after a resumption with another") {
+  const Task task = make_synthetic(
+      DType::f32, 3, {.train_size = 1280, .test_size = 400, .dimension = 4, .classes = 3});
+  const TemporaryFolder folder;
+  TrainConfig config = config_of("top-k", "expert-group", 4);
+  config.lr = 1e-2;
+  config.dtype = "f32";
+  const auto run = [&](const std::string& name, Maths maths, const std::atomic<int>* stop = nullptr,
+                       bool resume = false) {
+    return train(config, {.out = folder / name,
+                          .resume = resume,
+                          .device = Device::cuda,
+                          .maths = maths,
+                          .stop = stop,
+                          .task = &task});
+  };
+  const TrainResult exact = run("exact", Maths::exact);
+  CHECK(exact.test.loss < 0.95);   // of a guess: 1.1
+  constexpr double kBound = 0.02;  // relative; choices of experts flip, as with another seed
+  for (const Maths maths : {Maths::tf32, Maths::bf16}) {
+    CAPTURE(name_of(maths));
+    const TrainResult there = run(std::string(name_of(maths)), maths);
+    CHECK(there.maths == maths);
+    CHECK(there.steps == 160);
+    CAPTURE(exact.test.loss);
+    CHECK(std::abs(there.test.loss - exact.test.loss) <= kBound * exact.test.loss);
+    CHECK(apart(folder / "exact", folder / name_of(maths)) > 0.0);
+  }
+  const std::atomic<int> stop{2};
+  run("both", Maths::exact, &stop);
+  const TrainResult both = run("both", Maths::tf32, nullptr, true);
+  CHECK(both.steps == 160);
+  CHECK(std::abs(both.test.loss - exact.test.loss) <= kBound * exact.test.loss);
+}
+
 TEST_CASE("training: a steady step takes no memory of the system and waits once") {
   const Task task = images();
   const TemporaryFolder folder;

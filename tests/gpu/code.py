@@ -1,4 +1,5 @@
-"""What nvcc has made of the kernels: no spills, no stack, no atomic operations on floats.
+"""What nvcc has made of the kernels: no spills, no stack, no atomic operations on floats; in those
+of tensor cores their instructions, and copies of 16 bytes that bypass the registers.
 
     python3 code.py FOLDER_OF_OBJECTS FOLDER_FOR_TOOLS
 
@@ -17,6 +18,14 @@ STACK = {
     "functor::Sin": "the toolkit's sine of large arguments",
     "functor::Cos": "the toolkit's cosine of large arguments",
     "TopBiased": "two places in an array",
+}
+# What kernels with these words in their names must have.
+NEEDS = {
+    r"mma_product_kernel<.*<float, float>": [r"HMMA\.1688\.F32\.TF32", r"LDGSTS\.E\S*\.128"],
+    r"mma_product_kernel<.*<unsigned int, float>": [
+        r"HMMA\.16816\.F32\.BF16",
+        r"LDGSTS\.E\S*\.128",
+    ],
 }
 READ = "sm_90"  # of the others the resources alone: the code of all would take minutes
 
@@ -65,6 +74,13 @@ def resources(obj, bin_folder):
             yield arch, kernel, int(match[1]), stack, int(match[3])
 
 
+def threads_of(name):
+    """Those of a block of these kernels."""
+    if "mma_product_kernel" in name:
+        return 128
+    return 64 if "<16, 2" in name else 256
+
+
 def occupancy(registers, shared, threads):
     """The part of sm_90's 64 warps that can be resident, by registers and shared memory."""
     warps = threads // 32
@@ -73,17 +89,22 @@ def occupancy(registers, shared, threads):
     return min(by_registers, by_shared, 64 // warps, 32) * warps / 64
 
 
-def code_faults(obj, bin_folder):
-    """What the code of an object has that it must not have."""
-    kernel = ""
+def code_of(obj, bin_folder):
+    """The machine code of each kernel of an object."""
     sass = run([bin_folder / "cuobjdump", "-sass", "-arch", READ, obj], bin_folder)
-    for line in sass.split("\n"):
-        if match := re.search(r"Function : (\S+)", line):
-            kernel = match[1]
-        elif match := re.search(r"\b(?:RED|ATOM)\w*\.\S*(?:F16|F32|F64)\S*", line):
-            yield kernel, f"an atomic operation on floats: {match[0]}"
-        elif match := re.search(r"\b(?:LDL|STL)\b", line):
-            yield kernel, f"local memory: {match[0]}"
+    parts = re.split(r"Function : (\S+)", sass)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def code_faults(name, code):
+    """What the code of a kernel has that it must not have, or lacks."""
+    for match in re.finditer(r"\b(?:RED|ATOM)\w*\.\S*(?:F16|F32|F64)\S*", code):
+        yield f"an atomic operation on floats: {match[0]}"
+    if match := re.search(r"\b(?:LDL|STL)\b", code):
+        yield f"local memory: {match[0]}"
+    for kernel, needs in NEEDS.items():
+        if re.search(kernel, name):
+            yield from (f"lacks {need}" for need in needs if not re.search(need, code))
 
 
 def main(objects, tool_folder):
@@ -91,12 +112,13 @@ def main(objects, tool_folder):
     if bin_folder is None:
         print("skipped: cuobjdump and nvdisasm are not here, and PyPI does not give them")
         return 77
-    faults, rows, count = [], [], 0
+    faults, rows, count, seen = [], [], 0, 0
     archs = set()
     for obj in sorted(objects.rglob("*.cu.o")):
         found = list(resources(obj, bin_folder))
-        bad = list(code_faults(obj, bin_folder))
-        names = readable(sorted({kernel for _, kernel, *_ in found} | {k for k, _ in bad}))
+        codes = code_of(obj, bin_folder)
+        names = readable(sorted({kernel for _, kernel, *_ in found} | set(codes)))
+        seen += sum("mma_product_kernel" in names[kernel] for kernel in codes)
         allowed = {k for k, name in names.items() if any(part in name for part in STACK)}
         for arch, kernel, registers, stack, shared in found:
             archs.add(arch)
@@ -104,9 +126,14 @@ def main(objects, tool_folder):
             if stack > 0 and kernel not in allowed:
                 faults.append(f"{arch} {names[kernel]}: {stack} bytes of stack or spills")
             if arch == READ and shared > 0:
-                threads = 64 if "<16, 2" in names[kernel] else 256
+                threads = threads_of(names[kernel])
                 rows.append((names[kernel], registers, shared, occupancy(registers, shared, threads)))
-        faults += [f"{READ} {names[k]}: {what}" for k, what in bad if k not in allowed]
+        for kernel, code in codes.items():
+            if kernel not in allowed:
+                name = names[kernel]
+                faults += [f"{READ} {name}: {what}" for what in code_faults(name, code)]
+    if seen == 0:
+        faults.append("no kernel of tensor cores")
     print(f"{count} kernels for {', '.join(sorted(archs))}")
     for name, registers, shared, part in sorted(rows):
         print(f"{registers:4} registers {shared:6} bytes shared {part:5.0%}  {name[:100]}")

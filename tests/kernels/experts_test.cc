@@ -1,7 +1,7 @@
 // The fused experts against the composition of grouped products, element-wise functions and moved
 // rows, kernel by kernel.
 
-#include "tests/kernels/kernel_checks.h"
+#include "tests/kernels/rounded.h"
 
 using namespace moegrad;
 using namespace moegrad::test;
@@ -277,6 +277,58 @@ KERNEL_TEST("the fused experts are the composition, at every number of threads")
       }
     }
   }
+}
+
+namespace {
+
+// The length of the difference, in that of what is wanted.
+double apart(const Tensor& got, const Tensor& want) {
+  const Values x = got.to_vector();
+  const Values y = want.to_vector();
+  double difference = 0.0;
+  double length = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    difference += (x[i] - y[i]) * (x[i] - y[i]);
+    length += y[i] * y[i];
+  }
+  return difference == 0.0 ? 0.0 : std::sqrt(difference / length);
+}
+
+}  // namespace
+
+// Whose grouped products are held to plain loops by matmul_grouped_maths_test.cc. Weights are
+// multiplied after a product here and before it there: then operands are rounded elsewhere.
+MATHS_TEST("maths: the fused experts are the composition with TF32 and bf16, near the exact one") {
+  for (const Maths maths : kRounding) {
+    for (const Case& c : cases()) {
+      for (const Setting& s : kSettings) {
+        CAPTURE(std::string(c.label));
+        CAPTURE(name_of(maths));
+        const Problem p(on, c, s, DType::f32);
+        const std::vector<Tensor> exact = composed(p);
+        const MathsScope scope(maths);
+        const std::vector<Tensor> want = composed(p);
+        const std::vector<Tensor> got = on.at_all_threads([&] { return fused(p, p.k); });
+        REQUIRE(got.size() == want.size());
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          CAPTURE(i);
+          if (!s.weighted) check_close(got[i], want[i].to_vector(), 128.0);
+          if (i > 0 && s.activation == Activation::relu) continue;  // rounding crosses its kink
+          const double distance = apart(got[i], exact[i]);
+          CHECK(distance <= 4 * unit(maths));
+          if (i == 0 && p.tokens >= 300) CHECK(distance > unit(maths) / 16);
+        }
+      }
+    }
+  }
+}
+
+MATHS_TEST("maths: experts of f64 are refused") {
+  const Problem p(on, cases()[4], kSettings[0], DType::f64);
+  const MathsScope scope(Maths::bf16);
+  CHECK(on.error_of([&] { (void)composed(p); }).find("maths is bf16") != std::string::npos);
+  CHECK(on.error_of([&] { (void)fused(p, p.k); }) ==
+        "[experts] maths is bf16, for products of f32, and these are of f64. Use exact.");
 }
 
 KERNEL_TEST("what is not wanted of the experts' backward pass is not worked out") {

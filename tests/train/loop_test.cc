@@ -199,6 +199,26 @@ TEST_CASE("loop: computed on another device, the files of a run on the CPU") {
   }
 }
 
+TEST_CASE("loop: TF32 and bf16 are for f32 on a CUDA device") {
+  const TemporaryFolder folder;
+  const Task task = small_task();
+  const auto error_of = [&](const Settings& settings, Device device) -> std::string {
+    try {
+      train(small(settings),
+            {.out = folder / "run", .device = device, .maths = Maths::bf16, .task = &task});
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(error_of({}, Device::cpu) ==
+        "[train] maths is bf16, and the device is cpu. Use the device cuda, or exact.");
+  CHECK(error_of({{"dtype", "f64"}}, Device::cuda) ==
+        "[train] maths is bf16, which is for f32, and dtype is f64. Use f32, or exact.");
+  CHECK(!std::filesystem::exists(folder / "run"));
+  CHECK(maths() == Maths::exact);
+}
+
 TEST_CASE("loop: another seed is another run") {
   const TemporaryFolder folder;
   const Task task = small_task();
