@@ -16,7 +16,7 @@ using cuda::out;
 // by one warp, 32 choices at a time.
 
 constexpr std::int64_t kPlanChunk = 1024;
-constexpr unsigned kScanThreads = 256;
+constexpr unsigned kMostScanThreads = 256;
 
 struct Choices {
   const std::int32_t* expert;
@@ -49,17 +49,17 @@ void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, i
 
 // The sum over the threads of a block before this one; `total` of all of them.
 __device__ std::int32_t sum_before(std::int32_t value, std::int32_t* total) {
-  SHARED_ARRAY(std::int32_t, sums, [2][kScanThreads]);
+  SHARED_ARRAY(std::int32_t, sums, [2][kMostScanThreads]);
   const unsigned t = threadIdx.x;
   int now = 0;
   sums[now][t] = value;
   __syncthreads();
-  for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
+  for (unsigned reach = 1; reach < blockDim.x; reach *= 2) {
     sums[1 - now][t] = sums[now][t] + (t >= reach ? sums[now][t - reach] : 0);
     now = 1 - now;
     __syncthreads();
   }
-  *total = sums[now][kScanThreads - 1];
+  *total = sums[now][blockDim.x - 1];
   const std::int32_t before = t == 0 ? 0 : sums[now][t - 1];
   __syncthreads();
   return before;
@@ -72,13 +72,14 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
                             cuda::Fault* record, int operation, std::int32_t* offsets,
                             std::int32_t* go) {
   const int t = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
   const auto of_expert = [=](int e) {
     std::int32_t sum = 0;
     for (std::int64_t c = 0; c < chunks && e < experts; ++c) sum += next[c * experts + e];
     return sum;
   };
   std::int32_t mine = 0;
-  for (int e = t; e < experts; e += kScanThreads) mine += of_expert(e);
+  for (int e = t; e < experts; e += threads) mine += of_expert(e);
   std::int32_t used = 0;
   sum_before(mine, &used);
   SHARED_ARRAY(int, well, [1]);
@@ -91,12 +92,12 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
   }
   __syncthreads();
   if (well[0] == 0) {
-    for (int e = t; e <= experts; e += kScanThreads) offsets[e] = 0;
+    for (int e = t; e <= experts; e += threads) offsets[e] = 0;
     return;
   }
 
   std::int32_t slots = 0;  // of the experts before
-  for (int first = 0; first < experts; first += kScanThreads) {
+  for (int first = 0; first < experts; first += threads) {
     const int e = first + t;
     std::int32_t total = 0;
     std::int32_t slot = slots + sum_before(of_expert(e), &total);
@@ -151,7 +152,8 @@ void cuda::sort_choices(const char* operation, const Tensor& selected, std::int6
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
   count_chunks(choices, chunks, selected.size(1), number_of(operation), next);
-  run<first_slots>(operation, 1, kScanThreads, next, chunks, choices.experts, order.numel(),
+  const unsigned threads = choices.experts <= 32 ? cuda::kWarp : kMostScanThreads;
+  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, order.numel(),
                    fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
   fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
   clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));

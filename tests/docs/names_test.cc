@@ -41,6 +41,7 @@ const std::vector<Exception> kExceptions = {
       "autograd/gradcheck_report"},
      "the parts of the checker have no meaning of their own"},
     {"cuda/defects", {}, "of all kernels: what others got wrong"},
+    {"cuda/gradcheck", {}, "of all of it: `moegrad gradcheck` on the device, a part"},
     {"cuda/schedules", {}, "of all kernels: the order of blocks and threads"},
     {"cuda/training", {}, "of all of it: training"},
     {"docs/names", {}, "of the names of tests"},
