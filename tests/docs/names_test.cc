@@ -25,6 +25,7 @@ struct Exception {
   std::string why;
 };
 const std::vector<Exception> kExceptions = {
+    {"app/device", {}, "of every command: --device"},
     {"app/layer_command", {"app/layer_file"}, "the files of that command"},
     {"app/list_command", {"app/gradcheck_command"}, "both print what the registry holds"},
     {"app/outcome", {"app/main", "tensor/put"}, "how every command begins, ends and prints"},
