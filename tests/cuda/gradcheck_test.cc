@@ -30,14 +30,11 @@ void compare(const std::function<CheckRow(Device)>& check) {
 
 TEST_CASE("gradcheck on the device: operations, of each claim") {
   for (const OperationEntry& e : all_declared_operations()) {
-    for (const std::string name : {"rms_norm", "max_pool2d", "straight_through"}) {
+    for (const std::string name :
+         {"rms_norm", "max_pool2d", "straight_through", "combine_groups"}) {
       if (e.name == name) compare([&](Device on) { return check_operation(e, nullptr, on); });
     }
   }
-}
-
-TEST_CASE("gradcheck on the device: a router") {
-  compare([](Device on) { return check_router(router_entry("hash"), nullptr, on); });
 }
 
 TEST_CASE("gradcheck on the device: an estimator, enumerated") {
