@@ -144,7 +144,7 @@ int run_bias(BiasArguments& a) {
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
   for (const BiasRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
-  report.write(list, bias_charts(rows), table_of(rows), kBiasLegend);
+  report.write(list, bias_charts(rows), table_of(rows), a.study.device, kBiasLegend);
   for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
   return kOk;
 }
@@ -190,6 +190,7 @@ void add_study_bias(CLI::App& study, Global& global) {
       ->type_name("key=value")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_device(command, a->study.device);
   command.add_option("--out", a->out, "folder of the report [runs/bias]")->type_name("DIR");
   add_json(command, a->json);
   command.callback([a, &global] { global.exit_code = run_bias(*a); });

@@ -35,6 +35,7 @@ struct FidelityArguments {
   std::string task = "vision";
   std::string data = "data";
   std::string out = "runs/fidelity";
+  Device device = Device::cpu;
   JsonOutput json;
 };
 
@@ -119,13 +120,17 @@ int run_fidelity(const FidelityArguments& a) {
     const bool again = may_start_over(run);
     make_folder(run.path());
     write_file_atomic(mark_of(run), to_json(config) + "\n");
-    train(config, {.out = run.path(), .force = again, .progress = &progress, .task = &task});
+    train(config, {.out = run.path(),
+                   .force = again,
+                   .device = a.device,
+                   .progress = &progress,
+                   .task = &task});
     checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
-  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch);
+  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch, a.device);
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
-  report.write(list, fidelity_charts(rows, names), table_of(rows));
+  report.write(list, fidelity_charts(rows, names), table_of(rows), a.device);
   return kOk;
 }
 
@@ -151,6 +156,7 @@ void add_study_fidelity(CLI::App& study, Global& global) {
   add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536, "tokens to measure on [512]");
   add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
   command.add_option("--data", a->data, "folder of the data [data]")->type_name("DIR");
+  add_device(command, a->device);
   command.add_option("--out", a->out, "folder of the report [runs/fidelity]")->type_name("DIR");
   add_json(command, a->json);
   command.callback([a, &global] { global.exit_code = run_fidelity(*a); });

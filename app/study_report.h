@@ -30,9 +30,9 @@ class Report {
   }
 
   // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table, its legend, and
-  // says where.
+  // says where they are, and where they were computed.
   void write(const nlohmann::ordered_json& rows, const std::vector<Chart>& charts,
-             const Table& table, std::string_view legend = {}) const {
+             const Table& table, Device device, std::string_view legend = {}) const {
     const std::string text = json_text(rows);
     lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
@@ -41,8 +41,8 @@ class Report {
     if (output_.wanted && output_.file.empty()) {
       output_.write(text);
     } else {
-      put(stdout, "{}{}{}written to {}: rows.json{}\n", table.text(), legend,
-          legend.empty() ? "" : "\n", shown(folder_.string()),
+      put(stdout, "{}{}{}computed on the {} device; written to {}: rows.json{}\n", table.text(),
+          legend, legend.empty() ? "" : "\n", name_of(device), shown(folder_.string()),
           plot == Plot::drawn ? ", plot.svg" : "");
     }
     if (plot == Plot::no_gnuplot) {

@@ -1,15 +1,17 @@
 // Rows and columns by index; the k largest of a row.
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
+#include "cuda/lines.h"
 #include "cuda/sort.h"
 
 namespace moegrad {
 namespace {
 
 using cuda::each;
-using cuda::each_warp;
+using cuda::each_line;
 using cuda::in;
+using cuda::Line;
 using cuda::out;
+using cuda::Team;
 
 template <class T>
 void gather_rows_as(const T* x, const std::int32_t* index, std::int64_t cols, std::int64_t numel,
@@ -79,20 +81,20 @@ __device__ bool comes_before(T a, std::int64_t at_a, T b, std::int64_t at_b) {
 // The next largest of a row, k times: of those that come after the one taken last.
 template <class T>
 void top_k_as(const T* x, std::int64_t rows, std::int64_t n, std::int64_t k, std::int32_t* index) {
-  each_warp("top_k", rows, [=] __device__(std::int64_t r, unsigned lane) {
-    const T* const row = x + r * n;
+  each_line("top_k", {rows, n, 1}, [=] __device__(const Line& line, const Team& team) {
+    const T* const row = x + line.first;
     std::int64_t last = -1;
     for (std::int64_t taken = 0; taken < k; ++taken) {
       std::int64_t best = -1;
-      for (std::int64_t i = lane; i < n; i += cuda::kWarp) {
+      for (std::int64_t i = team.lane; i < n; i += team.lanes) {
         if (last >= 0 && !comes_before(row[last], last, row[i], i)) continue;
         if (best < 0 || comes_before(row[i], i, row[best], best)) best = i;
       }
-      last = cuda::warp_fold(best, [=](std::int64_t a, std::int64_t b) {
+      last = team.fold(best, [=](std::int64_t a, std::int64_t b) {
         if (a < 0 || b < 0) return a < 0 ? b : a;
         return comes_before(row[a], a, row[b], b) ? a : b;
       });
-      if (lane == 0) index[r * k + taken] = static_cast<std::int32_t>(last);
+      if (team.leads()) index[line.number * k + taken] = static_cast<std::int32_t>(last);
     }
   });
 }

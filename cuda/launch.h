@@ -87,9 +87,10 @@ __global__ void each_warp_kernel(std::int64_t n, F f) {
 // f(i, lane) for i in [0, n), a warp each.
 template <class F>
 void each_warp(const char* operation, std::int64_t n, const F& f) {
-  constexpr unsigned kWarps = 4;  // of a block
-  run<each_warp_kernel<F>>(operation, std::min(kMostBlocks, pieces_of(n, kWarps)), kWarps * kWarp,
-                           n, f);
+  const auto warps = static_cast<unsigned>(std::min<std::int64_t>(n, 4));  // of a block
+  if (n == 0) return;
+  run<each_warp_kernel<F>>(operation, std::min(kMostBlocks, pieces_of(n, warps)), warps * kWarp, n,
+                           f);
 }
 
 // f(a, b, ...) of what the lanes hold, in a fixed order; the same in every lane.

@@ -12,15 +12,18 @@ struct Team {
   unsigned lane;   // of this thread
   unsigned lanes;  // 32, or 1
 
+  template <class T, class F>
+  __device__ T fold(T value, F f) const {
+    return lanes == 1 ? value : warp_fold(value, f);
+  }
   template <class T>
   __device__ T sum(T value) const {
-    return lanes == 1 ? value : warp_sum(value);
+    return fold(value, [](T a, T b) { return a + b; });
   }
   // NaN where there is one.
   template <class T>
   __device__ T largest(T value) const {
-    if (lanes == 1) return value;
-    return warp_fold(value, [](T a, T b) { return b > a || b != b ? b : a; });
+    return fold(value, [](T a, T b) { return b > a || b != b ? b : a; });
   }
   __device__ bool leads() const { return lane == 0; }
 };

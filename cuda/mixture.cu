@@ -54,13 +54,14 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
                             cuda::Fault* record, int operation, std::int32_t* offsets,
                             std::int32_t* go) {
   const int t = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
   const auto of_expert = [=](int e) {
     std::int32_t sum = 0;
     for (std::int64_t c = 0; c < chunks && e < experts; ++c) sum += next[c * experts + e];
     return sum;
   };
   std::int32_t mine = 0;
-  for (int e = t; e < experts; e += cuda::kScanThreads) mine += of_expert(e);
+  for (int e = t; e < experts; e += threads) mine += of_expert(e);
   std::int32_t used = 0;
   cuda::sum_before(mine, &used);
   SHARED_ARRAY(int, well, [1]);
@@ -73,12 +74,12 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
   }
   __syncthreads();
   if (well[0] == 0) {
-    for (int e = t; e <= experts; e += cuda::kScanThreads) offsets[e] = 0;
+    for (int e = t; e <= experts; e += threads) offsets[e] = 0;
     return;
   }
 
   std::int32_t slots = 0;  // of the experts before
-  for (int first = 0; first < experts; first += cuda::kScanThreads) {
+  for (int first = 0; first < experts; first += threads) {
     const int e = first + t;
     std::int32_t total = 0;
     std::int32_t slot = slots + cuda::sum_before(of_expert(e), &total);
@@ -133,7 +134,8 @@ void cuda::sort_choices(const char* operation, const Tensor& selected, std::int6
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
   count_chunks(choices, chunks, selected.size(1), number_of(operation), next);
-  run<first_slots>(operation, 1, cuda::kScanThreads, next, chunks, choices.experts, order.numel(),
+  const unsigned threads = choices.experts <= 32 ? cuda::kWarp : cuda::kMostScanThreads;
+  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, order.numel(),
                    fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
   fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
   clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));

@@ -68,6 +68,7 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn)) product_kerne
   const int t = static_cast<int>(threadIdx.x);
   const int own_row = t / kAcross;
   const int own_col = t % kAcross;
+  const bool owns = own_row < tile.rows && own_col < tile.cols;
 
   T sum[kOwn][kOwn] = {};
   RunningSum<T> total[kOwn][kOwn] = {};
@@ -75,21 +76,19 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn)) product_kerne
     for (int i = t; i < kDepthStep * kSide; i += kCount) {
       const int k = p.a_by_rows ? i % kDepthStep : i / kSide;
       const int row = p.a_by_rows ? i / kDepthStep : i % kSide;
-      a[k][row] = row < tile.rows && first + k < tile.depth
-                      ? p.a(tile, tile.first_row + row, first + k)
-                      : T(0);
+      if (first + k >= tile.depth) continue;
+      a[k][row] = row < tile.rows ? p.a(tile, tile.first_row + row, first + k) : T(0);
     }
     for (int i = t; i < kDepthStep * kSide; i += kCount) {
       const int k = p.b_by_rows ? i / kSide : i % kDepthStep;
       const int col = p.b_by_rows ? i % kSide : i / kDepthStep;
-      b[k][col] = col < tile.cols && first + k < tile.depth
-                      ? p.b(tile, first + k, tile.first_col + col)
-                      : T(0);
+      if (first + k >= tile.depth) continue;
+      b[k][col] = col < tile.cols ? p.b(tile, first + k, tile.first_col + col) : T(0);
     }
     __syncthreads();
     const std::int64_t left = tile.depth - first;
     const int steps = left < kDepthStep ? static_cast<int>(left) : kDepthStep;
-    for (int k = 0; k < steps; ++k) {
+    for (int k = 0; owns && k < steps; ++k) {
       T of_row[kOwn];
       T of_col[kOwn];
       UNROLL

@@ -19,8 +19,9 @@ namespace {
 // itself, so that none of them is a wait of its own.
 constexpr std::size_t kStaging = std::size_t{4} << 20;
 
-// What the device is asked for first, once a process.
+// What the device is asked for first, once a process. Several host threads may use the one stream.
 struct State {
+  std::recursive_mutex mutex;
   cudaStream_t stream = nullptr;
   Fault* record = nullptr;                    // on the device
   Fault* found = nullptr;                     // pinned: the record, as it was at the last wait
@@ -72,7 +73,8 @@ void begin(State& s) {
 }
 
 std::string last_launches() {
-  const State& s = state();
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
   std::string text;
   for (std::size_t i = 0; i < s.launches.size(); ++i) {
     const char* const name = s.launches[(s.launched + i) % s.launches.size()];
@@ -89,8 +91,13 @@ std::byte* room_for(State& s, std::size_t bytes) {
   return room;
 }
 
+const char* name_of(int operation) {
+  const std::lock_guard lock(state().mutex);
+  return state().names[static_cast<std::size_t>(operation)];
+}
+
 [[noreturn]] void raise(const Fault& f) {
-  const char* const name = state().names[static_cast<std::size_t>(f.operation)];
+  const char* const name = name_of(f.operation);
   switch (f.kind) {
     case kChoiceFault:
       fail(name, "token {} chooses expert {} of {}. Use 0 to {}, or -1 for none.", f.place, f.value,
@@ -113,6 +120,7 @@ std::byte* room_for(State& s, std::size_t bytes) {
 
 cudaStream_t stream() {
   State& s = state();
+  const std::lock_guard lock(s.mutex);
   if (!s.begun) begin(s);
   return s.stream;
 }
@@ -137,6 +145,7 @@ void require_here(const Tensor& t, DType dtype) {
 
 void note_launch(const char* operation) {
   State& s = state();
+  const std::lock_guard lock(s.mutex);
   // Asked for by who looks for an error that the device reports late: then it is the last launch's.
   static const bool waits = std::getenv("MOEGRAD_CUDA_SYNC") != nullptr;
   if (waits && s.launched > 0 && !recording()) {
@@ -148,6 +157,7 @@ void note_launch(const char* operation) {
 void upload(const std::byte* from, std::size_t bytes, void* to) {
   require_no_recording("brings numbers to the device");
   const cudaStream_t there = stream();
+  const std::lock_guard lock(state().mutex);
   std::byte* const room = room_for(state(), bytes);
   if (room != nullptr) std::memcpy(room, from, bytes);
   require(cudaMemcpyAsync(to, room != nullptr ? room : from, bytes, cudaMemcpyHostToDevice, there),
@@ -157,6 +167,7 @@ void upload(const std::byte* from, std::size_t bytes, void* to) {
 void download(const void* from, std::size_t bytes, std::byte* to) {
   require_no_recording("waits for the device");
   const cudaStream_t there = stream();
+  const std::lock_guard lock(state().mutex);
   std::byte* const room = room_for(state(), bytes);
   require(cudaMemcpyAsync(room != nullptr ? room : to, from, bytes, cudaMemcpyDeviceToHost, there),
           "download");
@@ -170,6 +181,7 @@ Fault* fault_record() {
 }
 
 int number_of(const char* operation) {
+  const std::lock_guard lock(state().mutex);
   std::vector<const char*>& names = state().names;
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (names[i] == operation || std::strcmp(names[i], operation) == 0) return static_cast<int>(i);
@@ -182,6 +194,7 @@ void finish() {
   require_no_recording("waits for the device");
   const cudaStream_t there = stream();
   State& s = state();
+  const std::lock_guard lock(s.mutex);
   require(cudaMemcpyAsync(s.found, s.record, sizeof(Fault), cudaMemcpyDeviceToHost, there), "cuda");
   require(cudaStreamSynchronize(there), "cuda");
   s.staged = 0;

@@ -44,8 +44,9 @@ bool measures_own(const BiasOptions& options, const Expectation& e, std::size_t 
 }
 
 void add_draw(BiasRow& row, const BiasOptions& options, std::int64_t draw) {
-  BiasSetting s(row.of, {options.seed, static_cast<std::uint64_t>(draw), 0});
+  BiasSetting s(row.of, {options.seed, static_cast<std::uint64_t>(draw), 0}, options.device);
   ExpectationOptions of;
+  of.device = options.device;
   of.max_outcomes = options.max_outcomes;
   of.samples = options.samples;
   of.rng = Rng{options.seed, 0x7061'7373'0000'0000U + static_cast<std::uint64_t>(draw), 0};
@@ -109,6 +110,7 @@ std::string to_json(const BiasRow& r) {
                       {"active", r.of.active},
                       {"scale", r.of.scale},
                       {"loss", r.of.loss},
+                      {"device", name_of(r.device)},
                       {"gradient_of", r.gradient_of},
                       {"weight_bias_l1", r.weight_bias_l1},
                       {"weight_mse", r.weight_mse},
@@ -155,6 +157,7 @@ BiasRow measure_bias(const BiasCase& of, const BiasOptions& options) {
   passes_of(1.0, options);
   BiasRow row;
   row.of = of;
+  row.device = options.device;
   for (std::int64_t draw = 0; draw < options.draws; ++draw) add_draw(row, options, draw);
   if (!row.own_known) row.own_bias = row.own_error = std::nan("");
   // 0 / 0 is NaN: undefined.
@@ -231,20 +234,25 @@ std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOp
   std::vector<std::string> refused(cases.size());
   std::size_t done = 0;
   std::mutex mutex;
-  parallel_on_host(static_cast<std::int64_t>(cases.size()), 1,
-                   [&](std::int64_t piece, std::int64_t) {
-                     const auto i = static_cast<std::size_t>(piece);
-                     try {
-                       rows[i] = measure_bias(cases[i], options);
-                     } catch (const Interruption&) {
-                       throw;
-                     } catch (const std::exception& e) {
-                       refused[i] = e.what();
-                     }
-                     const std::lock_guard lock(mutex);
-                     ++done;
-                     if (progress) progress(done);
-                   });
+  const auto measure = [&](std::int64_t piece, std::int64_t) {
+    const auto i = static_cast<std::size_t>(piece);
+    try {
+      rows[i] = measure_bias(cases[i], options);
+    } catch (const Interruption&) {
+      throw;
+    } catch (const std::exception& e) {
+      refused[i] = e.what();
+    }
+    const std::lock_guard lock(mutex);
+    ++done;
+    if (progress) progress(done);
+  };
+  const auto count = static_cast<std::int64_t>(cases.size());
+  if (options.device == Device::cpu) {
+    parallel_on_host(count, 1, measure);
+  } else {  // it has one stream
+    for (std::int64_t i = 0; i < count; ++i) measure(i, i + 1);
+  }
   std::vector<BiasRow> out;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (rows[i]) {

@@ -39,6 +39,7 @@ struct BiasOptions {
   // The bias to the own expected loss also where it takes Monte Carlo, or more than 2 max_outcomes
   // passes for all elements to be moved once: some 40 times the passes of a row, for each element.
   bool own = false;
+  Device device = Device::cpu;  // where the layer is; decisions are enumerated on the host
 };
 
 // The router gradient of the token that is studied is, for a router whose logits are x W, that of
@@ -77,6 +78,7 @@ struct BiasRow {
   bool exact = true;             // every random number was enumerated; else Monte Carlo
   std::int64_t outcomes = 0;     // outcomes, or samples, of a draw
   double bias_confidence = 0.0;  // Monte Carlo: half width of the 95 % interval of E[G], as a norm
+  Device device = Device::cpu;   // where it was computed
 
   // The bias to the own expected loss is more than the error of its reference.
   bool own_biased() const { return own_known && own_bias > own_error; }
@@ -111,7 +113,8 @@ std::vector<std::pair<std::string, std::string>> bias_pairs();
 std::vector<BiasCase> bias_cases(const BiasGrid& grid, const BiasOptions& options);
 
 // All cells, in order; those that a layer refuses are left out and reported to `skipped`.
-// `progress` is told how many are done. The same rows at any number of threads.
+// `progress` is told how many are done. The same rows at any number of threads; on another device
+// than the cpu one cell at a time, and the cpu's rows within rounding.
 std::vector<BiasRow> study_bias(const std::vector<BiasCase>& cases, const BiasOptions& options,
                                 const std::function<void(std::size_t)>& progress,
                                 std::vector<std::string>& skipped);

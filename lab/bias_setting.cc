@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/transfer.h"
 #include "moe/checks/moments.h"
 #include "moe/registry.h"
 #include "ops/ops.h"
@@ -31,16 +32,17 @@ Tensor diagonal(std::int64_t rows, std::int64_t columns) {
   return w;
 }
 
-Tensor ids_of(std::int64_t tokens) {
+Tensor ids_of(std::int64_t tokens, Device device) {
   const Tensor ids = Tensor::empty({tokens}, DType::i32, Device::cpu);
   for (std::int64_t t = 0; t < tokens; ++t)
     ids.write<std::int32_t>()[t] = static_cast<std::int32_t>(t);
-  return ids;
+  return ids.to(device);
 }
 
 }  // namespace
 
-BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
+BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng, Device device)
+    : of_(of), device_(device) {
   const RouterEntry& router = router_entry(of.router);
   tokens_ = router.traits.samples || router.traits.continuous ? 1 : kContext;
   config_.size = {of.experts + kFeatures, kHiddenWidth, kOutputWidth, of.experts, of.active};
@@ -67,6 +69,11 @@ BiasSetting::BiasSetting(const BiasCase& of, const Rng& rng) : of_(of) {
   layer_ = std::make_unique<Layer>(config_);
   layer_->say_where_silent();
   declare(rng);
+  for (const Parameter& p : parameters_) {
+    if (p.trained && p.router) inputs_.push_back(p.value);
+  }
+  for (Parameter& p : parameters_) p.value = p.value.to(device_);
+  for (Tensor* t : {&x_, &direction_, &target_, &matrix_}) *t = t->to(device_);
   find_logits();
   warm_up(rng);
 }
@@ -94,18 +101,15 @@ void BiasSetting::declare(const Rng& rng) {
 void BiasSetting::find_logits() {
   by_logits_ = false;
   Tape tape;
-  for (const Parameter& p : parameters_) {
-    if (is_input(p)) inputs_.push_back(p.value);
-  }
-  std::vector<Var> in;
-  for (const Tensor& input : inputs_) in.push_back(tape.variable(input));
-  const Weights w = weights(tape, in);
-  const LayerOutput out = layer_->forward({tape.constant(x_), w, false, ids_of(tokens_), tokens_});
+  const Weights w = weights(tape, variables(tape));
+  const LayerOutput out =
+      layer_->forward({tape.constant(x_), w, false, ids_of(tokens_, device_), tokens_});
+  const Tensor x = x_.to(Device::cpu);
   const Routing& r = out.routing;
   has_logits_ = !r.rows.defined() && r.logits.defined() &&
                 r.logits.shape() == Shape{tokens_, experts()} && r.logits.needs_gradient();
   if (has_logits_) {
-    const Tensor o = r.logits.value();
+    const Tensor o = r.logits.value().to(Device::cpu);
     std::vector<double> row;
     for (std::int64_t e = 0; e < experts(); ++e) row.push_back(o.at(e));
     softmax_ = softmax_of(row);
@@ -114,26 +118,33 @@ void BiasSetting::find_logits() {
     double squares = 0.0;
     double most = 0.0;
     for (std::int64_t e = 0; e < experts(); ++e) {
-      product += o.at(e) * x_.at(e);
-      squares += x_.at(e) * x_.at(e);
+      product += o.at(e) * x.at(e);
+      squares += x.at(e) * x.at(e);
       most = std::fmax(most, std::abs(o.at(e)));
     }
     const double c = squares > 0.0 ? product / squares : 1.0;
     double off = 0.0;
     for (std::int64_t e = 0; e < experts(); ++e) {
-      off = std::fmax(off, std::abs(o.at(e) - c * x_.at(e)));
+      off = std::fmax(off, std::abs(o.at(e) - c * x.at(e)));
     }
     by_logits_ = router_entry(of_.router).traits.linear && off <= 1e-9 * most;
   }
   if (by_logits_) {
     inputs_ = {Tensor::empty({1, experts()}, DType::f64, Device::cpu)};
-    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].write<double>()[e] = x_.at(e);
+    for (std::int64_t e = 0; e < experts(); ++e) inputs_[0].write<double>()[e] = x.at(e);
   }
   if (inputs_.empty()) {
     fail("study",
          "router {} has no trained parameters: there is no gradient to study. Choose another.",
          of_.router);
   }
+}
+
+// The inputs as variables of a tape, on the device.
+std::vector<Var> BiasSetting::variables(Tape& tape) const {
+  std::vector<Var> in;
+  for (const Tensor& input : inputs_) in.push_back(to(tape.variable(input), device_));
+  return in;
 }
 
 bool BiasSetting::is_input(const Parameter& p) const {
@@ -177,7 +188,7 @@ Var BiasSetting::run(Tape& tape, std::span<const Var> in) {
   const Var x =
       copies == 1 ? one : concat(std::vector<Var>(static_cast<std::size_t>(copies), one), 0);
   const Weights w = weights(tape, in);
-  const LayerInput input{x, w, true, ids_of(x.size(0)), x.size(0)};
+  const LayerInput input{x, w, true, ids_of(x.size(0), device_), x.size(0)};
   const LayerOutput out = layer_->forward(input);
   updates_ = out.updates;
   note(out, copies);
@@ -196,15 +207,17 @@ void BiasSetting::note(const LayerOutput& out, std::int64_t copies) {
   const Routing& r = out.routing;
   std::vector<double> w(static_cast<std::size_t>(experts()), 0.0);
   if (r.merge.defined()) {
-    for (std::int64_t e = 0; e < experts(); ++e)
-      w[static_cast<std::size_t>(e)] = r.merge.value().at(e);
+    const Tensor merge = r.merge.value().to(Device::cpu);
+    for (std::int64_t e = 0; e < experts(); ++e) w[static_cast<std::size_t>(e)] = merge.at(e);
   } else if (r.rows.defined()) {
     std::fill(w.begin(), w.end(), std::nan(""));
   } else {
-    for (std::int64_t j = 0; j < copies * r.selected.size(1); ++j) {
-      const std::int32_t e = r.selected.data<std::int32_t>()[j];
+    const Tensor selected = r.selected.to(Device::cpu);
+    const Tensor combine = r.weights.value().to(Device::cpu);
+    for (std::int64_t j = 0; j < copies * selected.size(1); ++j) {
+      const std::int32_t e = selected.data<std::int32_t>()[j];
       if (e < 0) continue;
-      w[static_cast<std::size_t>(e)] += r.weights.value().at(j) / static_cast<double>(copies);
+      w[static_cast<std::size_t>(e)] += combine.at(j) / static_cast<double>(copies);
     }
   }
   const double slots = out.plan.offsets().to(Device::cpu).at(out.plan.experts);
@@ -221,11 +234,16 @@ void BiasSetting::note(const LayerOutput& out, std::int64_t copies) {
 std::vector<Tensor> BiasSetting::dense_gradient() const {
   if (!has_logits_) return {};
   Tape tape;
+  std::vector<Var> leaves;
   std::vector<Var> in;
-  for (const Tensor& input : inputs_) in.push_back(tape.variable(input));
+  for (const Tensor& input : inputs_) {
+    leaves.push_back(tape.variable(input));
+    in.push_back(to(leaves.back(), device_));
+  }
   const Weights w = weights(tape, in);
   const Var x = tokens(tape, in);
-  const Var logits = layer_->forward({x, w, false, ids_of(tokens_), tokens_}).routing.logits;
+  const Var logits =
+      layer_->forward({x, w, false, ids_of(tokens_, device_), tokens_}).routing.logits;
   const Var features = slice(tape.constant(x_), 1, experts(), config_.size.model);
   LayerConfig config = config_;
   config.router = "softmax";
@@ -235,11 +253,11 @@ std::vector<Tensor> BiasSetting::dense_gradient() const {
   for (const Parameter& p : parameters_) {
     if (p.name.starts_with("experts.")) dense.set(p.name, tape.constant(p.value));
   }
-  dense.set("router.weight", tape.constant(diagonal(config.size.model, experts())));
+  dense.set("router.weight", tape.constant(diagonal(config.size.model, experts()).to(device_)));
   const Var y = Layer(config).forward(concat({logits, features}, 1), dense, true).y;
   const Gradients g = tape.backward(sum(losses_of(slice(y, 0, 0, 1))));
   std::vector<Tensor> gradients;
-  for (const Var& v : in) gradients.push_back(g[v]);
+  for (const Var& v : leaves) gradients.push_back(g[v]);
   return gradients;
 }
 
@@ -247,9 +265,7 @@ std::vector<Tensor> BiasSetting::dense_gradient() const {
 void BiasSetting::warm_up(const Rng& rng) {
   for (int i = 0; i < kWarmUp; ++i) {
     Tape tape({.gradients = false, .rng = warm_up_rng(rng, static_cast<std::uint64_t>(i))});
-    std::vector<Var> in;
-    for (const Tensor& input : inputs_) in.push_back(tape.constant(input));
-    run(tape, in);
+    run(tape, variables(tape));
     if (updates_.empty()) return;
     for (const auto& [name, value] : updates_) {
       if (!name.starts_with("estimator.")) continue;

@@ -13,16 +13,17 @@ namespace moegrad {
 // router and estimator. The first E columns of x have the deviation `scale`, and the experts are
 // blind to them; where the router has a weight [D, E] it is the identity of these, so that they are
 // the logits of a router whose logits are x W. All tokens are one sequence. Shared experts are left
-// out, as they are in the dense layer.
+// out, as they are in the dense layer. The layer is on the device, its numbers are drawn on the host.
 class BiasSetting {
  public:
-  BiasSetting(const BiasCase& of, const Rng& rng);
+  BiasSetting(const BiasCase& of, const Rng& rng, Device device = Device::cpu);
 
-  // The logits of the first token [1, E], or the router's trained parameters: what is moved.
+  // The logits of the first token [1, E], or the router's trained parameters: what is moved. On the
+  // host.
   const std::vector<Tensor>& inputs() const { return inputs_; }
   bool by_logits() const { return by_logits_; }
-  // The loss of the first token as a program of the inputs; its gradient is the estimator's. Each
-  // run writes the numbers of also(): expert evaluations of a token, ||w - g||^2, w by expert.
+  // The loss of the first token as a program, on the device, of the inputs; its gradient is the
+  // estimator's. Each run writes the numbers of also(): expert evaluations of a token, ||w - g||^2, w by expert.
   Program program();
   const std::vector<double>& also() const { return also_; }
   // The gradients of the dense softmax layer with the router's logits, by input; empty where the
@@ -42,8 +43,10 @@ class BiasSetting {
   Var losses_of(Var y) const;
   Var run(Tape& tape, std::span<const Var> in);
   void note(const LayerOutput& out, std::int64_t copies);
+  std::vector<Var> variables(Tape& tape) const;
 
   const BiasCase of_;
+  const Device device_;
   LayerConfig config_;
   std::int64_t tokens_ = 1;
   Tensor x_;

@@ -35,17 +35,18 @@ double norm_ratio(const Tensor& a, const Tensor& b) {
   return other > 0.0 ? std::sqrt(inner(a, a) / other) : kUndefined;
 }
 
-// What a mixture layer got and what the model wants of it.
+// What a mixture layer got and what the model wants of it, on the model's device.
 struct Point {
   Tensor x;         // [N, D]
   Tensor gradient;  // dL/dy [N, D]
   Tensor ids;
 };
 
-Point point_of(const StoredModel& model, const Classifier& classifier, const Batch& batch) {
+Point point_of(const StoredModel& model, const Classifier& classifier, const Batch& host) {
+  const Batch batch = host.to(model.parameters.device());
   Tape tape({.rng = kDraws});
-  const Classifier::Output out =
-      classifier.forward(tape.constant(batch.x), model.parameters, true, batch.ids);
+  const Classifier::Output out = classifier.forward(tape.constant(batch.x.to(model.config.type())),
+                                                    model.parameters, true, batch.ids);
   const Tensor x = out.mixture.x.value().clone();
   BackwardOptions options;
   options.keep = {out.mixture.y};
@@ -61,6 +62,7 @@ class Probe {
     Rng rng;
     layer_.declare("", parameters_, rng);
     for (Parameter& p : parameters_) {
+      p.value = p.value.to(device());
       for (const Parameter& stored : model.parameters) {
         if (stored.name == "mixture." + p.name) p.value = stored.value.to(DType::f64);
       }
@@ -76,7 +78,7 @@ class Probe {
     }
   }
 
-  // The gradient of the router's matrix for a cotangent of y.
+  // The gradient of the router's matrix for a cotangent of y. What is given lies on the host.
   Tensor router_gradient(const Tensor& cotangent) const {
     Tape tape({.rng = kDraws});
     const LayerOutput out = forward(tape);
@@ -90,7 +92,7 @@ class Probe {
       fail("study", "router {} has no matrix to compare the gradients of. Choose another model.",
            layer_.config().router);
     }
-    return tape.backward(out.y, options)[*weight];
+    return tape.backward(out.y, options)[*weight].to(Device::cpu);
   }
 
   // What stands for each expert's output at each token, [Dout] of [N, E]: the gradient of the
@@ -98,7 +100,7 @@ class Probe {
   std::vector<Tensor> outputs(Tensor& selected) const {
     Tape tape({.rng = kDraws});
     const LayerOutput out = forward(tape);
-    selected = out.routing.selected;
+    selected = out.routing.selected.to(Device::cpu);
     std::vector<Tensor> all;
     for (std::int64_t d = 0; d < out.y.size(1); ++d) {
       const Tensor cotangent = Tensor::zeros(out.y.shape(), DType::f64, Device::cpu);
@@ -106,15 +108,16 @@ class Probe {
         cotangent.write<double>()[t * out.y.size(1) + d] = 1.0;
       }
       BackwardOptions options;
-      options.cotangent = cotangent;
+      options.cotangent = cotangent.to(device());
       options.retain = true;
       options.keep = {out.routing.scores};
-      all.push_back(tape.backward(out.y, options)[out.routing.scores]);
+      all.push_back(tape.backward(out.y, options)[out.routing.scores].to(Device::cpu));
     }
     return all;
   }
 
  private:
+  Device device() const { return point_.x.device(); }
   static LayerConfig config(const StoredModel& model, const std::string& estimator) {
     LayerConfig layer = model.config.layer();
     const EstimatorEntry& own = estimator_entry(layer.estimator);
@@ -168,8 +171,8 @@ TrainConfig stored_config(const std::filesystem::path& checkpoint) {
   return stored_run(read_checkpoint(checkpoint).settings);
 }
 
-StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
-                       std::int64_t classes) {
+StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs, std::int64_t classes,
+                       Device device) {
   const Checkpoint checkpoint = read_checkpoint(path);
   StoredModel model;
   model.config = stored_run(checkpoint.settings);
@@ -180,7 +183,7 @@ StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
   model.parameters =
       classifier.initial(static_cast<std::uint64_t>(model.config.seed), model.config.type());
   for (Parameter& p : model.parameters) {
-    p.value = stored_tensor(checkpoint.file, "parameter." + p.name, p.value);
+    p.value = stored_tensor(checkpoint.file, "parameter." + p.name, p.value).to(device);
   }
   return model;
 }
@@ -190,7 +193,8 @@ std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch&
                                           std::int64_t classes) {
   const Classifier classifier(batch.x.size(1), classes, model.config.layer());
   const Point point = point_of(model, classifier, batch);
-  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, Device::cpu);
+  const Device device = point.x.device();
+  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, device);
   const Probe dense(model, point, "ste-dense");
   const Tensor dense_real = dense.router_gradient(point.gradient);
   const Tensor dense_ones = dense.router_gradient(ones);
@@ -204,6 +208,7 @@ std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch&
     FidelityRow row;
     row.step = model.step;
     row.estimator = name;
+    row.device = device;
     row.cosine_real = cosine(real, dense_real);
     row.norm_ratio_real = norm_ratio(real, dense_real);
     row.cosine_ones = cosine(all_ones, dense_ones);
@@ -218,6 +223,7 @@ std::string to_json(const FidelityRow& r) {
   return nlohmann::ordered_json{{"step", r.step},
                                 {"layer", r.layer},
                                 {"estimator", r.estimator},
+                                {"device", name_of(r.device)},
                                 {"cosine_real", r.cosine_real},
                                 {"norm_ratio_real", r.norm_ratio_real},
                                 {"cosine_ones", r.cosine_ones},
@@ -237,12 +243,12 @@ std::vector<std::string> comparable_estimators() {
 std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
                                         const Task& task,
                                         const std::vector<std::string>& estimators,
-                                        std::int64_t batch) {
+                                        std::int64_t batch, Device device) {
   const std::vector<std::string> names = estimators.empty() ? comparable_estimators() : estimators;
   const Batch tokens = Batches(task.train, batch).get(0);
   std::vector<FidelityRow> rows;
   for (const std::filesystem::path& path : checkpoints) {
-    const StoredModel model = load_model(path, tokens.x.size(1), task.train.classes);
+    const StoredModel model = load_model(path, tokens.x.size(1), task.train.classes, device);
     const auto more = measure_fidelity(model, tokens, names, task.train.classes);
     rows.insert(rows.end(), more.begin(), more.end());
   }

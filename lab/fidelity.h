@@ -24,6 +24,7 @@ struct FidelityRow {
   // ||V - E|| / ||E|| over the experts that a token did not select: how far what stands for their
   // outputs is from these (1: nothing stands for them).
   double output_error = 0.0;
+  Device device = Device::cpu;  // where it was computed
 };
 // An object; null for what is undefined.
 std::string to_json(const FidelityRow& row);
@@ -38,11 +39,12 @@ struct StoredModel {
 TrainConfig stored_config(const std::filesystem::path& checkpoint);
 // Errors: those of read_checkpoint, and another set of parameters than the configuration asks for,
 // which is found before the memory for them is taken: at most 1 MiB and 8 times the file's size.
-StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs,
-                       std::int64_t classes);
+StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs, std::int64_t classes,
+                       Device device = Device::cpu);
 
-// Of each named estimator, on a batch of the training data in training. Errors: a router that an
-// estimator does not go with, or whose weights are not those of selected experts.
+// Of each named estimator, on a batch of the training data in training, on the device of the model's
+// parameters; the batch is on the host, of any floating type. Errors: a router that an estimator
+// does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators,
                                           std::int64_t classes);
@@ -55,6 +57,6 @@ std::vector<std::string> comparable_estimators();
 std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
                                         const Task& task,
                                         const std::vector<std::string>& estimators,
-                                        std::int64_t batch);
+                                        std::int64_t batch, Device device = Device::cpu);
 
 }  // namespace moegrad

@@ -125,6 +125,9 @@ Checkpoint read_checkpoint(const fs::path& path) {
   c.state.rng = {metadata_word(c.file, "rng_seed"), metadata_word(c.file, "rng_stream"),
                  metadata_word(c.file, "rng_position")};
   c.optimiser_steps = metadata_count(c.file, "optimiser_steps");
+  if (const auto on = c.file.metadata.find("device"); on != c.file.metadata.end()) {
+    c.device = on->second;
+  }
   c.settings = read_settings(metadata(c.file, "config"), path.string());
   return c;
 }
@@ -180,6 +183,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
       {"rng_stream", std::to_string(state.rng.stream)},
       {"rng_position", std::to_string(state.rng.position)},
       {"optimiser_steps", std::to_string(optimiser.steps())},
+      {"device", std::string(kernels_of(parameters.device()))},
       {"config", nlohmann::json::parse(config_).dump()},
   };
   file.metadata["checksum"] = checksum_of(file);

@@ -21,11 +21,17 @@ struct TrainState {
   Rng rng = {};            // of the next step
 };
 
+// Whose kernels a device has, and so whose bits: the guarded one the cpu's.
+inline std::string_view kernels_of(Device device) {
+  return name_of(device == Device::guarded ? Device::cpu : device);
+}
+
 // A checkpoint as its file has it.
 struct Checkpoint {
   TrainState state;
   std::int64_t optimiser_steps = 0;
-  Settings settings;  // of the configuration
+  Settings settings;   // of the configuration
+  std::string device;  // of kernels_of(); empty where an older file does not say
   TensorFile file;
 };
 // What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of
@@ -46,7 +52,7 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
 
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"
-//   metadata  version, step, epoch, batch, rng, optimiser_steps, config (JSON), checksum
+//   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), checksum
 class Checkpoints {
  public:
   static constexpr int kVersion = 1;

@@ -152,6 +152,12 @@ class TrainingRun {
       state_ = checkpoint.state;
       checkpoint_ = *newest;
       message(shown_format("going on from {}", newest->string()));
+      if (!checkpoint.device.empty() && checkpoint.device != kernels_of(options_.device)) {
+        message(shown_format(
+            "it was trained on the {} device so far: from here on, on the {} device, the steps are "
+            "those of that device within rounding, not to the bit",
+            checkpoint.device, name_of(options_.device)));
+      }
     } else {
       make_parameters();
       message(shown_format("no checkpoint in {}: starting from the beginning",

@@ -151,8 +151,7 @@ void renew(void* memory, std::size_t bytes, CUstream_st* stream) {
                 ", or no such stream. Give it a part of one allocation.");
   }
   give(*s, [=] {
-    const memory::Open open;
-    memory::poison(memory, bytes);
+    memory::write_late([=] { memory::poison(memory, bytes); });
     observer::unwritten(memory, bytes);
   });
 }

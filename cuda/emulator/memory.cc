@@ -4,7 +4,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <sys/mman.h>
@@ -19,6 +21,7 @@ namespace {
 
 constexpr std::size_t kAddresses = std::size_t{256} << 30;
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kMostGap = std::size_t{1} << 30;
 constexpr std::size_t kMostForbidden = std::size_t{1} << 20;  // that a sanitizer is told of
 constexpr std::size_t kMostPoison = std::size_t{64}
@@ -27,8 +30,10 @@ constexpr std::size_t kMostPoison = std::size_t{64}
 struct Arena {
   std::uintptr_t base = 0;
   std::size_t reach = kPage;            // bytes of addresses that were handed out, gaps included
+  std::size_t pages = 0;                // of them and some more: what is opened and closed
   std::size_t used = 0;                 // bytes of live allocations
   std::vector<Allocation> allocations;  // by address
+  std::vector<std::function<void()>> late;  // writes, for when it is open again
   int open = 0;
   bool touchable = false;
 };
@@ -76,23 +81,40 @@ void listen() {
 
 void begin(Arena& a) {
   if (a.base != 0) return;
-  void* const memory =
-      mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const memory = mmap(nullptr, kAddresses + kHugePage, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("[emulator] no addresses for the device");
-  a.base = reinterpret_cast<std::uintptr_t>(memory);
-  forbid(memory, kPage);
-  observer::cover_device(memory, kAddresses);
+  a.base = (reinterpret_cast<std::uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+  void* const base = reinterpret_cast<void*>(a.base);
+  forbid(base, kPage);
+  observer::cover_device(base, kAddresses);
+}
+
+void protect(std::uintptr_t begin, std::size_t bytes, bool touchable) {
+  const int how = touchable ? PROT_READ | PROT_WRITE : PROT_NONE;
+  if (mprotect(reinterpret_cast<void*>(begin), bytes, how) != 0) {
+    throw std::runtime_error("[emulator] the system refuses to protect the device's memory");
+  }
 }
 
 // A change of access goes over all pages in use: nothing is done where nothing changes.
 void make(Arena& a, bool touchable) {
-  if (a.touchable == touchable || a.base == 0) return;
+  if (a.touchable == touchable || a.pages == 0) return;
   a.touchable = touchable;
-  listen();
-  const int how = touchable ? PROT_READ | PROT_WRITE : PROT_NONE;
-  if (mprotect(reinterpret_cast<void*>(a.base), a.reach, how) != 0) {
-    throw std::runtime_error("[emulator] the system refuses to protect the device's memory");
-  }
+  if (!touchable) listen();
+  protect(a.base, a.pages, touchable);
+}
+
+// Addresses up to `reach`. They are opened and closed for each launch, which takes as long as they
+// have pages: of those that are filled anyway, the system is asked for huge ones.
+void extend(Arena& a, std::size_t reach, bool filled) {
+  a.reach = reach;
+  if (reach <= a.pages) return;
+  const std::uintptr_t begin = a.base + a.pages;
+  const std::size_t more = (reach - a.pages + kHugePage - 1) / kHugePage * kHugePage;
+  protect(begin, more, a.touchable);
+  madvise(reinterpret_cast<void*>(begin), more, filled ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  a.pages += more;
 }
 
 // With what lies behind it: as much again that belongs to none, so that an index that is far off
@@ -113,9 +135,9 @@ void each_forbidden(const Allocation& a, F&& f) {
 
 // Where `room` bytes are free: behind all that has been handed out or, when there is no more, in
 // place of what was freed. 0: nowhere.
-std::uintptr_t place_for(Arena& a, std::size_t room) {
+std::uintptr_t place_for(Arena& a, std::size_t room, bool filled) {
   if (room <= kAddresses - a.reach) {
-    a.reach += room;
+    extend(a, a.reach + room, filled);
     return a.base + a.reach - room;
   }
   auto first = a.allocations.begin();
@@ -178,17 +200,17 @@ void* take(std::size_t bytes) {
   begin(a);
   if (bytes > settings().memory || a.used > settings().memory - bytes) return nullptr;
   const std::size_t room = room_of(bytes);
-  const std::uintptr_t place = place_for(a, room);
+  const bool filled = bytes <= kMostPoison;
+  const std::uintptr_t place = place_for(a, room, filled);
   if (place == 0) return nullptr;
   const Open open;
   void* const memory = reinterpret_cast<void*>(place);
-  if (mprotect(memory, room, PROT_READ | PROT_WRITE) != 0) return nullptr;
   a.used += bytes;
   const auto after =
       std::upper_bound(a.allocations.begin(), a.allocations.end(), place,
                        [](std::uintptr_t p, const Allocation& other) { return p < other.begin; });
   const auto taken = a.allocations.insert(after, {place, bytes, true, false});
-  if (bytes <= kMostPoison) poison(memory, bytes);
+  if (filled) poison(memory, bytes);
   each_forbidden(*taken, forbid);
   return memory;
 }
@@ -214,8 +236,8 @@ void reset() {
   Arena& a = arena();
   if (a.base == 0) return;
   void* const memory = reinterpret_cast<void*>(a.base);
+  a.late.clear();
   madvise(memory, a.reach, MADV_DONTNEED);
-  mprotect(memory, a.reach, PROT_NONE);
   observer::forget(memory, a.reach);
   observer::restart();
   for (const Allocation& allocation : a.allocations) each_forbidden(allocation, allow);
@@ -229,9 +251,21 @@ void assume_written() {
   observer::forget_place();
 }
 
+void write_late(std::function<void()> work) {
+  Arena& a = arena();
+  if (a.touchable) {
+    work();
+  } else {
+    a.late.push_back(std::move(work));
+  }
+}
+
 Open::Open() {
   Arena& a = arena();
-  if (a.open++ == 0) make(a, true);
+  if (a.open++ > 0) return;
+  make(a, true);
+  for (const std::function<void()>& work : a.late) work();
+  a.late.clear();
 }
 Open::~Open() {
   Arena& a = arena();

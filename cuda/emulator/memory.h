@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "cuda/emulator/emulator.h"
@@ -39,6 +40,9 @@ class Open {
   Open(const Open&) = delete;
   Open& operator=(const Open&) = delete;
 };
+
+// Work that writes to the memory, done when it is open: at once, or just before it is touched next.
+void write_late(std::function<void()> work);
 
 // What memory holds that nobody wrote: NaN as f32, f64 and bf16, a large number as i32.
 inline constexpr std::uint32_t kPoison = 0x7ff7fff7U;

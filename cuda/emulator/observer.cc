@@ -191,22 +191,45 @@ std::string shared_name(std::uintptr_t place) {
   return shared_place(reinterpret_cast<const void*>(place));
 }
 
-// Most accesses follow one another in one allocation, or one shared array.
-Extent last_allocation, last_array;
-std::uint32_t last_written_since = kHost;
-std::uint32_t last_array_launch = 0;
-
 bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
   return place - extent.begin < extent.bytes && bytes <= extent.bytes - (place - extent.begin);
 }
+
+// Most accesses are to a few allocations, or a few shared arrays, in turn.
+struct Known {
+  Extent extent;
+  std::uint32_t written_since = kHost;
+};
+class FewKnown {
+ public:
+  // Null: not among them.
+  const Known* find(std::uintptr_t place, std::size_t bytes) const {
+    for (const Known& k : known_) {
+      if (within(k.extent, place, bytes)) return &k;
+    }
+    return nullptr;
+  }
+  const Known* add(const Known& k) {
+    Known& at = known_[next_++ % 4];
+    at = k;
+    return &at;
+  }
+  void clear() { *this = {}; }
+
+ private:
+  Known known_[4];
+  unsigned next_ = 0;
+};
+FewKnown allocations, arrays;
+std::uint32_t arrays_launch = 0;
 
 [[noreturn, gnu::cold, gnu::noinline]] void die_of_place(const std::string& what, const char* hint,
                                                          const void* code) {
   die(what + ". " + hint, line_of(code));
 }
 
-[[gnu::cold, gnu::noinline]] void find_allocation(std::uintptr_t place, std::size_t bytes,
-                                                  const void* code) {
+[[gnu::cold, gnu::noinline]] const Known* find_allocation(std::uintptr_t place, std::size_t bytes,
+                                                          const void* code) {
   const Inside inside;
   const memory::Allocation* const a = memory::find(reinterpret_cast<const void*>(place));
   if (a == nullptr || !within({a->begin, a->bytes}, place, bytes)) {
@@ -218,15 +241,19 @@ bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
         "memory that was freed: " + std::to_string(bytes) + " bytes at " + device_name(place),
         "Free it when the work that needs it is done", code);
   }
-  last_allocation = {a->begin, a->bytes};
-  last_written_since = a->written ? 0 : kHost;
+  return allocations.add(
+      {{a->begin, a->bytes}, a->written ? 0 : static_cast<std::uint32_t>(kHost)});
 }
 
 [[gnu::cold, gnu::noinline]] void find_array(const void* at, std::size_t bytes, const void* code) {
   const Inside inside;
-  last_array = shared_extent(at, bytes);
-  last_array_launch = now.launch_first;
-  if (last_array.bytes != 0) return;
+  if (arrays_launch != now.launch_first) arrays.clear();
+  arrays_launch = now.launch_first;
+  const Extent array = shared_extent(at, bytes);
+  if (array.bytes != 0) {
+    arrays.add({array});
+    return;
+  }
   die_of_place("out of bounds: " + std::to_string(bytes) + " bytes at " +
                    shared_name(reinterpret_cast<std::uintptr_t>(at)),
                "Check the index against the size", code);
@@ -257,11 +284,12 @@ bool within(const Extent& extent, std::uintptr_t place, std::size_t bytes) {
 void touch(const void* at, std::size_t bytes, Access access, const void* code) {
   const auto place = reinterpret_cast<std::uintptr_t>(at);
   if (device_shadow.covers(place)) {
-    if (!within(last_allocation, place, bytes)) find_allocation(place, bytes, code);
-    touch_all({device_shadow, place, bytes, access, now.launch_first, last_written_since, code,
+    const Known* known = allocations.find(place, bytes);
+    if (known == nullptr) known = find_allocation(place, bytes, code);
+    touch_all({device_shadow, place, bytes, access, now.launch_first, known->written_since, code,
                device_name});
   } else if (shared_shadow.covers(place)) {
-    if (last_array_launch != now.launch_first || !within(last_array, place, bytes)) {
+    if (arrays_launch != now.launch_first || arrays.find(place, bytes) == nullptr) {
       find_array(at, bytes, code);
     }
     touch_all(
@@ -278,7 +306,7 @@ void cover_shared(const void* begin, std::size_t bytes) {
   if (kernels_are_observed()) shared_shadow.cover(reinterpret_cast<std::uintptr_t>(begin), bytes);
 }
 
-void forget_place() { last_allocation = {}; }
+void forget_place() { allocations.clear(); }
 
 void forget(const void* at, std::size_t bytes) {
   forget_place();
@@ -325,7 +353,7 @@ void unwritten(const void* at, std::size_t bytes) {
 
 void restart() {
   forget_place();
-  last_array_launch = 0;
+  arrays_launch = 0;
   now = {};
   if (shared_shadow.bytes == 0) return;
   madvise(shared_shadow.words, shared_shadow.bytes / 4 * sizeof(Cell), MADV_DONTNEED);

@@ -216,7 +216,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   }
   const auto* const begin = static_cast<const std::byte*>(from);
   give(*s, [to, kept = std::make_shared<std::vector<std::byte>>(begin, begin + bytes)] {
-    copy(to, kept->data(), kept->size());
+    memory::write_late([to, kept] { std::memcpy(to, kept->data(), kept->size()); });
+    observer::written(to, kept->size());
   });
   return cudaSuccess;
 }
@@ -235,8 +236,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
     return call.refuse(cudaErrorInvalidValue, wrong);
   }
   give(*s, [=] {
-    const memory::Open open;
-    std::memset(to, value, bytes);
+    memory::write_late([=] { std::memset(to, value, bytes); });
     observer::written(to, bytes);
   });
   return cudaSuccess;

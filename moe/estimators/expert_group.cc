@@ -286,8 +286,9 @@ std::vector<OperationCase> CombineGroups::cases() {
       const Plan plan = s.plan();
       const auto program = [s, plan, o = o](bool may_fuse) {
         return [s, plan, o, may_fuse](Tape& tape, std::span<const Var> x) {
-          return combine_groups(x[0], x[1], x[2], {}, s.tensor(), plan, o,
-                                may_fuse && tape.decisions().live());
+          const Device on = x[0].value().device();
+          return combine_groups(x[0], x[1], x[2], {}, s.tensor().to(on), {plan, plan.table.to(on)},
+                                o, may_fuse && tape.decisions().live());
         };
       };
       cases.push_back({std::string(s.label) + ", " + label,

@@ -37,6 +37,13 @@ def path_text(asked_by: str, path: Any) -> str:
     return text
 
 
+def device_name(value: Any) -> str:
+    """A device as the engine takes it, which knows whether it is there."""
+    if not isinstance(value, str):
+        raise Error(f"[device] the device is {value!r}. Use 'cpu' or 'cuda'.")
+    return value
+
+
 @contextmanager
 def keywords_for_flags() -> Iterator[None]:
     """The engine's errors name the flags of its command: here they are keywords."""

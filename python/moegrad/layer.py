@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._core import Error, LayerOutput
+from ._needs import device_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,8 @@ class Layer:
     options of the router, the estimator or the layer (aux, z_loss, shared), with _ for -; `options`
     takes those whose name is an argument's. output: the width of y, `model` unless given. active:
     k, the experts of a token; the router softmax uses all. A causal layer refuses what lets a token
-    see later ones; `force` lets through combinations that make no sense.
+    see later ones; `force` lets through combinations that make no sense. device: where it computes,
+    of mg.devices(); arrays are given and got on the host.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Layer:
         biases: bool = True,
         causal: bool = False,
         force: bool = False,
+        device: str = "cpu",
         options: Mapping[str, Any] | None = None,
         **further: Any,
     ) -> None:
@@ -120,6 +123,7 @@ class Layer:
             "biases": bool(biases),
             "causal": bool(causal),
             "force": bool(force),
+            "device": device_name(device),
         }
         for name in ("router", "estimator", "router_gradient", "expert_gradient", "activation"):
             value = self._config[name]

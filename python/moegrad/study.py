@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._core import Error
-from ._needs import keywords_for_flags, package, path_text
+from ._needs import device_name, keywords_for_flags, package, path_text
 from .notebook import Line, table
 from .train import Run, _text
 
@@ -180,6 +180,7 @@ def bias(
     outcomes: int = 1000,
     samples: int = 500,
     own: bool = False,
+    device: str = "cpu",
     options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[int, int], Any] = True,
 ) -> Study:
@@ -190,7 +191,7 @@ def bias(
     (linear, quadratic, cubic, mlp; all by default), the mean over `draws` of logits. Of the mean
     router gradient E[G]: dense_bias is its distance to that of the softmax mixture of all experts,
     own_bias that to the derivative of the layer's own expected loss. None: not measured, which
-    `own` does in every row.
+    `own` does in every row. `device`: where the layers are, of mg.devices().
 
     `progress`: a callable is called with (cells done, cells); what it raises ends the study, as
     Ctrl-C does.
@@ -210,6 +211,7 @@ def bias(
             outcomes=_integer("outcomes", outcomes, 1, most),
             samples=_integer("samples", samples, 2, most),
             own=bool(own),
+            device=device_name(device),
             progress=_progress(progress),
         )
     return Study([json.loads(row) for row in rows], tuple(left_out))
@@ -222,11 +224,12 @@ def fidelity(
     batch: int = 512,
     seed: int | None = None,
     data: str | os.PathLike | None = None,
+    device: str = "cpu",
 ) -> Study:
     """How each estimator's router gradient follows ste-dense's in a trained model; `moegrad study
     fidelity`. A row for each checkpoint (of a Run its newest) and estimator, those that need no
     router of their own by default, on a batch of the training data: of the run's own seed and
-    folder, where none are given."""
+    folder, where none are given. `device`: where the model is, of mg.devices()."""
     with keywords_for_flags():
         rows = _core.study_fidelity(
             [_checkpoint(c) for c in _list(checkpoint)],
@@ -234,6 +237,7 @@ def fidelity(
             batch=_integer("batch", batch, 1, 65536),
             seed=None if seed is None else _integer("seed", seed, 0, 2**53 - 1),
             data=None if data is None else path_text("study", data),
+            device=device_name(device),
         )
     return Study([json.loads(row) for row in rows], of=("estimator",))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._core import Error, Progress
-from ._needs import keywords_for_flags, package, path_text
+from ._needs import device_name, keywords_for_flags, package, path_text
 from .notebook import Line, pairs
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def train(
     out: str | os.PathLike = "",
     force: bool = False,
     threads: int = 0,
+    device: str = "cpu",
     options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[Progress], Any] = True,
     **settings: Any,
@@ -80,7 +81,7 @@ def train(
     settings: those of the command, with underscores: router, estimator, experts, active, epochs,
     lr, checkpoint_every, ...; `options` are those of router, estimator and layer. The run is
     written to the folder `out`, else runs/TASK-ROUTER-ESTIMATOR; with `force` over a run that is
-    there.
+    there. `device`: where it is computed, of mg.devices().
 
     `progress`: True shows a line; a callable is called after each step with a Progress (epoch,
     step, loss, seconds_left, ...). Where it returns False, or raises, the run stops after the step:
@@ -94,6 +95,7 @@ def train(
             resume=False,
             force=bool(force),
             threads=_threads(threads),
+            device=device_name(device),
             shown=shown,
             callback=callback,
         )
@@ -141,6 +143,7 @@ class Run:
         self,
         *,
         threads: int = 0,
+        device: str = "cpu",
         options: Mapping[str, Any] | None = None,
         progress: bool | Callable[[Progress], Any] = True,
         **settings: Any,
@@ -156,6 +159,7 @@ class Run:
                 resume=True,
                 force=False,
                 threads=_threads(threads),
+                device=device_name(device),
                 shown=shown,
                 callback=callback,
             )

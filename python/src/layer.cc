@@ -17,6 +17,7 @@
 
 #include "array.h"
 #include "callback.h"
+#include "device.h"
 #include "moe/registry.h"
 #include "pass.h"
 
@@ -60,7 +61,7 @@ std::shared_ptr<Mixture> make(std::int64_t model, std::int64_t hidden, std::int6
                               std::int64_t experts, std::int64_t active, const std::string& router,
                               const std::string& estimator, const std::string& router_gradient,
                               const std::string& expert_gradient, const std::string& activation,
-                              bool biases, bool causal, bool force,
+                              bool biases, bool causal, bool force, const std::string& device,
                               const std::map<std::string, std::string>& options,
                               const std::vector<std::string>& arguments) {
   LayerConfig config;
@@ -75,7 +76,7 @@ std::shared_ptr<Mixture> make(std::int64_t model, std::int64_t hidden, std::int6
   config.force = force;
   config.options = options;
   require_known(config, arguments);
-  return std::make_shared<Mixture>(config);
+  return std::make_shared<Mixture>(config, device_of(device));
 }
 
 nb::dict init(const Mixture& mixture, std::uint64_t seed, const std::string& dtype) {
@@ -381,7 +382,7 @@ void bind_layer(nb::module_& m) {
            "wanted"_a.none(), "guard"_a, "run"_a.none(), "threads"_a);
   m.def("make_mixture", &make, "model"_a, "hidden"_a, "output"_a, "experts"_a, "active"_a,
         "router"_a, "estimator"_a, "router_gradient"_a, "expert_gradient"_a, "activation"_a,
-        "biases"_a, "causal"_a, "force"_a, "options"_a, "arguments"_a);
+        "biases"_a, "causal"_a, "force"_a, "device"_a, "options"_a, "arguments"_a);
   m.def("threads", [] {
     const int chosen = chosen_threads.load();
     return chosen > 0 ? chosen : threads();

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "autograd/transfer.h"
 #include "moe/padding.h"
 #include "ops/ops.h"
 
@@ -46,7 +47,7 @@ Var copies_of(Var x, std::int64_t n) {
   for (std::int64_t i = 0; i < rows.numel(); ++i) {
     rows.write<std::int32_t>()[i] = static_cast<std::int32_t>(i / n);
   }
-  return gather_rows(x, rows);
+  return gather_rows(x, rows.to(x.value().device()));
 }
 Tensor copies_of(const Tensor& words, std::int64_t n) {
   if (!words.defined() || n == 1) return words;
@@ -117,7 +118,7 @@ Var Pass::leaf(const std::string& name, const Tensor& value) {
   if (tape_.options().gradients) {
     leaves_.push_back({name, v, in_.guard ? fingerprint(value) : 0});
   }
-  return v;
+  return to(v, mixture_->device());
 }
 
 void Pass::forward() {
@@ -127,9 +128,10 @@ void Pass::forward() {
   LayerInput& in = input_.emplace(LayerInput{copies_of(x, n), weights_, in_.training});
   in.sequence = in_.sequence * n;
   in.dropless = in_.dropless;
-  in.mask = copies_of(in_.mask, n);
-  in.ids = copies_of(in_.ids, n);
-  in.attention = in_.attention;
+  const auto there = [&](const Tensor& t) { return t.defined() ? t.to(mixture_->device()) : t; };
+  in.mask = there(copies_of(in_.mask, n));
+  in.ids = there(copies_of(in_.ids, n));
+  in.attention = there(in_.attention);
   out_ = mixture_->layer().forward(in);
 }
 
@@ -176,18 +178,23 @@ Var Pass::objective(const Tensor& dy, const Tensor& losses) {
   const Var of_rows = linear + (tape_.constant(losses) - stop_gradient(linear));
   std::int64_t tokens = rows;
   if (input_->mask.defined()) {
-    const auto mask = input_->mask.values<std::int32_t>();
+    const Tensor host = input_->mask.to(Device::cpu);
+    const auto mask = host.values<std::int32_t>();
     tokens = std::count(mask.begin(), mask.end(), 1);
   }
   const double mean_to_sum = static_cast<double>(tokens) / static_cast<double>(copies());
   return mean_to_sum * mixture_->layer().objective(of_rows, out_, *input_);
 }
 
-Named Pass::backward(const Tensor& dy, double auxiliary, const Tensor& losses, bool retain) {
+Named Pass::backward(const Tensor& dy_on_host, double auxiliary, const Tensor& losses_on_host,
+                     bool retain) {
   const std::scoped_lock lock(mutex_);
   if (!tape_.options().gradients) {
     fail("layer", "the pass was made without gradients. Make one with gradients=True.");
   }
+  const auto there = [&](const Tensor& t) { return t.defined() ? t.to(mixture_->device()) : t; };
+  const Tensor dy = there(dy_on_host);
+  const Tensor losses = there(losses_on_host);
   if (dy.defined()) require_like("dy", dy, out_.y.shape(), out_.y.dtype(), "y");
   require_unchanged();
   struct Rewind {

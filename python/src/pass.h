@@ -20,13 +20,15 @@ namespace nb = nanobind;
 // A layer with what it declares, which is found out when it is first asked for.
 class Mixture {
  public:
-  explicit Mixture(const LayerConfig& config) : layer_(config) {}
+  Mixture(const LayerConfig& config, Device device) : layer_(config), device_(device) {}
+  Device device() const { return device_; }
   const Layer& layer() const { return layer_; }
   // f64; those that are trained have no elements.
   const Parameters& declared() const;
 
  private:
   Layer layer_;
+  Device device_;
   mutable std::once_flag once_;
   mutable Parameters declared_;
 };
@@ -49,7 +51,8 @@ struct PassInput {
   std::shared_ptr<Run> run = nullptr;  // whose decisions these are
 };
 
-// One pass of a layer on a tape of its own.
+// One pass of a layer on a tape of its own, whose leaves are on the host: what the layer is given is
+// moved to its device, and what it gives stays there.
 class Pass {
  public:
   Pass(std::shared_ptr<const Mixture> mixture, PassInput input);
@@ -77,6 +80,7 @@ class Pass {
     std::uint64_t word;  // of its elements
   };
   void forward();
+  // On the device.
   Var leaf(const std::string& name, const Tensor& value);
   bool wants(std::string_view name) const;
   Var objective(const Tensor& dy, const Tensor& losses);

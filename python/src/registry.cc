@@ -13,6 +13,7 @@
 
 #include "array.h"
 #include "callback.h"
+#include "device.h"
 #include "interruptible.h"
 #include "moe/checks/check.h"
 #include "moe/layer.h"
@@ -125,11 +126,12 @@ nb::list list_estimators() {
   return list;
 }
 
-CheckRow check_operation_named(const std::string& name) {
+CheckRow check_operation_named(const std::string& name, const std::string& device) {
+  const Device on = device_of(device);
   const std::vector<OperationEntry> all = all_declared_operations();
   std::vector<std::string> names;
   for (const OperationEntry& e : all) {
-    if (e.name == name) return interruptible([&] { return check_operation(e); });
+    if (e.name == name) return interruptible([&] { return check_operation(e, nullptr, on); });
     names.emplace_back(e.name);
   }
   fail("operation", "no operation '{}'. Did you mean '{}'?", name, nearest(name, names));
@@ -170,22 +172,26 @@ void bind_checks_by_name(nb::module_& m) {
       .def("__repr__", [](const CheckRow& r) {
         return fmt::format("<CheckRow {} {}: {}>", r.kind, r.name, name_of(r.verdict));
       });
-  m.def("check_operation", &check_operation_named, "name"_a,
+  m.def("check_operation", &check_operation_named, "name"_a, "device"_a = "cpu",
         "Checks an operation on all of its cases, as `moegrad gradcheck` does.");
   m.def(
       "check_router",
-      [](const std::string& name) {
+      [](const std::string& name, const std::string& device) {
         const RouterEntry& entry = router_entry(name);
-        return interruptible([&] { return check_router(entry); });
+        const Device on = device_of(device);
+        return interruptible([&] { return check_router(entry, nullptr, on); });
       },
-      "name"_a, "Checks a router's claim for every value of its options, and the edge cases.");
+      "name"_a, "device"_a = "cpu",
+      "Checks a router's claim for every value of its options, and the edge cases.");
   m.def(
       "check_estimator",
-      [](const std::string& name) {
+      [](const std::string& name, const std::string& device) {
         const EstimatorEntry& entry = estimator_entry(name);
-        return interruptible([&] { return check_estimator(entry); });
+        const Device on = device_of(device);
+        return interruptible([&] { return check_estimator(entry, nullptr, on); });
       },
-      "name"_a, "Checks an estimator's claim for every value of its options, and the edge cases.");
+      "name"_a, "device"_a = "cpu",
+      "Checks an estimator's claim for every value of its options, and the edge cases.");
 }
 
 void save(const std::filesystem::path& path, const nb::dict& arrays) {
@@ -212,6 +218,9 @@ nb::dict load(const std::filesystem::path& path) {
 }  // namespace
 
 void bind_registry(nb::module_& m) {
+  m.def("devices", &devices,
+        "What the engine can compute on here, for the argument `device`: \"cpu\", and \"cuda\" "
+        "where the package is built for it and a GPU is there.");
   m.def("list_operations", &list_operations);
   m.def("list_routers", &list_routers);
   m.def("list_estimators", &list_estimators);

@@ -12,6 +12,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "device.h"
 #include "interruptible.h"
 #include "lab/bias.h"
 #include "lab/fidelity.h"
@@ -61,19 +62,25 @@ std::pair<Texts, Texts> bind_bias(const Texts& routers, const Texts& estimators,
                                   const std::vector<double>& scales, const Texts& losses,
                                   const std::map<std::string, std::string>& layer_options,
                                   std::int64_t draws, std::uint64_t seed, std::int64_t outcomes,
-                                  std::int64_t samples, bool own,
+                                  std::int64_t samples, bool own, const std::string& device,
                                   const std::optional<nb::callable>& progress) {
   BiasGrid grid{routers, estimators, experts, active, scales, losses, layer_options};
   if (losses.empty()) grid.losses = bias_losses();
-  return bias(
-      grid,
-      {.draws = draws, .seed = seed, .max_outcomes = outcomes, .samples = samples, .own = own},
-      progress);
+  return bias(grid,
+              {.draws = draws,
+               .seed = seed,
+               .max_outcomes = outcomes,
+               .samples = samples,
+               .own = own,
+               .device = device_of(device)},
+              progress);
 }
 
 // On the data of the first checkpoint's run, where seed and folder are not given.
 Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t batch,
-               std::optional<std::int64_t> seed, const std::optional<std::string>& data) {
+               std::optional<std::int64_t> seed, const std::optional<std::string>& data,
+               const std::string& device) {
+  const Device on = device_of(device);
   if (checkpoints.empty()) fail("study", "no checkpoint is given. Give the path of one at least.");
   if (batch < 1) fail("study", "a batch of {} tokens. Give 1 at least.", batch);
   for (const std::string& name : estimators) estimator_entry(name);
@@ -82,7 +89,7 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
     const TrainConfig config = stored_config(paths.front());
     const Task task = load_task(config.task, data.value_or(config.data), DType::f32,
                                 static_cast<std::uint64_t>(seed.value_or(config.seed)));
-    return study_fidelity(paths, task, estimators, batch);
+    return study_fidelity(paths, task, estimators, batch, on);
   });
   return json_of(rows);
 }
@@ -92,9 +99,9 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
 void bind_study(nb::module_& m) {
   m.def("study_bias", &bind_bias, "routers"_a, "estimators"_a, "experts"_a, "active"_a, "scales"_a,
         "losses"_a, "options"_a, "draws"_a, "seed"_a, "outcomes"_a, "samples"_a, "own"_a,
-        "progress"_a.none());
+        "device"_a, "progress"_a.none());
   m.def("study_fidelity", &fidelity, "checkpoints"_a, "estimators"_a, "batch"_a, "seed"_a.none(),
-        "data"_a.none());
+        "data"_a.none(), "device"_a);
 }
 
 }  // namespace moegrad::python

@@ -14,6 +14,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "callback.h"
+#include "device.h"
 #include "train/checkpoint.h"
 #include "train/dataset.h"
 #include "train/loop.h"
@@ -66,8 +67,9 @@ std::string task_names() {
 
 // Returns the folder of the run.
 std::string run_training(const Settings& settings, const std::string& folder, bool resume,
-                         bool force, int threads, bool shown,
+                         bool force, int threads, const std::string& device, bool shown,
                          const std::optional<nb::callable>& callback) {
+  const Device on = device_of(device);
   TrainConfig config;
   apply_settings(config, settings);
   if (!resume && config.task.empty()) {
@@ -86,6 +88,7 @@ std::string run_training(const Settings& settings, const std::string& folder, bo
                                               .resume = resume,
                                               .force = force,
                                               .threads = threads,
+                                              .device = on,
                                               .stop = &stop,
                                               .progress = &progress,
                                               .after_step = std::ref(after_step)});
@@ -118,7 +121,7 @@ void bind_train(nb::module_& m) {
       .def("__repr__",
            [](const ProgressView& v) { return "<Progress: " + progress_line(v) + ">"; });
   m.def("train", &run_training, "settings"_a, "out"_a, "resume"_a, "force"_a, "threads"_a,
-        "shown"_a, "callback"_a.none());
+        "device"_a, "shown"_a, "callback"_a.none());
   m.def("newest_checkpoint", &newest_checkpoint, "folder"_a);
 }
 

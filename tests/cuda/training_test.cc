@@ -2,12 +2,16 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <string>
+#include <tuple>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include "cuda/emulator/emulator.h"
+#include "tensor/files.h"
 #include "tests/temporary_files.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
@@ -95,16 +99,31 @@ TEST_CASE(
   const Task task = images();
   const TemporaryFolder folder;
   const TrainConfig config = config_of("top-k", "expert-group", 1);
+  // Returns what is said of it.
   const auto run = [&](const std::string& name, Device first, Device rest) {
     const std::atomic<int> stop{2};
     train(config, {.out = folder / name, .device = first, .stop = &stop, .task = &task});
-    train(config, {.out = folder / name, .resume = true, .device = rest, .task = &task});
+    std::FILE* const file = std::fopen((folder / "said").c_str(), "w");
+    {
+      Progress said(file, Progress::Style::lines);
+      train(
+          config,
+          {.out = folder / name, .resume = true, .device = rest, .progress = &said, .task = &task});
+    }
+    std::fclose(file);
+    return read_file(folder / "said");
   };
   train(config, {.out = folder / "whole", .device = Device::cuda, .task = &task});
-  run("parts", Device::cuda, Device::cuda);
+  CHECK(run("parts", Device::cuda, Device::cuda).find("within rounding") == std::string::npos);
   CHECK(apart(folder / "whole", folder / "parts") == 0.0);
-  run("from cpu", Device::cpu, Device::cuda);
-  run("to cpu", Device::cuda, Device::cpu);
+  for (const auto& [name, first, rest] :
+       {std::tuple{"from cpu", Device::cpu, Device::cuda}, {"to cpu", Device::cuda, Device::cpu}}) {
+    CHECK(
+        run(name, first, rest)
+            .find(fmt::format("trained on the {} device so far: from here on, on the {} device, "
+                              "the steps are those of that device within rounding, not to the bit",
+                              name_of(first), name_of(rest))) != std::string::npos);
+  }
   CHECK(apart(folder / "whole", folder / "from cpu") < 1e-9);
   CHECK(apart(folder / "whole", folder / "to cpu") < 1e-9);
 }

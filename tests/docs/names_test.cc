@@ -25,6 +25,7 @@ struct Exception {
   std::string why;
 };
 const std::vector<Exception> kExceptions = {
+    {"app/device", {}, "of every command: --device"},
     {"app/layer_command", {"app/layer_file"}, "the files of that command"},
     {"app/list_command", {"app/gradcheck_command"}, "both print what the registry holds"},
     {"app/outcome", {"app/main", "tensor/put"}, "how every command begins, ends and prints"},
@@ -41,6 +42,7 @@ const std::vector<Exception> kExceptions = {
       "autograd/gradcheck_report"},
      "the parts of the checker have no meaning of their own"},
     {"cuda/defects", {}, "of all kernels: what others got wrong"},
+    {"cuda/gradcheck", {}, "of all of it: `moegrad gradcheck` on the device, a part"},
     {"cuda/graph", {"tensor/captured"}, "a graph is recorded by that alone"},
     {"cuda/schedules", {}, "of all kernels: the order of blocks and threads"},
     {"cuda/training", {}, "of all of it: training"},

@@ -9,6 +9,7 @@
 #include "ops/ops.h"
 #include "tensor/stop.h"
 #include "tensor/threads.h"
+#include "tests/devices.h"
 #include "tests/temporary_files.h"
 
 using namespace moegrad;
@@ -100,6 +101,57 @@ TEST_CASE("a router of the user's own, whose logits are not x W though it says s
   CHECK(all.dense_bias < 1e-12);
   CHECK(all.cosine == doctest::Approx(1.0));
   CHECK(measure_bias(cell("tanh-router", "ste-dense", 4, 2, "linear")).dense_bias < 1e-12);
+}
+
+TEST_CASE("on another device: the cpu's rows within rounding") {
+  const auto near = [](double a, double b, double error = 0.0) {
+    if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+    return std::abs(a - b) <= 1e-10 * (1.0 + std::abs(b)) + error;
+  };
+  const std::vector<BiasCase> cases = {cell("softmax", "sparse", 4, 2, "mlp"),
+                                       cell("moesart", "sparse", 4, 2, "linear"),
+                                       cell("categorical", "st", 4, 1, "quadratic"),
+                                       cell("top-k", "ste-dense", 4, 2, "cubic"),
+                                       cell("top-k", "default-ema", 4, 2, "linear"),
+                                       cell("gumbel-top-k-st", "sparse", 4, 2, "mlp"),
+                                       cell("x-moe", "expert-group", 4, 2, "quadratic"),
+                                       cell("categorical", "reinforce", 4, 1, "mlp")};
+  BiasOptions options{.draws = 1, .max_outcomes = 30, .samples = 4};
+  std::vector<std::string> skipped;
+  const std::vector<BiasRow> here = study_bias(cases, options, {}, skipped);
+  for (const Device device : test::other_devices()) {
+    CAPTURE(name_of(device));
+    options.device = device;
+    const std::vector<BiasRow> there = study_bias(cases, options, {}, skipped);
+    REQUIRE(there.size() == cases.size());
+    double apart = 0.0;
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      CAPTURE(cases[i].router);
+      CAPTURE(cases[i].estimator);
+      const BiasRow& a = there[i];
+      const BiasRow& b = here[i];
+      CHECK(a.device == device);
+      CHECK(to_json(a).find(fmt::format("\"device\":\"{}\"", name_of(device))) !=
+            std::string::npos);
+      CHECK(a.exact == b.exact);
+      CHECK(a.outcomes == b.outcomes);
+      CHECK(a.evaluations == b.evaluations);
+      CHECK(a.gradient_of == b.gradient_of);
+      CHECK(near(a.weight_bias_l1, b.weight_bias_l1));
+      CHECK(near(a.weight_mse, b.weight_mse));
+      CHECK(near(a.dense_bias, b.dense_bias));
+      CHECK(near(a.gradient_variance, b.gradient_variance));
+      CHECK(near(a.dense_mse, b.dense_mse));
+      CHECK(near(a.cosine, b.cosine));
+      CHECK(near(a.norm_ratio, b.norm_ratio));
+      CHECK(a.own_known == b.own_known);
+      CHECK(a.own_biased() == b.own_biased());
+      CHECK(near(a.own_bias, b.own_bias, a.own_error + b.own_error));
+      if (!std::isnan(b.dense_mse)) apart = std::fmax(apart, std::abs(a.dense_mse - b.dense_mse));
+    }
+    // Not the cpu's kernels by mistake.
+    CHECK((apart == 0.0) == test::has_cpu_bits(device));
+  }
 }
 
 TEST_CASE("the two biases of straight-through and reinforce") {

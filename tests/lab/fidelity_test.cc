@@ -9,6 +9,7 @@
 #include "lab/report.h"
 #include "tensor/files.h"
 #include "tensor/stop.h"
+#include "tests/devices.h"
 #include "tests/temporary_files.h"
 #include "tests/train/forged.h"
 #include "train/checkpoint.h"
@@ -61,6 +62,45 @@ TEST_CASE("the router gradients of a trained model against ste-dense") {
         std::string::npos);
   write_file_atomic(folder / "text", "no checkpoint");
   CHECK(error_of([&] { stored_config(folder / "text"); }) != "no error");
+}
+
+TEST_CASE("on another device: the cpu's rows within rounding") {
+  const TemporaryFolder folder;
+  const Task task = make_synthetic(DType::f64, 1, {.train_size = 64, .test_size = 16});
+  TrainConfig config;
+  config.task = "synthetic";
+  config.dtype = "f64";
+  config.epochs = 1;
+  config.batch = 32;
+  config.width = config.hidden = 8;
+  config.experts = 4;
+  train(config, {.out = folder / "run", .task = &task});
+  const auto path = Checkpoints(RunFolder(folder / "run").checkpoints(), 1, "{}").newest().value();
+  const std::vector<std::string> names = {"sparse", "expert-group", "default-ema"};
+  const std::vector<FidelityRow> here = study_fidelity({path}, task, names, 12);
+  const Task rounded = make_synthetic(DType::f32, 1, {.train_size = 64, .test_size = 16});
+  CHECK(study_fidelity({path}, rounded, names, 12)[0].cosine_real ==
+        doctest::Approx(here[0].cosine_real).epsilon(1e-5));
+  for (const Device device : test::other_devices()) {
+    CAPTURE(name_of(device));
+    const std::vector<FidelityRow> there = study_fidelity({path}, task, names, 12, device);
+    REQUIRE(there.size() == names.size());
+    double apart = 0.0;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      CAPTURE(names[i]);
+      CHECK(there[i].device == device);
+      CHECK(to_json(there[i]).find(fmt::format("\"device\":\"{}\"", name_of(device))) !=
+            std::string::npos);
+      for (const auto figure :
+           {&FidelityRow::cosine_real, &FidelityRow::norm_ratio_real, &FidelityRow::cosine_ones,
+            &FidelityRow::norm_ratio_ones, &FidelityRow::output_error}) {
+        const double difference = std::abs(there[i].*figure - here[i].*figure);
+        CHECK(difference < 1e-12);
+        apart = std::fmax(apart, difference);
+      }
+    }
+    CHECK((apart == 0.0) == test::has_cpu_bits(device));
+  }
 }
 
 TEST_CASE("a checkpoint that is damaged, or asks for more than it holds, is refused") {

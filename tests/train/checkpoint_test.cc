@@ -87,7 +87,7 @@ TEST_CASE("checkpoint: everything comes back") {
   CHECK(state.rng == kState.rng);
 }
 
-TEST_CASE("checkpoint: the file does not tell the device, and is read on any") {
+TEST_CASE("checkpoint: the file tells whose kernels computed it, and is read on any device") {
   const TemporaryFolder folder;
   const Checkpoints checkpoints = in(folder.path());
   const Model here(1);
@@ -95,6 +95,7 @@ TEST_CASE("checkpoint: the file does not tell the device, and is read on any") {
   const std::string file = read_file(checkpoints.save(kState, here.parameters, *here.optimiser));
   const fs::path path = checkpoints.save(kState, there.parameters, *there.optimiser);
   CHECK(read_file(path) == file);
+  CHECK(checkpoints.read(path).device == "cpu");
   for (const Device device : {Device::cpu, Device::guarded}) {
     Model loaded(50, 3, device);
     Checkpoints::restore(checkpoints.read(path), loaded.parameters, *loaded.optimiser);
