@@ -104,6 +104,7 @@ void CudaKernels::random_integers(const Rng& rng, const Tensor& index, std::int6
   std::int32_t* const to = out<std::int32_t>(t);
   const cuda::IndexCheck check = cuda::indices("random_integers", 0, std::int64_t{1} << 31);
   each("random_integers", t.numel(), [=] __device__(std::int64_t i) {
+    to[i] = 0;
     if (!check(from[i], i)) return;
     const std::uint64_t bits = rng.bits(static_cast<std::uint64_t>(from[i]));
     to[i] = static_cast<std::int32_t>(bits % static_cast<std::uint64_t>(n));

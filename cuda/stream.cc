@@ -12,8 +12,9 @@
 namespace moegrad::cuda {
 namespace {
 
-// What the device is asked for first, once a process.
+// What the device is asked for first, once a process. Threads of the host may launch side by side.
 struct State {
+  std::recursive_mutex lock;
   cudaStream_t stream = nullptr;
   Fault* record = nullptr;                    // on the device
   std::vector<const char*> names;             // of operations that have checks, by their numbers
@@ -57,7 +58,8 @@ void begin(State& s) {
 }
 
 std::string last_launches() {
-  const State& s = state();
+  State& s = state();
+  const std::lock_guard guard(s.lock);
   std::string text;
   for (std::size_t i = 0; i < s.launches.size(); ++i) {
     const char* const name = s.launches[(s.launched + i) % s.launches.size()];
@@ -66,8 +68,14 @@ std::string last_launches() {
   return text;
 }
 
+const char* name_of_number(int number) {
+  State& s = state();
+  const std::lock_guard guard(s.lock);
+  return s.names[static_cast<std::size_t>(number)];
+}
+
 [[noreturn]] void raise(const Fault& f) {
-  const char* const name = state().names[static_cast<std::size_t>(f.operation)];
+  const char* const name = name_of_number(f.operation);
   switch (f.kind) {
     case kChoiceFault:
       fail(name, "token {} chooses expert {} of {}. Use 0 to {}, or -1 for none.", f.place, f.value,
@@ -78,6 +86,9 @@ std::string last_launches() {
     case kProbabilityFault:
       fail(name, "row {} holds the probability {}. Use 0 or more.", f.place, f.number);
     case kSumFault:
+      if (f.number == 0.0) {
+        fail(name, "row {} holds no positive probability. Give each row a sum of 1.", f.place);
+      }
       fail(name, "row {} has probabilities that add up to {}. Divide by the sum.", f.place,
            f.number);
     default:
@@ -90,6 +101,7 @@ std::string last_launches() {
 
 cudaStream_t stream() {
   State& s = state();
+  const std::lock_guard guard(s.lock);
   if (!s.begun) begin(s);
   return s.stream;
 }
@@ -114,6 +126,7 @@ void require_here(const Tensor& t, DType dtype) {
 
 void note_launch(const char* operation) {
   State& s = state();
+  const std::lock_guard guard(s.lock);
   // Asked for by who looks for an error that the device reports late: then it is the last launch's.
   static const bool waits = std::getenv("MOEGRAD_CUDA_SYNC") != nullptr;
   if (waits && s.launched > 0) {
@@ -128,6 +141,7 @@ Fault* fault_record() {
 }
 
 int number_of(const char* operation) {
+  const std::lock_guard guard(state().lock);
   std::vector<const char*>& names = state().names;
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (names[i] == operation || std::strcmp(names[i], operation) == 0) return static_cast<int>(i);
