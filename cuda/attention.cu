@@ -109,11 +109,12 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
         const T x = p[r * keys + c];
         if (x > largest || x != x) largest = x;
       }
-      factor[r] = top[r] == kLowest ? T(0) : math::exp(top[r] - largest);
+      const T shift = largest == kLowest ? T(0) : largest;
+      factor[r] = math::exp(top[r] - shift);
       top[r] = largest;
       double sum = 0.0;
       for (int c = 0; c < keys; ++c) {
-        p[r * keys + c] = math::exp(p[r * keys + c] - largest);
+        p[r * keys + c] = math::exp(p[r * keys + c] - shift);
         sum += static_cast<double>(p[r * keys + c]);
       }
       total[r] = total[r] * static_cast<double>(factor[r]) + sum;
@@ -234,7 +235,7 @@ std::size_t room_for(int tile, std::int64_t width, int doubles, int others, std:
 
 // The largest tile that a block has room for.
 Sequences sequences(const Tensor& q, int doubles, int others) {
-  constexpr std::size_t kRoom = 96 * 1024;  // that every device has, and two blocks of most
+  constexpr std::size_t kRoom = 64 * 1024;  // that every device has: an sm_75 no more
   Sequences s = {q.size(0), q.size(1), q.size(2), kMostTile};
   const auto room = [&] { return room_for(s.tile, s.width, doubles, others, size_of(q.dtype())); };
   while (s.tile > 1 && room() > kRoom) s.tile /= 2;

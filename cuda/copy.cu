@@ -100,9 +100,8 @@ void CudaKernels::fill(double value, const Tensor& t) {
 
 void CudaKernels::copy(const Tensor& x, const Tensor& t) {
   if (t.numel() == 0) return;
-  cuda::require(cudaMemcpyAsync(reinterpret_cast<void*>(t.place_to_write()),
-                                reinterpret_cast<const void*>(x.place()), t.bytes(),
-                                cudaMemcpyDeviceToDevice, cuda::stream()),
+  cuda::require(cudaMemcpyAsync(cuda::bits_to_write<std::byte>(t), cuda::bits<std::byte>(x),
+                                t.bytes(), cudaMemcpyDeviceToDevice, cuda::stream()),
                 "copy");
 }
 

@@ -133,8 +133,8 @@ void CudaKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const T
   const Tensor offsets = index.like({targets + 1});
   const Tensor order = index.like({rows});
   const Tensor inverse = index.like({rows, 1});
-  cuda::sort_choices("scatter_add_rows", index.reshape({rows, 1}), targets, offsets, order,
-                     inverse);
+  cuda::sort_choices("scatter_add_rows", cuda::kIndexFault, index.reshape({rows, 1}), targets,
+                     offsets, order, inverse);
   with_floating(t.dtype(), "scatter_add_rows", [&](auto zero) {
     using T = decltype(zero);
     scatter_add_rows_as(in<T>(x), in<std::int32_t>(order), in<std::int32_t>(offsets),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <utility>
 
 #include "cuda/emulator/kernel.h"
@@ -50,6 +51,9 @@ template <auto kKernel, class... A>
 void run_with(std::size_t shared, const char* operation, std::int64_t blocks, unsigned threads,
               A&&... a) {
   if (blocks == 0) return;
+  if (blocks > std::numeric_limits<std::int32_t>::max()) {
+    fail(operation, "{} blocks, and a launch has 2147483647 at most. Split the tensors.", blocks);
+  }
   note_launch(operation);
   const cuda_emulator::Shape shape = {.grid = static_cast<unsigned>(blocks),
                                       .block = threads,

@@ -31,15 +31,14 @@ struct Choices {
 
 // counts [chunks, E], zero before
 void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, int operation,
-                  std::int32_t* counts) {
+                  cuda::FaultKind wrong, std::int32_t* counts) {
   cuda::Fault* const record = cuda::fault_record();
   each_warp("plan", chunks, [=] __device__(std::int64_t chunk, unsigned lane) {
     std::int32_t* const mine = counts + chunk * choices.experts;
     for (std::int64_t i = chunk * kPlanChunk + lane; i < choices.end_of(chunk); i += cuda::kWarp) {
       const std::int32_t e = choices.expert[i];
       if (e < -1 || e >= choices.experts) {
-        cuda::note_fault(record,
-                         {cuda::kChoiceFault, operation, e, -1, choices.experts, i / k, 0.0});
+        cuda::note_fault(record, {wrong, operation, e, -1, choices.experts, i / k, 0.0});
       } else if (e >= 0) {
         atomicAdd(mine + e, 1);
       }
@@ -125,15 +124,16 @@ void clear_rest(const std::int32_t* offsets, int experts, std::int64_t slots, st
 
 }  // namespace
 
-void cuda::sort_choices(const char* operation, const Tensor& selected, std::int64_t experts,
-                        const Tensor& offsets, const Tensor& order, const Tensor& inverse) {
+void cuda::sort_choices(const char* operation, FaultKind wrong, const Tensor& selected,
+                        std::int64_t experts, const Tensor& offsets, const Tensor& order,
+                        const Tensor& inverse) {
   const Choices choices = {in<std::int32_t>(selected), selected.numel(), static_cast<int>(experts)};
   const std::int64_t chunks = pieces_of(choices.count, kPlanChunk);
   const Tensor counts = Tensor::zeros({chunks, experts}, DType::i32, Device::cuda);
   const Tensor no_fault = Tensor::empty({}, DType::i32, Device::cuda);
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
-  count_chunks(choices, chunks, selected.size(1), number_of(operation), next);
+  count_chunks(choices, chunks, selected.size(1), number_of(operation), wrong, next);
   const unsigned threads = choices.experts <= 32 ? cuda::kWarp : cuda::kMostScanThreads;
   run<first_slots>(operation, 1, threads, next, chunks, choices.experts, order.numel(),
                    fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
@@ -230,7 +230,7 @@ void slot_products_as(const T* dy, const T* h, const std::int32_t* inverse, std:
 
 void CudaKernels::plan(const Tensor& selected, std::int64_t experts, const Tensor& offsets,
                        const Tensor& order, const Tensor& inverse) {
-  cuda::sort_choices("plan", selected, experts, offsets, order, inverse);
+  cuda::sort_choices("plan", cuda::kChoiceFault, selected, experts, offsets, order, inverse);
 }
 
 void CudaKernels::complement(const Tensor& selected, const Tensor& t) {

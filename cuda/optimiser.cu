@@ -157,12 +157,17 @@ __global__ void squares_kernel(Parts<T> parts, double* partial) {
   partial[blockIdx.x] = of_warp[0];
 }
 
+// NaN after a fault: the step that had it must change nothing.
 void norm_of(const double* partial, std::int64_t count, double* norm) {
+  const cuda::Fault* const record = cuda::fault_record();
   cuda::each_warp("gradient_norm", 1, [=] __device__(std::int64_t, unsigned lane) {
     const cuda::Line line = {0, 0, 1, count};
     const double squares = cuda::line_sum(line, cuda::Team{lane, cuda::kWarp},
                                           [=](std::int64_t i) { return partial[i]; });
-    if (lane == 0) *norm = std::sqrt(squares);
+    if (lane == 0) {
+      *norm = record->kind == cuda::kNoFault ? std::sqrt(squares)
+                                             : std::numeric_limits<double>::quiet_NaN();
+    }
   });
 }
 

@@ -110,6 +110,7 @@ void CudaKernels::random_integers(const Rng& rng, const Tensor& index, std::int6
   const cuda::Generator generator = cuda::generator(rng);
   const cuda::IndexCheck check = cuda::indices("random_integers", 0, std::int64_t{1} << 31);
   each("random_integers", t.numel(), [=] __device__(std::int64_t i) {
+    to[i] = 0;
     if (!check(from[i], i)) return;
     const std::uint64_t bits = generator.now().bits(static_cast<std::uint64_t>(from[i]));
     to[i] = static_cast<std::int32_t>(bits % static_cast<std::uint64_t>(n));

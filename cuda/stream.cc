@@ -108,6 +108,9 @@ const char* name_of(int operation) {
     case kProbabilityFault:
       fail(name, "row {} holds the probability {}. Use 0 or more.", f.place, f.number);
     case kSumFault:
+      if (f.number == 0.0) {
+        fail(name, "row {} holds no positive probability. Give each row a sum of 1.", f.place);
+      }
       fail(name, "row {} has probabilities that add up to {}. Divide by the sum.", f.place,
            f.number);
     default:

@@ -344,7 +344,7 @@ class Kernels {
   //   dslots [S, D] = da w1_e^T + dc w3_e^T,  da = (g w2_e^T) act'(a); 0 in rows of none
   //   dweights [N, k] = <dy[t], h_s>, 0 where a choice has no slot
   //   dw.w2 = sum u^T g,  dw.w1 = sum x^T da, ... in the order of slots
-  // The slots of several plans that share x, dy and the experts are gone through together: dw is
+  // The slots of several plans, all with weights, that share x and dy go through together: dw is
   // the sum over all, of each expert in the order of the plans. The experts' outputs are not
   // needed.
   virtual void experts_backward(Activation activation, const ExpertTensors& w, const Tensor& x,

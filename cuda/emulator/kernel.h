@@ -76,6 +76,12 @@ using ::cuda_emulator::atomicMax;
 using ::cuda_emulator::atomicMin;
 using ::cuda_emulator::atomicOr;
 
+// Of float and of double, as nvcc has them; C has those of double alone.
+using std::fabs;
+using std::fma;
+using std::fmax;
+using std::fmin;
+
 template <class T>
 inline T __ldg(const T* at) {
   return *at;

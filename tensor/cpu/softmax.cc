@@ -167,6 +167,10 @@ void CpuKernels::cross_entropy(const Tensor& logits, const Tensor& labels, const
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
   cpu::require_indices("cross_entropy", labels.data<std::int32_t>(), rows, -1, classes);
+  if (classes == 0) {  // no label to look up
+    fill(0.0, loss);
+    return fill(-std::numeric_limits<double>::infinity(), lse);
+  }
   const Tensor within = labels_within(labels);
   const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(logits.dtype(), "cross_entropy", [&](auto zero) {
@@ -191,6 +195,7 @@ void CpuKernels::cross_entropy_backward(const Tensor& logits, const Tensor& labe
   const std::int64_t rows = labels.numel();
   const std::int64_t classes = logits.shape().back();
   cpu::require_indices("cross_entropy_backward", labels.data<std::int32_t>(), rows, -1, classes);
+  if (classes == 0) return;
   const Tensor within = labels_within(labels);
   const std::int32_t* const label = within.data<std::int32_t>();
   with_floating(dlogits.dtype(), "cross_entropy_backward", [&](auto zero) {

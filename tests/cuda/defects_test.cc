@@ -1,6 +1,7 @@
 // Defects that kernels of mixtures have been shipped with elsewhere, each a test by its name.
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -104,6 +105,41 @@ TEST_CASE("defects: more than 65,535 blocks") {
   const Tensor x = Tensor::full({kMany}, 2.0, DType::f32, Device::cuda);
   CHECK(x.rows(kMany - 1, kMany).item() == 2.0);
   CHECK(x.rows(65536 * 256 - 1, 65536 * 256).item() == 2.0);
+}
+
+TEST_CASE("defects: more blocks than a launch can have") {
+  // 2^31 sequences of one token whose width is 0: nothing is as large as their sums.
+  constexpr std::int64_t kMany = std::int64_t{1} << 31;
+  {
+    const Tensor q = Tensor::empty({kMany, 1, 0}, DType::f32, Device::cuda);
+    const Tensor lse = q.like({kMany, 1});
+    std::string error;
+    try {
+      device().causal_attention(q, q, q, q, lse);
+    } catch (const Error& e) {
+      error = e.what();
+    }
+    CHECK(error ==
+          "[causal_attention] 2147483648 blocks, and a launch has 2147483647 at most. Split the "
+          "tensors.");
+  }
+  pool::release_cached(Device::cuda);
+}
+
+TEST_CASE("defects: attention asks for more shared memory than the smallest device has") {
+  const cuda_emulator::With with({.shared_memory = 64 * 1024});  // an sm_75
+  for (const std::int64_t width : {64, 128, 256, 1000}) {
+    const Tensor q = Tensor::full({1, 3, width}, 0.125, DType::f64, Device::cuda);
+    const Tensor out = q.like();
+    const Tensor lse = q.like({1, 3});
+    device().causal_attention(q, q, q, out, lse);
+    const Tensor dq = q.like();
+    const Tensor dk = q.like();
+    const Tensor dv = q.like();
+    device().causal_attention_backward(q, q, q, out, lse, q, dq, dk, dv);
+    CHECK(std::abs(out.to(Device::cpu).at(0) - 0.125) < 1e-15);
+    CHECK(all_finite(dv));
+  }
 }
 
 TEST_CASE("defects: 32-bit products of row and width") {

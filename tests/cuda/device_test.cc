@@ -64,6 +64,8 @@ TEST_CASE("device: tensors of two devices, or of another type, are errors") {
   const Tensor there = here.to(Device::cuda);
   CHECK(error_of([&] { kernels(Device::cuda).accumulate(1.0, here, there); }) ==
         "[cuda] a kernel is given a f32 tensor [2] of the cpu device. Move it: to(Device::cuda).");
+  CHECK(error_of([&] { kernels(Device::cuda).copy(here, there); }) ==
+        "[cuda] a kernel is given a f32 tensor [2] of the cpu device. Move it: to(Device::cuda).");
   const Tensor doubles = there.to(DType::f64);
   CHECK(error_of([&] { kernels(Device::cuda).accumulate(1.0, doubles, there); }) ==
         "[cuda] elements are f64, asked for as f32. Convert with to().");

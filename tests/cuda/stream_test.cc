@@ -1,6 +1,10 @@
 #include "cuda/stream.h"
 
+#include <array>
+#include <deque>
+#include <set>
 #include <string>
+#include <thread>
 
 #include <doctest/doctest.h>
 
@@ -59,6 +63,59 @@ TEST_CASE("stream: a plan of choices out of range has no slots, whoever reads it
   CHECK(error_of([&] { (void)out.to_vector(); }) ==
         "[plan] token 1 chooses expert 9 of 2. Use 0 to 1, or -1 for none.");
   CHECK(out.to_vector() == std::vector<double>{0.0, 0.0});
+}
+
+TEST_CASE("stream: what an index out of range should have given is there to be read") {
+  const Tensor bad = indices({-1, 3});
+  const bool before = pool::set_checked(true);  // nothing is left of who had the memory before
+  const Tensor drawn = bad.like();
+  pool::set_checked(before);
+  kernels(Device::cuda).random_integers({1, 2, 3}, bad, 5, drawn);
+  const Tensor out = bad.like({2, 1});
+  kernels(Device::cuda).gather_rows(indices({7}).reshape({1, 1}), drawn, out);
+  CHECK(error_of([&] { (void)out.to_vector(); }).starts_with("[random_integers] an index is -1"));
+}
+
+TEST_CASE("stream: a step in which there was a fault changes nothing, the next one does") {
+  const Tensor x = Tensor::of<double>({2, 1}, {5.0, 6.0}).to(Device::cuda);
+  const Tensor slope = x.like({1, 1});
+  const Tensor parameter = Tensor::full({1, 1}, 3.0, DType::f64, Device::cuda);
+  const Tensor momentum = Tensor::zeros({1, 1}, DType::f64, Device::cuda);
+  const StepSize size{.norm = x.like({}), .steps = Tensor::zeros({}, DType::f64, Device::cuda)};
+  const ParameterStep step{.parameter = parameter, .gradient = slope, .moments = {momentum}};
+  const auto run = [&](std::int32_t index) {
+    kernels(Device::cuda).gather_rows(x, indices({index}), slope);
+    kernels(Device::cuda).gradient_norm({&step, 1}, {}, size.norm);
+    kernels(Device::cuda).sgd({.learning_rate = 0.5}, {&step, 1}, size);
+  };
+  run(2);
+  CHECK(error_of([&] { (void)size.norm.item(); }).starts_with("[gather_rows] an index is 2"));
+  CHECK(parameter.item() == 3.0);
+  CHECK(size.steps.item() == 0.0);
+  run(1);
+  CHECK(size.norm.item() == 6.0);
+  CHECK(parameter.item() == 0.0);
+  CHECK(size.steps.item() == 1.0);
+}
+
+TEST_CASE("stream: threads of the host launch side by side") {
+  constexpr int kNames = 2000;
+  static std::array<std::deque<std::string>, 2> names;  // as literals are, for ever
+  std::array<std::set<int>, 2> numbers;
+  const auto work = [&](std::size_t t) {
+    Tensor x = Tensor::zeros({1}, DType::f64, Device::cuda);
+    for (int i = 0; i < kNames; ++i) {
+      names[t].push_back(std::to_string(t) + ":" + std::to_string(i));
+      numbers[t].insert(cuda::number_of(names[t].back().c_str()));
+      if (i % 20 == 0) kernels(Device::cuda).accumulate(1.0, x.clone(), x);
+    }
+  };
+  std::thread other(work, 1);
+  work(0);
+  other.join();
+  std::set<int> all = numbers[0];
+  all.insert(numbers[1].begin(), numbers[1].end());
+  CHECK(all.size() == 2 * kNames);
 }
 
 TEST_CASE("stream: what is given to it late is done by the time it is waited for") {

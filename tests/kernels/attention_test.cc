@@ -176,3 +176,16 @@ KERNEL_TEST("causal attention: NaN stays NaN, and large scores do not overflow")
     for (std::int64_t i = 0; i < length; ++i) CHECK(std::isnan(got[at(2 * i)]) == (i == 66));
   }
 }
+
+KERNEL_TEST("causal attention: of scores that are all -infinity so is the lse") {
+  for (const DType dtype : floating()) {
+    const Shape shape{1, 20, 1};
+    const Tensor q = on(Tensor::full(shape, -HUGE_VAL, dtype, Device::cpu));
+    const Tensor k = on(random(shape, dtype, 2, 1.0, 2.0));
+    const Tensor out = Tensor::empty(shape, dtype, on.device);
+    const Tensor lse = Tensor::empty({1, 20}, dtype, on.device);
+    on->causal_attention(q, k, k, out, lse);
+    check_close(lse, Values(20, -HUGE_VAL));
+    check_close(out, Values(20, std::nan("")));  // 0 / 0
+  }
+}

@@ -109,10 +109,15 @@ KERNEL_TEST("an index outside the table is an error") {
   for (const std::int32_t bad : {-2, 3}) {
     const Tensor index = on(Tensor::of<std::int32_t>({1}, {bad}));
     const Tensor column = index.reshape({1, 1});
-    CHECK(on.error_of([&] { on->gather_rows(x, index, out); }) != "");
-    CHECK(on.error_of([&] { on->scatter_add_rows(out, index, x); }) != "");
-    CHECK(on.error_of([&] { on->take_columns(out, column, one); }) != "");
-    CHECK(on.error_of([&] { on->put_columns(one, column, out); }) != "");
+    const auto error = [&](const char* operation) {
+      return fmt::format(
+          "[{}] an index is {}, outside [-1, 3). Check the indices against the sizes.", operation,
+          bad);
+    };
+    CHECK(on.error_of([&] { on->gather_rows(x, index, out); }) == error("gather_rows"));
+    CHECK(on.error_of([&] { on->scatter_add_rows(out, index, x); }) == error("scatter_add_rows"));
+    CHECK(on.error_of([&] { on->take_columns(out, column, one); }) == error("take_columns"));
+    CHECK(on.error_of([&] { on->put_columns(one, column, out); }) == error("put_columns"));
   }
 }
 

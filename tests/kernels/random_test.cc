@@ -132,10 +132,17 @@ KERNEL_TEST("one place of each row is drawn, by the running sum of its probabili
 
 KERNEL_TEST("rows that are no distribution are errors") {
   const Tensor out = Tensor::empty({1}, DType::i32, on.device);
-  for (const Values& row :
-       {Values{0.5, 0.4}, Values{1.5, -0.5}, Values{0.0, 0.0}, Values{std::nan(""), 1.0}}) {
-    const Tensor p = on(Tensor::of({1, 2}, row));
-    CHECK(on.error_of([&] { on->sample_rows({1, 0, 0}, p, out); }) != "");
+  struct Case {
+    Values row;
+    std::string error;
+  };
+  for (const Case& c :
+       {Case{{0.5, 0.25}, "row 0 has probabilities that add up to 0.75. Divide by the sum."},
+        Case{{1.5, -0.5}, "row 0 holds the probability -0.5. Use 0 or more."},
+        Case{{0.0, 0.0}, "row 0 holds no positive probability. Give each row a sum of 1."},
+        Case{{std::nan(""), 1.0}, "row 0 holds the probability nan. Use 0 or more."}}) {
+    const Tensor p = on(Tensor::of({1, 2}, c.row));
+    CHECK(on.error_of([&] { on->sample_rows({1, 0, 0}, p, out); }) == "[categorical] " + c.error);
   }
 }
 

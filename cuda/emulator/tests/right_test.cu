@@ -273,6 +273,18 @@ TEST_CASE("more collectives than are counted") {
   CHECK(x.values() == std::vector<float>(32, 1));
 }
 
+// Of float, fma rounds once: by way of double the half that 2^-60 decides would go to the even
+// number.
+namespace {
+__global__ void fused(const float* x, float* out) { out[0] = fma(x[0], x[1], x[2]); }
+}  // namespace
+TEST_CASE("fma of float is rounded once") {
+  const Array<float> x(std::vector<float>{24929.0F, 673 * 0x1p-24F, 0x1p-60F});
+  const Array<float> out(std::size_t{1});
+  check_passes([&] { launch<fused>({1, 1}, x, out); });
+  CHECK(out.values()[0] == 1 + 0x1p-23F);  // 24929 673 2^-24 is 1 + 2^-24
+}
+
 // A word that several lanes write with one value is a race all the same: the language says so.
 namespace {
 __global__ void same_value(int* out) { out[0] = 1; }
