@@ -81,12 +81,14 @@ TEST_CASE("stream: a step in which there was a fault changes nothing, the next o
   const Tensor slope = x.like({1, 1});
   const Tensor parameter = Tensor::full({1, 1}, 3.0, DType::f64, Device::cuda);
   const Tensor momentum = Tensor::zeros({1, 1}, DType::f64, Device::cuda);
-  const StepSize size{.norm = x.like({}), .steps = Tensor::zeros({}, DType::f64, Device::cuda)};
+  const StepSize size{.learning_rate = Tensor::full({}, 0.5, DType::f64, Device::cuda),
+                      .norm = x.like({}),
+                      .steps = Tensor::zeros({}, DType::f64, Device::cuda)};
   const ParameterStep step{.parameter = parameter, .gradient = slope, .moments = {momentum}};
   const auto run = [&](std::int32_t index) {
     kernels(Device::cuda).gather_rows(x, indices({index}), slope);
     kernels(Device::cuda).gradient_norm({&step, 1}, {}, size.norm);
-    kernels(Device::cuda).sgd({.learning_rate = 0.5}, {&step, 1}, size);
+    kernels(Device::cuda).sgd({}, {&step, 1}, size);
   };
   run(2);
   CHECK(error_of([&] { (void)size.norm.item(); }).starts_with("[gather_rows] an index is 2"));
