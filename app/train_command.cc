@@ -166,15 +166,7 @@ void add_train(CLI::App& app, Global& global) {
                    "launch each step of training as one CUDA graph, to the same bits");
   command
       .add_option_function<std::string>(
-          "--maths",
-          [arguments](const std::string& name) {
-            for (const Maths maths : {Maths::exact, Maths::tf32, Maths::bf16}) {
-              if (name != name_of(maths)) continue;
-              arguments->maths = maths;
-              return;
-            }
-            fail("train", "--maths is '{}'. Use exact, tf32 or bf16.", name);
-          },
+          "--maths", [arguments](const std::string& name) { arguments->maths = maths_named(name); },
           "how a cuda device multiplies f32: exact, or rounded to tf32 or bf16, for its tensor "
           "cores; may differ when a run is resumed, then its bits do [exact]")
       ->type_name("NAME");

@@ -324,6 +324,13 @@ class TrainingRun {
 
 }  // namespace
 
+Maths maths_named(const std::string& name) {
+  for (const Maths maths : {Maths::exact, Maths::tf32, Maths::bf16}) {
+    if (name == name_of(maths)) return maths;
+  }
+  fail("train", "--maths is '{}'. Use exact, tf32 or bf16.", name);
+}
+
 std::string to_json(const TrainResult& r, const TrainConfig& config) {
   Json object = {{"task", config.task},
                  {"router", config.router},

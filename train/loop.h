@@ -28,7 +28,7 @@ struct RunOptions {
   // Steps are captured (tensor/captured.h): on a GPU each is one launch. An Error where the device
   // has no graphs, and where the router or the estimator computes something on the host.
   bool capture = false;
-  Maths maths = Maths::exact;   // of products, all but exact on a cuda device alone
+  Maths maths = Maths::exact;  // of products, all but exact on a cuda device alone
   // Becomes the number of a signal when the run is to stop: the step is finished and saved.
   const std::atomic<int>* stop = nullptr;
   Progress* progress = nullptr;
@@ -40,6 +40,9 @@ struct RunOptions {
   // The data, instead of those of config.task.
   const Task* task = nullptr;
 };
+
+// By its name; an Error for any other.
+Maths maths_named(const std::string& name);
 
 struct TrainResult {
   Evaluation test;

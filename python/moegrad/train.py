@@ -72,6 +72,8 @@ def train(
     force: bool = False,
     threads: int = 0,
     device: str = "cpu",
+    maths: str = "exact",
+    capture: bool = False,
     options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[Progress], Any] = True,
     **settings: Any,
@@ -81,7 +83,9 @@ def train(
     settings: those of the command, with underscores: router, estimator, experts, active, epochs,
     lr, checkpoint_every, ...; `options` are those of router, estimator and layer. The run is
     written to the folder `out`, else runs/TASK-ROUTER-ESTIMATOR; with `force` over a run that is
-    there. `device`: where it is computed, of mg.devices().
+    there. `device`: where it is computed, of mg.devices(). On "cuda" `maths` may be "tf32" or
+    "bf16", how products of f32 are rounded, and with `capture` a step is launched as one CUDA
+    graph, to the same bits.
 
     `progress`: True shows a line; a callable is called after each step with a Progress (epoch,
     step, loss, seconds_left, ...). Where it returns False, or raises, the run stops after the step:
@@ -96,6 +100,8 @@ def train(
             force=bool(force),
             threads=_threads(threads),
             device=device_name(device),
+            maths=str(maths),
+            capture=bool(capture),
             shown=shown,
             callback=callback,
         )
@@ -144,6 +150,8 @@ class Run:
         *,
         threads: int = 0,
         device: str = "cpu",
+        maths: str = "exact",
+        capture: bool = False,
         options: Mapping[str, Any] | None = None,
         progress: bool | Callable[[Progress], Any] = True,
         **settings: Any,
@@ -160,6 +168,8 @@ class Run:
                 force=False,
                 threads=_threads(threads),
                 device=device_name(device),
+                maths=str(maths),
+                capture=bool(capture),
                 shown=shown,
                 callback=callback,
             )

@@ -67,9 +67,11 @@ std::string task_names() {
 
 // Returns the folder of the run.
 std::string run_training(const Settings& settings, const std::string& folder, bool resume,
-                         bool force, int threads, const std::string& device, bool shown,
+                         bool force, int threads, const std::string& device,
+                         const std::string& maths, bool capture, bool shown,
                          const std::optional<nb::callable>& callback) {
   const Device on = device_of(device);
+  const Maths by = maths_named(maths);
   TrainConfig config;
   apply_settings(config, settings);
   if (!resume && config.task.empty()) {
@@ -89,6 +91,8 @@ std::string run_training(const Settings& settings, const std::string& folder, bo
                                               .force = force,
                                               .threads = threads,
                                               .device = on,
+                                              .capture = capture,
+                                              .maths = by,
                                               .stop = &stop,
                                               .progress = &progress,
                                               .after_step = std::ref(after_step)});
@@ -121,7 +125,7 @@ void bind_train(nb::module_& m) {
       .def("__repr__",
            [](const ProgressView& v) { return "<Progress: " + progress_line(v) + ">"; });
   m.def("train", &run_training, "settings"_a, "out"_a, "resume"_a, "force"_a, "threads"_a,
-        "device"_a, "shown"_a, "callback"_a.none());
+        "device"_a, "maths"_a, "capture"_a, "shown"_a, "callback"_a.none());
   m.def("newest_checkpoint", &newest_checkpoint, "folder"_a);
 }
 

@@ -230,3 +230,28 @@ def test_a_module_of_pytorch():
         found.append([y, x.grad, *(p.grad for p in moe.parameters())])
     for a, b in zip(*found):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_maths_and_capture_are_of_cuda(tmp_path):
+    for extra, message in [
+        ({"maths": "fp8"}, "[train] maths is 'fp8'. Use exact, tf32 or bf16."),
+        (
+            {"maths": "tf32"},
+            "[train] maths is tf32, and the device is cpu. Use the device cuda, or",
+        ),
+        ({"capture": True}, "[train] the cpu has no graphs to capture steps in. Use cuda, or do"),
+    ]:
+        with pytest.raises(mg.Error) as error:
+            mg.train("synthetic", out=tmp_path / "run", progress=False, **extra, **RUN)
+        assert str(error.value).startswith(message)
+        assert not (tmp_path / "run").exists()
+
+
+@on_cuda
+def test_a_captured_run_has_the_bits_of_a_launched_one(run, tmp_path):
+    results = []
+    for capture in (False, True):
+        out = tmp_path / str(capture)
+        made = mg.train("synthetic", out=out, device="cuda", capture=capture, progress=False, **RUN)
+        results.append({k: v for k, v in made.result.items() if k.startswith("test")})
+    assert results[0] == results[1]
