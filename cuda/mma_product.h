@@ -15,9 +15,10 @@
 //     bool a_aligned() const, b_aligned() const;  // rows, or columns, begin at multiples of 16 bytes
 //     __device__ void put(const Tile&, row, col, float value, bool more) const;
 //
-// A block of four warps owns a tile of kSide x kSide elements, each warp a quarter. It goes through the depth in steps of 64 bytes; while one is multiplied, the next is on its way to the
-// other half of shared memory. Sums are f32: an element is rounded once for each kMmaWords words, and
-// after kPiece words the sum so far is put, those that follow are added to it (`more`). So
+// A block of four warps owns a tile of kSide x kSide elements, each warp a quarter. It goes through
+// the depth in steps of 64 bytes; while one is multiplied, the next is on its way to the other half
+// of shared memory. Sums are f32: an element is rounded once for each kMmaWords words, and after
+// kPiece words the sum so far is put, those that follow are added to it (`more`). So
 //
 //   |error| <= (min(depth, kPiece) / kMmaWords + depth / kPiece + 1) 2^-23 sum |a| |b|
 //

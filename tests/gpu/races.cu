@@ -1,5 +1,6 @@
 // Kernels of the device in forms that can be proved: what decides where they go comes from their
 // parameters, not from the device's memory.
+#include "cuda/mma_product.h"
 #include "cuda/product.h"
 #include "cuda/scan.h"
 
@@ -49,6 +50,21 @@ template __global__ void moegrad::cuda::product_kernel<64, 4, Product>(Product);
 template __global__ void moegrad::cuda::product_kernel<16, 2, Product>(Product);
 template __global__ void moegrad::cuda::product_kernel<64, 4, GroupedProduct>(GroupedProduct);
 template __global__ void moegrad::cuda::product_kernel<16, 2, GroupedProduct>(GroupedProduct);
+
+// On tensor cores, of words that lie by rows.
+struct MmaProduct : Product {
+  __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x + row * depth + k;
+  }
+  __device__ const float* b_at(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w + k * cols + col;
+  }
+  __device__ void put(const Tile&, std::int64_t row, std::int64_t col, float value, bool) const {
+    y[row * cols + col] = value;
+  }
+};
+template __global__ void moegrad::cuda::mma_product_kernel<64, true, false, MmaProduct>(MmaProduct,
+                                                                                        bool, bool);
 
 // The scan of a plan, twice: its memory is used again.
 __global__ void scan_form(const std::int32_t* x, std::int32_t* y) {

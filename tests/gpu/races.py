@@ -1,10 +1,10 @@
-"""Proofs that kernels are free of races and that their barriers are met by all, on the PTX of nvcc.
+"""Proofs that kernels are free of races and that their waits are met by all, on the PTX of nvcc.
 
     python3 races.py SOURCE_FOLDER NVCC FOLDER_FOR_TOOLS [PART_OF_A_NAME]
 
 By sentryward, a verifier of PTX from PyPI, at one launch each: partial tiles, two blocks and more.
-Then barriers of a kernel are taken out, one at a time, four of them where there are more, and the
-proof must fail. Ends with 77 where the verifier is not to be had.
+Then barriers and waits for copies are taken out of a kernel, one at a time, four of them where
+there are more, and the proof must fail. Ends with 77 where the verifier is not to be had.
 """
 
 import json
@@ -37,6 +37,11 @@ def product(rows, cols, depth, a_by_rows=1, b_by_rows=1):
     pointers = [pointer("x", 0), pointer("w", 8), pointer("y", 16)]
     sizes = [number("s64", n, 24 + 8 * i) for i, n in enumerate([rows, cols, depth])]
     return pointers + sizes + [number("s32", a_by_rows, 48), number("s32", b_by_rows, 52)]
+
+
+def mma_product(rows, cols, depth):
+    aligned = [number("u8", int(cols % 4 == 0 and depth % 4 == 0), 0, 1 + i) for i in range(2)]
+    return product(rows, cols, depth) + aligned
 
 
 def grouped(rows, cols, depth):
@@ -89,6 +94,7 @@ KERNELS = [
         0,
         grouped([0, 3, 3, 20, 21], 9, 20),
     ),
+    ("tests/gpu/races.cu", "mma_product_kernel.*MmaProduct", 2, 128, 0, mma_product(70, 60, 36)),
     ("tests/gpu/races.cu", "scan_form", 1, 256, 0, [pointer("x", 0), pointer("y", 0, 1)]),
     ("cuda/softmax.cu", "each_warp_kernel.*10softmax_asIfE", 2, 128, 0, softmax(7, 70)),
     ("cuda/attention.cu", "attend<float>", 4, 128, 20000, attention(5)),
@@ -125,14 +131,14 @@ def entry_of(ptx, part):
     return found[0]
 
 
-def without_barriers(ptx, entry):
-    """The PTX without one barrier of an entry: of some, the first and the last among them."""
+def without_one(ptx, entry):
+    """The PTX without one barrier or wait of an entry: of some, the first and the last among them."""
     start = ptx.index(f".entry {entry}(")
     end = ptx.find(".entry ", start + 1)
-    pattern = re.compile(r"^\s*bar(?:rier)?\.sync.*;$", re.M)
-    barriers = list(pattern.finditer(ptx, start, end if end > 0 else len(ptx)))
-    some = {round(i * (len(barriers) - 1) / 3) for i in range(4)} if barriers else {}
-    return [ptx[: barriers[i].start()] + ptx[barriers[i].end() :] for i in sorted(some)]
+    pattern = re.compile(r"^\s*(?:bar(?:rier)?\.sync|cp\.async\.wait).*;$", re.M)
+    waits = list(pattern.finditer(ptx, start, end if end > 0 else len(ptx)))
+    some = {round(i * (len(waits) - 1) / 3) for i in range(4)} if waits else {}
+    return [ptx[: waits[i].start()] + ptx[waits[i].end() :] for i in sorted(some)]
 
 
 def verdict(tool, folder, ptx, entry, blocks, threads, shared, fields):
@@ -183,12 +189,12 @@ def main(root, nvcc, tools, part=""):
             faults += result != "race_free"
             print(f"{name}, {blocks} x {threads}: {result} {why[:300]}")
             found = []
-            for broken in without_barriers(ptx, entry):
+            for broken in without_one(ptx, entry):
                 found.append(
                     verdict(tool, folder, broken, entry, blocks, threads, shared, fields)[0]
                 )
             faults += found.count("race_free") != (name in LAST_IS_FOR_OTHERS)
-            print(f"  without a barrier: {', '.join(found)}")
+            print(f"  without one of its waits: {', '.join(found)}")
     print(f"{faults} faults")
     return 1 if faults else 0
 
