@@ -1,4 +1,4 @@
-"""Proofs that kernels are free of races and that their waits are met by all, on the PTX of nvcc.
+"""Proofs that kernels are free of races and that their barriers are met by all, on the PTX of nvcc.
 
     python3 races.py SOURCE_FOLDER NVCC FOLDER_FOR_TOOLS [PART_OF_A_NAME]
 
@@ -132,7 +132,7 @@ def entry_of(ptx, part):
 
 
 def without_one(ptx, entry):
-    """The PTX without one barrier or wait of an entry: of some, the first and the last among them."""
+    """The PTX without one barrier or wait of an entry, for some of them, first and last included."""
     start = ptx.index(f".entry {entry}(")
     end = ptx.find(".entry ", start + 1)
     pattern = re.compile(r"^\s*(?:bar(?:rier)?\.sync|cp\.async\.wait).*;$", re.M)
