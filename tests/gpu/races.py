@@ -132,7 +132,7 @@ def entry_of(ptx, part):
 
 
 def without_one(ptx, entry):
-    """The PTX without one barrier or wait of an entry, for some of them, first and last included."""
+    """The PTX without one barrier or wait of an entry, of some, first and last included."""
     start = ptx.index(f".entry {entry}(")
     end = ptx.find(".entry ", start + 1)
     pattern = re.compile(r"^\s*(?:bar(?:rier)?\.sync|cp\.async\.wait).*;$", re.M)
