@@ -34,8 +34,8 @@ cudaError_t end_capture(cudaGraph_t& recorded) {
 void drop(Graph* graph) {
   if (graph == nullptr) return;
   // Of errors nothing more can be said here: a later call meets them.
+  if (graph->moved != nullptr) give(reinterpret_cast<std::byte*>(graph->moved));  // waits for it
   if (graph->executable != nullptr) cudaGraphExecDestroy(graph->executable);
-  if (graph->moved != nullptr) give(reinterpret_cast<std::byte*>(graph->moved));
   delete graph;
 }
 
