@@ -58,11 +58,8 @@ Graph* end_recording() {
   cudaError_t error = end_capture(recorded);
   if (error == cudaSuccess) error = cudaGraphInstantiate(&graph->executable, recorded, 0);
   if (recorded != nullptr) cudaGraphDestroy(recorded);
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // it is told here, and by no later call
-    drop(graph);
-    require(error, "graph");
-  }
+  if (error != cudaSuccess) drop(graph);
+  require(error, "graph");
   return graph;
 }
 

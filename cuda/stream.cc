@@ -130,6 +130,7 @@ cudaStream_t stream() {
 
 void require(cudaError_t error, std::string_view operation) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // it is told here, and by no later call
   fail(operation, "the device answers {} ({}). The last launches were: {}. {}",
        cudaGetErrorName(error), cudaGetErrorString(error), last_launches(),
        "MOEGRAD_CUDA_SYNC=1 names the one that fails.");

@@ -161,3 +161,14 @@ TEST_CASE("stream: an answer of the runtime that is no success names the operati
           cuda::require(cudaErrorInvalidValue, "reduce");
         }).starts_with("[reduce] the device answers cudaErrorInvalidValue (invalid argument). "));
 }
+
+TEST_CASE("stream: an error is told by the call that it is of, and then forgotten") {
+  void* memory = nullptr;
+  {
+    const cuda_emulator::With with({.memory = 1});
+    CHECK(error_of([&] {
+            cuda::require(cudaMalloc(&memory, 100), "reduce");
+          }).starts_with("[reduce] the device answers cudaErrorMemoryAllocation"));
+  }
+  CHECK(cudaPeekAtLastError() == cudaSuccess);
+}
