@@ -15,10 +15,18 @@ struct Graph {
 
 namespace {
 
-// The graph that is being recorded.
+// The graph that this thread records.
 Graph*& current() {
-  static Graph* graph = nullptr;
+  static thread_local Graph* graph = nullptr;
   return graph;
+}
+
+// Null where the capture was spoilt. From here on the stream is everybody's.
+cudaError_t end_capture(cudaGraph_t& recorded) {
+  current() = nullptr;
+  const cudaError_t error = cudaStreamEndCapture(stream(), &recorded);
+  unlock_stream();
+  return error;
 }
 
 }  // namespace
@@ -26,44 +34,40 @@ Graph*& current() {
 void drop(Graph* graph) {
   if (graph == nullptr) return;
   // Of errors nothing more can be said here: a later call meets them.
+  if (graph->moved != nullptr) give(reinterpret_cast<std::byte*>(graph->moved));  // waits for it
   if (graph->executable != nullptr) cudaGraphExecDestroy(graph->executable);
-  if (graph->moved != nullptr) cudaFree(graph->moved);
   delete graph;
 }
 
 void begin_recording(const Rng& rng) {
-  require_no_recording("records a graph");
-  auto graph = std::make_unique<Graph>();
-  graph->rng = rng;
-  void* memory = nullptr;
-  const cudaStream_t there = stream();
-  require(cudaMalloc(&memory, sizeof *graph->moved), "graph");
-  graph->moved = static_cast<std::uint64_t*>(memory);
-  require(cudaStreamBeginCapture(there, cudaStreamCaptureModeThreadLocal), "graph");
+  std::unique_ptr<Graph, void (*)(Graph*)> graph(new Graph{.rng = rng}, drop);
+  graph->moved = reinterpret_cast<std::uint64_t*>(take(sizeof *graph->moved));
+  if (graph->moved == nullptr) {
+    fail("graph", "{}, which leaves none for a graph. Use a smaller batch.", memory_text());
+  }
+  lock_stream();
+  const cudaError_t error = cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal);
+  if (error != cudaSuccess) unlock_stream();
+  require(error, "graph");
   current() = graph.release();
 }
 
 Graph* end_recording() {
   Graph* const graph = current();
-  current() = nullptr;
   cudaGraph_t recorded = nullptr;
-  cudaError_t error = cudaStreamEndCapture(stream(), &recorded);
+  cudaError_t error = end_capture(recorded);
   if (error == cudaSuccess) error = cudaGraphInstantiate(&graph->executable, recorded, 0);
   if (recorded != nullptr) cudaGraphDestroy(recorded);
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // it is told here, and by no later call
-    drop(graph);
-    require(error, "graph");
-  }
+  if (error != cudaSuccess) drop(graph);
+  require(error, "graph");
   return graph;
 }
 
 void abandon_recording() {
   Graph* const graph = current();
   if (graph == nullptr) return;
-  current() = nullptr;
   cudaGraph_t recorded = nullptr;
-  cudaStreamEndCapture(stream(), &recorded);
+  end_capture(recorded);
   if (recorded != nullptr) cudaGraphDestroy(recorded);
   cudaGetLastError();
   drop(graph);

@@ -20,7 +20,11 @@ struct Generator {
 // One of the seed and stream that a graph is recorded with moves with its replays.
 Generator generator(const Rng& rng);
 
-// An Error while a graph is recorded. `does`: what the host does that no replay would do.
+// The stream is this thread's alone from the one to the other: others wait where they ask for it.
+void lock_stream();
+void unlock_stream();
+
+// An Error while this thread records a graph. `does`: what the host does that no replay would do.
 void require_no_recording(const char* does);
 
 }  // namespace moegrad::cuda

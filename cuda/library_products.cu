@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "cuda/cublas.h"
+#include "cuda/device.h"
 #include "cuda/products.h"
 #include "cuda/stream.h"
 #include "tensor/maths.h"
@@ -98,6 +99,11 @@ Stored stored_rows(const char* operation, const Rows<T>& x, const Groups& groups
 
 // Where groups begin, and the end of the last: waits.
 std::vector<std::int32_t> read_offsets(const char* operation, const Groups& groups) {
+  if (recording()) {
+    fail(operation,
+         "MOEGRAD_CUDA_PRODUCTS is loop, which reads the sizes of groups on the host, and "
+         "a captured step cannot wait for it. Use own or cublas, or do not capture.");
+  }
   std::vector<std::int32_t> offsets(static_cast<std::size_t>(groups.count + 1));
   require(cudaMemcpyAsync(offsets.data(), groups.offsets, offsets.size() * sizeof(std::int32_t),
                           cudaMemcpyDeviceToHost, stream()),

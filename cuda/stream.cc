@@ -130,6 +130,7 @@ cudaStream_t stream() {
 
 void require(cudaError_t error, std::string_view operation) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // it is told here, and by no later call
   fail(operation, "the device answers {} ({}). The last launches were: {}. {}",
        cudaGetErrorName(error), cudaGetErrorString(error), last_launches(),
        "MOEGRAD_CUDA_SYNC=1 names the one that fails.");
@@ -160,11 +161,15 @@ void note_launch(const char* operation) {
 void upload(const std::byte* from, std::size_t bytes, void* to) {
   require_no_recording("brings numbers to the device");
   const cudaStream_t there = stream();
-  const std::lock_guard lock(state().mutex);
-  std::byte* const room = room_for(state(), bytes);
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  std::byte* const room = room_for(s, bytes);
   if (room != nullptr) std::memcpy(room, from, bytes);
   require(cudaMemcpyAsync(to, room != nullptr ? room : from, bytes, cudaMemcpyHostToDevice, there),
           "upload");
+  if (room != nullptr) return;
+  require(cudaStreamSynchronize(there), "upload");  // it may be pinned by its owner, and read late
+  s.staged = 0;
 }
 
 void download(const void* from, std::size_t bytes, std::byte* to) {
@@ -177,6 +182,9 @@ void download(const void* from, std::size_t bytes, std::byte* to) {
   finish();
   if (room != nullptr) std::memcpy(to, room, bytes);
 }
+
+void lock_stream() { state().mutex.lock(); }
+void unlock_stream() { state().mutex.unlock(); }
 
 Fault* fault_record() {
   (void)stream();

@@ -18,7 +18,8 @@ struct Graph;
 // Each call reads and writes the tensors that live on where they are now. What the work makes stays
 // valid until this is gone, and has new elements after each call. All else is as it was when it was
 // recorded: shapes, numbers of the host, branches. Where the work waits for the device, or brings it
-// numbers of the host, the second call is an Error and nothing of it has run.
+// numbers of the host, the second call is an Error and nothing of it has run. Work that is Captured
+// within other such work is one too. Other threads of the host wait while it is recorded.
 class Captured {
  public:
   // An Error for a device without graphs.

@@ -14,9 +14,9 @@ inline std::string_view name_of(Maths maths) {
 }
 
 namespace detail {
-inline Maths current_maths = Maths::exact;
+inline constinit thread_local Maths current_maths = Maths::exact;
 }
-// Of all that is computed from here on.
+// Of all that this thread computes from here on.
 inline void set_maths(Maths maths) { detail::current_maths = maths; }
 inline Maths maths() { return detail::current_maths; }
 

@@ -128,6 +128,14 @@ struct pool::Arena::Blocks {
 
 namespace {
 
+// The arena that tensors of this thread take blocks of; see pool::Arena::Use.
+struct InUse {
+  pool::Arena::Blocks* arena = nullptr;
+  Device device = Device::cpu;
+  bool frozen = false;
+};
+constinit thread_local InUse in_use;
+
 class Pool {
  public:
   constexpr explicit Pool(Device device) : device_(device) {}
@@ -181,11 +189,6 @@ class Pool {
     stats_.bytes_cached -= bytes;
   }
 
-  void use(pool::Arena::Blocks* arena, bool frozen) {
-    const std::lock_guard lock(lock_);
-    arena_ = arena;
-    frozen_ = frozen;
-  }
   void close(pool::Arena::Blocks* arena) {
     const std::lock_guard lock(lock_);
     arena->free.clear([&](Storage::Block* block) {
@@ -206,10 +209,13 @@ class Pool {
   }
 
  private:
+  // Null where none is in use.
+  pool::Arena::Blocks* arena() const { return in_use.device == device_ ? in_use.arena : nullptr; }
+
   // Null where none of this class is cached.
   Storage::Block* take_cached(int size_class) {
     const std::lock_guard lock(lock_);
-    Storage::Block* block = arena_ == nullptr ? nullptr : arena_->free.take(size_class);
+    Storage::Block* block = arena() == nullptr ? nullptr : arena()->free.take(size_class);
     if (block == nullptr) block = free_.take(size_class);
     if (block == nullptr) return nullptr;
     stats_.bytes_cached -= block->capacity;
@@ -221,9 +227,8 @@ class Pool {
     ++stats_.allocations;
     stats_.bytes_in_use += block->capacity;
     stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
-    if (arena_ == nullptr) return;
-    block->arena = arena_;
-    ++arena_->held;
+    block->arena = arena();
+    if (block->arena != nullptr) ++block->arena->held;
   }
 
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
@@ -233,7 +238,7 @@ class Pool {
            "{} bytes asked for, where {} are left. Use smaller sizes, or a larger limit.", bytes,
            budget_left);
     }
-    if (frozen_) {
+    if (arena() != nullptr && in_use.frozen) {
       fail("storage",
            "{} bytes asked for by work that is done again, and that took no such block before. Let "
            "it take the same each time.",
@@ -298,8 +303,6 @@ class Pool {
   Device device_;
   SpinLock lock_;
   FreeBlocks free_;
-  pool::Arena::Blocks* arena_ = nullptr;  // in use
-  bool frozen_ = false;
   PoolStats stats_;
 };
 
@@ -357,9 +360,12 @@ Budget::~Budget() { budget_left = before_; }
 Arena::Arena(Device device) : device_(device), blocks_(new Blocks) {}
 Arena::~Arena() { pool_of(device_).close(blocks_); }
 Arena::Use::Use(Arena& arena, bool frozen) : device_(arena.device_) {
-  pool_of(device_).use(arena.blocks_, frozen);
+  if (in_use.arena != nullptr) {
+    fail("storage", "work with memory of its own begins within such work. Capture one of them.");
+  }
+  in_use = {arena.blocks_, device_, frozen};
 }
-Arena::Use::~Use() { pool_of(device_).use(nullptr, false); }
+Arena::Use::~Use() { in_use = {}; }
 
 void* take(std::size_t bytes) { return cpu_pool.take(bytes)->data; }
 void give(void* memory) {

@@ -53,8 +53,8 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
 
   struct Blocks;
-  // While one lives, tensors of the device take blocks of the arena, and add to it what it lacks;
-  // where it is frozen nothing is asked of the system for that: an Error.
+  // While one lives, tensors of the device that this thread makes take blocks of the arena, and add
+  // what it lacks; frozen, the system is asked for none: an Error. A second one at once is one too.
   class Use {
    public:
     explicit Use(Arena& arena, bool frozen = false);

@@ -1,14 +1,21 @@
 #include "train/step.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "tensor/kernels.h"
+#include "tensor/maths.h"
 #include "train/evaluation.h"
 
 namespace moegrad {
 namespace {
 
 Tensor scalar(double value, Device device) { return Tensor::full({}, value, DType::f64, device); }
+
+bool alike(const Tensor& a, const Tensor& b) {
+  return a.defined() == b.defined() && a.dtype() == b.dtype() && a.shape() == b.shape();
+}
 
 }  // namespace
 
@@ -61,23 +68,34 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
 TrainingStep::Recorded::Recorded(const Batch& there)
     : work(there.x.device()), batch(there), learning_rate(scalar(0.0, there.x.device())) {}
 
+bool TrainingStep::Recorded::is_for(const Batch& other) const {
+  return alike(batch.x, other.x) && alike(batch.labels, other.labels) &&
+         alike(batch.ids, other.ids);
+}
+
+std::vector<std::uint64_t> TrainingStep::fixed_numbers() const {
+  std::vector<std::uint64_t> all = {static_cast<std::uint64_t>(maths())};
+  for (const Parameter& p : parameters_) {
+    all.insert(all.end(), {p.value.place_to_write(), std::bit_cast<std::uint64_t>(p.rate),
+                           std::uint64_t{p.decays}, std::uint64_t{p.trained}});
+  }
+  for (const auto& [name, state] : optimiser_.state()) all.push_back(state.place_to_write());
+  return all;
+}
+
 const TrainingStep::Numbers& TrainingStep::replay(const Batch& batch, const Rng& rng,
                                                   double learning_rate) {
-  std::vector<std::uintptr_t> places;
-  for (const Parameter& p : parameters_) places.push_back(p.value.place_to_write());
-  for (const auto& [name, state] : optimiser_.state()) places.push_back(state.place_to_write());
-  if (places != places_) recorded_.clear();
-  places_ = std::move(places);
+  std::vector<std::uint64_t> fixed = fixed_numbers();
+  if (fixed != fixed_) recorded_.clear();
+  fixed_ = std::move(fixed);
 
   Kernels& device = kernels(parameters_.device());
-  auto found = recorded_.find(batch.x.size(0));
-  if (found == recorded_.end()) {
-    found = recorded_.try_emplace(batch.x.size(0), batch.to(parameters_.device())).first;
-  }
-  Recorded& r = found->second;
+  const auto found = std::ranges::find_if(recorded_, [&](auto& r) { return r.is_for(batch); });
+  Recorded& r =
+      found != recorded_.end() ? *found : recorded_.emplace_back(batch.to(parameters_.device()));
   device.upload(batch.x.raw(), r.batch.x);
   device.upload(batch.labels.raw(), r.batch.labels);
-  device.upload(batch.ids.raw(), r.batch.ids);
+  if (batch.ids.defined()) device.upload(batch.ids.raw(), r.batch.ids);
   device.upload(reinterpret_cast<const std::byte*>(&learning_rate), r.learning_rate);
   r.work(rng, [&] {
     r.numbers = {};  // its memory is wanted again

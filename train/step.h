@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -36,9 +36,9 @@ struct StepReport {
 // the device of the parameters; what is told is read from it once, by a single transfer.
 class TrainingStep {
  public:
-  // `captures`: steps are Captured, those of each size of batch, to the same bits. What the
-  // parameters' rates, decays and sizes are is then fixed; where one moves to another place, steps
-  // are captured anew.
+  // `captures`: steps are Captured, those of each size and type of batch, to the same bits; anew
+  // where a parameter has moved to another place, or where Parameter::rate, decays or trained, or
+  // maths() is another. The seed of `rng` and its position must stay.
   TrainingStep(const Classifier& model, Parameters& parameters, Optimiser& optimiser,
                double max_norm, bool captures = false)
       : model_(model),
@@ -74,16 +74,20 @@ class TrainingStep {
   bool captures_;
   Tape tape_;
 
-  // Of a size of batch.
+  // What a recorded step has for ever: maths, and of the parameters the places, rates and flags.
+  std::vector<std::uint64_t> fixed_numbers() const;
+
+  // Of a size and type of batch.
   struct Recorded {
     explicit Recorded(const Batch& there);
+    bool is_for(const Batch& other) const;
     Captured work;
     Batch batch;
     Tensor learning_rate;
     Numbers numbers;
   };
-  std::map<std::int64_t, Recorded> recorded_;
-  std::vector<std::uintptr_t> places_;  // of what they read and write
+  std::list<Recorded> recorded_;
+  std::vector<std::uint64_t> fixed_;
 };
 
 }  // namespace moegrad

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include "cuda/emulator/emulator.h"
+#include "tensor/captured.h"
 #include "tests/kernels/rounded.h"
 
 using namespace moegrad;
@@ -165,6 +166,32 @@ TEST_CASE(
     });
     CHECK(small.calls == 0);
   }
+}
+
+TEST_CASE("cublas: a loop cannot be captured, one call can") {
+  const Tensor offsets = Tensor::of<std::int32_t>({2}, {0, 1100}).to(Device::cuda);
+  const Tensor x = there({1100, 4}, DType::f32, 1);
+  const Tensor w = there({1, 4, 4}, DType::f32, 2);
+  const Tensor out = x.like();
+  const auto error_of = [](const auto& multiply) {
+    Captured work(Device::cuda);
+    try {
+      for (int call = 1; call <= 3; ++call) work({}, multiply);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const ProductsScope scope(Products::loop);
+  CHECK(error_of([&] { device().grouped_matmul(x, w, false, offsets, out); }) ==
+        "[grouped_matmul] MOEGRAD_CUDA_PRODUCTS is loop, which reads the sizes of groups on the "
+        "host, and a captured step cannot wait for it. Use own or cublas, or do not capture.");
+  const Tensor want = out.clone();
+  const cuda_emulator::Log log;
+  kernels(Device::cuda).fill(0.0, out);
+  CHECK(error_of([&] { device().matmul(x, false, w.reshape({4, 4}), false, 0.0, out); }) == "");
+  CHECK(log.count(kCall) == 2);
+  check_same(out.to(Device::cpu), want.to(Device::cpu), 4);
 }
 
 TEST_CASE("cublas: experts in a loop, with gathers, biases, choices of none and gradients") {

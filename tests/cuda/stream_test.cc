@@ -1,10 +1,12 @@
 #include "cuda/stream.h"
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -127,8 +129,46 @@ TEST_CASE("stream: what is given to it late is done by the time it is waited for
   CHECK(x.to_vector() == std::vector<double>(4, 4.5));
 }
 
+// One after the other some are staged, and what no longer fits is not; all is on its way late.
+TEST_CASE(
+    "stream: what is uploaded is what the host had then, however much and of whatever memory") {
+  constexpr std::int64_t kMegabyte = 1 << 17;  // in elements
+  const cuda_emulator::With with({.deferred = true});
+  void* memory = nullptr;
+  for (const bool pinned : {false, true}) {
+    CAPTURE(pinned);
+    std::vector<double> own(pinned ? 0 : 5 * kMegabyte);
+    if (pinned) REQUIRE(cudaMallocHost(&memory, 5 * kMegabyte * sizeof(double)) == cudaSuccess);
+    double* const host = pinned ? static_cast<double*>(memory) : own.data();
+    std::vector<Tensor> there;
+    for (const std::int64_t size : {1, 0, 3, 2, 1, 5, 0, 2}) {
+      const Tensor x = Tensor::view({size * kMegabyte}, DType::f64, Device::cpu, host, nullptr);
+      std::fill_n(host, size * kMegabyte, static_cast<double>(there.size()));
+      there.push_back(x.to(Device::cuda));
+    }
+    std::fill_n(host, 5 * kMegabyte, -1.0);
+    for (std::size_t i = 0; i < there.size(); ++i) {
+      CAPTURE(i);
+      const std::vector<double> got = there[i].to_vector();  // 5 megabytes are not staged either
+      CHECK(std::count(got.begin(), got.end(), static_cast<double>(i)) == there[i].numel());
+    }
+  }
+  CHECK(cudaFreeHost(memory) == cudaSuccess);
+}
+
 TEST_CASE("stream: an answer of the runtime that is no success names the operation") {
   CHECK(error_of([] {
           cuda::require(cudaErrorInvalidValue, "reduce");
         }).starts_with("[reduce] the device answers cudaErrorInvalidValue (invalid argument). "));
+}
+
+TEST_CASE("stream: an error is told by the call that it is of, and then forgotten") {
+  void* memory = nullptr;
+  {
+    const cuda_emulator::With with({.memory = 1});
+    CHECK(error_of([&] {
+            cuda::require(cudaMalloc(&memory, 100), "reduce");
+          }).starts_with("[reduce] the device answers cudaErrorMemoryAllocation"));
+  }
+  CHECK(cudaPeekAtLastError() == cudaSuccess);
 }

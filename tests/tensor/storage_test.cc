@@ -172,6 +172,21 @@ TEST_CASE("somebody else's memory is viewed, and kept as long as a handle is") {
       Error);
 }
 
+TEST_CASE("an arena is used by the thread that asks for it, and by no other use within") {
+  constexpr Device kCpu = Device::cpu;
+  pool::Arena arena(kCpu);
+  pool::Arena other(kCpu);
+  const pool::Arena::Use use(arena);
+  const std::byte* const place = Storage::allocate(7777, kCpu).data();
+  const std::byte* elsewhere = nullptr;
+  std::thread([&] { elsewhere = Storage::allocate(7777, kCpu).data(); }).join();
+  CHECK(elsewhere != place);
+  CHECK_THROWS_WITH_AS(
+      pool::Arena::Use(other, true),
+      "[storage] work with memory of its own begins within such work. Capture one of them.", Error);
+  CHECK(Storage::allocate(7777, kCpu).data() == place);
+}
+
 TEST_CASE("the blocks of an arena are for its work alone, and the pool's when it is gone") {
   constexpr Device kCpu = Device::cpu;
   pool::release_cached(kCpu);

@@ -12,6 +12,7 @@
 
 #include "moe/registry.h"
 #include "tensor/kernels.h"
+#include "tensor/maths.h"
 #include "tests/devices.h"
 
 namespace moegrad {
@@ -280,6 +281,89 @@ TEST_CASE("step: captured, to the bits of one that is launched") {
     LayerConfig config = layer("moesart", "expert-group");
     config.size.active = 2;
     compare_captured(device, config);
+  }
+}
+
+TEST_CASE("step: captured, what the host has changed since the last one counts") {
+  for (const Device device : other_devices()) {
+    if (device != Device::cuda) continue;
+    Training launched(layer("top-k", "sparse"), device);
+    Training captured(layer("top-k", "sparse"), device, true);
+    Maths maths = Maths::exact;
+    const auto steps = [&](int n) {
+      for (int i = 0; i < n; ++i) {
+        for (Training* training : {&launched, &captured}) {
+          const MathsScope scope(maths);
+          training->step(Training::batch(static_cast<std::uint64_t>(i)));
+        }
+      }
+      CHECK(same(captured.state(), launched.state()));
+    };
+    const auto change = [&](const auto& how) {
+      for (Training* training : {&launched, &captured}) how(training->parameters());
+      steps(3);
+    };
+    steps(3);
+    change([](Parameters& p) { p.find("input.weight")->rate = 0.25; });
+    change([](Parameters& p) { p.find("head.weight")->trained = false; });
+    change([](Parameters& p) { p.find("input.weight")->decays = false; });
+    maths = Maths::bf16;
+    steps(3);
+  }
+}
+
+// The same batches for both, launched and captured: the same errors, the same state.
+struct SideBySide {
+  explicit SideBySide(const LayerConfig& config, Device device)
+      : launched(config, device), captured(config, device, true) {}
+  void step(const Batch& batch, bool refused = false) {
+    std::string said[2];
+    for (Training* training : {&launched, &captured}) {
+      try {
+        training->step(batch);
+      } catch (const Error& e) {
+        said[training == &captured] = e.what();
+      }
+    }
+    CHECK(said[0].empty() != refused);
+    CHECK(said[0] == said[1]);
+    CHECK(same(captured.state(), launched.state()));
+  }
+  Training launched, captured;
+};
+
+TEST_CASE("step: captured, a batch of another kind is not taken for one of as many rows") {
+  for (const Device device : other_devices()) {
+    if (device != Device::cuda) continue;
+    SideBySide both(layer("top-k", "sparse"), device);
+    const Batch batch = Training::batch(1);
+    for (int i = 0; i < 3; ++i) both.step(batch);
+    both.step({batch.x.reshape({60, 1}).rows(0, 48).reshape({12, 4}), batch.labels, batch.ids},
+              true);
+    both.step({batch.x.to(DType::f64), batch.labels, batch.ids}, true);
+    both.step({batch.x, batch.labels.rows(0, 6), batch.ids}, true);
+    for (int i = 0; i < 3; ++i) both.step({batch.x, batch.labels, {}});
+    both.step(batch);
+  }
+}
+
+TEST_CASE("step: captured, an index out of range is told once and changes nothing, in any call") {
+  for (const Device device : other_devices()) {
+    if (device != Device::cuda) continue;
+    for (const int first : {0, 1, 2}) {  // of the calls: launched, recorded, replayed
+      CAPTURE(first);
+      SideBySide both(layer("hash", "sparse"), device);
+      const Batch batch = Training::batch(1);
+      for (int i = 0; i < first; ++i) both.step(batch);
+      Batch bad = Training::batch(1);
+      bad.labels.write<std::int32_t>()[2] = 7;
+      both.step(bad, true);
+      both.step(batch);
+      bad = Training::batch(1);
+      bad.ids.write<std::int32_t>()[2] = -3;
+      both.step(bad, true);
+      both.step(batch);
+    }
   }
 }
 
