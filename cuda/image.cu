@@ -62,6 +62,7 @@ __device__ T unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int
 template <class T>
 struct Convolution {
   using Element = T;
+  static constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;  // of two, those of f64 would spill
   Sizes s;
   const T* x;
   const T* weight;

@@ -55,8 +55,20 @@ struct RunningSum<double> {
   __device__ double total() const { return sum; }
 };
 
+// How many blocks of a problem's kernel a multiprocessor has at least, where it says so (kBlocks):
+// more of them have fewer registers each. 0: as the compiler finds best.
+template <class Problem>
+constexpr int blocks_of() {
+  if constexpr (requires { Problem::kBlocks; }) {
+    return Problem::kBlocks;
+  } else {
+    return 0;
+  }
+}
+
 template <int kSide, int kOwn, class Problem>
-__global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn)) product_kernel(Problem p) {
+__global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Problem>())
+    product_kernel(Problem p) {
   using T = typename Problem::Element;
   constexpr int kAcross = kSide / kOwn;
   constexpr int kCount = kAcross * kAcross;  // threads

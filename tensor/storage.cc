@@ -210,25 +210,30 @@ class Pool {
 
  private:
   // Null where none is in use.
-  pool::Arena::Blocks* arena() const { return in_use.device == device_ ? in_use.arena : nullptr; }
+  pool::Arena::Blocks* arena() const {
+    pool::Arena::Blocks* const arena = in_use.arena;
+    return arena == nullptr || in_use.device != device_ ? nullptr : arena;
+  }
 
   // Null where none of this class is cached.
   Storage::Block* take_cached(int size_class) {
+    pool::Arena::Blocks* const arena = this->arena();
     const std::lock_guard lock(lock_);
-    Storage::Block* block = arena() == nullptr ? nullptr : arena()->free.take(size_class);
+    Storage::Block* block = arena == nullptr ? nullptr : arena->free.take(size_class);
     if (block == nullptr) block = free_.take(size_class);
     if (block == nullptr) return nullptr;
     stats_.bytes_cached -= block->capacity;
-    count_taken(block);
+    count_taken(block, arena);
     return block;
   }
 
-  void count_taken(Storage::Block* block) {
+  void count_taken(Storage::Block* block, pool::Arena::Blocks* arena) {
     ++stats_.allocations;
     stats_.bytes_in_use += block->capacity;
     stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
-    block->arena = arena();
-    if (block->arena != nullptr) ++block->arena->held;
+    if (arena == nullptr) return;
+    block->arena = arena;
+    ++arena->held;
   }
 
   Storage::Block* take_from_system(std::size_t bytes, int size_class) {
@@ -265,7 +270,7 @@ class Pool {
     block->size_class = size_class;
     const std::lock_guard lock(lock_);
     ++stats_.system_allocations;
-    count_taken(block);
+    count_taken(block, arena());
     return block;
   }
 
