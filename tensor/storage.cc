@@ -159,16 +159,11 @@ class Pool {
 
   void give(Storage::Block* block) {
     if (block->checked) check_guard(*block);
+    if (block->arena != nullptr) [[unlikely]]
+      return give_to_arena(block);
     const std::lock_guard lock(lock_);
-    stats_.bytes_in_use -= block->capacity;
-    stats_.bytes_cached += block->capacity;
-    pool::Arena::Blocks* const arena = block->arena;
-    if (arena == nullptr) return free_.give(block);
-    --arena->held;
-    if (!arena->closed) return arena->free.give(block);
-    block->arena = nullptr;
+    count_given(*block);
     free_.give(block);
-    if (arena->held == 0) delete arena;
   }
 
   void release_cached() {
@@ -210,33 +205,57 @@ class Pool {
 
  private:
   // Null where none is in use.
-  pool::Arena::Blocks* arena() const {
-    pool::Arena::Blocks* const arena = in_use.arena;
-    return arena == nullptr || in_use.device != device_ ? nullptr : arena;
-  }
+  pool::Arena::Blocks* arena() const { return in_use.device == device_ ? in_use.arena : nullptr; }
 
   // Null where none of this class is cached.
   Storage::Block* take_cached(int size_class) {
-    pool::Arena::Blocks* const arena = this->arena();
+    if (in_use.arena != nullptr && arena() != nullptr) [[unlikely]]
+      return take_of_arena(size_class);
     const std::lock_guard lock(lock_);
-    Storage::Block* block = arena == nullptr ? nullptr : arena->free.take(size_class);
-    if (block == nullptr) block = free_.take(size_class);
+    Storage::Block* const block = free_.take(size_class);
     if (block == nullptr) return nullptr;
     stats_.bytes_cached -= block->capacity;
-    count_taken(block, arena);
+    count_taken(*block);
     return block;
   }
 
-  void count_taken(Storage::Block* block, pool::Arena::Blocks* arena) {
-    ++stats_.allocations;
-    stats_.bytes_in_use += block->capacity;
-    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
-    if (arena == nullptr) return;
-    block->arena = arena;
-    ++arena->held;
+  // Apart from the ways that all take: those with an arena.
+  [[gnu::noinline]] Storage::Block* take_of_arena(int size_class) {
+    const std::lock_guard lock(lock_);
+    Storage::Block* block = arena()->free.take(size_class);
+    if (block == nullptr) block = free_.take(size_class);
+    if (block == nullptr) return nullptr;
+    stats_.bytes_cached -= block->capacity;
+    count_taken(*block);
+    adopt(*block);
+    return block;
+  }
+  [[gnu::noinline]] void give_to_arena(Storage::Block* block) {
+    const std::lock_guard lock(lock_);
+    count_given(*block);
+    pool::Arena::Blocks* const arena = block->arena;
+    --arena->held;
+    if (!arena->closed) return arena->free.give(block);
+    block->arena = nullptr;
+    free_.give(block);
+    if (arena->held == 0) delete arena;
+  }
+  void adopt(Storage::Block& block) const {
+    block.arena = arena();
+    if (block.arena != nullptr) ++block.arena->held;
   }
 
-  Storage::Block* take_from_system(std::size_t bytes, int size_class) {
+  void count_taken(const Storage::Block& block) {
+    ++stats_.allocations;
+    stats_.bytes_in_use += block.capacity;
+    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+  }
+  void count_given(const Storage::Block& block) {
+    stats_.bytes_in_use -= block.capacity;
+    stats_.bytes_cached += block.capacity;
+  }
+
+  [[gnu::noinline]] Storage::Block* take_from_system(std::size_t bytes, int size_class) {
     const std::size_t capacity = capacity_of(size_class);
     if (capacity > budget_left) {
       fail("storage",
@@ -270,7 +289,8 @@ class Pool {
     block->size_class = size_class;
     const std::lock_guard lock(lock_);
     ++stats_.system_allocations;
-    count_taken(block, arena());
+    count_taken(*block);
+    adopt(*block);
     return block;
   }
 
