@@ -106,8 +106,9 @@ void CpuKernels::adamw(const AdamWStep& o, std::span<const ParameterStep> parame
   const double steps = count_step(size);
   const double learning_rate = *size.learning_rate.data<double>();
   for (const ParameterStep& s : parameters) {
-    with_floating(s.parameter.dtype(), "adamw",
-                  [&](auto zero) { adamw_of<decltype(zero)>(o, s, learning_rate, *factor, steps); });
+    with_floating(s.parameter.dtype(), "adamw", [&](auto zero) {
+      adamw_of<decltype(zero)>(o, s, learning_rate, *factor, steps);
+    });
   }
 }
 
