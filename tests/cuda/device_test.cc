@@ -5,22 +5,14 @@
 #include <doctest/doctest.h>
 
 #include "cuda/emulator/emulator.h"
+#include "tests/temporary_files.h"
 
 using namespace moegrad;
 using cuda_emulator::Settings;
 using cuda_emulator::With;
+using test::error_of;
 
 namespace {
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 std::string error_with(const Settings& settings) {
   const With with(settings);
@@ -35,7 +27,7 @@ TEST_CASE("device: none, no driver or an old one are errors that say so, and non
   CHECK(error_with({.driver = 0}) ==
         "[cuda] the driver serves CUDA 0.0, and this build needs 13.0. Install a newer driver, or "
         "use the cpu.");
-  CHECK(error_with({}) == "");
+  CHECK(error_with({}) == "no error");
 }
 
 TEST_CASE("device: out of memory says what was asked, held and is free, and work goes on") {

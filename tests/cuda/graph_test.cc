@@ -13,20 +13,12 @@
 #include "cuda/emulator/emulator.h"
 #include "tensor/captured.h"
 #include "tensor/kernels.h"
+#include "tests/temporary_files.h"
 
 using namespace moegrad;
+using test::error_of;
 
 namespace {
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 Tensor there(std::initializer_list<double> values) {
   return Tensor::of<double>({static_cast<std::int64_t>(values.size())}, values).to(Device::cuda);

@@ -1,6 +1,5 @@
 // Grouped products of f32 with TF32 and bf16, as matmul_maths_test.cc.
-#include <numeric>
-
+#include "tests/kernels/grouped_rows.h"
 #include "tests/kernels/rounded.h"
 
 using namespace moegrad;
@@ -8,37 +7,18 @@ using namespace moegrad::test;
 
 namespace {
 
-struct Case {
-  std::vector<std::int32_t> rows;  // of each group
-  std::int64_t k, m;
-
-  std::int64_t groups() const { return static_cast<std::int64_t>(rows.size()); }
-  std::int64_t total() const { return std::accumulate(rows.begin(), rows.end(), std::int64_t{0}); }
-  Tensor offsets() const {
-    std::vector<std::int32_t> bounds = {0};
-    for (const std::int32_t n : rows) bounds.push_back(bounds.back() + n);
-    return Tensor::of({groups() + 1}, bounds);
-  }
-  // The group of each row.
-  std::vector<std::int64_t> group_of() const {
-    std::vector<std::int64_t> result;
-    for (std::int64_t e = 0; e < groups(); ++e) result.insert(result.end(), at(rows[at(e)]), e);
-    return result;
-  }
-};
-
 // No rows, no columns, empty groups, odd groups, whose rows begin in the middle of a pair; groups of
 // several small and of several large tiles, the last of them partial; a sum of several pieces.
-const std::vector<Case> kCases = {{{0}, 3, 4},
-                                  {{0, 0, 0}, 3, 4},
-                                  {{2, 1}, 0, 4},
-                                  {{2, 1}, 3, 0},
-                                  {{1}, 1, 1},
-                                  {{1, 1, 1, 1}, 3, 5},
-                                  {{0, 5, 0, 1, 0, 2}, 7, 5},
-                                  {{70, 1, 133, 0}, 20, 33},
-                                  {{131, 201}, 70, 68},
-                                  {{3, 2501, 0}, 5, 8}};
+const std::vector<GroupedRows> kCases = {{{0}, 3, 4},
+                                         {{0, 0, 0}, 3, 4},
+                                         {{2, 1}, 0, 4},
+                                         {{2, 1}, 3, 0},
+                                         {{1}, 1, 1},
+                                         {{1, 1, 1, 1}, 3, 5},
+                                         {{0, 5, 0, 1, 0, 2}, 7, 5},
+                                         {{70, 1, 133, 0}, 20, 33},
+                                         {{131, 201}, 70, 68},
+                                         {{3, 2501, 0}, 5, 8}};
 
 double both(Maths maths, std::int64_t depth) {
   const double u = unit(maths);
@@ -46,7 +26,7 @@ double both(Maths maths, std::int64_t depth) {
 }
 
 // x [rows, k] w [groups, k, m], or of transposed w [groups, m, k]
-std::vector<Sum> product(const Case& c, const Tensor& x, const Tensor& w, bool transposed) {
+std::vector<Sum> product(const GroupedRows& c, const Tensor& x, const Tensor& w, bool transposed) {
   const auto group = c.group_of();
   std::vector<Sum> want(at(c.total() * c.m));
   for (std::int64_t r = 0; r < c.total(); ++r) {
@@ -61,7 +41,7 @@ std::vector<Sum> product(const Case& c, const Tensor& x, const Tensor& w, bool t
   return want;
 }
 
-std::vector<Sum> outer(const Case& c, const Tensor& x, const Tensor& dy) {
+std::vector<Sum> outer(const GroupedRows& c, const Tensor& x, const Tensor& dy) {
   const auto group = c.group_of();
   std::vector<Sum> want(at(c.groups() * c.k * c.m));
   for (std::int64_t r = 0; r < c.total(); ++r) {
@@ -80,7 +60,7 @@ std::vector<Sum> outer(const Case& c, const Tensor& x, const Tensor& dy) {
 MATHS_TEST("maths: grouped products of rows and weights") {
   for (const Maths maths : kRounding) {
     const MathsScope scope(maths);
-    for (const Case& c : kCases) {
+    for (const GroupedRows& c : kCases) {
       CAPTURE(name_of(maths));
       CAPTURE(c.total());
       const Tensor x = random({c.total(), c.k}, DType::f32, 1);
@@ -102,7 +82,7 @@ MATHS_TEST("maths: grouped products of rows and weights") {
 MATHS_TEST("maths: grouped gradients of weights") {
   for (const Maths maths : kRounding) {
     const MathsScope scope(maths);
-    for (const Case& c : kCases) {
+    for (const GroupedRows& c : kCases) {
       CAPTURE(name_of(maths));
       CAPTURE(c.total());
       const Tensor x = random({c.total(), c.k}, DType::f32, 1);
@@ -117,7 +97,7 @@ MATHS_TEST("maths: grouped gradients of weights") {
 }
 
 MATHS_TEST("maths: a NaN of one group reaches no other, nor what lies behind the last") {
-  const Case c{{5, 3, 70, 1}, 9, 70};
+  const GroupedRows c{{5, 3, 70, 1}, 9, 70};
   const std::int64_t behind = 4;
   for (const Maths maths : kRounding) {
     const MathsScope scope(maths);

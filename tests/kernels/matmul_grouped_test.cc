@@ -1,51 +1,28 @@
-#include <numeric>
-
-#include "tests/kernels/kernel_checks.h"
+#include "tests/kernels/grouped_rows.h"
 
 using namespace moegrad;
 using namespace moegrad::test;
 
 namespace {
 
-struct Case {
-  std::vector<std::int32_t> rows;  // of each group
-  std::int64_t k, m;
-
-  std::int64_t groups() const { return static_cast<std::int64_t>(rows.size()); }
-  std::int64_t total() const { return std::accumulate(rows.begin(), rows.end(), std::int64_t{0}); }
-  Tensor offsets() const {
-    std::vector<std::int32_t> bounds = {0};
-    for (const std::int32_t n : rows) bounds.push_back(bounds.back() + n);
-    return Tensor::of({groups() + 1}, bounds);
-  }
-  // The group of each row.
-  std::vector<std::int64_t> group_of() const {
-    std::vector<std::int64_t> result;
-    for (std::int64_t e = 0; e < groups(); ++e) {
-      result.insert(result.end(), at(rows[at(e)]), e);
-    }
-    return result;
-  }
-};
-
 // No rows, no columns, empty groups at either end, a group of several tiles, many small groups.
-const std::vector<Case> kCases = {{{0}, 3, 4},
-                                  {{0, 0, 0}, 3, 4},
-                                  {{2, 1}, 0, 4},
-                                  {{2, 1}, 3, 0},
-                                  {{1}, 1, 1},
-                                  {{2, 0, 3}, 3, 4},
-                                  {{0, 5, 0, 1, 0}, 7, 5},
-                                  {{300, 1, 129, 0}, 65, 33},
-                                  {{128, 256}, 130, 70},
-                                  {std::vector<std::int32_t>(40, 7), 20, 30},
-                                  {{700}, 140, 300}};
+const std::vector<GroupedRows> kCases = {{{0}, 3, 4},
+                                         {{0, 0, 0}, 3, 4},
+                                         {{2, 1}, 0, 4},
+                                         {{2, 1}, 3, 0},
+                                         {{1}, 1, 1},
+                                         {{2, 0, 3}, 3, 4},
+                                         {{0, 5, 0, 1, 0}, 7, 5},
+                                         {{300, 1, 129, 0}, 65, 33},
+                                         {{128, 256}, 130, 70},
+                                         {std::vector<std::int32_t>(40, 7), 20, 30},
+                                         {{700}, 140, 300}};
 
 }  // namespace
 
 KERNEL_TEST("grouped products of rows and weights") {
   for (const DType dtype : floating()) {
-    for (const Case& c : kCases) {
+    for (const GroupedRows& c : kCases) {
       const auto group = c.group_of();
       const Tensor x = random({c.total(), c.k}, dtype, 1);
       for (const bool transposed : {false, true}) {
@@ -73,7 +50,7 @@ KERNEL_TEST("grouped products of rows and weights") {
 
 KERNEL_TEST("grouped gradients of weights") {
   for (const DType dtype : floating()) {
-    for (const Case& c : kCases) {
+    for (const GroupedRows& c : kCases) {
       const auto group = c.group_of();
       const Tensor x = random({c.total(), c.k}, dtype, 1);
       const Tensor dy = random({c.total(), c.m}, dtype, 2);
@@ -96,7 +73,7 @@ KERNEL_TEST("grouped gradients of weights") {
 
 KERNEL_TEST("grouped bias and its gradient") {
   for (const DType dtype : floating()) {
-    for (const Case& c : kCases) {
+    for (const GroupedRows& c : kCases) {
       const auto group = c.group_of();
       const Tensor x = random({c.total(), c.m}, dtype, 1);
       const Tensor bias = random({c.groups(), c.m}, dtype, 2);
