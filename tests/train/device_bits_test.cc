@@ -117,5 +117,5 @@ TEST_CASE("the device has the bits that were recorded") {
     want[line.substr(0, space)] = line.substr(space + 1);
   }
   CHECK(got.size() == want.size());
-  for (const auto& [name, digest] : got) CHECK_MESSAGE(want[name] == digest, name);
+  for (const auto& entry : got) CHECK_MESSAGE(want[entry.first] == entry.second, entry.first);
 }
