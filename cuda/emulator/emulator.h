@@ -35,7 +35,12 @@ struct Settings {
   std::size_t memory = std::size_t{80} << 30;  // bytes of the device
   std::size_t shared_memory = 227 * 1024;      // bytes that a block may ask for
   int devices = 1;
-  int driver = 13000;  // its version; 0: there is none
+  int capability = 90;           // of the devices: 10 major + minor
+  int driver = 13000;            // its version; 0: there is none
+  int cublaslt = 131000;         // the version of cuBLASLt; 0: it is not loaded
+  bool grouped_products = true;  // whether cuBLASLt has them
+  // Its grouped products are those of 13.2: groups whose depth is 0 are left out, C and all.
+  bool skips_empty_groups = false;
 };
 inline Settings& settings() {
   static Settings settings;

@@ -113,7 +113,12 @@ cudaError_t cudaSetDevice(int number) {
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int number) {
   if (const cudaError_t error = cudaSetDevice(number); error != cudaSuccess) return error;
-  *properties = {"emulated device", settings().memory, 9, 0, 4, settings().shared_memory};
+  *properties = {"emulated device",
+                 settings().memory,
+                 settings().capability / 10,
+                 settings().capability % 10,
+                 4,
+                 settings().shared_memory};
   return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
