@@ -5,9 +5,8 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/emulator/emulator.h"
 #include "tensor/captured.h"
-#include "tests/kernels/rounded.h"
+#include "tests/cuda/library_products.h"
 
 using namespace moegrad;
 using namespace moegrad::test;
@@ -16,42 +15,6 @@ using cuda::Products;
 namespace {
 
 constexpr auto kCall = "cublasGemmStridedBatchedEx";
-
-class ProductsScope {
- public:
-  explicit ProductsScope(Products now) : before_(cuda::products()) { cuda::set_products(now); }
-  ~ProductsScope() { cuda::set_products(before_); }
-  ProductsScope(const ProductsScope&) = delete;
-  ProductsScope& operator=(const ProductsScope&) = delete;
-
- private:
-  Products before_;
-};
-
-Kernels& device() { return kernels(Device::cuda); }
-Tensor there(const Shape& shape, DType dtype, std::uint64_t seed) {
-  return random(shape, dtype, seed).to(Device::cuda);
-}
-
-// What f writes, fresh and poisoned, and how often it asked cuBLAS.
-struct Written {
-  Tensor tensor;
-  std::size_t calls;
-};
-template <class F>
-Written written(Products who, const Shape& shape, DType dtype, const F& f) {
-  const CheckedPool checked;
-  const ProductsScope scope(who);
-  const cuda_emulator::Log log;
-  const Tensor out = Tensor::empty(shape, dtype, Device::cuda);
-  f(out);
-  return {out.to(Device::cpu), log.count(kCall)};
-}
-
-// The same sums in another order.
-void check_same(const Tensor& got, const Tensor& want, std::int64_t depth) {
-  check_close(got, want.to_vector(), 4.0 * static_cast<double>(depth + 8));
-}
 
 struct Setting {
   DType dtype;
@@ -92,10 +55,11 @@ TEST_CASE("cublas: products in every orientation, of all that can be asked for, 
       const bool tb = way / 2 == 1;
       for (const auto& [batch_a, batch_b] : {std::pair{0, 0}, {3, 3}, {3, 0}, {0, 3}}) {
         for (const double beta : {0.0, -0.5}) {
-          for (const auto& [m, n, k] : {std::tuple{8, 12, 20}, {7, 4, 5}, {1, 1, 1}, {4, 4, 0}}) {
+          for (const auto& sizes : {std::tuple{8, 12, 20}, {7, 4, 5}, {1, 1, 1}, {4, 4, 0}}) {
+            const auto& [m, n, k] = sizes;
             CAPTURE(name_of(s.maths));
             CAPTURE(way);
-            CAPTURE(m);
+            CAPTURE(std::get<0>(sizes));
             const Tensor a = there(matrix(batch_a, m, k, ta), s.dtype, 1);
             const Tensor b = there(matrix(batch_b, k, n, tb), s.dtype, 2);
             const Shape shape = matrix(std::max(batch_a, batch_b), m, n, false);
@@ -104,8 +68,8 @@ TEST_CASE("cublas: products in every orientation, of all that can be asked for, 
               device().copy(c, out);
               device().matmul(a, ta, b, tb, beta, out);
             };
-            const Written own = written(Products::own, shape, s.dtype, multiply);
-            const Written other = written(Products::cublas, shape, s.dtype, multiply);
+            const Written own = written(Products::own, kCall, shape, s.dtype, multiply);
+            const Written other = written(Products::cublas, kCall, shape, s.dtype, multiply);
             CHECK(own.calls == 0);
             if (m == 8) CHECK(other.calls == 1);
             check_same(other.tensor, own.tensor, k);
@@ -127,8 +91,8 @@ TEST_CASE("cublas: what it does not take is multiplied by the own kernels") {
   const Tensor whole = there({17}, DType::f32, 1);
   const Tensor a = whole.rows(1, 17).reshape({4, 4});  // begins 4 bytes behind a multiple of 16
   const auto multiply = [&](const Tensor& out) { device().matmul(a, false, a, false, 0.0, out); };
-  const Written own = written(Products::own, {4, 4}, DType::f32, multiply);
-  const Written other = written(Products::cublas, {4, 4}, DType::f32, multiply);
+  const Written own = written(Products::own, kCall, {4, 4}, DType::f32, multiply);
+  const Written other = written(Products::cublas, kCall, {4, 4}, DType::f32, multiply);
   CHECK(other.calls == 0);
   CHECK(other.tensor.same_bits(own.tensor));
 }
@@ -148,22 +112,22 @@ TEST_CASE(
       const auto multiply = [&](const Tensor& out) {
         device().grouped_matmul(x, w, transposed, offsets, out);
       };
-      const Written own = written(Products::own, {rows, 4}, s.dtype, multiply);
-      CHECK(written(Products::cublas, {rows, 4}, s.dtype, multiply).calls == 0);
-      const Written loop = written(Products::loop, {rows, 4}, s.dtype, multiply);
+      const Written own = written(Products::own, kCall, {rows, 4}, s.dtype, multiply);
+      CHECK(written(Products::cublas, kCall, {rows, 4}, s.dtype, multiply).calls == 0);
+      const Written loop = written(Products::loop, kCall, {rows, 4}, s.dtype, multiply);
       CHECK(loop.calls == 3);  // one group is empty
       check_same(loop.tensor, own.tensor, 8);
     }
     const auto outer = [&](const Tensor& out) { device().grouped_outer(x, dy, offsets, out); };
-    const Written own = written(Products::own, {4, 8, 4}, s.dtype, outer);
-    const Written loop = written(Products::loop, {4, 8, 4}, s.dtype, outer);
+    const Written own = written(Products::own, kCall, {4, 8, 4}, s.dtype, outer);
+    const Written loop = written(Products::loop, kCall, {4, 8, 4}, s.dtype, outer);
     CHECK(loop.calls == 4);
     check_same(loop.tensor, own.tensor, 2000);
     for (std::int64_t i = 32; i < 64; ++i) CHECK(loop.tensor.at(i) == 0.0);
     const Tensor few = Tensor::of<std::int32_t>({3}, {0, 5, 9}).to(Device::cuda);
-    const Written small = written(Products::loop, {2, 8, 4}, s.dtype, [&](const Tensor& out) {
-      device().grouped_outer(x.rows(0, 9), dy.rows(0, 9), few, out);
-    });
+    const Written small = written(
+        Products::loop, kCall, {2, 8, 4}, s.dtype,
+        [&](const Tensor& out) { device().grouped_outer(x.rows(0, 9), dy.rows(0, 9), few, out); });
     CHECK(small.calls == 0);
   }
 }
@@ -195,64 +159,17 @@ TEST_CASE("cublas: a loop cannot be captured, one call can") {
 }
 
 TEST_CASE("cublas: experts in a loop, with gathers, biases, choices of none and gradients") {
-  const std::int64_t experts = 3;
   for (const std::int64_t k : {1, 2}) {
-    const std::int64_t tokens = 3300 / k;
-    const Tensor selected = random_integers({tokens, k}, 5, -1, experts).to(Device::cuda);
-    const Tensor offsets = selected.like({experts + 1});
-    const Tensor order = selected.like({tokens * k});
-    device().plan(selected, experts, offsets, order, selected.like());
     for (const Setting& s : kSettings) {
       CAPTURE(name_of(s.maths));
       CAPTURE(k);
       const MathsScope maths(s.maths);
-      const auto weights_of = [&](const Shape& shape, std::uint64_t seed) {
-        return random(shape, s.dtype, seed, -0.5, 0.5).to(Device::cuda);
-      };
-      ExpertTensors w;
-      w.w1 = weights_of({experts, 4, 8}, 1);
-      w.b1 = weights_of({experts, 8}, 2);
-      w.w2 = weights_of({experts, 8, 4}, 3);
-      w.b2 = weights_of({experts, 4}, 4);
-      w.w3 = weights_of({experts, 4, 8}, 5);
-      w.b3 = weights_of({experts, 8}, 6);
-      const Tensor x = weights_of({tokens, 4}, 7);
-      const Tensor dy = weights_of({tokens, 4}, 8);
-      const Tensor weights = weights_of({tokens, k}, 9);
-      const auto pass = [&](Products who) {
-        const ProductsScope scope(who);
-        const CheckedPool checked;
-        const ExpertSlots slots{order, offsets, k};
-        const Tensor h = x.like({tokens * k, 4});
-        device().experts(Activation::swiglu, w, x, slots, h);
-        ExpertTensors dw;
-        for (auto member : {&ExpertTensors::w1, &ExpertTensors::b1, &ExpertTensors::w2,
-                            &ExpertTensors::b2, &ExpertTensors::w3, &ExpertTensors::b3}) {
-          dw.*member = (w.*member).like();
-        }
-        const ExpertSlotsBackward back{slots, weights, x.like({tokens * k, 4}), {}};
-        device().experts_backward(Activation::swiglu, w, x, dy, {&back, 1}, dw);
-        return std::vector<Tensor>{h, back.dslots, dw.w1, dw.w2, dw.w3, dw.b1};
-      };
-      const std::vector<Tensor> own = pass(Products::own);
-      const cuda_emulator::Log log;
-      const std::vector<Tensor> loop = pass(Products::loop);
+      const ExpertsPass own = experts_pass(Products::own, kCall, s.dtype, 3300, k);
+      const ExpertsPass loop = experts_pass(Products::loop, kCall, s.dtype, 3300, k);
+      CHECK(own.calls == 0);
       // Up twice and down, the same once more on the way back and three more, by expert: 3 + 2 + 6.
-      CHECK(log.count(kCall) == 11 * 3);
-      for (std::size_t i = 0; i < own.size(); ++i) {
-        CAPTURE(i);
-        const double bound = s.maths == Maths::exact ? 0.0 : 4 * unit(s.maths);
-        const Values got = loop[i].to_vector();
-        const Values want = own[i].to_vector();
-        double difference = 0.0;
-        double length = 0.0;
-        for (std::size_t j = 0; j < got.size(); ++j) {
-          difference += (got[j] - want[j]) * (got[j] - want[j]);
-          length += want[j] * want[j];
-        }
-        CHECK(std::sqrt(difference) <=
-              (bound + (s.dtype == DType::f64 ? 1e-13 : 1e-5)) * std::sqrt(length));
-      }
+      CHECK(loop.calls == 11 * 3);
+      check_near(loop, own, s.maths == Maths::exact ? 0.0 : unit(s.maths));
     }
   }
 }
