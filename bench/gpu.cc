@@ -2,7 +2,8 @@
 // dispatch, experts there and back, and training steps launched and captured.
 //   moegrad_gpu_bench           sizes for a GPU of 40 GB and more
 //   moegrad_gpu_bench --small   that it runs, in seconds, in the emulator too; its times say nothing
-// MOEGRAD_CUDA_PRODUCTS=cublas has the products of cuBLAS, to compare with.
+// MOEGRAD_CUDA_PRODUCTS=cublas has the products of cuBLAS, and grouped those of groups too, to
+// compare with.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -21,10 +21,18 @@ Products from_environment() {
   if (name == "own") return Products::own;
   if (name == "cublas") return Products::cublas;
   if (name == "loop") return Products::loop;
-  fail("cuda", "MOEGRAD_CUDA_PRODUCTS is '{}'. Use own, cublas or loop.", name);
+  if (name == "grouped") return Products::grouped;
+  fail("cuda", "MOEGRAD_CUDA_PRODUCTS is '{}'. Use own, cublas, loop or grouped.", name);
+}
+// The same, if it can be.
+Products possible(Products who) {
+  if (who != Products::grouped) return who;
+  const std::string trouble = grouped_trouble();
+  if (trouble.empty()) return who;
+  fail("cuda", "MOEGRAD_CUDA_PRODUCTS is 'grouped', and {}. Use own, cublas or loop.", trouble);
 }
 Products& chosen() {
-  static Products who = from_environment();
+  static Products who = possible(from_environment());
   return who;
 }
 
@@ -37,13 +45,11 @@ void require_done(cublasStatus_t status, const char* operation) {
 // One handle with the one stream. cuBLAS forgets its workspace with each cublasSetStream.
 cublasHandle_t handle(const char* operation) {
   static const cublasHandle_t handle = [&] {
-    constexpr std::size_t kWorkspace = std::size_t{32} << 20;
+    const Workspace space = cublas_workspace(operation);
     cublasHandle_t made = nullptr;
-    void* workspace = nullptr;
     require_done(cublasCreate(&made), operation);
-    require(cudaMalloc(&workspace, kWorkspace), operation);
     require_done(cublasSetStream(made, stream()), operation);
-    require_done(cublasSetWorkspace(made, workspace, kWorkspace), operation);
+    require_done(cublasSetWorkspace(made, space.data, space.bytes), operation);
     return made;
   }();
   return handle;
@@ -74,7 +80,16 @@ bool begins_well(const void* data, std::int64_t step, std::int64_t size) {
 }  // namespace
 
 Products products() { return chosen(); }
-void set_products(Products who) { chosen() = who; }
+void set_products(Products who) { chosen() = possible(who); }
+
+Workspace cublas_workspace(const char* operation) {
+  static const Workspace space = [&] {
+    Workspace made = {nullptr, std::size_t{32} << 20};
+    require(cudaMalloc(&made.data, made.bytes), operation);
+    return made;
+  }();
+  return space;
+}
 
 bool fits_cublas(const Gemm& g) {
   for (const std::int64_t n : {g.batch, g.rows, g.cols, g.depth, g.left.pitch, g.right.pitch}) {

@@ -52,7 +52,7 @@ endif()
 function(moegrad_gpu target)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;--expt-relaxed-constexpr;--extended-lambda;-DFMT_USE_CONSTEXPR=1>")
-  target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas)
+  target_link_libraries(${target} PRIVATE CUDA::cudart_static CUDA::cublas ${CMAKE_DL_LIBS})
   set_target_properties(${target} PROPERTIES CUDA_STANDARD 20)
 endfunction()
 

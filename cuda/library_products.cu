@@ -27,6 +27,8 @@ bool is_for_loop(const Groups& groups, std::int64_t slots) {
   return products() == Products::loop && groups.count > 0 && slots / groups.count >= kLoopRows;
 }
 
+bool is_grouped() { return products() == Products::grouped && maths() == Maths::bf16; }
+
 // f(e) makes the product of group e, of `rows` slots from `first` on. False: cuBLAS cannot do them all.
 template <class F>
 bool each_group(const char* operation, const Groups& groups, const F& f) {
@@ -66,6 +68,9 @@ bool multiply_by_library(const char* operation, const MatMul<T>& p) {
 
 template <class T>
 bool multiply_by_library(const char* operation, const Linear<T>& p) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_grouped()) return multiply_grouped(operation, p);
+  }
   if (!is_for_loop(p.groups, p.slots)) return false;
   const Stored rows = stored_rows(operation, p.rows, p.groups, p.slots, p.depth, true);
   const Stored w = stored(operation, p.w, p.groups.count, p.depth, p.cols, p.b_by_rows);
@@ -80,6 +85,9 @@ bool multiply_by_library(const char* operation, const Linear<T>& p) {
 
 template <class T>
 bool multiply_by_library(const char* operation, const Outer<T>& p) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_grouped()) return multiply_grouped(operation, p);
+  }
   if (!is_for_loop(p.groups, p.slots)) return false;
   const Stored left = stored_rows(operation, p.left, p.groups, p.slots, p.rows, false);
   const Stored right = stored_rows(operation, p.right, p.groups, p.slots, p.cols, true);

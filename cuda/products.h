@@ -193,6 +193,10 @@ bool multiply_by_library(const char* operation, const Linear<T>& p);
 template <class T>
 bool multiply_by_library(const char* operation, const Outer<T>& p);
 
+// The same of groups by cuBLASLt, in bf16.
+bool multiply_grouped(const char* operation, const Linear<float>& p);
+bool multiply_grouped(const char* operation, const Outer<float>& p);
+
 // As maths() says, of f32; of f64 an Error unless it is exact.
 template <class T>
 void multiply(const char* operation, const MatMul<T>& p);

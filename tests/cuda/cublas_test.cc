@@ -41,7 +41,7 @@ TEST_CASE("cublas: who multiplies is said by the environment, own where it says 
   } catch (const Error& e) {
     error = e.what();
   }
-  CHECK(error == "[cuda] MOEGRAD_CUDA_PRODUCTS is 'mkl'. Use own, cublas or loop.");
+  CHECK(error == "[cuda] MOEGRAD_CUDA_PRODUCTS is 'mkl'. Use own, cublas, loop or grouped.");
   ::unsetenv("MOEGRAD_CUDA_PRODUCTS");
   CHECK(cuda::products() == Products::own);
 }
