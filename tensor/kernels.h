@@ -298,7 +298,8 @@ class Kernels {
                                       double scale, const Tensor& da) = 0;
 
   // --- images, row-major [N, C, H, W]
-  // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width]
+  // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width].
+  // What would be a product with padding is no term, even where the factor is not finite.
   virtual void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) = 0;
   virtual void conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
                                      const Tensor& dx) = 0;
