@@ -52,20 +52,9 @@ struct AttendedSequences {
   }
 };
 
-// Whether no key comes after any query.
-bool sees_all(RowTile queries, RowTile keys) {
-  return keys.first + keys.count <= queries.first + 1;
-}
-
-// x [queries, kScoreTile] = value where the key comes after the query.
-template <class T>
-void fill_unseen(RowTile queries, RowTile keys, T value, T* x) {
-  if (sees_all(queries, keys)) return;
-  for (std::int64_t r = 0; r < queries.count; ++r) {
-    T* const row = x + r * kScoreTile;
-    const std::int64_t seen = queries.first + r + 1 - keys.first;
-    for (std::int64_t c = std::max<std::int64_t>(0, seen); c < keys.count; ++c) row[c] = value;
-  }
+// How many keys of a tile do not come after query r of another.
+std::int64_t seen_keys(RowTile queries, RowTile keys, std::int64_t r) {
+  return std::clamp<std::int64_t>(queries.first + r + 1 - keys.first, 0, keys.count);
 }
 
 // s [queries, kScoreTile] = scale q k^T, -infinity where the key comes after the query.
@@ -78,8 +67,9 @@ void scores_of(const AttendedSequences& all, const T* q, RowTile queries, const 
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = s + r * kScoreTile;
     for (std::int64_t c = 0; c < keys.count; ++c) row[c] *= scale;
+    std::fill(row + seen_keys(queries, keys, r), row + keys.count,
+              -std::numeric_limits<T>::infinity());
   }
-  fill_unseen(queries, keys, -std::numeric_limits<T>::infinity(), s);
 }
 
 // c = op(a) b + beta c for a [queries, keys], or its transpose, which is 0 where the key comes after
@@ -92,7 +82,8 @@ void seen_product(RowTile queries, RowTile keys, std::int64_t width, Matrix<T> a
   const auto multiply = [&](const T* right) {
     cpu::product(rows, width, depth, a, Matrix<T>{right, width}, beta, c, width);
   };
-  if (sees_all(queries, keys) || cpu::all_finite(b, depth * width)) return multiply(b);
+  const bool sees_all = seen_keys(queries, keys, 0) == keys.count;
+  if (sees_all || cpu::all_finite(b, depth * width)) return multiply(b);
   multiply(cpu::finite_part(b, depth * width).data());
   for (std::int64_t i = 0; i < depth * width; ++i) {
     if (cpu::is_finite(b[i])) continue;
@@ -106,13 +97,17 @@ void seen_product(RowTile queries, RowTile keys, std::int64_t width, Matrix<T> a
   }
 }
 
-// x [rows, cols] = e^(x - shift of the row); rows are kScoreTile elements apart.
+// x [queries, kScoreTile] = e^(x - shift of the row), 0 where the key comes after the query.
 template <class T>
-void exp_rows(std::int64_t rows, std::int64_t cols, const T* shift, T* x) {
-  for (std::int64_t r = 0; r < rows; ++r) {
+void exp_rows(RowTile queries, RowTile keys, const T* shift, T* x) {
+  for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = x + r * kScoreTile;
     const T by = shift[r];
-    for (std::int64_t c = 0; c < cols; ++c) row[c] = math::exp(row[c] - by);
+    const std::int64_t seen = seen_keys(queries, keys, r);
+    const std::int64_t packs = (seen + cpu::kPack - 1) / cpu::kPack;  // of them no rest is left
+    const std::int64_t end = std::min(keys.count, packs * cpu::kPack);
+    for (std::int64_t c = 0; c < end; ++c) row[c] = math::exp(row[c] - by);
+    std::fill(row + seen, row + keys.count, T(0));
   }
 }
 
@@ -175,7 +170,7 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
         for (std::int64_t c = 0; c < all.width; ++c) so_far[c] *= factor;
       }
     }
-    exp_rows(queries.count, keys.count, shift, s);
+    exp_rows(queries, keys, shift, s);
     for (std::int64_t r = 0; r < queries.count; ++r) {
       const T* const row = s + r * kScoreTile;
       sum[r] += cpu::lane_sum<T>(keys.count, [=](std::int64_t c) { return row[c]; });
@@ -215,8 +210,7 @@ void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t 
   const std::int64_t first = sequence * all.length + queries.first;
   const std::int64_t width = all.width;
   scores_of(all, of_queries(g.q), queries, of_keys(g.k), keys, p);
-  exp_rows(queries.count, keys.count, g.lse + first, p);
-  fill_unseen(queries, keys, T(0), p);  // e^-infinity, but for an lse that is not finite
+  exp_rows(queries, keys, g.lse + first, p);
   if (to_keys) {
     seen_product(queries, keys, width, Matrix<T>{p, kScoreTile, true}, of_queries(g.dout), T(1),
                  of_keys(g.dv));
@@ -226,11 +220,12 @@ void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t 
   const T scale = all.scale<T>();
   for (std::int64_t r = 0; r < queries.count; ++r) {
     const T delta = g.delta[first + r];
+    T* const row = ds + r * kScoreTile;
     for (std::int64_t c = 0; c < keys.count; ++c) {
-      ds[r * kScoreTile + c] = scale * p[r * kScoreTile + c] * (ds[r * kScoreTile + c] - delta);
+      row[c] = scale * p[r * kScoreTile + c] * (row[c] - delta);
     }
+    std::fill(row + seen_keys(queries, keys, r), row + keys.count, T(0));
   }
-  fill_unseen(queries, keys, T(0), ds);
   if (to_keys) {
     seen_product(queries, keys, width, Matrix<T>{ds, kScoreTile, true}, of_queries(g.q), T(1),
                  of_keys(g.dk));
