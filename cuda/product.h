@@ -14,6 +14,9 @@
 //     __device__ T b(const Tile&, std::int64_t k, std::int64_t col) const;
 //     __device__ void put(const Tile&, std::int64_t row, std::int64_t col, T value) const;
 //     bool a_by_rows, b_by_rows;  // which neighbours lie side by side, those of a row or a column
+//     // In the place of b(), where some terms are none: where their b would be; null, and the term
+//     // does not count, even where a is not finite.
+//     __device__ const T* shown(const Tile&, std::int64_t k, std::int64_t col) const;
 //   };
 //
 // An element is the sum over k in order, in fused multiply-adds; of a depth beyond kStraight the
@@ -66,6 +69,40 @@ constexpr int blocks_of() {
   }
 }
 
+// Whether some terms of a problem are none.
+template <class Problem>
+concept HasGaps = requires(const Problem& p, const Tile& tile) {
+  p.shown(tile, 0, 0);
+};
+
+template <class Problem>
+__device__ typename Problem::Element right_element(const Problem& p, const Tile& tile,
+                                                   std::int64_t k, std::int64_t col) {
+  if constexpr (HasGaps<Problem>) {
+    const auto* const place = p.shown(tile, k, col);
+    return place == nullptr ? typename Problem::Element(0) : *place;
+  } else {
+    return p.b(tile, k, col);
+  }
+}
+
+// The same sum as product_kernel's, of the terms that there are.
+template <HasGaps Problem>
+__device__ typename Problem::Element sum_of_shown(const Problem& p, const Tile& tile,
+                                                  std::int64_t row, std::int64_t col) {
+  using T = typename Problem::Element;
+  T sum(0);
+  RunningSum<T> total;
+  for (std::int64_t k = 0; k < tile.depth; ++k) {
+    const T* const b = p.shown(tile, k, col);
+    if (b != nullptr) sum = fma(p.a(tile, row, k), *b, sum);
+    if ((k + 1) % kStraight != 0 && k + 1 < tile.depth) continue;
+    total.add(sum);
+    sum = T(0);
+  }
+  return total.total();
+}
+
 template <int kSide, int kOwn, class Problem>
 __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Problem>())
     product_kernel(Problem p) {
@@ -95,7 +132,7 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Pro
       const int k = p.b_by_rows ? i / kSide : i % kDepthStep;
       const int col = p.b_by_rows ? i % kSide : i / kDepthStep;
       if (first + k >= tile.depth) continue;
-      b[k][col] = col < tile.cols ? p.b(tile, first + k, tile.first_col + col) : T(0);
+      b[k][col] = col < tile.cols ? right_element(p, tile, first + k, tile.first_col + col) : T(0);
     }
     __syncthreads();
     const std::int64_t left = tile.depth - first;
@@ -125,6 +162,7 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Pro
       }
     }
   }
+  bool finite = true;
   UNROLL
   for (int i = 0; i < kOwn; ++i) {
     const int row = own_row + i * kAcross;
@@ -132,8 +170,19 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Pro
     for (int j = 0; j < kOwn; ++j) {
       const int col = own_col + j * kAcross;
       if (row >= tile.rows || col >= tile.cols) continue;
-      p.put(tile, tile.first_row + row, tile.first_col + col,
-            tile.depth > kStraight ? total[i][j].total() : sum[i][j]);
+      const T value = tile.depth > kStraight ? total[i][j].total() : sum[i][j];
+      finite = finite && value - value == T(0);
+      p.put(tile, tile.first_row + row, tile.first_col + col, value);
+    }
+  }
+  if constexpr (HasGaps<Problem>) {
+    if (finite) return;
+    // The 0 of a gap may have met what is not finite.
+    for (int row = own_row; row < tile.rows; row += kAcross) {
+      for (int col = own_col; col < tile.cols; col += kAcross) {
+        p.put(tile, tile.first_row + row, tile.first_col + col,
+              sum_of_shown(p, tile, tile.first_row + row, tile.first_col + col));
+      }
     }
   }
 }
