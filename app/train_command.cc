@@ -57,8 +57,8 @@ std::string names(const Entries& entries) {
 }
 
 void print_result(const TrainResult& r, const std::string& out) {
-  put(stdout, "test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
-      r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
+  put(stdout, "{}; {} steps in {:.1f} s, {} parameters\n", text_of(r.test), r.steps,
+      r.train_seconds, r.parameters);
   if (r.maths != Maths::exact) put(stdout, "products with {}\n", name_of(r.maths));
   put(stdout, "expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
   put(stdout, "written to    {}\n", shown(out));

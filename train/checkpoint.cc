@@ -133,7 +133,14 @@ Checkpoint read_checkpoint(const fs::path& path) {
 }
 
 void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
-  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
+  const auto of_experts = [](const auto& entry) {
+    return entry.first.starts_with("parameter.") && entry.first.ends_with("mixture.experts.w1");
+  };
+  const auto found = std::ranges::find_if(file.tensors, of_experts);
+  if (found == file.tensors.end()) {
+    fail("checkpoint", "{}: it has no mixture layer. Is the file damaged?", file.path.string());
+  }
+  const Tensor& w1 = found->second;
   const LayerSize& size = layer.size;
   if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
     fail("checkpoint",

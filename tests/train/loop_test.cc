@@ -163,7 +163,7 @@ TEST_CASE("loop: resuming a finished run changes nothing") {
   const std::string lines = metrics(folder / "run");
   const TrainResult again = train(config, {.out = folder / "run", .resume = true, .task = &task});
   CHECK(again.steps == first.steps);
-  CHECK(again.test.accuracy == first.test.accuracy);
+  CHECK(again.test.accuracy() == first.test.accuracy);
   CHECK(again.test.loss == first.test.loss);
   CHECK(metrics(folder / "run") == lines);
 }
@@ -399,7 +399,7 @@ TEST_CASE("loop: a run folder that asks for more than its checkpoint holds takes
 
 // The accuracy of a linear classifier, trained by the same optimiser for as many steps.
 double linear_accuracy(const Task& task, const TrainConfig& config) {
-  const Linear linear{task.train.x.size(1), task.train.classes};
+  const Linear linear{task.train.x.size(1), task.targets[0].classes};
   Parameters p;
   Rng rng{1, 0, 0};
   linear.declare("", p, rng);
@@ -444,7 +444,7 @@ TEST_CASE("loop: each mixture learns what no linear model can") {
     config.router = router;
     config.estimator = estimator;
     const fs::path out = folder / (std::string(router) + estimator);
-    const double accuracy = train(config, {.out = out, .task = &task}).test.accuracy;
+    const double accuracy = train(config, {.out = out, .task = &task}).test.accuracy();
     MESSAGE(fmt::format("{} {} {}", router, estimator, accuracy));
     CHECK(accuracy > linear + 0.2);
   }
@@ -461,7 +461,7 @@ TEST_CASE("loop: Fashion-MNIST, one pass, above 0.83") {
   config.task = "vision";
   config.data = data.string();
   config.epochs = 1;
-  CHECK(train(config, {.out = folder / "run"}).test.accuracy > 0.83);
+  CHECK(train(config, {.out = folder / "run"}).test.accuracy() > 0.83);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
-#include "train/model.h"
+#include "train/classifier.h"
 
 namespace moegrad {
 namespace {
@@ -92,9 +92,9 @@ TEST_CASE("model: finite differences of every parameter") {
   const Tensor x = rng.normal({5, 4}, DType::f64);
   const Tensor labels = Tensor::of<std::int32_t>({5}, {0, 1, 2, 1, 0});
   const auto loss = [&](Tape& tape) {
-    const Classifier::Output out = model.forward(tape.constant(x), p, true);
-    CHECK(out.logits.shape() == Shape{5, 3});
-    return cross_entropy(out.logits, labels);
+    const Pass pass = model.forward(tape, {.x = x, .labels = labels, .ids = {}}, p);
+    CHECK(pass.predictions[0].value.shape() == Shape{5, 3});
+    return loss_of(model.targets()[0], pass.predictions[0]);
   };
   Tape tape;
   const Gradients g = tape.backward(loss(tape));
