@@ -163,7 +163,7 @@ TEST_CASE("loop: resuming a finished run changes nothing") {
   const std::string lines = metrics(folder / "run");
   const TrainResult again = train(config, {.out = folder / "run", .resume = true, .task = &task});
   CHECK(again.steps == first.steps);
-  CHECK(again.test.accuracy() == first.test.accuracy);
+  CHECK(again.test.accuracy() == first.test.accuracy());
   CHECK(again.test.loss == first.test.loss);
   CHECK(metrics(folder / "run") == lines);
 }
