@@ -153,8 +153,8 @@ TEST_CASE("tasks: the list, and a name that is not on it") {
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
-  CHECK(
-      load_task("synthetic", {.folder = "", .seed = 3}).train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
+  CHECK(load_task("synthetic", {.folder = "", .seed = 3})
+            .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
         "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language.");
 }
