@@ -36,12 +36,13 @@ LayerConfig layer(const std::string& router, const std::string& estimator,
 // A model in training on a device, whose batches are on the host.
 class Training {
  public:
-  explicit Training(const LayerConfig& config, Device device = Device::cpu, bool captures = false)
+  explicit Training(const LayerConfig& config, Device device = Device::cpu, bool captures = false,
+                    std::int64_t parts = 1)
       : model_(5, 3, config), parameters_(model_.initial(1, DType::f32)) {
     for (Parameter& p : parameters_) p.value = p.value.to(device);
     optimiser_.emplace(parameters_, AdamWOptimiser::Config{});
     step_.emplace(model_, parameters_, *optimiser_,
-                  StepOptions{.max_norm = 1.0, .captures = captures});
+                  StepOptions{.max_norm = 1.0, .parts = parts, .captures = captures});
   }
 
   static Batch batch(std::uint64_t seed, std::int32_t rows = 12) {
@@ -378,6 +379,57 @@ TEST_CASE("step: the state of the mixture keeps its storage") {
   training.step(Training::batch(1));
   CHECK(training.parameters().find("mixture.router.balance")->value.shares_storage(bias));
   CHECK(!bias.same_bits(before));
+}
+
+// Without a balance loss or a capacity nothing of a batch depends on the rows beside it.
+TEST_CASE("a batch in parts: the step of the whole batch, within rounding") {
+  const Batch batch = Training::batch(1, 13);
+  const auto after = [&](std::int64_t parts, Device device, bool captures) {
+    Training training(layer("top-k", "expert-group"), device, captures, parts);
+    StepReport report;
+    for (int i = 0; i < 3; ++i) report = training.step(batch);
+    CHECK(report.failure.empty());
+    return std::pair(report, training.state());
+  };
+  const auto [want, state] = after(1, Device::cpu, false);
+  for (const std::int64_t parts : {2, 5, 13, 100}) {
+    for (const Device device : test::devices()) {
+      CAPTURE(parts);
+      CAPTURE(name_of(device));
+      const auto [got, there] = after(parts, device, false);
+      CHECK(got.loss == doctest::Approx(want.loss).epsilon(1e-5));
+      CHECK(got.gradient_norm == doctest::Approx(want.gradient_norm).epsilon(1e-4));
+      for (std::size_t i = 0; i < state.size(); ++i) {
+        for (std::int64_t j = 0; j < state[i].numel(); ++j) {
+          CHECK(there[i].at(j) == doctest::Approx(state[i].at(j)).epsilon(1e-3).scale(1e-3));
+        }
+      }
+      if (device != Device::cuda) continue;
+      const auto [captured, same] = after(parts, device, true);
+      for (std::size_t i = 0; i < there.size(); ++i) CHECK(same[i].same_bits(there[i]));
+    }
+  }
+}
+
+TEST_CASE("the state of a mixture goes on from part to part, and is not lost with a step") {
+  const auto bias = [](Training& training) {
+    return training.parameters().find("mixture.router.balance")->value;
+  };
+  const Batch batch = Training::batch(1, 12);
+  Training parts(layer("loss-free", "sparse"), Device::cpu, false, 3);
+  const Tensor before = bias(parts);
+  parts.step(batch);
+  double most = 0.0;
+  for (std::int64_t e = 0; e < 4; ++e) most = std::fmax(most, std::abs(bias(parts).at(e)));
+  CHECK(most > 1.5e-3);  // a part moves each bias by 0.001
+  CHECK(bias(parts).shares_storage(before));
+
+  Batch bad = Training::batch(1, 12);
+  bad.x.write<float>()[5 * 11] = std::numeric_limits<float>::infinity();  // in the last part
+  const std::vector<Tensor> state = parts.state();
+  CHECK(!parts.step(bad).failure.empty());
+  const std::vector<Tensor> now = parts.state();
+  for (std::size_t i = 0; i < state.size(); ++i) CHECK(now[i].same_bits(state[i]));
 }
 
 }  // namespace moegrad
