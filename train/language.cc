@@ -48,12 +48,12 @@ std::string read_domain(const fs::path& folder, const std::string& domain, const
 }
 
 // Where the windows of all texts begin: the text, and the byte in it.
-struct Window {
+struct Place {
   std::size_t domain;
   std::size_t begin;
 };
 
-Dataset cut(const std::vector<std::string>& texts, const std::vector<Window>& windows,
+Dataset cut(const std::vector<std::string>& texts, const std::vector<Place>& windows,
             std::int64_t context) {
   const auto n = static_cast<std::int64_t>(windows.size());
   Dataset data{.x = Tensor::empty({n, context + 1}, DType::i32, Device::cpu),
@@ -69,9 +69,9 @@ Dataset cut(const std::vector<std::string>& texts, const std::vector<Window>& wi
   return data;
 }
 
-std::vector<Window> windows_of(const std::vector<std::string>& texts, std::int64_t context) {
+std::vector<Place> windows_of(const std::vector<std::string>& texts, std::int64_t context) {
   const auto step = static_cast<std::size_t>(context);
-  std::vector<Window> windows;
+  std::vector<Place> windows;
   for (std::size_t d = 0; d < texts.size(); ++d) {
     for (std::size_t at = 0; at + step < texts[d].size(); at += step) windows.push_back({d, at});
   }
@@ -94,9 +94,9 @@ Language load_language(const fs::path& folder, std::string_view domains, std::in
     test.push_back(read_domain(folder, name, "validation", context));
   }
   language.train = cut(train, windows_of(train, context), context);
-  std::vector<Window> windows = windows_of(test, context);
+  std::vector<Place> windows = windows_of(test, context);
   if (const auto all = static_cast<std::int64_t>(windows.size()); all > kTestWindows) {
-    std::vector<Window> some;
+    std::vector<Place> some;
     for (std::int64_t i = 0; i < kTestWindows; ++i) {
       some.push_back(windows[static_cast<std::size_t>(i * all / kTestWindows)]);
     }
