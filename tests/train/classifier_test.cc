@@ -38,7 +38,7 @@ TEST_CASE("initial values depend on names alone") {
   LayerConfig config = small();
   const Parameters plain = Classifier(4, 3, config).initial(7, DType::f64);
   int shared = 0;
-  for (const char* router : {"comet", "x-moe", "sparsemixer-v2", "noisy-top-k", "deepseek-v3"}) {
+  for (const char* router : {"comet", "x-moe", "sparsemixer-v2", "deepseek-v3", "remoe"}) {
     config.router = router;
     for (const Parameter& p : Classifier(4, 3, config).initial(7, DType::f64)) {
       for (const Parameter& q : plain) {
