@@ -239,7 +239,8 @@ std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>
   const Batch tokens = Batches(task.train, batch).get(0);
   std::vector<FidelityRow> rows;
   for (const std::filesystem::path& path : checkpoints) {
-    const StoredModel model = load_model(path, task, device);
+    const StoredModel model = load_model(path, device);
+    require_shape(model, task.shape());
     const auto more = measure_fidelity(model, tokens, names);
     rows.insert(rows.end(), more.begin(), more.end());
   }

@@ -10,6 +10,7 @@
 #include "tensor/folders.h"
 #include "tensor/kernels.h"
 #include "tensor/parse.h"
+#include "train/task_shape.h"
 
 namespace moegrad {
 namespace {
@@ -129,6 +130,11 @@ Checkpoint read_checkpoint(const fs::path& path) {
     c.device = on->second;
   }
   c.settings = read_settings(metadata(c.file, "config"), path.string());
+  if (const auto task = c.file.metadata.find("task"); task != c.file.metadata.end()) {
+    c.task = read_shape(task->second, path.string());
+  } else {
+    c.task = shape_of_task(stored_run(c.settings).task, path.string());
+  }
   return c;
 }
 
@@ -173,8 +179,8 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
   return *there;
 }
 
-Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config)
-    : folder_(std::move(folder)), keep_(keep), config_(std::move(config)) {}
+Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config, std::string task)
+    : folder_(std::move(folder)), keep_(keep), config_(std::move(config)), task_(std::move(task)) {}
 
 fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters,
                            const Optimiser& optimiser) const {
@@ -193,6 +199,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
       {"device", std::string(kernels_of(parameters.device()))},
       {"config", nlohmann::json::parse(config_).dump()},
   };
+  if (!task_.empty()) file.metadata["task"] = task_;
   file.metadata["checksum"] = checksum_of(file);
   const fs::path path = folder_ / fmt::format("{}{:08}{}", kPrefix, state.step, kSuffix);
   write_safetensors(path, file);

@@ -9,6 +9,7 @@
 #include "tensor/rng.h"
 #include "tensor/safetensors.h"
 #include "train/config.h"
+#include "train/dataset.h"
 #include "train/optimiser.h"
 
 namespace moegrad {
@@ -32,6 +33,7 @@ struct Checkpoint {
   std::int64_t optimiser_steps = 0;
   Settings settings;   // of the configuration
   std::string device;  // of kernels_of(); empty where an older file does not say
+  TaskShape task;      // of older files, that of the configuration's task
   TensorFile file;
 };
 // What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of
@@ -52,13 +54,16 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
 
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"
-//   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), checksum
+//   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), task (JSON),
+//             checksum
 class Checkpoints {
  public:
   static constexpr int kVersion = 1;
 
-  // `config`: a JSON object of what the parameters depend on.
-  Checkpoints(std::filesystem::path folder, std::int64_t keep, std::string config);
+  // `config`: a JSON object of what the parameters depend on; `task`: to_json(TaskShape). Neither is
+  // needed to list or remove.
+  explicit Checkpoints(std::filesystem::path folder, std::int64_t keep = 1,
+                       std::string config = "{}", std::string task = "");
 
   // Writes atomically, then removes all but the newest `keep`. On an error all that were there
   // stay.
@@ -78,6 +83,7 @@ class Checkpoints {
   std::filesystem::path folder_;
   std::int64_t keep_;
   std::string config_;
+  std::string task_;
 };
 
 }  // namespace moegrad

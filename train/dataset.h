@@ -29,6 +29,17 @@ struct Target {
   Kind kind = Kind::classes;
   std::int64_t classes = 0;
   bool partial = false;  // of some examples it is not known
+
+  friend bool operator==(const Target&, const Target&) = default;
+};
+
+// What a model has to know of its data.
+struct TaskShape {
+  std::int64_t inputs = 0;  // columns of x
+  bool ids = false;         // x are ids
+  std::vector<Target> targets = {};
+
+  friend bool operator==(const TaskShape&, const TaskShape&) = default;
 };
 
 struct Task {
@@ -38,6 +49,10 @@ struct Task {
   std::vector<Target> targets;
   Dataset train;
   Dataset test;
+
+  TaskShape shape() const {
+    return {.inputs = train.x.size(1), .ids = train.x.dtype() == DType::i32, .targets = targets};
+  }
 };
 
 struct TaskInfo {

@@ -168,8 +168,8 @@ Var LanguageModel::layers(Var h, const Tensor& ids, std::int64_t length,
       continue;
     }
     const std::string name = layer + "mixture.";
-    MixturePass& mix =
-        pass.mixtures.emplace_back(MixturePass{name, moegrad::bind(tape, parameters, name), ids, length});
+    MixturePass& mix = pass.mixtures.emplace_back(
+        MixturePass{name, moegrad::bind(tape, parameters, name), ids, length});
     LayerInput in{x, mix.weights, mode.training};
     in.ids = mix.ids;
     in.sequence = mix.sequence;

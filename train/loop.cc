@@ -17,6 +17,7 @@
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/step.h"
+#include "train/task_shape.h"
 
 namespace moegrad {
 namespace {
@@ -115,8 +116,9 @@ class TrainingRun {
         options_(options),
         task_(task),
         folder_(options.out),
-        model_(make_model(task, config)),
-        checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true)) {
+        model_(make_model(task.shape(), config)),
+        checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true),
+                     to_json(task.shape())) {
     const std::int64_t batches = Batches(task_.train, config.batch).size();
     total_ = config.steps > 0 ? config.steps : config.epochs * batches;
     schedule_ = {.kind = kind_of(config.schedule),

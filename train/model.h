@@ -85,6 +85,6 @@ Var loss_of(const Target& target, const Prediction& prediction);
 
 // The model that a task and a configuration ask for.
 struct TrainConfig;
-std::unique_ptr<Model> make_model(const Task& task, const TrainConfig& config);
+std::unique_ptr<Model> make_model(const TaskShape& task, const TrainConfig& config);
 
 }  // namespace moegrad

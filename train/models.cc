@@ -6,14 +6,14 @@
 
 namespace moegrad {
 
-std::unique_ptr<Model> make_model(const Task& task, const TrainConfig& config) {
-  if (task.train.x.dtype() == DType::i32) {
+std::unique_ptr<Model> make_model(const TaskShape& task, const TrainConfig& config) {
+  if (task.ids) {
     return std::make_unique<LanguageModel>(
         LanguageModel::Size{
-            .layers = config.layers, .heads = config.heads, .context = task.train.x.size(1) - 1},
+            .layers = config.layers, .heads = config.heads, .context = task.inputs - 1},
         config.layer());
   }
-  return std::make_unique<Classifier>(task.train.x.size(1), task.targets, config.layer());
+  return std::make_unique<Classifier>(task.inputs, task.targets, config.layer());
 }
 
 }  // namespace moegrad

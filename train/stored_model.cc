@@ -1,6 +1,7 @@
 #include "train/stored_model.h"
 
 #include "train/checkpoint.h"
+#include "train/task_shape.h"
 
 namespace moegrad {
 
@@ -8,12 +9,13 @@ TrainConfig stored_config(const std::filesystem::path& checkpoint) {
   return stored_run(read_checkpoint(checkpoint).settings);
 }
 
-StoredModel load_model(const std::filesystem::path& path, const Task& task, Device device) {
+StoredModel load_model(const std::filesystem::path& path, Device device) {
   const Checkpoint checkpoint = read_checkpoint(path);
   StoredModel stored;
   stored.config = stored_run(checkpoint.settings);
   stored.step = checkpoint.state.step;
-  stored.model = make_model(task, stored.config);
+  stored.task = checkpoint.task;
+  stored.model = make_model(stored.task, stored.config);
   require_sizes(checkpoint.file, stored.model->mixture().config(), stored.config.type());
   const pool::Budget budget(budget_of(checkpoint.file));
   stored.parameters =
@@ -22,6 +24,13 @@ StoredModel load_model(const std::filesystem::path& path, const Task& task, Devi
     p.value = stored_tensor(checkpoint.file, "parameter." + p.name, p.value).to(device);
   }
   return stored;
+}
+
+void require_shape(const StoredModel& model, const TaskShape& data) {
+  if (model.task == data) return;
+  fail("model",
+       "it was trained on {}, and the data are {}. Give data like those it was trained on.",
+       to_json(model.task), to_json(data));
 }
 
 }  // namespace moegrad

@@ -203,9 +203,7 @@ void read_checkpoints(const fs::path& file) {
     Checkpoints::restore(checkpoint, model.parameters, model.optimiser);
   } catch (const Error&) {  // the other reader is to see the file, too
   }
-  static const Task task = make_synthetic(
-      DType::f32, 1, {.train_size = 1, .test_size = 1, .dimension = kInputs, .classes = kClasses});
-  load_model(file, task);
+  load_model(file);
 }
 
 // --- configurations

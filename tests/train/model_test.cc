@@ -64,9 +64,9 @@ TEST_CASE("the model that a task asks for") {
   Task task = make_synthetic(DType::f32, 1, {.train_size = 2, .test_size = 2});
   TrainConfig config;
   config.width = 16;
-  CHECK(dynamic_cast<Classifier*>(make_model(task, config).get()) != nullptr);
+  CHECK(dynamic_cast<Classifier*>(make_model(task.shape(), config).get()) != nullptr);
   task.train.x = Tensor::zeros({2, 9}, DType::i32, Device::cpu);
-  const auto model = make_model(task, config);
+  const auto model = make_model(task.shape(), config);
   const auto* const language = dynamic_cast<LanguageModel*>(model.get());
   REQUIRE(language != nullptr);
   CHECK(language->size().context == 8);
