@@ -62,8 +62,8 @@ class Checkpoints {
 
   // `config`: a JSON object of what the parameters depend on; `task`: to_json(TaskShape). Neither is
   // needed to list or remove.
-  explicit Checkpoints(std::filesystem::path folder, std::int64_t keep = 1,
-                       std::string config = "{}", std::string task = "");
+  Checkpoints(std::filesystem::path folder, std::int64_t keep = 1, std::string config = "{}",
+              std::string task = "");
 
   // Writes atomically, then removes all but the newest `keep`. On an error all that were there
   // stay.
