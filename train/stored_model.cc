@@ -1,12 +1,24 @@
 #include "train/stored_model.h"
 
+#include "tensor/folders.h"
 #include "train/checkpoint.h"
+#include "train/run_folder.h"
 #include "train/task_shape.h"
 
 namespace moegrad {
 
 TrainConfig stored_config(const std::filesystem::path& checkpoint) {
   return stored_run(read_checkpoint(checkpoint).settings);
+}
+
+std::filesystem::path checkpoint_of(const std::filesystem::path& run) {
+  if (!folder_exists(run)) return run;
+  const auto newest = Checkpoints(RunFolder(run).checkpoints()).newest();
+  if (!newest) {
+    fail("model", "'{}' has no checkpoint. Give the folder of a run, or a checkpoint.",
+         run.string());
+  }
+  return *newest;
 }
 
 StoredModel load_model(const std::filesystem::path& path, Device device) {
