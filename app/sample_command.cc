@@ -12,7 +12,7 @@
 namespace moegrad {
 namespace {
 
-constexpr std::string_view kExample =
+constexpr std::string_view kSampleExample =
     "moegrad sample runs/language-top-k-sparse --prompt \"To be\" --bytes 400 --top-p 0.9\n"
     "  moegrad sample runs/language-top-k-sparse/checkpoints/step-00000500.safetensors";
 
@@ -58,7 +58,7 @@ int run(const SampleArguments& a) {
 void add_sample(CLI::App& app, Global& global) {
   const auto a = std::make_shared<SampleArguments>();
   CLI::App& command =
-      add_command(app, "sample", "Write text with a language model, byte by byte.", kExample);
+      add_command(app, "sample", "Write text with a language model, byte by byte.", kSampleExample);
   command.add_option("run", a->run, "the folder of a run, or one of its checkpoints")->required();
   command.add_option("--prompt", a->prompt, "what the text begins with")->type_name("TEXT");
   add_number<std::int64_t>(command, "--bytes", a->options.bytes, 1, 1'000'000'000,

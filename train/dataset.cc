@@ -209,9 +209,9 @@ Batches::Batches(Dataset dataset, std::int64_t batch_size)
     : dataset_(std::move(dataset)), batch_size_(batch_size) {
   const Tensor& x = dataset_.x;
   const Tensor& labels = dataset_.labels;
-  if (!x.defined() || !labels.defined() || x.rank() != 2 || labels.rank() != 1 ||
-      x.size(0) != labels.size(0) || labels.dtype() != DType::i32) {
-    fail("batches", "x {} {} and labels {} {}. They must be [N, D] and i32 [N].",
+  if (!x.defined() || !labels.defined() || x.rank() != 2 || labels.rank() < 1 ||
+      labels.rank() > 2 || x.size(0) != labels.size(0) || labels.dtype() != DType::i32) {
+    fail("batches", "x {} {} and labels {} {}. They must be [N, D] and i32 [N] or [N, targets].",
          name_of(x.dtype()), x.shape(), name_of(labels.dtype()), labels.shape());
   }
   if (batch_size < 1) fail("batches", "a batch of {} rows. Give 1 or more.", batch_size);
@@ -235,18 +235,23 @@ Batch Batches::get(std::int64_t i) const {
     fail("batches", "batch {} of {} asked for. They count from 0.", i, size());
   const std::int64_t first = i * batch_size_;
   const std::int64_t rows = std::min(batch_size_, dataset_.x.size(0) - first);
-  const std::int64_t columns = dataset_.x.size(1);
-  Batch batch{.x = Tensor::empty({rows, columns}, dataset_.x.dtype(), Device::cpu),
-              .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
+  Batch batch{.x = dataset_.x.like({rows, dataset_.x.size(1)}),
+              .labels = dataset_.labels.rank() == 1
+                            ? dataset_.labels.like({rows})
+                            : dataset_.labels.like({rows, dataset_.labels.size(1)}),
               .ids = Tensor::empty({rows}, DType::i32, Device::cpu)};
-  const std::size_t row_bytes = static_cast<std::size_t>(columns) * size_of(dataset_.x.dtype());
+  const auto copy_row = [](const Tensor& from, std::int64_t source, const Tensor& to,
+                           std::int64_t row) {
+    const std::size_t bytes = to.bytes() / static_cast<std::size_t>(to.size(0));
+    std::memcpy(to.write_raw() + static_cast<std::size_t>(row) * bytes,
+                from.raw() + static_cast<std::size_t>(source) * bytes, bytes);
+  };
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t source =
         order_.defined() ? order_.data<std::int32_t>()[first + r] : first + r;
-    std::memcpy(batch.x.write_raw() + static_cast<std::size_t>(r) * row_bytes,
-                dataset_.x.raw() + static_cast<std::size_t>(source) * row_bytes, row_bytes);
     batch.ids.write<std::int32_t>()[r] = static_cast<std::int32_t>(source);
-    batch.labels.write<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];
+    copy_row(dataset_.x, source, batch.x, r);
+    copy_row(dataset_.labels, source, batch.labels, r);
   }
   return batch;
 }

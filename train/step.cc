@@ -188,17 +188,16 @@ StepReport TrainingStep::report_of(const Numbers& numbers) const {
     report.loss += weight * *next++;
     report.objective += weight * *next++;
     if (numbers.auxiliary) report.auxiliary += weight * *next++;
-    if (&weight != &numbers.weights.back()) continue;
-    for (const std::vector<std::string>& names : numbers.losses) {
-      MixtureReport& mixture = report.mixtures.emplace_back();
-      for (const std::string& name : names) mixture.losses.emplace_back(name, *next++);
-      const double dropped = *next++;
-      const auto experts = model_.mixture().config().size.experts;
-      mixture.expert_load.assign(next, next + experts);
-      next += experts;
-      mixture.dropped = dropped_share(dropped, mixture.expert_load);
-      mixture.expert_load = shares(std::move(mixture.expert_load));
-    }
+  }
+  for (const std::vector<std::string>& names : numbers.losses) {
+    MixtureReport& mixture = report.mixtures.emplace_back();
+    for (const std::string& name : names) mixture.losses.emplace_back(name, *next++);
+    const double dropped = *next++;
+    const auto experts = model_.mixture().config().size.experts;
+    mixture.expert_load.assign(next, next + experts);
+    next += experts;
+    mixture.dropped = dropped_share(dropped, mixture.expert_load);
+    mixture.expert_load = shares(std::move(mixture.expert_load));
   }
   report.gradient_norm = read.back();
   return report;

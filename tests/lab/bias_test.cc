@@ -28,7 +28,7 @@ class TanhRouter : public Router {
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
                const Rng& rng) const override {
     parameters.add(std::string(prefix) + "router.weight",
-                   rng.normal({size.experts, size.model}, DType::f64));
+                   rng.named("weight").normal({size.experts, size.model}, DType::f64));
     parameters.add(std::string(prefix) + "router.gain", Tensor::scalar(1.5));
   }
   Routing route(const LayerSize& size, const LayerInput& in) const override {

@@ -290,7 +290,8 @@ TEST_CASE("batches: mistakes") {
   Dataset dataset = counted(5);
   dataset.labels = counted(4).labels;
   CHECK(error_of([&] { Batches(dataset, 2); }) ==
-        "[batches] x f64 [5, 2] and labels i32 [4]. They must be [N, D] and i32 [N].");
+        "[batches] x f64 [5, 2] and labels i32 [4]. They must be [N, D] and i32 [N] or [N, "
+        "targets].");
 }
 
 }  // namespace
