@@ -264,6 +264,32 @@ void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
   optimiser.set_steps(checkpoint.optimiser_steps);
 }
 
+std::vector<std::string> Checkpoints::copy_common(const Checkpoint& checkpoint,
+                                                  Parameters& parameters, Optimiser& optimiser) {
+  const auto common = [&](const std::string& name, const Tensor& like) -> const Tensor* {
+    const Tensor* const there = checkpoint.file.find(name);
+    const bool same =
+        there != nullptr && there->shape() == like.shape() && there->dtype() == like.dtype();
+    return same ? there : nullptr;
+  };
+  std::vector<std::string> missing;
+  std::size_t trained = 0;
+  for (const Parameter& p : parameters) {
+    trained += p.trained ? 1 : 0;
+    if (p.trained && common("parameter." + p.name, p.value) == nullptr) missing.push_back(p.name);
+  }
+  if (missing.size() == trained) {
+    fail("checkpoint", "{}: none of its parameters is one of this model. Give one of its kind.",
+         checkpoint.file.path.string());
+  }
+  for (const CheckpointEntry& t : targets(parameters, optimiser)) {
+    const Tensor* const there = common(t.name, t.tensor);
+    if (there != nullptr) kernels(t.tensor.device()).copy(there->to(t.tensor.device()), t.tensor);
+  }
+  optimiser.set_steps(checkpoint.optimiser_steps);
+  return missing;
+}
+
 void Checkpoints::remove_all() const {
   for (const fs::path& path : list()) remove_file(path);
 }

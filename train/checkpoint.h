@@ -77,6 +77,11 @@ class Checkpoints {
   // Copies into parameters and optimiser. Nothing of them is changed on an error: another set of
   // tensors, another shape or dtype.
   static void restore(const Checkpoint& checkpoint, Parameters& parameters, Optimiser& optimiser);
+  // For another run that goes on from its parameters: copies those that have the same name, shape and
+  // type, with their moments. Returns the names of the trained parameters that it does not have, which
+  // stay as they are; an Error where it has none of them.
+  static std::vector<std::string> copy_common(const Checkpoint& checkpoint, Parameters& parameters,
+                                              Optimiser& optimiser);
   void remove_all() const;
 
  private:

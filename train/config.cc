@@ -144,6 +144,8 @@ std::vector<TrainField> make_fields() {
            "for most (moegrad list)")
            .from(-1, 1e6),
        &C::aux},
+      {option::text("from", "a run or a checkpoint whose parameters and moments it begins with"),
+       &C::from},
       {option::integer("epochs",
                        "passes over the training data; with --resume more of them extend a run")
            .from(1, 1e6),

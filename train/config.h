@@ -33,6 +33,7 @@ struct TrainConfig {
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
   double aux = -1.0;  // below 0: default_aux of the router (moe/layer.h)
 
+  std::string from = {};  // a run, or a checkpoint, whose parameters it begins with
   std::int64_t epochs = 3;
   std::int64_t steps = 0;  // 0: as many as the epochs have
   std::int64_t batch = 128;

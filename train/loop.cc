@@ -17,6 +17,7 @@
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/step.h"
+#include "train/stored_model.h"
 #include "train/task_shape.h"
 
 namespace moegrad {
@@ -127,7 +128,9 @@ class TrainingRun {
                  .total = total_,
                  .floor = config.lr_floor};
     state_.rng = {static_cast<std::uint64_t>(config.seed), kStepStream, 0};
-    if (!options_.resume) make_parameters();
+    if (options_.resume) return;
+    make_parameters();
+    begin_from_another();
   }
 
   TrainResult operator()() {
@@ -171,6 +174,19 @@ class TrainingRun {
             .max_norm = config_.clip, .parts = config_.parts, .captures = options_.capture});
   }
 
+  // The parameters of another run, where it goes on from one.
+  void begin_from_another() {
+    if (config_.from.empty()) return;
+    const std::filesystem::path path = checkpoint_of(config_.from);
+    const Checkpoint checkpoint = read_checkpoint(path);
+    const std::vector<std::string> missing =
+        Checkpoints::copy_common(checkpoint, parameters_, *optimiser_);
+    message(shown_format("beginning with the parameters of {}", path.string()));
+    if (!missing.empty()) {
+      message(shown_format("not there, drawn anew: {}", fmt::join(missing, ", ")));
+    }
+  }
+
   void resume() {
     TrainConfig there = folder_.resumed({});
     const std::int64_t epochs = there.epochs;
@@ -198,6 +214,7 @@ class TrainingRun {
       }
     } else {
       make_parameters();
+      begin_from_another();
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }
