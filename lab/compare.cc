@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 
 std::string run_name(const std::string& method, int seed) {
   return fmt::format("{}-s{}", method, seed);
@@ -33,13 +33,13 @@ TrainConfig config_of(const ComparePlan& plan, const Method& method, int seed) {
 double mean_of(const std::vector<double>& numbers) {
   double sum = 0.0;
   for (const double n : numbers) sum += n;
-  return numbers.empty() ? kUndefined : sum / static_cast<double>(numbers.size());
+  return numbers.empty() ? kNotMeasured : sum / static_cast<double>(numbers.size());
 }
 
 // The largest by the mean.
 double imbalance(const Json& load) {
   const auto numbers = load.get<std::vector<double>>();
-  return numbers.empty() ? kUndefined : *std::ranges::max_element(numbers) / mean_of(numbers);
+  return numbers.empty() ? kNotMeasured : *std::ranges::max_element(numbers) / mean_of(numbers);
 }
 
 std::vector<Json> lines_of(const fs::path& file) {
@@ -148,14 +148,14 @@ std::vector<PlannedRun> runs_of(const ComparePlan& plan, const fs::path& folder)
 
 RunFigures figures_of(const fs::path& path) {
   const RunFolder run(path);
-  RunFigures figures{kUndefined, kUndefined, kUndefined, kUndefined};
+  RunFigures figures{kNotMeasured, kNotMeasured, kNotMeasured, kNotMeasured};
   if (!path_exists(run.result())) return figures;
   std::vector<double> losses;
   std::vector<double> norms;
   for (const Json& line : lines_of(run.metrics())) {
     const auto number = [&](const char* key) {
       const auto found = line.find(key);
-      return found != line.end() && found->is_number() ? found->get<double>() : kUndefined;
+      return found != line.end() && found->is_number() ? found->get<double>() : kNotMeasured;
     };
     if (line.value("kind", "") == "step") {
       norms.push_back(number("gradient_norm"));
@@ -170,7 +170,7 @@ RunFigures figures_of(const fs::path& path) {
   const Json result = Json::parse(read_file(run.result()), nullptr, false);
   if (!result.is_object()) return figures;
   figures.step_seconds =
-      result.value("train_seconds", kUndefined) / result.value("steps", kUndefined);
+      result.value("train_seconds", kNotMeasured) / result.value("steps", kNotMeasured);
   if (result.contains("layer_loads")) {
     std::vector<double> all;
     for (const Json& load : result["layer_loads"]) all.push_back(imbalance(load));

@@ -12,7 +12,7 @@
 namespace moegrad {
 namespace {
 
-constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotDefined = std::numeric_limits<double>::quiet_NaN();
 constexpr double kLevel = 0.05;
 
 // P(T >= t) of Student's t; t may be infinite.
@@ -38,9 +38,9 @@ PairedDifference paired_difference(std::span<const double> a, std::span<const do
   const auto n = static_cast<double>(a.size());
   std::vector<double> differences(a.size());
   std::ranges::transform(a, b, differences.begin(), std::minus<>());
-  d.mean = n > 0 ? std::accumulate(differences.begin(), differences.end(), 0.0) / n : kUndefined;
+  d.mean = n > 0 ? std::accumulate(differences.begin(), differences.end(), 0.0) / n : kNotDefined;
   if (d.pairs < 2 || !std::isfinite(d.mean)) {
-    d.error = d.low = d.high = d.deviation = kUndefined;
+    d.error = d.low = d.high = d.deviation = kNotDefined;
     return d;
   }
   double squares = 0.0;

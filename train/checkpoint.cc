@@ -132,8 +132,6 @@ Checkpoint read_checkpoint(const fs::path& path) {
   c.settings = read_settings(metadata(c.file, "config"), path.string());
   if (const auto task = c.file.metadata.find("task"); task != c.file.metadata.end()) {
     c.task = read_shape(task->second, path.string());
-  } else {
-    c.task = shape_of_task(stored_run(c.settings).task, path.string());
   }
   return c;
 }

@@ -31,9 +31,9 @@ inline std::string_view kernels_of(Device device) {
 struct Checkpoint {
   TrainState state;
   std::int64_t optimiser_steps = 0;
-  Settings settings;   // of the configuration
-  std::string device;  // of kernels_of(); empty where an older file does not say
-  TaskShape task;      // of older files, that of the configuration's task
+  Settings settings;              // of the configuration
+  std::string device;             // of kernels_of(); empty where an older file does not say
+  std::optional<TaskShape> task;  // older files do not say
   TensorFile file;
 };
 // What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of

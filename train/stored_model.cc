@@ -26,7 +26,8 @@ StoredModel load_model(const std::filesystem::path& path, Device device) {
   StoredModel stored;
   stored.config = stored_run(checkpoint.settings);
   stored.step = checkpoint.state.step;
-  stored.task = checkpoint.task;
+  stored.task =
+      checkpoint.task ? *checkpoint.task : shape_of_task(stored.config.task, path.string());
   stored.model = make_model(stored.task, stored.config);
   require_sizes(checkpoint.file, stored.model->mixture().config(), stored.config.type());
   const pool::Budget budget(budget_of(checkpoint.file));
