@@ -112,7 +112,7 @@ std::vector<Method> usual_methods(const TrainConfig& base) {
   add("ste-dense-router", {{"estimator", "ste-dense-router"}});
   add("expert-group", {{"estimator", "expert-group"}});
   add("expert-group-router", {{"router_gradient", "expert-group"}});
-  add("default-ema", {{"estimator", "default-ema"}});
+  add("default-ema", {{"estimator", "default-ema"}, {"options.forward", "false"}});
   add("sparsemixer-v2", {{"router", "sparsemixer-v2"}, {"estimator", "sparsemixer-v2"}});
   add("loss-free", {{"router", "loss-free"}});
   add("moesart", {{"router", "moesart"}});

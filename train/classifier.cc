@@ -55,7 +55,8 @@ void Classifier::declare(Parameters& parameters, const Rng& rng) const {
 Pass Classifier::forward(Tape& tape, const Batch& batch, const Parameters& parameters,
                          PassMode mode) const {
   const auto weights = [&](std::string_view prefix) { return bind(tape, parameters, prefix); };
-  const Var h = norm1_(relu(input_(tape.constant(batch.x), weights("input."))), weights("norm1."));
+  const Var x = tape.constant(batch.x);
+  const Var h = norm1_(relu(input_(x, weights("input."))), weights("norm1."));
   Pass pass;
   MixturePass& mix =
       pass.mixtures.emplace_back(MixturePass{kMixture, weights(kMixture), batch.ids});

@@ -62,6 +62,7 @@ StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double l
       report_of(options_.captures
                     ? replay(batch, rng, learning_rate)
                     : compute(batch.to(device), rng, scalar(learning_rate, device), of_mixtures));
+  if (!of_mixtures) report.mixtures.clear();  // a recorded step tells of them always
   if (!std::isfinite(report.objective)) {
     const double total = report.objective;
     const char* const value = std::isnan(total) ? "nan" : total > 0 ? "inf" : "-inf";

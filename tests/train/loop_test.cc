@@ -287,18 +287,17 @@ TEST_CASE("loop: a loss that is not finite names the operation, the step and the
   const std::int64_t place = std::find(rows.begin(), rows.end(), 5) - rows.begin();
   const std::int64_t batch = place / 32;
   REQUIRE(batch > 0);
-  std::string error = error_of([&] { train(config, {.out = out, .task = &task}); });
-  const std::size_t sign = error.find("-nan at");  // the sign is the processor's choice
-  if (sign != std::string::npos) error.erase(sign, 1);
+  const std::string error = error_of([&] { train(config, {.out = out, .task = &task}); });
   const Checkpoints checkpoints(RunFolder(out).checkpoints(), 100, "{}");
-  CHECK(
-      error ==
-      fmt::format(
-          "[train] step {} (epoch 1, batch {}): the loss is nan: [layer_norm] node 8 holds nan at "
-          "element {} of shape [32, 16]. Look at its inputs. Lower the learning rate. The last "
-          "checkpoint is '{}'.",
-          batch + 1, batch + 1, place % 32 * 16,
-          (RunFolder(out).checkpoints() / fmt::format("step-{:08}.safetensors", batch)).string()));
+  CHECK(error.starts_with(
+      fmt::format("[train] step {} (epoch 1, batch {}): the loss is ", batch + 1, batch + 1)));
+  const std::size_t element = error.find("at element ");
+  REQUIRE(element != std::string::npos);
+  CHECK(std::stoll(error.substr(element + 11)) / 16 == place % 32);  // its row, of [32, 16]
+  CHECK(error.ends_with(fmt::format(
+      " of shape [32, 16]. Look at its inputs. Lower the learning rate. The last checkpoint is "
+      "'{}'.",
+      (RunFolder(out).checkpoints() / fmt::format("step-{:08}.safetensors", batch)).string())));
   CHECK(static_cast<std::int64_t>(checkpoints.list().size()) == batch);
 }
 

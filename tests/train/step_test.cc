@@ -385,9 +385,8 @@ TEST_CASE("step: the state of the mixture keeps its storage") {
 TEST_CASE("a batch in parts: the step of the whole batch, within rounding") {
   const Batch batch = Training::batch(1, 13);
   const auto after = [&](std::int64_t parts, Device device, bool captures) {
-    Training training(layer("top-k", "expert-group"), device, captures, parts);
-    StepReport report;
-    for (int i = 0; i < 3; ++i) report = training.step(batch);
+    Training training(layer("top-k", "ste-dense"), device, captures, parts);
+    const StepReport report = training.step(batch);
     CHECK(report.failure.empty());
     return std::pair(report, training.state());
   };
@@ -399,9 +398,10 @@ TEST_CASE("a batch in parts: the step of the whole batch, within rounding") {
       const auto [got, there] = after(parts, device, false);
       CHECK(got.loss == doctest::Approx(want.loss).epsilon(1e-5));
       CHECK(got.gradient_norm == doctest::Approx(want.gradient_norm).epsilon(1e-4));
-      for (std::size_t i = 0; i < state.size(); ++i) {
+      // The moments, which are the gradient and its square within factors.
+      for (std::size_t i = state.size() / 3; i < state.size(); ++i) {
         for (std::int64_t j = 0; j < state[i].numel(); ++j) {
-          CHECK(there[i].at(j) == doctest::Approx(state[i].at(j)).epsilon(1e-3).scale(1e-3));
+          CHECK(there[i].at(j) == doctest::Approx(state[i].at(j)).epsilon(1e-4).scale(1e-2));
         }
       }
       if (device != Device::cuda) continue;
