@@ -7,6 +7,7 @@ void add_study(CLI::App& app, Global& global) {
                                   "moegrad study bias --routers moesart --experts 8");
   command.require_subcommand(1);
   add_study_bias(command, global);
+  add_study_compare(command, global);
   add_study_fidelity(command, global);
 }
 

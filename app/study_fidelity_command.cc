@@ -99,9 +99,13 @@ int run_fidelity(const FidelityArguments& a) {
   const std::vector<std::string> names =
       a.estimators.empty() ? comparable_estimators() : a.estimators;
   std::vector<fs::path> checkpoints = {a.checkpoint};
-  std::string task_name = a.task;
-  if (!a.along_training) task_name = stored_config(a.checkpoint).task;
-  const Task task = load_task(task_name, a.data, DType::f32, static_cast<std::uint64_t>(a.seed));
+  TrainConfig of_data;
+  of_data.task = a.task;
+  if (!a.along_training) of_data = stored_config(a.checkpoint);
+  of_data.data = a.data;
+  of_data.seed = a.seed;
+  of_data.dtype = "f32";
+  const Task task = load_task(of_data);
   const RunFolder run(fs::path(a.out) / "run");
   std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data)};
   if (a.along_training) inputs.push_back(run.path());

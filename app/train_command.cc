@@ -1,11 +1,10 @@
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <memory>
 
 #include <fmt/format.h>
 
 #include "app/commands.h"
+#include "app/stop_signal.h"
 #include "moe/registry.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
@@ -34,21 +33,6 @@ struct TrainArguments {
   JsonOutput json;
 };
 
-std::atomic<int> stop_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free);
-
-// The first signal asks the run to stop, the second ends the program at once. A run that outlives
-// its terminal, because SIGHUP is ignored (nohup), goes on.
-void stop_on_signals() {
-  struct sigaction action = {};
-  action.sa_handler = [](int number) { stop_signal.store(number); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
-  struct sigaction hangup = {};
-  ::sigaction(SIGHUP, nullptr, &hangup);
-  if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
-}
-
 template <class Entries>
 std::string names(const Entries& entries) {
   std::vector<std::string> list;
@@ -57,8 +41,8 @@ std::string names(const Entries& entries) {
 }
 
 void print_result(const TrainResult& r, const std::string& out) {
-  put(stdout, "test accuracy {:.4f}, test loss {:.4f}; {} steps in {:.1f} s, {} parameters\n",
-      r.test.accuracy, r.test.loss, r.steps, r.train_seconds, r.parameters);
+  put(stdout, "{}; {} steps in {:.1f} s, {} parameters\n", text_of(r.test), r.steps,
+      r.train_seconds, r.parameters);
   if (r.maths != Maths::exact) put(stdout, "products with {}\n", name_of(r.maths));
   put(stdout, "expert load   {:.3f}\n", fmt::join(r.test.expert_load, " "));
   put(stdout, "written to    {}\n", shown(out));

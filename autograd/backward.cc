@@ -59,6 +59,22 @@ Tensor Gradients::find(const Parameter& p) const {
   return entry == nullptr ? Tensor() : entry->value;
 }
 
+void Gradients::add(const Gradients& other) {
+  for (const auto& [parameter, index] : other.parameters_) {
+    const Entry* const more = other.find(index);
+    if (more == nullptr || !more->value.defined()) continue;
+    const auto leaf =
+        std::ranges::lower_bound(parameters_, parameter, std::less<>(), &ParameterLeaf::parameter);
+    if (leaf == parameters_.end() || leaf->parameter != parameter) {
+      fail("gradients", "'{}' has a gradient in the other pass alone. Add passes of one program.",
+           parameter->name);
+    }
+    const auto place =
+        std::ranges::lower_bound(entries_, leaf->index, std::greater<>(), &Entry::index);
+    accumulate(place->value, Tensor(more->value));
+  }
+}
+
 // --- Backward
 
 void Backward::undeclared(std::string_view what) const {

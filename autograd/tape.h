@@ -85,6 +85,9 @@ class Gradients {
   Tensor operator[](const Parameter& p) const;
   // Undefined in both cases: what is zero everywhere needs no elements.
   Tensor find(const Parameter& p) const;
+  // Adds the gradients of parameters of another pass of the same program; an Error where that pass
+  // used a parameter that this one did not.
+  void add(const Gradients& other);
 
  private:
   friend class Tape;

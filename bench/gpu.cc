@@ -15,6 +15,7 @@
 
 #include "tensor/kernels.h"
 #include "tensor/maths.h"
+#include "train/classifier.h"
 #include "train/step.h"
 
 using namespace moegrad;
@@ -164,7 +165,7 @@ void steps(const Sizes& sizes) {
     Parameters parameters = model.initial(1, DType::f32);
     for (Parameter& p : parameters) p.value = p.value.to(kDevice);
     AdamWOptimiser optimiser(parameters, {});
-    TrainingStep step(model, parameters, optimiser, 1.0, captures);
+    TrainingStep step(model, parameters, optimiser, {.max_norm = 1.0, .captures = captures});
     const auto once = [&] { (void)step(batch, Rng{1}, 1e-3, false); };
     once();
     once();

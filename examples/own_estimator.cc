@@ -53,6 +53,6 @@ int main() {
   config.estimator = entry.name;
   const auto out = std::filesystem::temp_directory_path() / "moegrad-own-estimator";
   const TrainResult result = train(config, {.out = out, .force = true});
-  fmt::print("trained  test accuracy {:.3f}\n", result.test.accuracy);
-  return row.verdict == Verdict::pass && result.test.accuracy > 0.4 ? 0 : 1;
+  fmt::print("trained  test accuracy {:.3f}\n", result.test.accuracy());
+  return row.verdict == Verdict::pass && result.test.accuracy() > 0.4 ? 0 : 1;
 }

@@ -58,6 +58,6 @@ int main() {
   config.options = {{"power", "1.5"}};
   const auto out = std::filesystem::temp_directory_path() / "moegrad-own-router";
   const TrainResult result = train(config, {.out = out, .force = true});
-  fmt::print("trained  test accuracy {:.3f}\n", result.test.accuracy);
-  return row.verdict == Verdict::pass && result.test.accuracy > 0.4 ? 0 : 1;
+  fmt::print("trained  test accuracy {:.3f}\n", result.test.accuracy());
+  return row.verdict == Verdict::pass && result.test.accuracy() > 0.4 ? 0 : 1;
 }

@@ -7,7 +7,6 @@
 
 #include "moe/registry.h"
 #include "ops/ops.h"
-#include "train/checkpoint.h"
 #include "train/modules.h"
 
 namespace moegrad {
@@ -37,21 +36,31 @@ double norm_ratio(const Tensor& a, const Tensor& b) {
 
 // What a mixture layer got and what the model wants of it, on the model's device.
 struct Point {
-  Tensor x;         // [N, D]
-  Tensor gradient;  // dL/dy [N, D]
+  std::string name;  // of the layer's parameters
+  Tensor x;          // [N, D]
+  Tensor gradient;   // dL/dy [N, D]
   Tensor ids;
+  std::int64_t sequence = 1;
 };
 
-Point point_of(const StoredModel& model, const Classifier& classifier, const Batch& host) {
-  const Batch batch = host.to(model.parameters.device());
+std::vector<Point> points_of(const StoredModel& stored, const Batch& host) {
+  Batch batch = host.to(stored.parameters.device());
+  if (is_floating(batch.x.dtype())) batch.x = batch.x.to(stored.config.type());
   Tape tape({.rng = kDraws});
-  const Classifier::Output out = classifier.forward(tape.constant(batch.x.to(model.config.type())),
-                                                    model.parameters, true, batch.ids);
-  const Tensor x = out.mixture.x.value().clone();
+  const Model::Losses l = stored.model->losses(tape, batch, stored.parameters);
   BackwardOptions options;
-  options.keep = {out.mixture.y};
-  const Gradients g = tape.backward(cross_entropy(out.logits, batch.labels), options);
-  return {x, g[out.mixture.y], batch.ids};
+  for (const MixturePass& mixture : l.pass.mixtures) options.keep.push_back(mixture.out.y);
+  std::vector<Point> points;
+  for (const MixturePass& mixture : l.pass.mixtures) {
+    points.push_back({.name = mixture.name,
+                      .x = mixture.out.x.value().clone(),
+                      .gradient = {},
+                      .ids = mixture.ids,
+                      .sequence = mixture.sequence});
+  }
+  const Gradients g = tape.backward(l.task, options);
+  for (std::size_t i = 0; i < points.size(); ++i) points[i].gradient = g[options.keep[i]];
+  return points;
 }
 
 // One estimator on the layer's parameters.
@@ -64,7 +73,7 @@ class Probe {
     for (Parameter& p : parameters_) {
       p.value = p.value.to(device());
       for (const Parameter& stored : model.parameters) {
-        if (stored.name == "mixture." + p.name) p.value = stored.value.to(DType::f64);
+        if (stored.name == point.name + p.name) p.value = stored.value.to(DType::f64);
       }
     }
     for (int i = 0; i < kWarmUpPasses; ++i) {
@@ -119,7 +128,7 @@ class Probe {
  private:
   Device device() const { return point_.x.device(); }
   static LayerConfig config(const StoredModel& model, const std::string& estimator) {
-    LayerConfig layer = model.config.layer();
+    LayerConfig layer = model.model->mixture().config();
     const EstimatorEntry& own = estimator_entry(layer.estimator);
     if (estimator != own.name) {
       for (const OptionSpec& spec : own.options) layer.options.erase(spec.name);
@@ -134,6 +143,7 @@ class Probe {
     const Weights weights = bind(tape, parameters_, "");
     LayerInput in{tape.constant(point_.x.to(DType::f64)), weights, true};
     in.ids = point_.ids;
+    in.sequence = point_.sequence;
     return layer_.forward(in);
   }
 
@@ -167,54 +177,35 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
 
 }  // namespace
 
-TrainConfig stored_config(const std::filesystem::path& checkpoint) {
-  return stored_run(read_checkpoint(checkpoint).settings);
-}
-
-StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs, std::int64_t classes,
-                       Device device) {
-  const Checkpoint checkpoint = read_checkpoint(path);
-  StoredModel model;
-  model.config = stored_run(checkpoint.settings);
-  model.step = checkpoint.state.step;
-  const Classifier classifier(inputs, classes, model.config.layer());
-  require_sizes(checkpoint.file, classifier.mixture().config(), model.config.type());
-  const pool::Budget budget(budget_of(checkpoint.file));
-  model.parameters =
-      classifier.initial(static_cast<std::uint64_t>(model.config.seed), model.config.type());
-  for (Parameter& p : model.parameters) {
-    p.value = stored_tensor(checkpoint.file, "parameter." + p.name, p.value).to(device);
-  }
-  return model;
-}
-
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
-                                          const std::vector<std::string>& estimators,
-                                          std::int64_t classes) {
-  const Classifier classifier(batch.x.size(1), classes, model.config.layer());
-  const Point point = point_of(model, classifier, batch);
-  const Device device = point.x.device();
-  const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, device);
-  const Probe dense(model, point, "ste-dense");
-  const Tensor dense_real = dense.router_gradient(point.gradient);
-  const Tensor dense_ones = dense.router_gradient(ones);
-  Tensor selected;
-  const std::vector<Tensor> dense_outputs = dense.outputs(selected);
+                                          const std::vector<std::string>& estimators) {
   std::vector<FidelityRow> rows;
-  for (const std::string& name : estimators) {
-    const Probe probe(model, point, name);
-    const Tensor real = probe.router_gradient(point.gradient);
-    const Tensor all_ones = probe.router_gradient(ones);
-    FidelityRow row;
-    row.step = model.step;
-    row.estimator = name;
-    row.device = device;
-    row.cosine_real = cosine(real, dense_real);
-    row.norm_ratio_real = norm_ratio(real, dense_real);
-    row.cosine_ones = cosine(all_ones, dense_ones);
-    row.norm_ratio_ones = norm_ratio(all_ones, dense_ones);
-    row.output_error = output_error(probe.outputs(selected), dense_outputs, selected);
-    rows.push_back(row);
+  const std::vector<Point> points = points_of(model, batch);
+  for (std::size_t layer = 0; layer < points.size(); ++layer) {
+    const Point& point = points[layer];
+    const Device device = point.x.device();
+    const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, device);
+    const Probe dense(model, point, "ste-dense");
+    const Tensor dense_real = dense.router_gradient(point.gradient);
+    const Tensor dense_ones = dense.router_gradient(ones);
+    Tensor selected;
+    const std::vector<Tensor> dense_outputs = dense.outputs(selected);
+    for (const std::string& name : estimators) {
+      const Probe probe(model, point, name);
+      const Tensor real = probe.router_gradient(point.gradient);
+      const Tensor all_ones = probe.router_gradient(ones);
+      FidelityRow row;
+      row.step = model.step;
+      row.layer = static_cast<int>(layer);
+      row.estimator = name;
+      row.device = device;
+      row.cosine_real = cosine(real, dense_real);
+      row.norm_ratio_real = norm_ratio(real, dense_real);
+      row.cosine_ones = cosine(all_ones, dense_ones);
+      row.norm_ratio_ones = norm_ratio(all_ones, dense_ones);
+      row.output_error = output_error(probe.outputs(selected), dense_outputs, selected);
+      rows.push_back(row);
+    }
   }
   return rows;
 }
@@ -248,8 +239,9 @@ std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>
   const Batch tokens = Batches(task.train, batch).get(0);
   std::vector<FidelityRow> rows;
   for (const std::filesystem::path& path : checkpoints) {
-    const StoredModel model = load_model(path, tokens.x.size(1), task.train.classes, device);
-    const auto more = measure_fidelity(model, tokens, names, task.train.classes);
+    const StoredModel model = load_model(path, device);
+    require_shape(model, task.shape());
+    const auto more = measure_fidelity(model, tokens, names);
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;

@@ -5,9 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "train/config.h"
 #include "train/dataset.h"
-#include "train/model.h"
+#include "train/stored_model.h"
 
 namespace moegrad {
 
@@ -15,7 +14,7 @@ namespace moegrad {
 // gradient of "router.weight" for dL/dy of the model's own loss ("real") and for ones ("ones").
 struct FidelityRow {
   std::int64_t step = 0;  // of the checkpoint
-  int layer = 0;          // number of the mixture layer
+  int layer = 0;          // number of the mixture layer, from the input on
   std::string estimator;
   double cosine_real = 0.0;
   double norm_ratio_real = 0.0;
@@ -29,25 +28,11 @@ struct FidelityRow {
 // An object; null for what is undefined.
 std::string to_json(const FidelityRow& row);
 
-// A model as a checkpoint holds it.
-struct StoredModel {
-  TrainConfig config;
-  Parameters parameters;
-  std::int64_t step = 0;
-};
-// The configuration in a checkpoint, read by read_checkpoint.
-TrainConfig stored_config(const std::filesystem::path& checkpoint);
-// Errors: those of read_checkpoint, and another set of parameters than the configuration asks for,
-// which is found before the memory for them is taken: at most 1 MiB and 8 times the file's size.
-StoredModel load_model(const std::filesystem::path& path, std::int64_t inputs, std::int64_t classes,
-                       Device device = Device::cpu);
-
-// Of each named estimator, on a batch of the training data in training, on the device of the model's
-// parameters; the batch is on the host, of any floating type. Errors: a router that an estimator
-// does not go with, or whose weights are not those of selected experts.
+// Of each mixture layer and each named estimator, on a batch of the training data in training, on the
+// device of the model's parameters; the batch is on the host, of any floating type. Errors: a router
+// that an estimator does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
-                                          const std::vector<std::string>& estimators,
-                                          std::int64_t classes);
+                                          const std::vector<std::string>& estimators);
 
 // Those that are not for a router of their own.
 std::vector<std::string> comparable_estimators();

@@ -66,7 +66,7 @@ void Layer::say_where_silent() const {
   std::fputs(text.c_str(), stderr);
 }
 
-void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
+void Layer::declare(std::string_view prefix, Parameters& parameters, const Rng& rng) const {
   const LayerSize& s = config_.size;
   const auto before = static_cast<std::ptrdiff_t>(parameters.size());
   parts_.router->declare(s, prefix, parameters, rng);
@@ -74,9 +74,10 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, Rng& rng) c
   parts_.estimator->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
-    const auto matrix = [&](const char* name, std::int64_t in, std::int64_t out) {
+    const auto matrix = [&](const char* which, std::int64_t in, std::int64_t out) {
       const double bound = std::sqrt(1.0 / static_cast<double>(in));
-      parameters.add(start + name, rng.uniform({count, in, out}, DType::f64, -bound, bound))
+      const std::string name = start + which;
+      parameters.add(name, rng.named(name).uniform({count, in, out}, DType::f64, -bound, bound))
           .decays = true;
     };
     const auto bias = [&](const char* name, std::int64_t out) {

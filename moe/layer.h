@@ -48,9 +48,9 @@ class Layer {
   // The losses that are added, "balance=0.01, aux=0.01"; "none".
   const std::string& losses() const { return parts_.losses; }
 
-  // Adds all parameters under prefix + name, f64 values drawn from rng: experts uniform within
+  // Adds all parameters under prefix + name, f64 values drawn from rng.named(that name): experts uniform within
   // +- sqrt(1 / fan-in) (He et al. for relu within a constant), biases zero.
-  void declare(std::string_view prefix, Parameters& parameters, Rng& rng) const;
+  void declare(std::string_view prefix, Parameters& parameters, const Rng& rng) const;
 
   // x [N, D], N >= 1, at least one of them a token.
   LayerOutput forward(const LayerInput& in) const;

@@ -8,12 +8,12 @@
 namespace moegrad {
 
 void Router::declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-                     Rng& rng) const {
+                     const Rng& rng) const {
   const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
   const std::string start(prefix);
+  const std::string weight = start + "router.weight";
   parameters
-      .add(start + "router.weight",
-           rng.normal({size.model, size.experts}, DType::f64, 0.0, deviation))
+      .add(weight, rng.named(weight).normal({size.model, size.experts}, DType::f64, 0.0, deviation))
       .decays = true;
   parameters.add(start + "router.bias", Tensor::zeros({size.experts}, DType::f64, Device::cpu));
 }

@@ -135,7 +135,7 @@ class Router {
   // [D, E], normal with deviation D^-1/2 / 10 (small logits: no early favourites), and
   // "router.bias" [E], zero.
   virtual void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-                       Rng& rng) const;
+                       const Rng& rng) const;
   // x [N, D]. Draws and noise only when training, through the tape's Decisions.
   virtual Routing route(const LayerSize& size, const LayerInput& in) const = 0;
 };

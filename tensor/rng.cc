@@ -7,6 +7,15 @@
 
 namespace moegrad {
 
+// FNV-1a (Fowler, Noll, Vo), 64 bits, from the stream on.
+Rng Rng::named(std::string_view name) const {
+  std::uint64_t hash = 0xcbf29ce484222325U ^ stream;
+  for (const char c : name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  }
+  return split(hash);
+}
+
 Tensor Rng::uniform(const Shape& shape, DType dtype, Device device, double low, double high) {
   Tensor t = Tensor::empty(shape, dtype, device);
   kernels(device).random_uniform(take(static_cast<std::uint64_t>(t.numel())), low, high, t);

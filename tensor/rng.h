@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <string_view>
 
 #include "tensor/math.h"
 #include "tensor/tensor.h"
@@ -44,6 +45,8 @@ struct Rng {
 
   // A generator of its own for a named purpose; does not move this one.
   Rng split(std::uint64_t other_stream) const { return {seed, other_stream, 0}; }
+  // The same, for one of many: by name, beside this stream.
+  Rng named(std::string_view name) const;
   // Takes the next n numbers: returns the generator that stands at the first of them.
   Rng take(std::uint64_t n) {
     const Rng at = *this;

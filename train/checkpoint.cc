@@ -10,6 +10,7 @@
 #include "tensor/folders.h"
 #include "tensor/kernels.h"
 #include "tensor/parse.h"
+#include "train/task_shape.h"
 
 namespace moegrad {
 namespace {
@@ -129,11 +130,21 @@ Checkpoint read_checkpoint(const fs::path& path) {
     c.device = on->second;
   }
   c.settings = read_settings(metadata(c.file, "config"), path.string());
+  if (const auto task = c.file.metadata.find("task"); task != c.file.metadata.end()) {
+    c.task = read_shape(task->second, path.string());
+  }
   return c;
 }
 
 void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
-  const Tensor& w1 = file.at("parameter.mixture.experts.w1");
+  const auto of_experts = [](const auto& entry) {
+    return entry.first.starts_with("parameter.") && entry.first.ends_with("mixture.experts.w1");
+  };
+  const auto found = std::ranges::find_if(file.tensors, of_experts);
+  if (found == file.tensors.end()) {
+    fail("checkpoint", "{}: it has no mixture layer. Is the file damaged?", file.path.string());
+  }
+  const Tensor& w1 = found->second;
   const LayerSize& size = layer.size;
   if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
     fail("checkpoint",
@@ -166,8 +177,8 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
   return *there;
 }
 
-Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config)
-    : folder_(std::move(folder)), keep_(keep), config_(std::move(config)) {}
+Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config, std::string task)
+    : folder_(std::move(folder)), keep_(keep), config_(std::move(config)), task_(std::move(task)) {}
 
 fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters,
                            const Optimiser& optimiser) const {
@@ -186,6 +197,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
       {"device", std::string(kernels_of(parameters.device()))},
       {"config", nlohmann::json::parse(config_).dump()},
   };
+  if (!task_.empty()) file.metadata["task"] = task_;
   file.metadata["checksum"] = checksum_of(file);
   const fs::path path = folder_ / fmt::format("{}{:08}{}", kPrefix, state.step, kSuffix);
   write_safetensors(path, file);
@@ -248,6 +260,32 @@ void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
     kernels(target.device()).copy(stored[i]->to(target.device()), target);
   }
   optimiser.set_steps(checkpoint.optimiser_steps);
+}
+
+std::vector<std::string> Checkpoints::copy_common(const Checkpoint& checkpoint,
+                                                  Parameters& parameters, Optimiser& optimiser) {
+  const auto common = [&](const std::string& name, const Tensor& like) -> const Tensor* {
+    const Tensor* const there = checkpoint.file.find(name);
+    const bool same =
+        there != nullptr && there->shape() == like.shape() && there->dtype() == like.dtype();
+    return same ? there : nullptr;
+  };
+  std::vector<std::string> missing;
+  std::size_t trained = 0;
+  for (const Parameter& p : parameters) {
+    trained += p.trained ? 1 : 0;
+    if (p.trained && common("parameter." + p.name, p.value) == nullptr) missing.push_back(p.name);
+  }
+  if (missing.size() == trained) {
+    fail("checkpoint", "{}: none of its parameters is one of this model. Give one of its kind.",
+         checkpoint.file.path.string());
+  }
+  for (const CheckpointEntry& t : targets(parameters, optimiser)) {
+    const Tensor* const there = common(t.name, t.tensor);
+    if (there != nullptr) kernels(t.tensor.device()).copy(there->to(t.tensor.device()), t.tensor);
+  }
+  optimiser.set_steps(checkpoint.optimiser_steps);
+  return missing;
 }
 
 void Checkpoints::remove_all() const {

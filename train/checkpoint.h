@@ -9,6 +9,7 @@
 #include "tensor/rng.h"
 #include "tensor/safetensors.h"
 #include "train/config.h"
+#include "train/dataset.h"
 #include "train/optimiser.h"
 
 namespace moegrad {
@@ -30,8 +31,9 @@ inline std::string_view kernels_of(Device device) {
 struct Checkpoint {
   TrainState state;
   std::int64_t optimiser_steps = 0;
-  Settings settings;   // of the configuration
-  std::string device;  // of kernels_of(); empty where an older file does not say
+  Settings settings;              // of the configuration
+  std::string device;             // of kernels_of(); empty where an older file does not say
+  std::optional<TaskShape> task;  // older files do not say
   TensorFile file;
 };
 // What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of
@@ -52,13 +54,16 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
 
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"
-//   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), checksum
+//   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), task (JSON),
+//             checksum
 class Checkpoints {
  public:
   static constexpr int kVersion = 1;
 
-  // `config`: a JSON object of what the parameters depend on.
-  Checkpoints(std::filesystem::path folder, std::int64_t keep, std::string config);
+  // `config`: a JSON object of what the parameters depend on; `task`: to_json(TaskShape). Neither is
+  // needed to list or remove.
+  Checkpoints(std::filesystem::path folder, std::int64_t keep = 1, std::string config = "{}",
+              std::string task = "");
 
   // Writes atomically, then removes all but the newest `keep`. On an error all that were there
   // stay.
@@ -72,12 +77,18 @@ class Checkpoints {
   // Copies into parameters and optimiser. Nothing of them is changed on an error: another set of
   // tensors, another shape or dtype.
   static void restore(const Checkpoint& checkpoint, Parameters& parameters, Optimiser& optimiser);
+  // For another run that goes on from its parameters: copies those that have the same name, shape and
+  // type, with their moments. Returns the names of the trained parameters that it does not have, which
+  // stay as they are; an Error where it has none of them.
+  static std::vector<std::string> copy_common(const Checkpoint& checkpoint, Parameters& parameters,
+                                              Optimiser& optimiser);
   void remove_all() const;
 
  private:
   std::filesystem::path folder_;
   std::int64_t keep_;
   std::string config_;
+  std::string task_;
 };
 
 }  // namespace moegrad

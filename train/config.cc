@@ -132,17 +132,30 @@ std::vector<TrainField> make_fields() {
       {option::choice("activation", {"relu", "gelu", "silu", "swiglu"},
                       "activation of the experts"),
        &C::activation},
+      {option::integer("layers", "layers of a language model; the first is dense").from(1, 1024),
+       &C::layers},
+      {option::integer("heads", "heads of its attention").from(1, 1024), &C::heads},
+      {option::integer("context", "bytes that it sees at most").from(1, 65536), &C::context},
+      {option::text("domains", "what it reads: all, or some of the language task's domains, a,b"),
+       &C::domains},
       {option::number(
            "aux",
            "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
            "for most (moegrad list)")
            .from(-1, 1e6),
        &C::aux},
+      {option::text("from", "a run or a checkpoint whose parameters and moments it begins with"),
+       &C::from},
       {option::integer("epochs",
                        "passes over the training data; with --resume more of them extend a run")
            .from(1, 1e6),
        &C::epochs},
+      {option::integer("steps", "steps to make; 0: as many as the epochs have").from(0, 1e12),
+       &C::steps},
       {option::integer("batch", "examples in a step").from(1, 1e9), &C::batch},
+      {option::integer("parts", "parts that a batch is computed in, their gradients added")
+           .from(1, 1e6),
+       &C::parts},
       {option::integer("seed", "seed of every random number").from(0, kWhole), &C::seed},
       {option::choice("dtype", {"f32", "f64"}, "floating type"), &C::dtype},
       {option::choice("optimiser", {"adamw", "sgd"}, "rule of the steps"), &C::optimiser},
@@ -151,13 +164,18 @@ std::vector<TrainField> make_fields() {
        &C::router_lr},
       {option::number("weight_decay", "weight decay of the matrices").from(0, 1e6),
        &C::weight_decay},
+      {option::number("beta1", "adamw's decay of the mean gradient").from(0, 0.999999), &C::beta1},
+      {option::number("beta2", "adamw's decay of its square").from(0, 0.999999), &C::beta2},
       {option::number("momentum", "momentum of sgd").from(0, 1), &C::momentum},
       {option::flag("nesterov", "sgd looks ahead"), &C::nesterov},
-      {option::choice("schedule", {"constant", "cosine"}, "learning rate over the steps"),
+      {option::choice("schedule", {"constant", "cosine", "wsd"}, "learning rate over the steps"),
        &C::schedule},
       {option::integer("warmup", "steps of linear warm-up, at most a tenth of all steps")
            .from(0, 1e9),
        &C::warmup},
+      {option::number("lr_floor", "what a falling schedule ends at, as a part of the rate")
+           .from(0, 1),
+       &C::lr_floor},
       {option::number("clip", "largest norm of the gradient; 0: no clipping").from(0, 1e9),
        &C::clip},
       result_free(
@@ -170,6 +188,10 @@ std::vector<TrainField> make_fields() {
       result_free({option::integer("checkpoint_every", "steps between checkpoints; 0: one an epoch")
                        .from(0, 1e9),
                    &C::checkpoint_every}),
+      result_free({option::integer("evaluate_every",
+                                   "steps between evaluations; 0: one an epoch, or at the end")
+                       .from(0, 1e12),
+                   &C::evaluate_every}),
       result_free({option::integer("keep", "checkpoints to keep").from(1, 1e6), &C::keep})};
   const TrainConfig defaults;
   for (TrainField& f : fields) f.spec.default_value = field_text(defaults, f);
@@ -193,6 +215,14 @@ LayerConfig TrainConfig::layer() const {
   layer.options = options;
   if (aux >= 0.0) layer.options["aux"] = fmt::format("{}", aux);
   return layer;
+}
+
+Task load_task(const TrainConfig& c) {
+  return load_task(c.task, {.folder = c.data,
+                            .dtype = c.type(),
+                            .seed = static_cast<std::uint64_t>(c.seed),
+                            .domains = c.domains,
+                            .context = c.context});
 }
 
 const std::vector<TrainField>& train_fields() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "moe/layer.h"
+#include "train/dataset.h"
 
 namespace moegrad {
 
@@ -25,11 +26,18 @@ struct TrainConfig {
   std::int64_t width = 64;
   std::int64_t hidden = 128;
   std::string activation = "relu";
+  std::int64_t layers = 3;  // of a language model: the first is dense, each other has a mixture
+  std::int64_t heads = 4;
+  std::int64_t context = 128;
+  std::string domains = "all";                      // of the language task
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
   double aux = -1.0;  // below 0: default_aux of the router (moe/layer.h)
 
+  std::string from = {};  // a run, or a checkpoint, whose parameters it begins with
   std::int64_t epochs = 3;
+  std::int64_t steps = 0;  // 0: as many as the epochs have
   std::int64_t batch = 128;
+  std::int64_t parts = 1;
   std::int64_t seed = 1;
   std::string dtype = "f32";
 
@@ -37,10 +45,13 @@ struct TrainConfig {
   double lr = 2e-3;
   double router_lr = 1.0;
   double weight_decay = 0.01;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
   double momentum = 0.9;
   bool nesterov = false;
   std::string schedule = "cosine";
   std::int64_t warmup = 100;
+  double lr_floor = 0.0;
   double clip = 1.0;
 
   // These change no parameter.
@@ -48,12 +59,16 @@ struct TrainConfig {
   std::string data = "data";
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
+  std::int64_t evaluate_every = 0;
   std::int64_t keep = 2;
 
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
   // The mixture layer. Where a router takes all experts, `active` does not matter.
   LayerConfig layer() const;
 };
+
+// The data that it asks for.
+Task load_task(const TrainConfig& config);
 
 // One value of a TrainConfig: what the JSON key, the flag, the checks and --help come from.
 struct TrainField {

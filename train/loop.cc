@@ -17,6 +17,8 @@
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/step.h"
+#include "train/stored_model.h"
+#include "train/task_shape.h"
 
 namespace moegrad {
 namespace {
@@ -38,8 +40,41 @@ std::unique_ptr<Optimiser> make_optimiser(const TrainConfig& c, const Parameters
         SgdOptimiser::Config{
             .momentum = c.momentum, .nesterov = c.nesterov, .weight_decay = c.weight_decay});
   }
-  return std::make_unique<AdamWOptimiser>(parameters,
-                                          AdamWOptimiser::Config{.weight_decay = c.weight_decay});
+  return std::make_unique<AdamWOptimiser>(
+      parameters,
+      AdamWOptimiser::Config{.beta1 = c.beta1, .beta2 = c.beta2, .weight_decay = c.weight_decay});
+}
+
+Schedule::Kind kind_of(const std::string& schedule) {
+  if (schedule == "cosine") return Schedule::Kind::cosine;
+  return schedule == "wsd" ? Schedule::Kind::wsd : Schedule::Kind::constant;
+}
+
+// Adds what was measured to a line.
+void add_to(Json& line, const Evaluation& e) {
+  for (const auto& [name, value] : e.measures) line["test_" + name] = value;
+  line["test_loss"] = e.loss;
+  line["expert_load"] = e.expert_load;
+  if (e.layer_loads.size() > 1) line["layer_loads"] = e.layer_loads;
+  line["dropped"] = e.dropped;
+}
+
+// Likewise of the mixtures of a step: sums of their losses, means of the rest.
+void add_to(Json& line, const std::vector<MixtureReport>& mixtures) {
+  std::vector<std::vector<double>> loads;
+  Json losses = Json::object();
+  double dropped = 0.0;
+  for (const MixtureReport& m : mixtures) {
+    loads.push_back(m.expert_load);
+    dropped += m.dropped / static_cast<double>(mixtures.size());
+    for (const auto& [name, value] : m.losses) {
+      losses[name] = (losses.contains(name) ? losses[name].get<double>() : 0.0) + value;
+    }
+  }
+  line["losses"] = losses;
+  line["expert_load"] = mean_of(loads);
+  if (loads.size() > 1) line["layer_loads"] = loads;
+  line["dropped"] = dropped;
 }
 
 const Task& checked(const Task& task) {
@@ -82,17 +117,20 @@ class TrainingRun {
         options_(options),
         task_(task),
         folder_(options.out),
-        model_(task.train.x.size(1), task.train.classes, config.layer()),
-        checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true)) {
+        model_(make_model(task.shape(), config)),
+        checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true),
+                     to_json(task.shape())) {
     const std::int64_t batches = Batches(task_.train, config.batch).size();
-    total_ = config.epochs * batches;
-    schedule_ = {
-        .kind = config.schedule == "cosine" ? Schedule::Kind::cosine : Schedule::Kind::constant,
-        .rate = config.lr,
-        .warmup = std::min(config.warmup, total_ / 10),
-        .total = total_};
+    total_ = config.steps > 0 ? config.steps : config.epochs * batches;
+    schedule_ = {.kind = kind_of(config.schedule),
+                 .rate = config.lr,
+                 .warmup = std::min(config.warmup, total_ / 10),
+                 .total = total_,
+                 .floor = config.lr_floor};
     state_.rng = {static_cast<std::uint64_t>(config.seed), kStepStream, 0};
-    if (!options_.resume) make_parameters();
+    if (options_.resume) return;
+    make_parameters();
+    begin_from_another();
   }
 
   TrainResult operator()() {
@@ -107,11 +145,11 @@ class TrainingRun {
     MetricsLog metrics(folder_.metrics(), state_.step);
     seconds_ = metrics.seconds();
     first_step_ = state_.step;
-    while (state_.epoch < config_.epochs) {
+    while (state_.step < total_) {
       epoch(metrics);
       if (signal_ != 0) return result({});
     }
-    if (!evaluated_) evaluation_ = evaluate(model_, parameters_, task_.test, config_.dropless);
+    if (!evaluated_) evaluation_ = evaluate(*model_, parameters_, task_.test, config_.dropless);
     const TrainResult finished = result(evaluation_);
     lock_->require_held();
     write_file_atomic(folder_.result(), to_json(finished, config_) + "\n");
@@ -124,13 +162,29 @@ class TrainingRun {
   }
 
   void make_parameters() {
-    parameters_ = model_.initial(static_cast<std::uint64_t>(config_.seed), config_.type());
+    parameters_ = model_->initial(static_cast<std::uint64_t>(config_.seed), config_.type());
     for (Parameter& p : parameters_) {
       if (p.router) p.rate *= config_.router_lr;
     }
     for (Parameter& p : parameters_) p.value = p.value.to(options_.device);
     optimiser_ = make_optimiser(config_, parameters_);
-    step_.emplace(model_, parameters_, *optimiser_, config_.clip, options_.capture);
+    step_.emplace(
+        *model_, parameters_, *optimiser_,
+        StepOptions{
+            .max_norm = config_.clip, .parts = config_.parts, .captures = options_.capture});
+  }
+
+  // The parameters of another run, where it goes on from one.
+  void begin_from_another() {
+    if (config_.from.empty()) return;
+    const std::filesystem::path path = checkpoint_of(config_.from);
+    const Checkpoint checkpoint = read_checkpoint(path);
+    const std::vector<std::string> missing =
+        Checkpoints::copy_common(checkpoint, parameters_, *optimiser_);
+    message(shown_format("beginning with the parameters of {}", path.string()));
+    if (!missing.empty()) {
+      message(shown_format("not there, drawn anew: {}", fmt::join(missing, ", ")));
+    }
   }
 
   void resume() {
@@ -145,7 +199,7 @@ class TrainingRun {
     const auto newest = checkpoints_.newest();
     if (newest) {
       const Checkpoint checkpoint = checkpoints_.read(*newest);
-      require_sizes(checkpoint.file, model_.mixture().config(), config_.type());
+      require_sizes(checkpoint.file, model_->mixture().config(), config_.type());
       const pool::Budget budget(budget_of(checkpoint.file));
       make_parameters();
       Checkpoints::restore(checkpoint, parameters_, *optimiser_);
@@ -160,6 +214,7 @@ class TrainingRun {
       }
     } else {
       make_parameters();
+      begin_from_another();
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }
@@ -169,7 +224,7 @@ class TrainingRun {
           "extended from {} to {} epochs: from step {} on the learning rate is that of a run of {} "
           "steps ({}, warm-up of {})",
           epochs, config_.epochs, state_.step + 1, total_, config_.schedule, schedule_.warmup));
-    } else if (state_.epoch < config_.epochs) {
+    } else if (state_.step < total_) {
       remove_file(folder_.result());
     }
   }
@@ -191,24 +246,34 @@ class TrainingRun {
       example_seconds_ += seconds_since(start);
       show(metrics, report, learning_rate, epoch_of_step);
       if (options_.stop != nullptr) signal_ = options_.stop->load();
-      if (state_.batch == 0) break;
-      if (signal_ != 0 ||
-          (config_.checkpoint_every > 0 && state_.step % config_.checkpoint_every == 0)) {
-        save();
-      }
-      if (signal_ != 0) return;
+      const bool whole = state_.batch == 0;  // the epoch
+      const bool finished = state_.step == total_;
+      const auto every = [&](std::int64_t steps, bool otherwise) {
+        return steps > 0 ? state_.step % steps == 0 : otherwise;
+      };
+      evaluated_ = finished || every(config_.evaluate_every, whole);
+      if (evaluated_) evaluate_here(metrics);
+      if (evaluated_ || signal_ != 0 || every(config_.checkpoint_every, whole)) save();
+      if (finished) signal_ = 0;
+      if (finished || whole || signal_ != 0) return;
     }
-    evaluation_ = evaluate(model_, parameters_, task_.test, config_.dropless);
-    evaluated_ = true;
-    Json line = {{"kind", "evaluation"},           {"step", state_.step},
-                 {"epoch", state_.epoch},          {"test_accuracy", evaluation_.accuracy},
-                 {"test_loss", evaluation_.loss},  {"expert_load", evaluation_.expert_load},
-                 {"dropped", evaluation_.dropped}, {"seconds", seconds_}};
+  }
+
+  void evaluate_here(MetricsLog& metrics) {
+    evaluation_ = evaluate(*model_, parameters_, task_.test, config_.dropless);
+    Json line = {{"kind", "evaluation"}, {"step", state_.step}, {"epoch", state_.epoch}};
+    add_to(line, evaluation_);
+    line["seconds"] = seconds_;
     metrics.line(line.dump());
-    message(fmt::format("epoch {}/{}: test accuracy {:.4f}, test loss {:.4f}", state_.epoch,
-                        config_.epochs, evaluation_.accuracy, evaluation_.loss));
-    save();
-    if (state_.epoch == config_.epochs) signal_ = 0;
+    const std::string place = state_.batch == 0 ? fmt::format("epoch {}/{}", state_.epoch, epochs())
+                                                : fmt::format("step {}/{}", state_.step, total_);
+    message(place + ": " + text_of(evaluation_));
+  }
+
+  // In which the run ends.
+  std::int64_t epochs() const {
+    const std::int64_t batches = Batches(task_.train, config_.batch).size();
+    return (total_ + batches - 1) / batches;
   }
 
   void advance(std::int64_t batches) {
@@ -256,7 +321,7 @@ class TrainingRun {
     const double per_step = seconds_since(start_) / static_cast<double>(state_.step - first_step_);
     const ProgressView view = {
         .epoch = epoch_of_step + 1,
-        .epochs = config_.epochs,
+        .epochs = epochs(),
         .step = state_.step,
         .steps = total_,
         .loss = report.loss,
@@ -264,21 +329,17 @@ class TrainingRun {
         .seconds_left = per_step * static_cast<double>(total_ - state_.step)};
     if (options_.progress != nullptr) options_.progress->update(view);
     if (options_.after_step) options_.after_step(view);
-    if (!report.mixture) return;
-    Json losses = Json::object();
-    for (const auto& [name, value] : report.mixture->losses) losses[name] = value;
+    if (report.mixtures.empty()) return;
     Json line = {{"kind", "step"},
                  {"step", state_.step},
                  {"epoch", epoch_of_step},
                  {"loss", report.loss},
-                 {"auxiliary", report.auxiliary},
-                 {"losses", losses},
-                 {"expert_load", report.mixture->expert_load},
-                 {"dropped", report.mixture->dropped},
-                 {"learning_rate", learning_rate},
-                 {"gradient_norm", report.gradient_norm},
-                 {"examples_per_second", rate},
-                 {"seconds", seconds_}};
+                 {"auxiliary", report.auxiliary}};
+    add_to(line, report.mixtures);
+    line["learning_rate"] = learning_rate;
+    line["gradient_norm"] = report.gradient_norm;
+    line["examples_per_second"] = rate;
+    line["seconds"] = seconds_;
     metrics.line(line.dump());
     examples_ = 0;
     example_seconds_ = 0.0;
@@ -302,7 +363,7 @@ class TrainingRun {
   const Task& task_;
   RunFolder folder_;
   std::optional<FolderLock> lock_;
-  Classifier model_;
+  std::unique_ptr<Model> model_;
   Parameters parameters_;
   std::unique_ptr<Optimiser> optimiser_;
   std::optional<TrainingStep> step_;
@@ -343,12 +404,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
                  {"maths", name_of(r.maths)},
                  {"train_seconds", r.train_seconds},
                  {"checkpoint", r.checkpoint.string()}};
-  if (r.signal == 0) {
-    object["test_accuracy"] = r.test.accuracy;
-    object["test_loss"] = r.test.loss;
-    object["expert_load"] = r.test.expert_load;
-    object["dropped"] = r.test.dropped;
-  }
+  if (r.signal == 0) add_to(object, r.test);
   return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
 }
 
@@ -366,9 +422,7 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   const Layer mixture(config.layer());  // its errors come before the data are read
   mixture.say_where_silent();
   if (options.capture) require_capturable(config, options.device);
-  const Task loaded = options.task != nullptr ? *options.task
-                                              : load_task(config.task, config.data, config.type(),
-                                                          static_cast<std::uint64_t>(config.seed));
+  const Task loaded = options.task != nullptr ? *options.task : load_task(config);
   return TrainingRun(config, options, checked(loaded))();
 }
 

@@ -11,11 +11,9 @@ namespace {
 // Of the initial parameters: no other part of a program with the same seed draws these numbers.
 constexpr std::uint64_t kParameterStream = 0x70617261'00000000U;
 
-const std::string kMixture = "mixture.";
-
 // Each row n times, one behind the other.
 Tensor repeated(const Tensor& rows, std::int64_t n) {
-  if (n == 1) return rows;
+  if (n == 1 || !rows.defined()) return rows;
   Shape shape = rows.shape();
   shape[0] *= n;
   const Tensor out = rows.like(shape);
@@ -27,75 +25,74 @@ Tensor repeated(const Tensor& rows, std::int64_t n) {
   return out;
 }
 
-LayerConfig square(LayerConfig config) {
-  config.size.output = config.size.model;
-  return config;
+// Of each row, for an estimator that weighs the losses of its samples.
+Var loss_of_each(const Model& model, const Pass& pass) {
+  if (pass.predictions.size() != 1 || pass.mixtures.size() != 1 || pass.other.defined() ||
+      model.targets().front().kind != Target::Kind::classes) {
+    fail("train",
+         "the estimator {} weighs the loss of each row: it takes a model of one mixture layer and "
+         "one class to tell. This one has {} layers and {} targets. Use another estimator.",
+         model.mixture().config().estimator, pass.mixtures.size(), pass.predictions.size());
+  }
+  const auto& [logits, labels] = pass.predictions.front();
+  const Var chosen = take_columns(logits, labels.reshape({labels.numel(), 1}));
+  return logsumexp(logits, 1) - reshape(chosen, {labels.numel()});
 }
 
 }  // namespace
 
-Classifier::Classifier(std::int64_t inputs, std::int64_t classes, LayerConfig config)
-    : mixture_(square(std::move(config))),
-      input_{inputs, mixture_.config().size.model},
-      norm1_{input_.outputs},
-      norm2_{input_.outputs},
-      head_{input_.outputs, classes} {}
+Var loss_of(const Target& target, const Prediction& prediction) {
+  const auto& [value, labels] = prediction;
+  if (target.kind == Target::Kind::classes) {
+    return target.partial ? cross_entropy(value, labels, -1) : cross_entropy(value, labels);
+  }
+  Tape& tape = value.tape();
+  const Var truth = tape.constant(labels.to(value.dtype()));
+  const Var each = target.kind == Target::Kind::binary ? binary_cross_entropy(value, truth)
+                                                       : squared_difference(value, truth);
+  if (!target.partial) return mean(each);
+  const Tensor known = greater(truth, affine(truth, 0.0, -0.5));
+  const Var count = sum(tape.constant(known.to(value.dtype())));
+  return sum(where(known, each, affine(each, 0.0, 0.0))) / maximum(count, affine(count, 0.0, 1.0));
+}
 
-Parameters Classifier::initial(std::uint64_t seed, DType dtype) const {
+Model::Model(std::vector<Target> targets, const LayerConfig& mixture)
+    : targets_(std::move(targets)), mixture_(mixture) {
+  if (targets_.empty()) fail("model", "it has no target. Give one at least.");
+}
+
+Parameters Model::initial(std::uint64_t seed, DType dtype) const {
   Parameters parameters;
   Rng rng{seed, kParameterStream, 0};
-  input_.declare("input.", parameters, rng);
-  norm1_.declare("norm1.", parameters);
-  mixture_.declare(kMixture, parameters, rng);
-  norm2_.declare("norm2.", parameters);
-  head_.declare("head.", parameters, rng);
+  declare(parameters, rng);
   for (Parameter& p : parameters) p.value = p.value.to(dtype);
   return parameters;
 }
 
-Classifier::Output Classifier::forward(Var x, const Parameters& parameters, bool training,
-                                       const Tensor& ids, bool dropless) const {
-  const auto weights = [&](std::string_view prefix) { return bind(x.tape(), parameters, prefix); };
-  const Var h = norm1_(relu(input_(x, weights("input."))), weights("norm1."));
-  Output out;
-  out.weights = weights(kMixture);
-  LayerInput in{h, out.weights, training};
-  in.ids = ids;
-  in.dropless = dropless;
-  out.mixture = mixture_.forward(in);
-  out.logits = head_(norm2_(h + out.mixture.y, weights("norm2.")), weights("head."));
-  return out;
-}
-
-Classifier::Losses Classifier::losses(Tape& tape, const Batch& batch,
-                                      const Parameters& parameters) const {
+Model::Losses Model::losses(Tape& tape, const Batch& batch, const Parameters& parameters) const {
   const Estimator& estimator = mixture_.estimator();
-  const std::int64_t samples = estimator.samples();
-  const Var x = tape.constant(repeated(batch.x, samples));
-  const Tensor labels = repeated(batch.labels, samples);
-  const Output out = forward(x, parameters, true, repeated(batch.ids, samples));
-  Losses losses;
-  losses.task = losses.total = cross_entropy(out.logits, labels);
-  losses.mixture = out.mixture;
+  const std::int64_t n = estimator.samples();
+  const Batch rows = {.x = repeated(batch.x, n),
+                      .labels = repeated(batch.labels, n),
+                      .ids = repeated(batch.ids, n)};
+  Losses l;
+  l.pass = forward(tape, rows, parameters, {.training = true});
+  const auto add = [](Var& sum, Var v) { sum = sum.defined() ? sum + v : v; };
+  for (std::size_t i = 0; i < targets_.size(); ++i) {
+    add(l.task, loss_of(targets_[i], l.pass.predictions[i]));
+  }
+  l.total = l.task;
   if (estimator.needs_losses()) {
-    const Var chosen = take_columns(out.logits, labels.reshape({labels.numel(), 1}));
-    const Var each = logsumexp(out.logits, 1) - reshape(chosen, {labels.numel()});
-    losses.total = mixture_.objective(each, out.mixture, {out.mixture.x, out.weights});
+    const Var each = loss_of_each(*this, l.pass);
+    const MixturePass& mixture = l.pass.mixtures.front();
+    l.total = mixture_.objective(each, mixture.out, {mixture.out.x, mixture.weights});
   }
-  if (out.mixture.auxiliary.defined()) losses.total = losses.total + out.mixture.auxiliary;
-  return losses;
-}
-
-void Classifier::update(Parameters& parameters, const Updates& updates, const Tensor& number) {
-  for (const auto& [name, value] : updates) {
-    Parameter* const state = parameters.find(kMixture + name);
-    if (state == nullptr || !(state->value.shape() == value.shape())) {
-      fail("train", "the layer updates '{}' {}, which it has not declared.", name, value.shape());
-    }
-    const Tensor& target = state->value;
-    kernels(target.device())
-        .copy_if_finite(number, value.to(target.device()).to(target.dtype()), target);
+  if (l.pass.other.defined()) l.total = l.total + l.pass.other;
+  for (const MixturePass& mixture : l.pass.mixtures) {
+    if (mixture.out.auxiliary.defined()) add(l.auxiliary, mixture.out.auxiliary);
   }
+  if (l.auxiliary.defined()) l.total = l.total + l.auxiliary;
+  return l;
 }
 
 }  // namespace moegrad

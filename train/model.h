@@ -1,52 +1,90 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
 #include "moe/layer.h"
 #include "train/dataset.h"
 #include "train/modules.h"
 
 namespace moegrad {
 
-// A small classifier around one mixture layer, for x [B, inputs]:
-//
-//   h = layer_norm(relu(x W + b))          [B, D]   input.*, norm1.*
-//   logits = layer_norm(h + mixture(h)) W' + b'     mixture.*, norm2.*, head.*
-class Classifier {
+// Of one target of a task, what a model tells of a batch.
+struct Prediction {
+  Var value;      // as Target::Kind says: [M, classes] or [M]
+  Tensor labels;  // i32 [M]; -1: not known, counts nowhere
+};
+
+// One mixture layer in a pass.
+struct MixturePass {
+  std::string name;  // of its parameters: "mixture.", "1.mixture."
+  Weights weights;
+  Tensor ids = {};  // as in LayerInput
+  std::int64_t sequence = 1;
+  LayerOutput out = {};
+};
+
+struct Pass {
+  PoolVector<Prediction> predictions;  // one for each target
+  PoolVector<MixturePass> mixtures;    // from the input on
+  Var other;                           // a further loss; undefined: none
+};
+
+struct PassMode {
+  bool training = true;
+  bool dropless = false;  // LayerInput::dropless
+};
+
+// What is trained: a function of a batch and of parameters, which it names and does not hold. All of
+// its mixture layers have one configuration.
+class Model {
  public:
-  // The mixture maps D to D: config.size.output is set to config.size.model.
-  Classifier(std::int64_t inputs, std::int64_t classes, LayerConfig config);
+  Model(std::vector<Target> targets, const LayerConfig& mixture);
+  virtual ~Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   // The initial parameters: drawn in f64 from the seed, then converted, so that f32 and f64 start
   // from the same values.
   Parameters initial(std::uint64_t seed, DType dtype) const;
 
-  struct Output {
-    Var logits;  // [B, classes]
-    LayerOutput mixture;
-    Weights weights;  // of the mixture
-  };
-  // `ids`: i32 [B], for routers that read them. `dropless`: LayerInput::dropless.
-  Output forward(Var x, const Parameters& parameters, bool training, const Tensor& ids = {},
-                 bool dropless = false) const;
+  // For a batch on the device of the parameters.
+  virtual Pass forward(Tape& tape, const Batch& batch, const Parameters& parameters,
+                       PassMode mode = {}) const = 0;
 
-  // Of a step of training, for a batch on the device of the parameters.
+  // Of a step of training.
   struct Losses {
-    Var task;   // the mean cross-entropy; of all samples where the estimator draws several
+    Var task;   // the sum over the targets of their mean losses; over all samples where the
+                // estimator draws several
     Var total;  // what is minimised: that, or the estimator's objective, and the auxiliary losses
-    LayerOutput mixture;
+    Var auxiliary;  // of all mixtures; undefined: none
+    Pass pass;
   };
   Losses losses(Tape& tape, const Batch& batch, const Parameters& parameters) const;
-  // Writes the new values of the mixture's state, LayerOutput::updates, where `number` (f64 []) is
-  // finite.
-  static void update(Parameters& parameters, const Updates& updates, const Tensor& number);
 
+  // Of an example, that a mixture layer sees.
+  virtual std::int64_t tokens() const { return 1; }
+
+  const std::vector<Target>& targets() const { return targets_; }
   const Layer& mixture() const { return mixture_; }
 
+ protected:
+  // Adds all parameters, f64, each drawn from rng.named(its name): what one part of a model needs
+  // moves no number of another.
+  virtual void declare(Parameters& parameters, const Rng& rng) const = 0;
+
  private:
+  std::vector<Target> targets_;
   Layer mixture_;
-  Linear input_;
-  LayerNormModule norm1_;
-  LayerNormModule norm2_;
-  Linear head_;
 };
+
+// The mean loss of a prediction, over the rows whose label is known.
+Var loss_of(const Target& target, const Prediction& prediction);
+
+// The model that a task and a configuration ask for.
+struct TrainConfig;
+std::unique_ptr<Model> make_model(const TaskShape& task, const TrainConfig& config);
 
 }  // namespace moegrad

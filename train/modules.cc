@@ -17,10 +17,11 @@ Weights bind(Tape& tape, const Parameters& parameters, std::string_view prefix) 
   return weights;
 }
 
-void Linear::declare(std::string_view prefix, Parameters& parameters, Rng& rng) const {
+void Linear::declare(std::string_view prefix, Parameters& parameters, const Rng& rng) const {
   const double bound = std::sqrt(1.0 / static_cast<double>(inputs));
   const std::string start(prefix);
-  parameters.add(start + "weight", rng.uniform({inputs, outputs}, DType::f64, -bound, bound))
+  const std::string weight = start + "weight";
+  parameters.add(weight, rng.named(weight).uniform({inputs, outputs}, DType::f64, -bound, bound))
       .decays = true;
   parameters.add(start + "bias", Tensor::zeros({outputs}, DType::f64, Device::cpu));
 }

@@ -18,7 +18,7 @@ struct Linear {
   std::int64_t inputs = 0;
   std::int64_t outputs = 0;
 
-  void declare(std::string_view prefix, Parameters& parameters, Rng& rng) const;
+  void declare(std::string_view prefix, Parameters& parameters, const Rng& rng) const;
   // x [N, in] -> [N, out]
   Var operator()(Var x, const Weights& weights) const;
 };

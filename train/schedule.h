@@ -11,8 +11,10 @@ namespace moegrad {
 //
 //   constant   rate
 //   cosine     rate (floor + (1 - floor) (1 + cos(pi t)) / 2)
+//   wsd        rate, and from t = 0.8 on linearly to floor rate (warm-up, stable, decay: Hu et al.
+//              2024, arXiv:2404.06395): runs of several lengths share all but their ends
 struct Schedule {
-  enum class Kind { constant, cosine };
+  enum class Kind { constant, cosine, wsd };
   Kind kind = Kind::constant;
   double rate = 1e-3;
   std::int64_t warmup = 0;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 
+#include "ops/ops.h"
 #include "tensor/kernels.h"
 #include "tensor/maths.h"
 #include "train/evaluation.h"
@@ -17,15 +19,50 @@ bool alike(const Tensor& a, const Tensor& b) {
   return a.defined() == b.defined() && a.dtype() == b.dtype() && a.shape() == b.shape();
 }
 
+// The state of the mixtures during a step: what a part of the batch makes of it stands in for the
+// parameter until the step is made or lost.
+class StateOfStep {
+ public:
+  explicit StateOfStep(Parameters& parameters) : parameters_(parameters) {}
+  ~StateOfStep() {
+    for (auto& [state, own] : before_) state->value = own;
+  }
+  StateOfStep(const StateOfStep&) = delete;
+  StateOfStep& operator=(const StateOfStep&) = delete;
+
+  void update(const MixturePass& mixture) {
+    for (const auto& [name, value] : mixture.out.updates) {
+      Parameter* const state = parameters_.find(mixture.name + name);
+      if (state == nullptr || !(state->value.shape() == value.shape())) {
+        fail("train", "the layer updates '{}' {}, which it has not declared.", name, value.shape());
+      }
+      const auto same = [&](const auto& entry) { return entry.first == state; };
+      if (std::ranges::none_of(before_, same)) before_.emplace_back(state, state->value);
+      state->value = value.to(state->value.device()).to(state->value.dtype());
+    }
+  }
+  // Becomes the parameters', where `number` (f64 []) is finite.
+  void write(const Tensor& number) {
+    for (auto& [state, own] : before_) {
+      kernels(own.device()).copy_if_finite(number, state->value, own);
+    }
+  }
+
+ private:
+  Parameters& parameters_;
+  std::vector<std::pair<Parameter*, Tensor>> before_;
+};
+
 }  // namespace
 
 StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double learning_rate,
-                                    bool of_mixture) {
+                                    bool of_mixtures) {
   const Device device = parameters_.device();
-  StepReport report = report_of(
-      captures_ ? replay(batch, rng, learning_rate)
-                : compute(batch.to(device), rng, scalar(learning_rate, device), of_mixture),
-      of_mixture);
+  StepReport report =
+      report_of(options_.captures
+                    ? replay(batch, rng, learning_rate)
+                    : compute(batch.to(device), rng, scalar(learning_rate, device), of_mixtures));
+  if (!of_mixtures) report.mixtures.clear();  // a recorded step tells of them always
   if (!std::isfinite(report.objective)) {
     const double total = report.objective;
     const char* const value = std::isnan(total) ? "nan" : total > 0 ? "inf" : "-inf";
@@ -37,31 +74,71 @@ StepReport TrainingStep::operator()(const Batch& batch, const Rng& rng, double l
   return report;
 }
 
+std::vector<Batch> TrainingStep::parts_of(const Batch& batch) const {
+  const std::int64_t rows = batch.x.size(0);
+  const std::int64_t parts = std::min(options_.parts, rows);
+  std::vector<Batch> all;
+  for (std::int64_t i = 0; i < parts; ++i) {
+    const std::int64_t begin = rows * i / parts;
+    const std::int64_t end = rows * (i + 1) / parts;
+    const auto cut = [&](const Tensor& t) { return t.defined() ? t.rows(begin, end) : t; };
+    all.push_back(parts == 1 ? batch : Batch{cut(batch.x), cut(batch.labels), cut(batch.ids)});
+  }
+  return all;
+}
+
 TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
-                                            const Tensor& learning_rate, bool of_mixture) {
+                                            const Tensor& learning_rate, bool of_mixtures) {
   tape_.clear();  // of a step that threw
   tape_.rng() = rng;
-  const Classifier::Losses l = model_.losses(tape_, there, parameters_);
-  // Values are taken before the backward pass, which releases them.
-  const LayerOutput& mixture = l.mixture;
+  const std::vector<Batch> parts = parts_of(there);
   Numbers numbers;
-  numbers.auxiliary = mixture.auxiliary.defined();
-  std::vector<Tensor> all = {l.task.value(), l.total.value()};
-  if (numbers.auxiliary) all.push_back(mixture.auxiliary.value());
-  if (of_mixture) {
-    for (const AuxiliaryLoss& loss : mixture.losses) {
-      numbers.losses.emplace_back(loss.name);
-      all.push_back(loss.value.value());
+  std::vector<Tensor> all;
+  std::optional<Gradients> gradients;
+  Tensor objective;
+  StateOfStep state(parameters_);
+  for (const Batch& part : parts) {
+    const Model::Losses l = model_.losses(tape_, part, parameters_);
+    const double weight =
+        static_cast<double>(part.x.size(0)) / static_cast<double>(there.x.size(0));
+    const Var minimised = parts.size() == 1 ? l.total : affine(l.total, weight, 0.0);
+    // Values are taken before the backward pass, which releases them.
+    numbers.weights.push_back(weight);
+    numbers.auxiliary = l.auxiliary.defined();
+    all.insert(all.end(), {l.task.value(), l.total.value()});
+    if (numbers.auxiliary) all.push_back(l.auxiliary.value());
+    if (of_mixtures && &part == &parts.back()) {
+      for (const MixturePass& mixture : l.pass.mixtures) {
+        auto& names = numbers.losses.emplace_back();
+        for (const AuxiliaryLoss& loss : mixture.out.losses) {
+          names.emplace_back(loss.name);
+          all.push_back(loss.value.value());
+        }
+        all.insert(all.end(), {mixture.out.dropped(), mixture.out.expert_load()});
+      }
     }
-    all.insert(all.end(), {mixture.dropped(), mixture.expert_load()});
+    if (objective.defined()) {
+      objective = objective.clone();
+      kernels(objective.device()).accumulate(1.0, minimised.value(), objective);
+    } else {
+      objective = minimised.value();
+    }
+    Gradients more = tape_.backward(minimised);
+    if (gradients) {
+      gradients->add(more);
+    } else {
+      gradients = std::move(more);
+    }
+    for (const MixturePass& mixture : l.pass.mixtures) state.update(mixture);
+    const Rng next = tape_.rng();
+    tape_.clear();
+    tape_.rng() = next;
   }
-  const Gradients gradients = tape_.backward(l.total);
   const Tensor norm =
-      optimiser_.step(parameters_, gradients, learning_rate, max_norm_, l.total.value());
-  Classifier::update(parameters_, mixture.updates, norm);
+      optimiser_.step(parameters_, *gradients, learning_rate, options_.max_norm, objective);
+  state.write(norm);
   all.push_back(norm);
   numbers.all = concatenated(all);
-  tape_.clear();
   return numbers;
 }
 
@@ -104,22 +181,24 @@ const TrainingStep::Numbers& TrainingStep::replay(const Batch& batch, const Rng&
   return r.numbers;
 }
 
-StepReport TrainingStep::report_of(const Numbers& numbers, bool of_mixture) {
+StepReport TrainingStep::report_of(const Numbers& numbers) const {
   const std::vector<double> read = numbers.all.to_vector();
   auto next = read.begin();
   StepReport report;
-  report.loss = *next++;
-  report.objective = *next++;
-  if (numbers.auxiliary) report.auxiliary = *next++;
-  if (of_mixture) {
-    report.mixture.emplace();
-    for (const std::string& name : numbers.losses) {
-      report.mixture->losses.emplace_back(name, *next++);
-    }
+  for (const double weight : numbers.weights) {
+    report.loss += weight * *next++;
+    report.objective += weight * *next++;
+    if (numbers.auxiliary) report.auxiliary += weight * *next++;
+  }
+  for (const std::vector<std::string>& names : numbers.losses) {
+    MixtureReport& mixture = report.mixtures.emplace_back();
+    for (const std::string& name : names) mixture.losses.emplace_back(name, *next++);
     const double dropped = *next++;
-    report.mixture->expert_load.assign(next, read.end() - 1);
-    report.mixture->dropped = dropped_share(dropped, report.mixture->expert_load);
-    report.mixture->expert_load = shares(std::move(report.mixture->expert_load));
+    const auto experts = model_.mixture().config().size.experts;
+    mixture.expert_load.assign(next, next + experts);
+    next += experts;
+    mixture.dropped = dropped_share(dropped, mixture.expert_load);
+    mixture.expert_load = shares(std::move(mixture.expert_load));
   }
   report.gradient_norm = read.back();
   return report;

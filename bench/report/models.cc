@@ -7,6 +7,7 @@
 #include "bench/report/cases.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
+#include "train/classifier.h"
 #include "train/config.h"
 
 namespace moegrad::bench {
@@ -110,8 +111,9 @@ class Vision : public Model {
 
  protected:
   Var loss(Tape& tape) const override {
-    const Classifier::Output out = classifier_.forward(tape.constant(x_), parameters_, true);
-    return cross_entropy(out.logits, labels_) + out.mixture.auxiliary;
+    const Pass pass =
+        classifier_.forward(tape, {.x = x_, .labels = labels_, .ids = {}}, parameters_);
+    return cross_entropy(pass.predictions[0].value, labels_) + pass.mixtures[0].out.auxiliary;
   }
   void add_batch(TensorFile& file) const override {
     file.tensors["x"] = x_;

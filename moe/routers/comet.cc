@@ -38,17 +38,20 @@ class CometRouter : public Router {
   std::int64_t choices(const LayerSize& size) const override { return size.experts; }
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     const std::string start = std::string(prefix) + "router.";
     if (const std::int64_t splits = size.active * (size.experts - 1); splits > 0) {
       const double bound = gamma_ / 100.0;
-      parameters.add(start + "split", rng.uniform({size.model, splits}, DType::f64, -bound, bound))
-          .decays = true;
-      parameters.add(start + "split_bias", rng.uniform({splits}, DType::f64, -bound, bound));
+      const auto add = [&](const std::string& name, const Shape& shape) -> Parameter& {
+        return parameters.add(name, rng.named(name).uniform(shape, DType::f64, -bound, bound));
+      };
+      add(start + "split", {size.model, splits}).decays = true;
+      add(start + "split_bias", {splits});
     }
     const std::int64_t leaves = size.active * size.experts;
     const double deviation = 0.1 / std::sqrt(static_cast<double>(size.model));
-    parameters.add(start + "leaf", rng.normal({size.model, leaves}, DType::f64, 0.0, deviation))
+    const std::string leaf = start + "leaf";
+    parameters.add(leaf, rng.named(leaf).normal({size.model, leaves}, DType::f64, 0.0, deviation))
         .decays = true;
     parameters.add(start + "leaf_bias", Tensor::zeros({leaves}, DType::f64, Device::cpu));
   }

@@ -33,10 +33,11 @@ class DSelectKRouter : public Router {
   std::int64_t choices(const LayerSize& size) const override { return size.experts; }
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     const std::string start = std::string(prefix) + "router.";
-    const auto add = [&](const char* name, const Shape& shape, double bound) {
-      parameters.add(start + name, rng.uniform(shape, DType::f64, -bound, bound)).decays =
+    const auto add = [&](const char* kind, const Shape& shape, double bound) {
+      const std::string name = start + kind;
+      parameters.add(name, rng.named(name).uniform(shape, DType::f64, -bound, bound)).decays =
           shape.rank() == 2;
     };
     if (const std::int64_t codes = size.active * bits(size); codes > 0) {

@@ -19,7 +19,7 @@ class HashRouter : public Router {
  public:
   explicit HashRouter(std::uint64_t seed) : table_{seed, kTableStream, 0} {}
 
-  void declare(const LayerSize&, std::string_view, Parameters&, Rng&) const override {}
+  void declare(const LayerSize&, std::string_view, Parameters&, const Rng&) const override {}
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     const std::int64_t tokens = in.x.size(0);

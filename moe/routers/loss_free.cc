@@ -20,7 +20,7 @@ class LossFreeRouter : public Router {
   LossFreeRouter(double rate, bool renormalise) : rate_(rate), renormalise_(renormalise) {}
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     parameters.add(std::string(prefix) + "router.balance",
                    Tensor::zeros({size.experts}, DType::f64, Device::cpu), false);

@@ -28,7 +28,7 @@ class NoisyTopKRouter : public Router {
   NoisyTopKRouter(double importance, double load) : importance_(importance), load_(load) {}
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng&) const override {
+               const Rng&) const override {
     const Tensor zero = Tensor::zeros({size.model, size.experts}, DType::f64, Device::cpu);
     parameters.add(std::string(prefix) + "router.weight", zero).decays = true;
     parameters.add(std::string(prefix) + "router.noise", zero.clone()).decays = true;

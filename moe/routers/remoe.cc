@@ -31,7 +31,7 @@ class ReMoERouter : public Router {
   std::int64_t choices(const LayerSize& size) const override { return size.experts; }
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     parameters.add(std::string(prefix) + "router.lambda",
                    Tensor::full({1}, lambda_, DType::f64, Device::cpu), false);

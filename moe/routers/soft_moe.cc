@@ -32,12 +32,13 @@ class SoftMoERouter : public Router {
   std::int64_t choices(const LayerSize&) const override { return 1; }
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
+    const std::string name = start + "router.slots";
     parameters
-        .add(start + "router.slots",
-             rng.normal({size.model, size.experts * slots_}, DType::f64, 0.0, deviation))
+        .add(name, rng.named(name).normal({size.model, size.experts * slots_}, DType::f64, 0.0,
+                                          deviation))
         .decays = true;
     parameters.add(start + "router.scale", Tensor::full({1}, 1.0, DType::f64, Device::cpu));
   }

@@ -70,7 +70,7 @@ class SparsemixerRouter : public Router {
         argmax_rule_(o.flag("argmax-rule")) {}
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     if (!version_.gain) return;
     parameters.add(std::string(prefix) + "router.omega",

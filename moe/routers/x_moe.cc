@@ -27,7 +27,7 @@ constexpr double kLargestTemperature = 1e4;
 
 // [rows, columns] whose rows (or, where there are fewer of them, columns) are orthogonal and of
 // this length: Gram and Schmidt on normal numbers, twice for the rounding.
-Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng& rng) {
+Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng rng) {
   const std::int64_t count = std::min(rows, columns);
   const std::int64_t n = std::max(rows, columns);
   Tensor basis = rng.normal({count, n}, DType::f64);
@@ -63,15 +63,16 @@ class XMoeRouter : public Router {
       : softmax_gate_(softmax_gate), dimensions_(dimensions), balance_(balance) {}
 
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     const std::int64_t d =
         dimensions_ > 0 ? dimensions_ : std::max<std::int64_t>(2, size.experts / 2);
     const double deviation = 1.0 / std::sqrt(static_cast<double>(size.model));
     const std::string start(prefix);
-    parameters
-        .add(start + "router.project", rng.normal({size.model, d}, DType::f64, 0.0, deviation))
+    const std::string project = start + "router.project";
+    parameters.add(project, rng.named(project).normal({size.model, d}, DType::f64, 0.0, deviation))
         .decays = true;
-    parameters.add(start + "router.embedding", orthogonal(size.experts, d, 0.1, rng)).decays = true;
+    const std::string embedding = start + "router.embedding";
+    parameters.add(embedding, orthogonal(size.experts, d, 0.1, rng.named(embedding))).decays = true;
     parameters.add(start + "router.log_temperature", Tensor::scalar(std::log(kTemperature)));
   }
 

@@ -87,8 +87,11 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
   const std::vector<fs::path> paths(checkpoints.begin(), checkpoints.end());
   const auto rows = interruptible([&] {
     const TrainConfig config = stored_config(paths.front());
-    const Task task = load_task(config.task, data.value_or(config.data), DType::f32,
-                                static_cast<std::uint64_t>(seed.value_or(config.seed)));
+    TrainConfig of_data = config;
+    of_data.data = data.value_or(config.data);
+    of_data.seed = seed.value_or(config.seed);
+    of_data.dtype = "f32";
+    const Task task = load_task(of_data);
     return study_fidelity(paths, task, estimators, batch, on);
   });
   return json_of(rows);

@@ -31,7 +31,8 @@ const std::vector<Exception> kExceptions = {
     {"app/outcome", {"app/main", "tensor/put"}, "how every command begins, ends and prints"},
     {"app/pairs", {}, "of every command: two processes at once"},
     {"app/paths", {"app/commands"}, "of every command: paths"},
-    {"app/signals", {}, "of every command: signals and readers that are gone"},
+    {"app/signals", {"app/stop_signal"}, "of every command: signals and readers that are gone"},
+    {"app/study_compare_command", {"lab/runs"}, "the processes that it runs"},
     {"app/study_command",
      {"app/study_bias_command", "app/study_fidelity_command"},
      "the studies that it offers"},
@@ -88,7 +89,9 @@ const std::vector<Exception> kExceptions = {
     {"tensor/kernels", {"cuda/absent"}, "a build without CUDA"},
     {"train/device_bits", {}, "of all kernels: the bits of the device"},
     {"train/idx", {"train/gzip"}, "packed and not"},
-    {"train/loop_metrics", {"train/evaluation"}, "what the log tells"},
+    {"train/loop_metrics", {}, "what the log tells"},
+    {"train/loop", {"train/stored_model"}, "what it stores"},
+    {"train/model", {"train/models"}, "the one that a task asks for"},
 };
 
 // The paths below `folder`, without `ending`, of the files that end so.

@@ -8,15 +8,16 @@
 
 #include <zlib.h>
 
-#include "lab/fidelity.h"
 #include "tensor/files.h"
 #include "tensor/safetensors.h"
 #include "tests/temporary_files.h"
 #include "train/checkpoint.h"
+#include "train/classifier.h"
 #include "train/config.h"
 #include "train/gzip.h"
 #include "train/idx.h"
 #include "train/loop.h"
+#include "train/stored_model.h"
 
 namespace moegrad::fuzz {
 namespace {
@@ -141,8 +142,8 @@ std::vector<TrainConfig> configs() {
   return all;
 }
 
-struct Model {
-  explicit Model(const TrainConfig& c)
+struct Trained {
+  explicit Trained(const TrainConfig& c)
       : config(to_json(c, true)),
         parameters(Classifier(kInputs, kClasses, c.layer()).initial(1, DType::f32)),
         optimiser(parameters, {}) {}
@@ -157,7 +158,7 @@ std::vector<std::string> checkpoints() {
   std::vector<std::string> all;
   for (const TrainConfig& c : configs()) {
     const TemporaryFolder folder;
-    Model model(c);
+    Trained model(c);
     const TrainState state{.step = 12, .epoch = 1, .batch = 3, .rng = {7, 1, 5}};
     const fs::path path =
         model.checkpoints(folder.path()).save(state, model.parameters, model.optimiser);
@@ -196,13 +197,13 @@ std::string change_checkpoint(const std::string& input, std::uint64_t seed, std:
 }
 
 void read_checkpoints(const fs::path& file) {
-  static Model model(configs()[0]);
+  static Trained model(configs()[0]);
   try {
     const Checkpoint checkpoint = model.checkpoints(file.parent_path()).read(file);
     Checkpoints::restore(checkpoint, model.parameters, model.optimiser);
   } catch (const Error&) {  // the other reader is to see the file, too
   }
-  load_model(file, kInputs, kClasses);
+  load_model(file);
 }
 
 // --- configurations

@@ -26,9 +26,9 @@ BiasCase cell(const char* router, const char* estimator, std::int64_t experts, s
 class TanhRouter : public Router {
  public:
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     parameters.add(std::string(prefix) + "router.weight",
-                   rng.normal({size.experts, size.model}, DType::f64));
+                   rng.named("weight").normal({size.experts, size.model}, DType::f64));
     parameters.add(std::string(prefix) + "router.gain", Tensor::scalar(1.5));
   }
   Routing route(const LayerSize& size, const LayerInput& in) const override {

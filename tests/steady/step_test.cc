@@ -9,7 +9,7 @@
 
 #include "ops/ops.h"
 #include "tensor/threads.h"
-#include "train/model.h"
+#include "train/classifier.h"
 #include "train/optimiser.h"
 
 namespace {
@@ -67,9 +67,11 @@ class Training {
         labels_(Tensor::zeros({tokens}, DType::i32, Device::cpu)) {}
 
   void step() {
-    const Classifier::Output out = model_.forward(tape_.constant(x_), parameters_, true, labels_);
-    Var loss = cross_entropy(out.logits, labels_);
-    if (out.mixture.auxiliary.defined()) loss = loss + out.mixture.auxiliary;
+    const Pass pass =
+        model_.forward(tape_, {.x = x_, .labels = labels_, .ids = labels_}, parameters_);
+    Var loss = cross_entropy(pass.predictions[0].value, labels_);
+    const Var auxiliary = pass.mixtures[0].out.auxiliary;
+    if (auxiliary.defined()) loss = loss + auxiliary;
     {
       const Gradients gradients = tape_.backward(loss);
       optimiser_.step(parameters_, gradients, 1e-3, /*max_norm=*/1.0);

@@ -60,9 +60,9 @@ class Fixture {
 TEST_CASE("vision: images as scaled rows") {
   const Fixture fixture;
   for (const DType dtype : {DType::f32, DType::f64}) {
-    const Task task = load_task("vision", fixture.folder(), dtype, 0);
+    const Task task = load_task("vision", {.folder = fixture.folder(), .dtype = dtype});
     CHECK(task.name == "vision");
-    CHECK(task.train.classes == 10);
+    CHECK(task.targets[0].classes == 10);
     CHECK(task.train.x.dtype() == dtype);
     CHECK(task.train.x.shape() == Shape{3, 2});
     CHECK(task.train.labels.same_bits(Tensor::of<std::int32_t>({3}, {0, 9, 5})));
@@ -149,13 +149,14 @@ TEST_CASE("vision: the real Fashion-MNIST") {
 }
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 2);
+  CHECK(tasks().size() == 3);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
-  CHECK(load_task("synthetic", "", DType::f32, 3)
+  CHECK(tasks()[2].name == "language");
+  CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
-  CHECK(error_of([] { load_task("visoin", "data", DType::f32, 0); }) ==
-        "[task] there is no task 'visoin'. Choose one of: vision, synthetic.");
+  CHECK(error_of([] { load_task("visoin", {}); }) ==
+        "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
@@ -165,7 +166,7 @@ TEST_CASE("synthetic: a function of the seed, with labels that do not depend on 
   const Task other = make_synthetic(DType::f64, 2);
   CHECK(a.train.x.shape() == Shape{8192, 16});
   CHECK(a.test.x.shape() == Shape{2048, 16});
-  CHECK(a.train.classes == 4);
+  CHECK(a.targets[0].classes == 4);
   CHECK(a.train.x.same_bits(b.train.x));
   CHECK(a.test.labels.same_bits(b.test.labels));
   CHECK(single.train.labels.same_bits(a.train.labels));
@@ -224,8 +225,7 @@ TEST_CASE("synthetic: options out of range") {
 
 Dataset counted(std::int64_t rows) {
   Dataset dataset{.x = Tensor::empty({rows, 2}, DType::f64, Device::cpu),
-                  .labels = Tensor::empty({rows}, DType::i32, Device::cpu),
-                  .classes = 100};
+                  .labels = Tensor::empty({rows}, DType::i32, Device::cpu)};
   for (std::int64_t i = 0; i < rows; ++i) {
     dataset.x.write<double>()[2 * i] = static_cast<double>(i);
     dataset.x.write<double>()[2 * i + 1] = -static_cast<double>(i);
@@ -290,7 +290,8 @@ TEST_CASE("batches: mistakes") {
   Dataset dataset = counted(5);
   dataset.labels = counted(4).labels;
   CHECK(error_of([&] { Batches(dataset, 2); }) ==
-        "[batches] x f64 [5, 2] and labels i32 [4]. They must be [N, D] and i32 [N].");
+        "[batches] x f64 [5, 2] and labels i32 [4]. They must be [N, D] and i32 [N] or [N, "
+        "targets].");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "autograd/operation_check.h"
 #include "ops/list.h"
 #include "tests/devices.h"
+#include "train/classifier.h"
 #include "train/step.h"
 
 using namespace moegrad;
@@ -62,7 +63,7 @@ std::string digest_of(const std::string& router, const std::string& estimator, D
   Parameters parameters = model.initial(1, dtype);
   for (Parameter& p : parameters) p.value = p.value.to(Device::cuda);
   AdamWOptimiser optimiser(parameters, {});
-  TrainingStep step(model, parameters, optimiser, 1.0);
+  TrainingStep step(model, parameters, optimiser, {.max_norm = 1.0});
   for (std::uint64_t i = 0; i < 20; ++i) {
     Rng rng{.seed = i};
     const Tensor labels = Tensor::empty({50}, DType::i32, Device::cpu);

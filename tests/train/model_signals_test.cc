@@ -9,7 +9,7 @@
 
 #include "ops/ops.h"
 #include "tensor/threads.h"
-#include "train/model.h"
+#include "train/classifier.h"
 #include "train/optimiser.h"
 
 namespace moegrad {
@@ -55,9 +55,9 @@ std::vector<Tensor> trained() {
   const Tensor labels = Tensor::zeros({96}, DType::i32, Device::cpu);
   Tape tape;
   for (int i = 0; i < 1000; ++i) {
-    const Classifier::Output out = model.forward(tape.constant(x), parameters, true, labels);
+    const Pass pass = model.forward(tape, {.x = x, .labels = labels, .ids = labels}, parameters);
     {
-      const Gradients gradients = tape.backward(cross_entropy(out.logits, labels));
+      const Gradients gradients = tape.backward(cross_entropy(pass.predictions[0].value, labels));
       optimiser.step(parameters, gradients, 1e-3);
     }
     tape.clear();

@@ -6,7 +6,6 @@
 
 #include "ops/ops.h"
 #include "tests/temporary_files.h"
-#include "train/model.h"
 
 namespace moegrad {
 namespace {
@@ -58,61 +57,6 @@ TEST_CASE("modules: bind takes what has the prefix, and no gradient of what is n
   const Gradients g = tape.backward(w.at("x") * w.at("y"));
   CHECK(g[*p.find("a.x")].item() == 3.0);
   CHECK(g[*p.find("b.x")].item() == 0.0);
-}
-
-LayerConfig small() {
-  LayerConfig config;
-  config.size = {.model = 6, .hidden = 5, .experts = 3, .active = 2};
-  return config;
-}
-
-TEST_CASE("model: f32 and f64 start from the same numbers, other seeds from others") {
-  const Classifier model(4, 3, small());
-  const Parameters wide = model.initial(7, DType::f64);
-  const Parameters narrow = model.initial(7, DType::f32);
-  const Parameters other = model.initial(8, DType::f64);
-  auto n = narrow.begin();
-  auto o = other.begin();
-  for (const Parameter& w : wide) {
-    CHECK(w.name == n->name);
-    CHECK(w.value.to(DType::f32).same_bits(n->value));
-    const bool drawn =
-        w.name.find("weight") != std::string::npos || w.name.find(".w") != std::string::npos;
-    CHECK_MESSAGE(w.value.same_bits(o->value) == !drawn, w.name);
-    ++n;
-    ++o;
-  }
-}
-
-// input, norm, mixture, residual, norm, head: every parameter gets a gradient, and it is right.
-TEST_CASE("model: finite differences of every parameter") {
-  const Classifier model(4, 3, small());
-  Parameters p = model.initial(7, DType::f64);
-  Rng rng{1, 1, 0};
-  const Tensor x = rng.normal({5, 4}, DType::f64);
-  const Tensor labels = Tensor::of<std::int32_t>({5}, {0, 1, 2, 1, 0});
-  const auto loss = [&](Tape& tape) {
-    const Classifier::Output out = model.forward(tape.constant(x), p, true);
-    CHECK(out.logits.shape() == Shape{5, 3});
-    return cross_entropy(out.logits, labels);
-  };
-  Tape tape;
-  const Gradients g = tape.backward(loss(tape));
-  for (Parameter& parameter : p) {
-    const std::int64_t i = parameter.value.numel() / 2;
-    double& element = parameter.value.write_values<double>()[static_cast<std::size_t>(i)];
-    const double h = 1e-6;
-    const double middle = element;
-    const auto at = [&](double value) {
-      element = value;
-      Tape t;
-      return loss(t).value().item();
-    };
-    const double difference = (at(middle + h) - at(middle - h)) / (2 * h);
-    element = middle;
-    CHECK_MESSAGE(g[parameter].at(i) == doctest::Approx(difference).epsilon(1e-4).scale(1e-2),
-                  parameter.name);
-  }
 }
 
 }  // namespace

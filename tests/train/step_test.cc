@@ -14,6 +14,7 @@
 #include "tensor/kernels.h"
 #include "tensor/maths.h"
 #include "tests/devices.h"
+#include "train/classifier.h"
 
 namespace moegrad {
 namespace {
@@ -35,11 +36,13 @@ LayerConfig layer(const std::string& router, const std::string& estimator,
 // A model in training on a device, whose batches are on the host.
 class Training {
  public:
-  explicit Training(const LayerConfig& config, Device device = Device::cpu, bool captures = false)
+  explicit Training(const LayerConfig& config, Device device = Device::cpu, bool captures = false,
+                    std::int64_t parts = 1)
       : model_(5, 3, config), parameters_(model_.initial(1, DType::f32)) {
     for (Parameter& p : parameters_) p.value = p.value.to(device);
     optimiser_.emplace(parameters_, AdamWOptimiser::Config{});
-    step_.emplace(model_, parameters_, *optimiser_, 1.0, captures);
+    step_.emplace(model_, parameters_, *optimiser_,
+                  StepOptions{.max_norm = 1.0, .parts = parts, .captures = captures});
   }
 
   static Batch batch(std::uint64_t seed, std::int32_t rows = 12) {
@@ -92,28 +95,29 @@ TEST_CASE("step: it tells the numbers of the pass that it made") {
   Training training(layer("switch", "sparse", {{"capacity", "0.5"}, {"capacity-min", "1"}}));
   const Batch batch = Training::batch(1);
   Tape tape(Tape::Options{.rng = {.seed = 3}});
-  const Classifier::Losses l = training.model().losses(tape, batch, training.parameters());
-  const std::vector<double> load = l.mixture.expert_load().to_vector();
-  const double dropped = l.mixture.dropped().item();
+  const Model::Losses l = training.model().losses(tape, batch, training.parameters());
+  const LayerOutput& mixture = l.pass.mixtures.front().out;
+  const std::vector<double> load = mixture.expert_load().to_vector();
+  const double dropped = mixture.dropped().item();
   REQUIRE(dropped > 0.0);
 
   const StepReport report = training.step(batch);
   CHECK(report.failure.empty());
   CHECK(report.loss == l.task.value().item());
-  CHECK(report.auxiliary == l.mixture.auxiliary.value().item());
+  CHECK(report.auxiliary == mixture.auxiliary.value().item());
   CHECK(report.gradient_norm > 0.0);
-  REQUIRE(report.mixture);
-  REQUIRE(report.mixture->losses.size() == l.mixture.losses.size());
-  for (std::size_t i = 0; i < l.mixture.losses.size(); ++i) {
-    CHECK(report.mixture->losses[i].first == l.mixture.losses[i].name);
-    CHECK(report.mixture->losses[i].second == l.mixture.losses[i].value.value().item());
+  REQUIRE(report.mixtures.size() == 1);
+  REQUIRE(report.mixtures[0].losses.size() == mixture.losses.size());
+  for (std::size_t i = 0; i < mixture.losses.size(); ++i) {
+    CHECK(report.mixtures[0].losses[i].first == mixture.losses[i].name);
+    CHECK(report.mixtures[0].losses[i].second == mixture.losses[i].value.value().item());
   }
-  REQUIRE(report.mixture->expert_load.size() == 4);
+  REQUIRE(report.mixtures[0].expert_load.size() == 4);
   for (std::size_t e = 0; e < 4; ++e) {
-    CHECK(report.mixture->expert_load[e] == load[e] / (12.0 - dropped));
+    CHECK(report.mixtures[0].expert_load[e] == load[e] / (12.0 - dropped));
   }
-  CHECK(report.mixture->dropped == dropped / 12.0);
-  CHECK(!training.step(batch, false).mixture);
+  CHECK(report.mixtures[0].dropped == dropped / 12.0);
+  CHECK(training.step(batch, false).mixtures.empty());
 }
 
 TEST_CASE("step: one that fails changes nothing, is named, and the next one is made") {
@@ -187,18 +191,18 @@ TEST_CASE("step: on another device the numbers of the CPU, and one wait") {
       CHECK(near(report.loss, expected.loss));
       CHECK(near(report.auxiliary, expected.auxiliary));
       CHECK(near(report.gradient_norm, expected.gradient_norm));
-      REQUIRE(report.mixture.has_value() == of_mixture);
+      REQUIRE(!report.mixtures.empty() == of_mixture);
       if (!of_mixture) continue;
-      REQUIRE(report.mixture->losses.size() == expected.mixture->losses.size());
-      for (std::size_t l = 0; l < expected.mixture->losses.size(); ++l) {
-        CHECK(report.mixture->losses[l].first == expected.mixture->losses[l].first);
-        CHECK(near(report.mixture->losses[l].second, expected.mixture->losses[l].second));
+      REQUIRE(report.mixtures[0].losses.size() == expected.mixtures[0].losses.size());
+      for (std::size_t l = 0; l < expected.mixtures[0].losses.size(); ++l) {
+        CHECK(report.mixtures[0].losses[l].first == expected.mixtures[0].losses[l].first);
+        CHECK(near(report.mixtures[0].losses[l].second, expected.mixtures[0].losses[l].second));
       }
-      REQUIRE(report.mixture->expert_load.size() == expected.mixture->expert_load.size());
-      for (std::size_t e = 0; e < expected.mixture->expert_load.size(); ++e) {
-        CHECK(near(report.mixture->expert_load[e], expected.mixture->expert_load[e]));
+      REQUIRE(report.mixtures[0].expert_load.size() == expected.mixtures[0].expert_load.size());
+      for (std::size_t e = 0; e < expected.mixtures[0].expert_load.size(); ++e) {
+        CHECK(near(report.mixtures[0].expert_load[e], expected.mixtures[0].expert_load[e]));
       }
-      CHECK(report.mixture->dropped == expected.mixture->dropped);
+      CHECK(report.mixtures[0].dropped == expected.mixtures[0].dropped);
     }
     const std::vector<Tensor> want = here.state();
     const std::vector<Tensor> got = there.state();
@@ -255,11 +259,11 @@ void compare_captured(Device device, const LayerConfig& config) {
     CHECK(got.loss == want.loss);
     CHECK(got.auxiliary == want.auxiliary);
     CHECK(got.gradient_norm == want.gradient_norm);
-    REQUIRE(got.mixture.has_value() == of_mixture);
+    REQUIRE(!got.mixtures.empty() == of_mixture);
     if (!of_mixture) continue;
-    CHECK(got.mixture->losses == want.mixture->losses);
-    CHECK(got.mixture->expert_load == want.mixture->expert_load);
-    CHECK(got.mixture->dropped == want.mixture->dropped);
+    CHECK(got.mixtures[0].losses == want.mixtures[0].losses);
+    CHECK(got.mixtures[0].expert_load == want.mixtures[0].expert_load);
+    CHECK(got.mixtures[0].dropped == want.mixtures[0].dropped);
   }
   CHECK(same(captured.state(), launched.state()));
 }
@@ -375,6 +379,57 @@ TEST_CASE("step: the state of the mixture keeps its storage") {
   training.step(Training::batch(1));
   CHECK(training.parameters().find("mixture.router.balance")->value.shares_storage(bias));
   CHECK(!bias.same_bits(before));
+}
+
+// Without a balance loss or a capacity nothing of a batch depends on the rows beside it.
+TEST_CASE("a batch in parts: the step of the whole batch, within rounding") {
+  const Batch batch = Training::batch(1, 13);
+  const auto after = [&](std::int64_t parts, Device device, bool captures) {
+    Training training(layer("top-k", "ste-dense"), device, captures, parts);
+    const StepReport report = training.step(batch);
+    CHECK(report.failure.empty());
+    return std::pair(report, training.state());
+  };
+  const auto [want, state] = after(1, Device::cpu, false);
+  for (const std::int64_t parts : {2, 5, 13, 100}) {
+    for (const Device device : test::devices()) {
+      CAPTURE(parts);
+      CAPTURE(name_of(device));
+      const auto [got, there] = after(parts, device, false);
+      CHECK(got.loss == doctest::Approx(want.loss).epsilon(1e-5));
+      CHECK(got.gradient_norm == doctest::Approx(want.gradient_norm).epsilon(1e-4));
+      // The moments, which are the gradient and its square within factors.
+      for (std::size_t i = state.size() / 3; i < state.size(); ++i) {
+        for (std::int64_t j = 0; j < state[i].numel(); ++j) {
+          CHECK(there[i].at(j) == doctest::Approx(state[i].at(j)).epsilon(1e-4).scale(1e-2));
+        }
+      }
+      if (device != Device::cuda) continue;
+      const auto [captured, same] = after(parts, device, true);
+      for (std::size_t i = 0; i < there.size(); ++i) CHECK(same[i].same_bits(there[i]));
+    }
+  }
+}
+
+TEST_CASE("the state of a mixture goes on from part to part, and is not lost with a step") {
+  const auto bias = [](Training& training) {
+    return training.parameters().find("mixture.router.balance")->value;
+  };
+  const Batch batch = Training::batch(1, 12);
+  Training parts(layer("loss-free", "sparse"), Device::cpu, false, 3);
+  const Tensor before = bias(parts);
+  parts.step(batch);
+  double most = 0.0;
+  for (std::int64_t e = 0; e < 4; ++e) most = std::fmax(most, std::abs(bias(parts).at(e)));
+  CHECK(most > 1.5e-3);  // a part moves each bias by 0.001
+  CHECK(bias(parts).shares_storage(before));
+
+  Batch bad = Training::batch(1, 12);
+  bad.x.write<float>()[5 * 11] = std::numeric_limits<float>::infinity();  // in the last part
+  const std::vector<Tensor> state = parts.state();
+  CHECK(!parts.step(bad).failure.empty());
+  const std::vector<Tensor> now = parts.state();
+  for (std::size_t i = 0; i < state.size(); ++i) CHECK(now[i].same_bits(state[i]));
 }
 
 }  // namespace moegrad

@@ -20,7 +20,7 @@ class Changed : public Router {
   Changed(Change change, double mean, bool memory)
       : change_(std::move(change)), mean_(mean), memory_(memory) {}
   void declare(const LayerSize& size, std::string_view prefix, Parameters& parameters,
-               Rng& rng) const override {
+               const Rng& rng) const override {
     Router::declare(size, prefix, parameters, rng);
     if (!memory_) return;
     parameters.add(std::string(prefix) + "router.memory",

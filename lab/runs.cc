@@ -1,0 +1,232 @@
+#include "lab/runs.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <map>
+#include <thread>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tensor/files.h"
+#include "tensor/folders.h"
+#include "tensor/threads.h"
+#include "train/optimiser.h"
+#include "train/progress.h"
+#include "train/run_folder.h"
+#include "train/step.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPause = std::chrono::milliseconds(20);
+
+// "lr is 0.002 there and 0.001 here, seed is ..."; empty where they are the same.
+std::string difference(const TrainConfig& there, const TrainConfig& here) {
+  std::string all;
+  const auto add = [&](const std::string& name, const std::string& a, const std::string& b) {
+    if (a != b)
+      all += fmt::format("{}{} is '{}' there and '{}' here", all.empty() ? "" : ", ", name, a, b);
+  };
+  for (const TrainField& field : train_fields()) {
+    if (!field.result_free) add(field.spec.name, field_text(there, field), field_text(here, field));
+  }
+  std::map<std::string, std::string> options = there.options;
+  options.insert(here.options.begin(), here.options.end());
+  const auto option = [](const TrainConfig& config, const std::string& name) {
+    const auto found = config.options.find(name);
+    return found == config.options.end() ? std::string("unset") : found->second;
+  };
+  for (const auto& [name, unused] : options) {
+    add("option " + name, option(there, name), option(here, name));
+  }
+  return all;
+}
+
+// The last line of a log that says something.
+std::string last_line(const fs::path& log) {
+  const std::string text = path_exists(log) ? read_file(log) : "";
+  const std::size_t end = text.find_last_not_of("\r\n ");
+  if (end == std::string::npos) return "it wrote nothing";
+  const std::size_t begin = text.find_last_of("\r\n", end);
+  return text.substr(begin == std::string::npos ? 0 : begin + 1, end - (begin + 1) + 1);
+}
+
+// A process of its own group: a signal of the terminal reaches it through this program alone, once.
+::pid_t start(const std::vector<std::string>& arguments, const fs::path& log) {
+  std::vector<char*> argv;
+  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  ::posix_spawn_file_actions_t files;
+  ::posix_spawn_file_actions_init(&files);
+  ::posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+  ::posix_spawn_file_actions_addopen(&files, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666);
+  ::posix_spawn_file_actions_adddup2(&files, 1, 2);
+  ::posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  ::pid_t process = 0;
+  const int error = ::posix_spawn(&process, argv[0], &files, &attributes, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&files);
+  ::posix_spawnattr_destroy(&attributes);
+  if (error != 0) fail("study", "cannot run '{}': {}.", arguments[0], std::strerror(error));
+  return process;
+}
+
+class Runs {
+ public:
+  Runs(const std::vector<PlannedRun>& runs, const RunsOptions& options)
+      : runs_(runs), options_(options), outcomes_(runs.size()) {}
+  ~Runs() { end_all(); }
+  Runs(const Runs&) = delete;
+  Runs& operator=(const Runs&) = delete;
+
+  std::vector<RunOutcome> operator()() {
+    for (const PlannedRun& run : runs_) require_same(run);
+    make_folder(options_.folder);
+    std::size_t next = 0;
+    while (next < runs_.size() || !processes_.empty()) {
+      if (options_.stop != nullptr && options_.stop->load() != 0) {
+        end_all();
+        break;
+      }
+      if (next < runs_.size() && static_cast<int>(processes_.size()) < options_.jobs) {
+        begin(next++);
+        continue;
+      }
+      if (!collect()) std::this_thread::sleep_for(kPause);
+    }
+    return outcomes_;
+  }
+
+ private:
+  fs::path path(const PlannedRun& run, const char* suffix = "") const {
+    return options_.folder / (run.name + suffix);
+  }
+
+  void require_same(const PlannedRun& run) const {
+    const RunFolder folder(path(run));
+    if (!path_exists(folder.config())) return;
+    const std::string other = difference(folder.resumed({}), run.config);
+    if (other.empty()) return;
+    fail("study",
+         "'{}' holds a run of another configuration: {}. Choose another folder with --out, or "
+         "remove that one.",
+         folder.path().string(), other);
+  }
+
+  void begin(std::size_t i) {
+    const PlannedRun& run = runs_[i];
+    const RunFolder folder(path(run));
+    if (path_exists(folder.result())) {
+      outcomes_[i].state = RunState::was_there;
+      ++done_;
+      options_.message(fmt::format("{} is there already", run.name));
+      return;
+    }
+    const fs::path config = path(run, ".json");
+    write_file_atomic(config, to_json(run.config) + "\n");
+    remove_file(path(run, ".log"));
+    std::vector<std::string> arguments = {options_.program.string(), "train",     "--out",
+                                          folder.path().string(),    "--threads", "1"};
+    if (path_exists(folder.config())) {
+      arguments.emplace_back("--resume");
+    } else {
+      arguments.insert(arguments.end(), {"--config", config.string()});
+    }
+    processes_[start(arguments, path(run, ".log"))] = {i, Clock::now()};
+  }
+
+  // Whether a process has ended.
+  bool collect() {
+    for (const auto& [process, what] : processes_) {
+      int status = 0;
+      const ::pid_t ended = ::waitpid(process, &status, WNOHANG);
+      if (ended == 0 || (ended < 0 && errno == EINTR)) continue;
+      finish(what, status);
+      processes_.erase(process);
+      return true;
+    }
+    return false;
+  }
+
+  struct Process {
+    std::size_t run;
+    Clock::time_point since;
+  };
+
+  void finish(const Process& what, int status) {
+    const PlannedRun& run = runs_[what.run];
+    RunOutcome& outcome = outcomes_[what.run];
+    const double seconds = std::chrono::duration<double>(Clock::now() - what.since).count();
+    ++done_;
+    seconds_ += seconds;
+    ++made_;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+      outcome.state = RunState::made;
+    } else if (path_exists(RunFolder(path(run)).result())) {
+      outcome.state = RunState::made;
+    } else {
+      outcome = {RunState::failed, last_line(path(run, ".log"))};
+    }
+    const double each = seconds_ / static_cast<double>(made_);
+    const double left = each * static_cast<double>(runs_.size() - done_) / options_.jobs;
+    options_.message(
+        fmt::format("{} {} in {}; {} of {} are done, {} left", run.name,
+                    outcome.state == RunState::failed ? "FAILED (" + outcome.why + ")" : "is made",
+                    duration_text(seconds), done_, runs_.size(), duration_text(left)));
+  }
+
+  // Asks what runs to save and end, and waits for it.
+  void end_all() {
+    for (const auto& [process, what] : processes_) ::kill(process, SIGINT);
+    for (const auto& [process, what] : processes_) {
+      int status = 0;
+      while (::waitpid(process, &status, 0) < 0 && errno == EINTR) {
+      }
+    }
+    processes_.clear();
+  }
+
+  const std::vector<PlannedRun>& runs_;
+  const RunsOptions& options_;
+  std::vector<RunOutcome> outcomes_;
+  std::map<::pid_t, Process> processes_;
+  std::size_t done_ = 0;
+  std::size_t made_ = 0;
+  double seconds_ = 0.0;
+};
+
+}  // namespace
+
+std::vector<RunOutcome> make_runs(const std::vector<PlannedRun>& runs, const RunsOptions& options) {
+  return Runs(runs, options)();
+}
+
+double seconds_of_step(const TrainConfig& config, const Task& task) {
+  constexpr int kSteps = 3;
+  const ThreadScope threads(1);
+  const auto model = make_model(task.shape(), config);
+  Parameters parameters = model->initial(static_cast<std::uint64_t>(config.seed), config.type());
+  AdamWOptimiser optimiser(parameters, {});
+  TrainingStep step(*model, parameters, optimiser, {.max_norm = 1.0, .parts = config.parts});
+  const Batch batch = Batches(task.train, config.batch).get(0);
+  std::vector<double> seconds;
+  for (int i = 0; i <= kSteps; ++i) {
+    const Clock::time_point begin = Clock::now();
+    step(batch, Rng{.seed = 1, .stream = static_cast<std::uint64_t>(i)}, 1e-4, false);
+    if (i > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  std::ranges::sort(seconds);
+  return seconds[seconds.size() / 2];
+}
+
+}  // namespace moegrad

@@ -1,0 +1,130 @@
+// `moegrad study compare`: its processes, what it says and what it keeps.
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/app/program.h"
+
+using namespace moegrad::test;
+using nlohmann::json;
+
+namespace {
+
+// Two methods, two seeds, 6 steps each.
+std::vector<std::string> command(const TemporaryFolder& folder,
+                                 std::vector<std::string> more = {}) {
+  std::vector<std::string> all = {
+      "study",    "compare", "--task",   "synthetic",
+      "--seeds",  "2",       "--out",    (folder / "study").string(),
+      "--method", "top-k:",  "--method", "dense: estimator=ste-dense options.shared=1"};
+  for (const char* setting : {"steps=6", "evaluate_every=3", "experts=4", "width=8", "hidden=8",
+                              "log_every=2", "batch=32"}) {
+    all.insert(all.end(), {"--set", setting});
+  }
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+json rows(const TemporaryFolder& folder) {
+  return json::parse(moegrad::read_file(folder / "study/rows.json"));
+}
+
+}  // namespace
+
+TEST_CASE("compare: runs paired by seed, a table, rows; done runs are not made again") {
+  const TemporaryFolder folder;
+  const Outcome first = run(folder, command(folder));
+  CHECK(first.code == 0);
+  CHECK(first.err.find("4 runs, ") != std::string::npos);
+  CHECK(first.err.find("4 of 4 are done") != std::string::npos);
+  CHECK(first.out.find("difference") != std::string::npos);
+  const json all = rows(folder);
+  REQUIRE(all.size() == 2);
+  CHECK(all[0]["method"] == "top-k");
+  CHECK(all[1]["pairs"] == 2);
+  CHECK(all[1]["runs"].size() == 2);
+  const double difference = all[1]["runs"][0]["loss"].get<double>() / 2 +
+                            all[1]["runs"][1]["loss"].get<double>() / 2 -
+                            all[0]["mean"]["loss"].get<double>();
+  CHECK(all[1]["difference"].get<double>() == doctest::Approx(difference));
+  const json config = json::parse(moegrad::read_file(folder / "study/runs/dense-s2/config.json"));
+  CHECK(config["estimator"] == "ste-dense");
+  CHECK(config["options"]["shared"] == "1");
+  CHECK(config["seed"] == 2);
+
+  const Outcome again = run(folder, command(folder));
+  CHECK(again.code == 0);
+  CHECK(again.err.find("dense-s2 is there already") != std::string::npos);
+  CHECK(rows(folder) == all);
+
+  const Outcome other = run(folder, command(folder, {"--set", "lr=0.5"}));
+  CHECK(other.code == 2);
+  CHECK(
+      other.err.find("holds a run of another configuration: lr is '0.002' there and '0.5' here") !=
+      std::string::npos);
+}
+
+TEST_CASE("compare: from a common trunk") {
+  const TemporaryFolder folder;
+  const Outcome outcome = run(folder, command(folder, {"--trunk", "4", "--jobs", "1"}));
+  CHECK(outcome.code == 0);
+  const std::string log = moegrad::read_file(folder / "study/runs/dense-s1.log");
+  CHECK(log.find("beginning with the parameters of") != std::string::npos);
+  CHECK(log.find("drawn anew: mixture.shared.w1") != std::string::npos);
+  const json trunk = json::parse(moegrad::read_file(folder / "study/runs/trunk-s1/config.json"));
+  CHECK(trunk["steps"] == 4);
+  CHECK(trunk["estimator"] == "sparse");
+}
+
+TEST_CASE("compare: one that fails stops no other") {
+  const TemporaryFolder folder;
+  const Outcome outcome = run(
+      folder, command(folder, {"--method", "wild: lr=1000000 clip=0 optimiser=sgd momentum=1"}));
+  CHECK(outcome.code == 1);
+  CHECK(outcome.err.find("wild-s1 FAILED (") != std::string::npos);
+  CHECK(outcome.err.find("6 of 6 are done") != std::string::npos);
+  const json all = rows(folder);
+  REQUIRE(all.size() == 3);
+  CHECK(all[1]["pairs"] == 2);
+  CHECK(all[2]["pairs"] == 0);
+  CHECK(all[2]["mean"]["loss"].is_null());
+}
+
+TEST_CASE("compare: stopped, it saves, and goes on the next time") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> longer = {"--set", "steps=100000", "--set", "checkpoint_every=1"};
+  Process process(folder, command(folder, longer));
+  const auto file = folder / "study/runs/top-k-s1/checkpoints";
+  for (int i = 0; i < 3000 && !std::filesystem::exists(file / "step-00000003.safetensors"); ++i) {
+    ::usleep(10000);
+  }
+  process.signal(SIGINT);
+  const Outcome stopped = process.wait();
+  CHECK(stopped.code == 128 + SIGINT);
+  CHECK(stopped.err.find("stopped; the same command goes on") != std::string::npos);
+  CHECK(!std::filesystem::exists(folder / "study/runs/top-k-s1/result.json"));
+  CHECK(std::filesystem::exists(file));
+}
+
+TEST_CASE("compare: mistakes") {
+  const TemporaryFolder folder;
+  const auto error = [&](std::vector<std::string> more) {
+    std::vector<std::string> all = {"study", "compare", "--out", (folder / "s").string()};
+    all.insert(all.end(), more.begin(), more.end());
+    const Outcome outcome = run(folder, all);
+    CHECK(outcome.code == 2);
+    return outcome.err;
+  };
+  CHECK(error({}) == "[study] no task is given. Give --config or --task.\n");
+  CHECK(error({"--task", "synthetic", "--method", "a/b: lr=1"}) ==
+        "[study] the method 'a/b: lr=1' has no name that a folder can have. Give NAME: key=value "
+        "...\n");
+  CHECK(error({"--task", "synthetic", "--method", "a: lr"}) ==
+        "[study] method a: 'lr' is no key=value.\n");
+  CHECK(
+      error({"--task", "synthetic", "--method", "a: rate=1"}).find("there is no setting 'rate'") !=
+      std::string::npos);
+  CHECK(error({"--task", "synthetic", "--method", "a: router=topk"}).find("router") !=
+        std::string::npos);
+  CHECK(!std::filesystem::exists(folder / "s/runs"));
+}

@@ -1,0 +1,82 @@
+#include "train/language.h"
+
+#include <string>
+
+#include <doctest/doctest.h>
+
+#include "tensor/files.h"
+#include "tensor/folders.h"
+#include "tests/temporary_files.h"
+
+namespace moegrad {
+namespace {
+
+using test::error_of;
+using test::TemporaryFolder;
+
+void write_domain(const TemporaryFolder& data, const std::string& name, const std::string& train,
+                  const std::string& validation) {
+  const auto folder = data.path() / "language" / name;
+  make_folder(folder);
+  write_file_atomic(folder / "train.txt", train);
+  write_file_atomic(folder / "validation.txt", validation);
+}
+
+std::string window(const Dataset& data, std::int64_t i) {
+  std::string text;
+  for (const std::int32_t id : data.x.rows(i, i + 1).values<std::int32_t>()) {
+    text += static_cast<char>(id);
+  }
+  return text;
+}
+
+TEST_CASE("windows tell each byte but the first once; bytes are bytes") {
+  const TemporaryFolder data;
+  write_domain(data, "prose", "abcdefghijk", "0123");
+  write_domain(data, "code", std::string("\xff\0\x80xyz", 6), "wxyz");
+  const Language both = load_language(data.path(), "prose,code", 3);
+  CHECK(both.names == std::vector<std::string>{"prose", "code"});
+  REQUIRE(both.train.x.shape() == Shape{4, 4});
+  CHECK(window(both.train, 0) == "abcd");
+  CHECK(window(both.train, 1) == "defg");
+  CHECK(window(both.train, 2) == "ghij");
+  CHECK(window(both.train, 3) == std::string("\xff\0\x80x", 4));
+  CHECK(both.train.x.at(12) == 255.0);
+  CHECK(both.train.labels.same_bits(Tensor::of<std::int32_t>({4}, {0, 0, 0, 1})));
+  CHECK(both.test.x.size(0) == 2);
+  CHECK(load_language(data.path(), "code", 3).train.labels.at(0) == 0.0);
+}
+
+TEST_CASE("a long validation text is seen evenly") {
+  const TemporaryFolder data;
+  std::string text;
+  for (int i = 0; i < 4097; ++i) text += static_cast<char>(i % 251);
+  write_domain(data, "jargon", "abc", text);
+  const Language l = load_language(data.path(), "jargon", 2);
+  CHECK(l.test.x.size(0) == 1024);  // of 2048
+  CHECK(l.test.x.at(3) == 4.0);     // the second window is the third of all
+}
+
+TEST_CASE("language: errors") {
+  const TemporaryFolder data;
+  write_domain(data, "prose", "ab", "0123");
+  const auto error = [&](std::string_view domains, std::int64_t context) {
+    return error_of([&] { load_language(data.path(), domains, context); });
+  };
+  const std::string file = (data.path() / "language" / "prose" / "train.txt").string();
+  CHECK(error("prose", 2) == "[language] " + file +
+                                 ": 2 bytes, fewer than the 3 of a window. Run scripts/data "
+                                 "language again, or give a shorter --context.");
+  CHECK(error("prose,verse", 1) ==
+        "[language] there is no domain 'verse'. Choose from: prose, shakespeare, glosses, code, "
+        "jargon.");
+  CHECK(error("", 1).starts_with("[language] there is no domain ''"));
+  CHECK(error("prose,prose", 1) == "[language] the domain 'prose' is there twice. Name it once.");
+  CHECK(error("code", 1) == "[language] '" +
+                                (data.path() / "language" / "code" / "train.txt").string() +
+                                "' is missing. Run scripts/data language.");
+  CHECK(error("prose", 0) == "[language] a context of 0 bytes. Give 1 or more.");
+}
+
+}  // namespace
+}  // namespace moegrad

@@ -1,0 +1,81 @@
+#include "train/classifier.h"
+
+#include <string>
+#include <utility>
+
+#include "ops/ops.h"
+#include "tensor/kernels.h"
+
+namespace moegrad {
+namespace {
+
+const std::string kMixture = "mixture.";
+
+LayerConfig square(LayerConfig config) {
+  config.size.output = config.size.model;
+  return config;
+}
+
+// The columns of the head.
+std::int64_t width_of(const std::vector<Target>& targets) {
+  std::int64_t width = 0;
+  for (const Target& t : targets) width += t.kind == Target::Kind::classes ? t.classes : 1;
+  return width;
+}
+
+// Column i of labels [B, n].
+Tensor column(const Tensor& labels, std::int64_t i) {
+  if (labels.rank() == 1) return labels;
+  const std::int64_t rows = labels.size(0);
+  const Tensor out = labels.like({rows});
+  kernels(labels.device()).copy_block(labels, i, labels.size(1), rows, 1, 0, 1, out);
+  return out;
+}
+
+}  // namespace
+
+Classifier::Classifier(std::int64_t inputs, std::vector<Target> targets, LayerConfig config)
+    : Model(std::move(targets), square(std::move(config))),
+      input_{inputs, mixture().config().size.model},
+      norm1_{input_.outputs},
+      norm2_{input_.outputs},
+      head_{input_.outputs, width_of(this->targets())} {}
+
+Classifier::Classifier(std::int64_t inputs, std::int64_t classes, const LayerConfig& config)
+    : Classifier(inputs, {{.name = "class", .classes = classes}}, config) {}
+
+void Classifier::declare(Parameters& parameters, const Rng& rng) const {
+  input_.declare("input.", parameters, rng);
+  norm1_.declare("norm1.", parameters);
+  mixture().declare(kMixture, parameters, rng);
+  norm2_.declare("norm2.", parameters);
+  head_.declare("head.", parameters, rng);
+}
+
+Pass Classifier::forward(Tape& tape, const Batch& batch, const Parameters& parameters,
+                         PassMode mode) const {
+  const auto weights = [&](std::string_view prefix) { return bind(tape, parameters, prefix); };
+  const Var x = tape.constant(batch.x);
+  const Var h = norm1_(relu(input_(x, weights("input."))), weights("norm1."));
+  Pass pass;
+  MixturePass& mix =
+      pass.mixtures.emplace_back(MixturePass{kMixture, weights(kMixture), batch.ids});
+  LayerInput in{h, mix.weights, mode.training};
+  in.ids = mix.ids;
+  in.dropless = mode.dropless;
+  mix.out = mixture().forward(in);
+  const Var heads = head_(norm2_(h + mix.out.y, weights("norm2.")), weights("head."));
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < targets().size(); ++i) {
+    const Target& target = targets()[i];
+    const bool classes = target.kind == Target::Kind::classes;
+    const std::int64_t width = classes ? target.classes : 1;
+    Var value = targets().size() == 1 ? heads : slice(heads, 1, begin, begin + width);
+    if (!classes) value = reshape(value, {value.size(0)});
+    pass.predictions.push_back({value, column(batch.labels, static_cast<std::int64_t>(i))});
+    begin += width;
+  }
+  return pass;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,109 @@
+#include "train/language.h"
+
+#include <algorithm>
+
+#include "moe/options.h"
+#include "tensor/files.h"
+#include "tensor/folders.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kTestWindows = 1024;
+
+std::vector<std::string> chosen(std::string_view domains) {
+  const std::vector<std::string> all = language_domains();
+  if (domains == "all") return all;
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin <= domains.size();) {
+    const std::size_t end = std::min(domains.find(',', begin), domains.size());
+    const std::string name(domains.substr(begin, end - begin));
+    if (std::ranges::find(all, name) == all.end()) {
+      fail("language", "there is no domain '{}'. Choose from: {}.", name, fmt::join(all, ", "));
+    }
+    if (std::ranges::find(names, name) != names.end()) {
+      fail("language", "the domain '{}' is there twice. Name it once.", name);
+    }
+    names.push_back(name);
+    begin = end + 1;
+  }
+  return names;
+}
+
+std::string read_domain(const fs::path& folder, const std::string& domain, const char* part,
+                        std::int64_t context) {
+  const fs::path path = folder / "language" / domain / (std::string(part) + ".txt");
+  if (!path_exists(path))
+    fail("language", "'{}' is missing. Run scripts/data language.", path.string());
+  std::string text = read_file(path);
+  if (static_cast<std::int64_t>(text.size()) < context + 1) {
+    fail("language",
+         "{}: {} bytes, fewer than the {} of a window. Run scripts/data language again, "
+         "or give a shorter --context.",
+         path.string(), text.size(), context + 1);
+  }
+  return text;
+}
+
+// Where the windows of all texts begin: the text, and the byte in it.
+struct Place {
+  std::size_t domain;
+  std::size_t begin;
+};
+
+Dataset cut(const std::vector<std::string>& texts, const std::vector<Place>& windows,
+            std::int64_t context) {
+  const auto n = static_cast<std::int64_t>(windows.size());
+  Dataset data{.x = Tensor::empty({n, context + 1}, DType::i32, Device::cpu),
+               .labels = Tensor::empty({n}, DType::i32, Device::cpu)};
+  std::int32_t* id = data.x.write<std::int32_t>();
+  std::int32_t* label = data.labels.write<std::int32_t>();
+  for (const auto& [domain, begin] : windows) {
+    for (std::size_t i = 0; i <= static_cast<std::size_t>(context); ++i) {
+      *id++ = static_cast<unsigned char>(texts[domain][begin + i]);
+    }
+    *label++ = static_cast<std::int32_t>(domain);
+  }
+  return data;
+}
+
+std::vector<Place> windows_of(const std::vector<std::string>& texts, std::int64_t context) {
+  const auto step = static_cast<std::size_t>(context);
+  std::vector<Place> windows;
+  for (std::size_t d = 0; d < texts.size(); ++d) {
+    for (std::size_t at = 0; at + step < texts[d].size(); at += step) windows.push_back({d, at});
+  }
+  return windows;
+}
+
+}  // namespace
+
+std::vector<std::string> language_domains() {
+  return {"prose", "shakespeare", "glosses", "code", "jargon"};
+}
+
+Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context) {
+  if (context < 1) fail("language", "a context of {} bytes. Give 1 or more.", context);
+  Language language{.names = chosen(domains), .train = {}, .test = {}};
+  std::vector<std::string> train;
+  std::vector<std::string> test;
+  for (const std::string& name : language.names) {
+    train.push_back(read_domain(folder, name, "train", context));
+    test.push_back(read_domain(folder, name, "validation", context));
+  }
+  language.train = cut(train, windows_of(train, context), context);
+  std::vector<Place> windows = windows_of(test, context);
+  if (const auto all = static_cast<std::int64_t>(windows.size()); all > kTestWindows) {
+    std::vector<Place> some;
+    for (std::int64_t i = 0; i < kTestWindows; ++i) {
+      some.push_back(windows[static_cast<std::size_t>(i * all / kTestWindows)]);
+    }
+    windows = std::move(some);
+  }
+  language.test = cut(test, windows, context);
+  return language;
+}
+
+}  // namespace moegrad

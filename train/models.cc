@@ -1,0 +1,19 @@
+// Which model a task and a configuration ask for.
+
+#include "train/classifier.h"
+#include "train/config.h"
+#include "train/language_model.h"
+
+namespace moegrad {
+
+std::unique_ptr<Model> make_model(const TaskShape& task, const TrainConfig& config) {
+  if (task.ids) {
+    return std::make_unique<LanguageModel>(
+        LanguageModel::Size{
+            .layers = config.layers, .heads = config.heads, .context = task.inputs - 1},
+        config.layer());
+  }
+  return std::make_unique<Classifier>(task.inputs, task.targets, config.layer());
+}
+
+}  // namespace moegrad

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "train/dataset.h"
+
+namespace moegrad {
+
+// {"inputs":16,"ids":false,"targets":[{"name":"class","kind":"classes","classes":4,"partial":false}]}
+std::string to_json(const TaskShape& shape);
+// From there. The text is not trusted: errors name the file. Sizes are at most kMostInputs and
+// kMostClasses, and there are at most kMostTargets.
+inline constexpr std::int64_t kMostInputs = 1 << 24;
+inline constexpr std::int64_t kMostClasses = 1 << 24;
+inline constexpr std::int64_t kMostTargets = 1024;
+TaskShape read_shape(std::string_view json, std::string_view file);
+// Of a task whose data everybody has; an Error, which names the file, for any other.
+TaskShape shape_of_task(std::string_view name, std::string_view file);
+
+}  // namespace moegrad
