@@ -191,7 +191,8 @@ def test_every_set_has_sums_and_every_sum_a_set():
 def test_an_interrupted_run_leaves_nothing_or_what_the_next_removes(shop, number):
     sets, data = shop
     program = (
-        "import runpy, sys, time\n"
+        "import runpy, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
         "from data_sets import packages\n"
         "packages.Debian.download = lambda self, folder: (print('at work'), time.sleep(60))\n"
         "sys.argv = ['data', 'fashion-mnist']\n"

@@ -89,7 +89,8 @@ def main(arguments, sets=SETS, data=DATA):
 if __name__ == "__main__":
     # As Ctrl-C does: what is half done is removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
