@@ -7,7 +7,9 @@
 namespace moegrad {
 namespace {
 
+using cuda::Divisor;
 using cuda::each;
+using cuda::each_cell;
 using cuda::each_warp;
 using cuda::in;
 using cuda::out;
@@ -33,12 +35,13 @@ struct Choices {
 void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, int operation,
                   cuda::FaultKind wrong, std::int32_t* counts) {
   cuda::Fault* const record = cuda::fault_record();
+  const Divisor by_k(k);
   each_warp("plan", chunks, [=] __device__(std::int64_t chunk, unsigned lane) {
     std::int32_t* const mine = counts + chunk * choices.experts;
     for (std::int64_t i = chunk * kPlanChunk + lane; i < choices.end_of(chunk); i += cuda::kWarp) {
       const std::int32_t e = choices.expert[i];
       if (e < -1 || e >= choices.experts) {
-        cuda::note_fault(record, {wrong, operation, e, -1, choices.experts, i / k, 0.0});
+        cuda::note_fault(record, {wrong, operation, e, -1, choices.experts, by_k.times(i), 0.0});
       } else if (e >= 0) {
         atomicAdd(mine + e, 1);
       }
@@ -145,25 +148,25 @@ namespace {
 
 // --- choices
 
-void complement_as(const std::int32_t* selected, std::int64_t k, std::int64_t experts,
-                   std::int64_t numel, cuda::IndexCheck check, std::int32_t* to) {
-  each("complement", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t t = i / experts;
-    auto e = static_cast<std::int32_t>(i % experts);
-    for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
-      if (check(selected[j], j) && selected[j] == i % experts) e = -1;
-    }
-    to[i] = e;
-  });
+void complement_as(const std::int32_t* selected, std::int64_t k, std::int64_t tokens,
+                   std::int64_t experts, cuda::IndexCheck check, std::int32_t* to) {
+  each_cell("complement", tokens, experts,
+            [=] __device__(std::int64_t i, std::int64_t t, std::int64_t expert) {
+              auto e = static_cast<std::int32_t>(expert);
+              for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
+                if (check(selected[j], j) && selected[j] == expert) e = -1;
+              }
+              to[i] = e;
+            });
 }
 
-void count_as(const std::int32_t* selected, const std::int32_t* group, std::int64_t k,
-              std::int64_t experts, std::int64_t choices, cuda::IndexCheck check_expert,
+void count_as(const std::int32_t* selected, const std::int32_t* group, std::int64_t tokens,
+              std::int64_t k, std::int64_t experts, cuda::IndexCheck check_expert,
               cuda::IndexCheck check_group, std::int32_t* to) {
-  each("count", choices, [=] __device__(std::int64_t i) {
+  each_cell("count", tokens, k, [=] __device__(std::int64_t i, std::int64_t t, std::int64_t) {
     const std::int32_t e = selected[i];
-    const std::int64_t g = group == nullptr ? 0 : group[i / k];
-    if (check_expert(e, i) && check_group(g, i / k) && e >= 0) atomicAdd(to + g * experts + e, 1);
+    const std::int64_t g = group == nullptr ? 0 : group[t];
+    if (check_expert(e, i) && check_group(g, t) && e >= 0) atomicAdd(to + g * experts + e, 1);
   });
 }
 
@@ -180,16 +183,18 @@ void keep_first_as(const std::int32_t* selected, const std::int32_t* offsets,
 
 template <class T>
 void tokens_to_slots_as(const T* x, const T* weights, const std::int32_t* order, std::int64_t k,
-                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("tokens_to_slots", numel, [=] __device__(std::int64_t i) {
-    const std::int32_t choice = order[i / cols];
-    if (!check(choice, i / cols) || choice < 0) {
-      to[i] = T(0);
-      return;
-    }
-    const T value = x[choice / k * cols + i % cols];
-    to[i] = weights == nullptr ? value : value * weights[choice];
-  });
+                        std::int64_t slots, std::int64_t cols, cuda::IndexCheck check, T* to) {
+  const Divisor by_k(k);
+  each_cell("tokens_to_slots", slots, cols,
+            [=] __device__(std::int64_t i, std::int64_t slot, std::int64_t col) {
+              const std::int32_t choice = order[slot];
+              if (!check(choice, slot) || choice < 0) {
+                to[i] = T(0);
+                return;
+              }
+              const T value = x[by_k.times(choice) * cols + col];
+              to[i] = weights == nullptr ? value : value * weights[choice];
+            });
 }
 
 // A sum of at most so many is left to the type itself.
@@ -197,28 +202,31 @@ constexpr std::int64_t kShortSum = 256;
 
 template <class Sum, class T>
 void slots_to_tokens_as(const T* h, const T* weights, const std::int32_t* inverse, std::int64_t k,
-                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("slots_to_tokens", numel, [=] __device__(std::int64_t i) {
-    Sum sum(0);
-    for (std::int64_t j = i / cols * k; j < (i / cols + 1) * k; ++j) {
-      const std::int32_t slot = inverse[j];
-      if (!check(slot, j) || slot < 0) continue;
-      const T row = h[slot * cols + i % cols];
-      sum += static_cast<Sum>(weights == nullptr ? row : row * weights[j]);
-    }
-    to[i] = static_cast<T>(sum);
-  });
+                        std::int64_t tokens, std::int64_t cols, cuda::IndexCheck check, T* to) {
+  each_cell("slots_to_tokens", tokens, cols,
+            [=] __device__(std::int64_t i, std::int64_t t, std::int64_t col) {
+              Sum sum(0);
+              for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
+                const std::int32_t slot = inverse[j];
+                if (!check(slot, j) || slot < 0) continue;
+                const T row = h[slot * cols + col];
+                sum += static_cast<Sum>(weights == nullptr ? row : row * weights[j]);
+              }
+              to[i] = static_cast<T>(sum);
+            });
 }
 
 template <class T>
 void slot_products_as(const T* dy, const T* h, const std::int32_t* inverse, std::int64_t k,
                       std::int64_t cols, std::int64_t choices, cuda::IndexCheck check, T* to) {
+  const Divisor by_k(k);
   each_warp("slot_products", choices, [=] __device__(std::int64_t i, unsigned lane) {
     const std::int32_t slot = inverse[i];
+    const std::int64_t token = by_k.times(i);
     double sum = 0.0;
     if (check(slot, i) && slot >= 0) {
       for (std::int64_t c = lane; c < cols; c += cuda::kWarp) {
-        sum += static_cast<double>(dy[i / k * cols + c] * h[slot * cols + c]);
+        sum += static_cast<double>(dy[token * cols + c] * h[slot * cols + c]);
       }
     }
     sum = cuda::warp_sum(sum);
@@ -235,15 +243,15 @@ void CudaKernels::plan(const Tensor& selected, std::int64_t experts, const Tenso
 
 void CudaKernels::complement(const Tensor& selected, const Tensor& t) {
   const std::int64_t experts = t.size(1);
-  complement_as(in<std::int32_t>(selected), selected.size(1), experts, t.numel(),
+  complement_as(in<std::int32_t>(selected), selected.size(1), t.size(0), experts,
                 cuda::indices("complement", -1, experts), out<std::int32_t>(t));
 }
 
 void CudaKernels::count(const Tensor& selected, const Tensor& group, const Tensor& t) {
   const std::int64_t tokens = selected.size(0);
   fill(0.0, t);
-  count_as(in<std::int32_t>(selected), in<std::int32_t>(group),
-           selected.numel() / std::max<std::int64_t>(1, tokens), t.size(1), selected.numel(),
+  count_as(in<std::int32_t>(selected), in<std::int32_t>(group), tokens,
+           selected.numel() / std::max<std::int64_t>(1, tokens), t.size(1),
            cuda::indices("count", -1, t.size(1)), cuda::indices("count", 0, t.size(0)),
            out<std::int32_t>(t));
 }
@@ -260,7 +268,7 @@ void CudaKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const 
   const cuda::IndexCheck check = cuda::indices("tokens_to_slots", -1, x.size(0) * k);
   with_floating(t.dtype(), "tokens_to_slots", [&](auto zero) {
     using T = decltype(zero);
-    tokens_to_slots_as(in<T>(x), in<T>(weights), in<std::int32_t>(order), k, t.size(1), t.numel(),
+    tokens_to_slots_as(in<T>(x), in<T>(weights), in<std::int32_t>(order), k, t.size(0), t.size(1),
                        check, out<T>(t));
   });
 }
@@ -272,7 +280,7 @@ void CudaKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const 
   with_floating(t.dtype(), "slots_to_tokens", [&](auto zero) {
     using T = decltype(zero);
     const auto add = k <= kShortSum ? slots_to_tokens_as<T, T> : slots_to_tokens_as<double, T>;
-    add(in<T>(h), in<T>(weights), in<std::int32_t>(inverse), k, t.size(1), t.numel(), check,
+    add(in<T>(h), in<T>(weights), in<std::int32_t>(inverse), k, t.size(0), t.size(1), check,
         out<T>(t));
   });
 }

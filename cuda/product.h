@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/tiles.h"
 
 // Products of matrices by tiles: a block owns a tile of the result and goes through the depth in
 // steps, whose parts of both factors it keeps in shared memory. What is multiplied, and where the
@@ -19,13 +20,6 @@
 // An element is the sum over k in order, in fused multiply-adds; of a depth beyond kStraight the
 // sums of so many are added with what each addition rounds away (Neumaier 1974).
 namespace moegrad::cuda {
-
-struct Tile {
-  int group = 0;
-  int rows = 0, cols = 0;
-  std::int64_t first_row = 0, first_col = 0;  // of the problem's
-  std::int64_t first_k = 0, depth = 0;  // where the sum begins, for problems that ask; its terms
-};
 
 inline constexpr int kDepthStep = 16;
 inline constexpr std::int64_t kStraight = 64;
@@ -148,52 +142,6 @@ void run_product(const char* operation, const Problem& p, bool small, const Bloc
     constexpr int kThreadsOf = (kLargeSide / 4) * (kLargeSide / 4);
     run<product_kernel<kLargeSide, 4, Problem>>(operation, blocks(kLargeSide), kThreadsOf, p);
   }
-}
-
-__host__ __device__ inline int at_most(int side, std::int64_t left) {
-  return left < side ? static_cast<int>(left) : side;
-}
-
-// Tiles over the rows of groups that the device alone knows: rows [offsets[e], offsets[e+1]) belong
-// to group e. A grid for `most` rows has room for whatever the groups are.
-struct Groups {
-  const std::int32_t* offsets;
-  std::int64_t count;
-
-  std::int64_t most_tiles(std::int64_t most, int side) const { return most / side + count; }
-  // The rows of the tile of that number; false: there are fewer.
-  __device__ bool find(std::int64_t number, int side, Tile& tile) const {
-    for (std::int64_t e = 0; e < count; ++e) {
-      const std::int64_t first = offsets[e];
-      const std::int64_t rows = offsets[e + 1] - first;
-      const std::int64_t tiles = (rows + side - 1) / side;
-      if (number < tiles) {
-        tile.group = static_cast<int>(e);
-        tile.first_row = first + number * side;
-        tile.rows = at_most(side, rows - number * side);
-        return true;
-      }
-      number -= tiles;
-    }
-    return false;
-  }
-};
-
-// The columns of a tile: number `at` of those across.
-__device__ inline void take_columns(std::int64_t at, int side, std::int64_t cols, Tile& tile) {
-  tile.first_col = at * side;
-  tile.cols = at_most(side, cols - tile.first_col);
-}
-
-// The tile of a block, of those over [rows, cols] of each of a batch.
-__device__ inline void take_tile(std::int64_t block, int side, std::int64_t rows, std::int64_t cols,
-                                 Tile& tile) {
-  const std::int64_t across = (cols + side - 1) / side;
-  const std::int64_t down = (rows + side - 1) / side;
-  tile.group = static_cast<int>(block / across / down);
-  tile.first_row = block / across % down * side;
-  tile.rows = at_most(side, rows - tile.first_row);
-  take_columns(block % across, side, cols, tile);
 }
 
 }  // namespace moegrad::cuda

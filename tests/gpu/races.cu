@@ -32,14 +32,20 @@ struct Product {
 };
 
 // The same with a matrix w for each of four groups of rows, as experts have them.
+struct Offsets {
+  std::int32_t at[5];
+  __device__ std::int32_t operator[](std::int64_t e) const {
+    return e < 2 ? (e < 1 ? at[0] : at[1]) : e < 3 ? at[2] : e < 4 ? at[3] : at[4];
+  }
+};
 struct GroupedProduct : Product {
-  std::int32_t offsets[5];
+  Offsets offsets;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     const std::int64_t across = (cols + side - 1) / side;
     moegrad::cuda::take_columns(block % across, side, cols, tile);
     tile.depth = depth;
-    return moegrad::cuda::Groups{offsets, 4}.find(block / across, side, tile);
+    return moegrad::cuda::GroupsBy<Offsets>{offsets, 4}.find(block / across, side, tile);
   }
   __device__ float b(const Tile& tile, std::int64_t k, std::int64_t col) const {
     return w[(tile.group * depth + k) * cols + col];
