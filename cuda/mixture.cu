@@ -49,21 +49,27 @@ void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, i
   });
 }
 
-// One block. next [chunks, E], counts before, becomes the first slot of each expert and chunk;
-// offsets [E+1]. Where there is a fault, go = 0 and no expert has slots: who reads the plan stays
-// within it.
-__global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts, std::int64_t room,
-                            cuda::Fault* record, int operation, std::int32_t* offsets,
-                            std::int32_t* go) {
+// One block, a thread for each expert, or for each and one of `parts` of the chunks. next [chunks, E],
+// counts before, becomes the first slot of each expert and chunk; offsets [E+1]. Where there is a
+// fault, go = 0 and no expert has slots: who reads the plan stays within it.
+__global__ void __launch_bounds__(cuda::kMostScanThreads)
+    first_slots(std::int32_t* next, std::int64_t chunks, int experts, int parts, std::int64_t room,
+                cuda::Fault* record, int operation, std::int32_t* offsets, std::int32_t* go) {
   const int t = static_cast<int>(threadIdx.x);
   const int threads = static_cast<int>(blockDim.x);
-  const auto of_expert = [=](int e) {
+  const int width = threads / parts;  // experts at a time
+  const int part = t / width;         // those of no part have no chunks
+  const int column = t % width;
+  const std::int64_t each = (chunks + parts - 1) / parts;
+  const std::int64_t begin = part * each;
+  const std::int64_t end = begin + each < chunks ? begin + each : chunks;
+  const auto of_part = [=](int e) {
     std::int32_t sum = 0;
-    for (std::int64_t c = 0; c < chunks && e < experts; ++c) sum += next[c * experts + e];
+    for (std::int64_t c = begin; c < end && e < experts; ++c) sum += next[c * experts + e];
     return sum;
   };
   std::int32_t mine = 0;
-  for (int e = t; e < experts; e += threads) mine += of_expert(e);
+  for (int e = column; e < experts; e += width) mine += of_part(e);
   std::int32_t used = 0;
   cuda::sum_before(mine, &used);
   SHARED_ARRAY(int, well, [1]);
@@ -80,19 +86,33 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
     return;
   }
 
-  std::int32_t slots = 0;  // of the experts before
-  for (int first = 0; first < experts; first += threads) {
-    const int e = first + t;
-    std::int32_t total = 0;
-    std::int32_t slot = slots + cuda::sum_before(of_expert(e), &total);
-    slots += total;
-    if (e >= experts) continue;
-    offsets[e] = slot;
-    for (std::int64_t c = 0; c < chunks; ++c) {
-      const std::int32_t count = next[c * experts + e];
-      next[c * experts + e] = slot;
-      slot += count;
+  SHARED_ARRAY(std::int32_t, first_slot, [cuda::kMostScanThreads]);  // [parts, width]
+  std::int32_t slots = 0;                                            // of the experts before
+  for (int first = 0; first < experts; first += width) {
+    const int e = first + column;
+    first_slot[t] = of_part(e);
+    __syncthreads();
+    std::int32_t of_expert = 0;
+    for (int p = 0; part == 0 && p < parts; ++p) {
+      const std::int32_t count = first_slot[p * width + column];
+      first_slot[p * width + column] = of_expert;
+      of_expert += count;
     }
+    std::int32_t total = 0;
+    const std::int32_t before = slots + cuda::sum_before(of_expert, &total);
+    slots += total;
+    for (int p = 0; part == 0 && p < parts; ++p) first_slot[p * width + column] += before;
+    __syncthreads();
+    if (e < experts) {
+      std::int32_t slot = first_slot[t];
+      if (part == 0) offsets[e] = slot;
+      for (std::int64_t c = begin; c < end; ++c) {
+        const std::int32_t count = next[c * experts + e];
+        next[c * experts + e] = slot;
+        slot += count;
+      }
+    }
+    __syncthreads();
   }
   if (t == 0) offsets[experts] = slots;
 }
@@ -137,9 +157,14 @@ void cuda::sort_choices(const char* operation, FaultKind wrong, const Tensor& se
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
   count_chunks(choices, chunks, selected.size(1), number_of(operation), wrong, next);
-  const unsigned threads = choices.experts <= 32 ? cuda::kWarp : cuda::kMostScanThreads;
-  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, order.numel(),
-                   fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
+  constexpr std::int64_t kMostParts = 32;
+  const std::int64_t columns = std::clamp<std::int64_t>(experts, 1, kMostScanThreads);
+  const std::int64_t parts = std::clamp<std::int64_t>(
+      kMostScanThreads / columns, 1, std::clamp<std::int64_t>(chunks, 1, kMostParts));
+  const auto threads = static_cast<unsigned>(pieces_of(columns * parts, kWarp)) * kWarp;
+  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, static_cast<int>(parts),
+                   order.numel(), fault_record(), number_of(operation), out<std::int32_t>(offsets),
+                   go);
   fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
   clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));
 }

@@ -157,3 +157,31 @@ KERNEL_TEST("a window of nothing but padding has no place and no gradient") {
   on->max_pool2d_backward(Tensor::full({1, 1, 3, 3}, 2.0, DType::f64, on.device), index, dx);
   check_close(dx, {2}, 0.0);
 }
+
+KERNEL_TEST("gradients that meet in a pixel are added in the order of their windows") {
+  for (const DType dtype : floating()) {
+    // Of two planes of 9 x 9 windows; three pixels are the largest of nearly all.
+    const Tensor index = random_integers({1, 2, 9, 9}, 8, -1, 3);
+    const Tensor dy = random({1, 2, 9, 9}, dtype, 9, -1e8, 1e8);
+    Values want(2 * 5, 0.0);
+    for (std::int64_t o = 0; o < 2 * 81; ++o) {
+      const auto pixel = static_cast<std::int64_t>(index.at(o));
+      if (pixel < 0) continue;
+      double& sum = want[at(o / 81 * 5 + pixel)];
+      sum += dy.at(o);
+      if (dtype == DType::f32) sum = static_cast<double>(static_cast<float>(sum));
+    }
+    check_close(on.run({1, 2, 1, 5}, dtype,
+                       [&](const Tensor& out) { on->max_pool2d_backward(on(dy), on(index), out); }),
+                want, 0.0);
+  }
+}
+
+KERNEL_TEST("a place that is none is an error of the gradient of pooling") {
+  for (const std::int32_t bad : {-2, 4}) {
+    const Tensor index = Tensor::of<std::int32_t>({1, 1, 1, 2}, {0, bad});
+    const Tensor dy = random({1, 1, 1, 2}, DType::f32, 1);
+    const Tensor dx = Tensor::empty({1, 1, 2, 2}, DType::f32, on.device);
+    CHECK(on.error_of([&] { on->max_pool2d_backward(on(dy), on(index), dx); }) != "");
+  }
+}
