@@ -62,12 +62,11 @@ __device__ T unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int
 template <class T>
 struct Convolution {
   using Element = T;
-  static constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;  // of two, those of f64 would spill
   Sizes s;
   const T* x;
   const T* weight;
   T* y;
-  bool a_by_rows = true, b_by_rows = true;
+  static constexpr bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.filters, s.places(), tile);
@@ -94,7 +93,7 @@ struct InputGradient {
   const T* weight;
   const T* dy;
   T* dx;
-  bool a_by_rows = true, b_by_rows = true;
+  static constexpr bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.channels, s.pixels(), tile);
@@ -135,7 +134,7 @@ struct WeightGradient {
   const T* x;
   const T* dy;
   T* partial;
-  bool a_by_rows = true, b_by_rows = false;
+  static constexpr bool a_by_rows = true, b_by_rows = false;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.filters, s.taps(), tile);

@@ -6,14 +6,13 @@
 
 using moegrad::cuda::Tile;
 
-// y [rows, cols] = x w, x [rows, depth] by rows, w [depth, cols] by columns or rows.
+// y [rows, cols] = x w, of x [rows, depth] and w [depth, cols].
 struct Product {
   using Element = float;
   const float* x;
   const float* w;
   float* y;
   std::int64_t rows, cols, depth;
-  std::int32_t a_by_rows, b_by_rows;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     moegrad::cuda::take_tile(block, side, rows, cols, tile);
@@ -52,12 +51,38 @@ struct GroupedProduct : Product {
   }
 };
 
-template __global__ void moegrad::cuda::product_kernel<64, 4, Product>(Product);
-template __global__ void moegrad::cuda::product_kernel<16, 2, Product>(Product);
-template __global__ void moegrad::cuda::product_kernel<64, 4, GroupedProduct>(GroupedProduct);
-template __global__ void moegrad::cuda::product_kernel<16, 2, GroupedProduct>(GroupedProduct);
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<16, 2, true, false, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, GroupedProduct>(
+    GroupedProduct);
+template __global__ void moegrad::cuda::product_kernel<16, 2, true, false, GroupedProduct>(
+    GroupedProduct);
 
-// On tensor cores, of words that lie by rows.
+// Of words that lie by rows, and of transposed ones.
+struct WordProduct : Product {
+  bool a_whole, b_whole;
+  __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x + row * depth + k;
+  }
+  __device__ const float* b_at(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w + k * cols + col;
+  }
+};
+struct TransposedProduct : Product {
+  bool a_whole, b_whole;
+  __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x + k * rows + row;
+  }
+  __device__ const float* b_at(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w + col * depth + k;
+  }
+};
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, WordProduct>(
+    WordProduct);
+template __global__ void moegrad::cuda::product_kernel<64, 4, false, true, TransposedProduct>(
+    TransposedProduct);
+
+// On tensor cores.
 struct MmaProduct : Product {
   __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
     return x + row * depth + k;
