@@ -90,6 +90,9 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
   for (std::int64_t other = 0; other <= tile; ++other) {
     const std::int64_t from = s.first_row(sequence, other) * d;
     const int keys = s.rows_of(other);
+    const auto seen_by = [=](std::int64_t r) {  // the keys before this one
+      return other < tile ? keys : static_cast<int>(r) + 1;
+    };
     __syncthreads();
     share(keys * d, [=](std::int64_t i) {
       k_rows[i] = k[from + i];
@@ -99,13 +102,13 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
     share(queries * keys, [=](std::int64_t i) {
       const std::int64_t r = i / keys;
       const std::int64_t c = i % keys;
-      const bool seen = other * s.tile + c <= tile * s.tile + r;
-      p[i] = seen ? s.template scale<T>() * dot(q_rows + r * d, k_rows + c * d, d) : kLowest;
+      if (c >= seen_by(r)) return;
+      p[i] = s.template scale<T>() * dot(q_rows + r * d, k_rows + c * d, d);
     });
     __syncthreads();
     share(queries, [=](std::int64_t r) {
       T largest = top[r];
-      for (int c = 0; c < keys; ++c) {
+      for (int c = 0; c < seen_by(r); ++c) {
         const T x = p[r * keys + c];
         if (x > largest || x != x) largest = x;
       }
@@ -113,7 +116,7 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
       factor[r] = math::exp(top[r] - shift);
       top[r] = largest;
       double sum = 0.0;
-      for (int c = 0; c < keys; ++c) {
+      for (int c = 0; c < seen_by(r); ++c) {
         p[r * keys + c] = math::exp(p[r * keys + c] - shift);
         sum += static_cast<double>(p[r * keys + c]);
       }
@@ -123,7 +126,7 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
     share(queries * d, [=](std::int64_t i) {
       const std::int64_t r = i / d;
       T sum(0);
-      for (int c = 0; c < keys; ++c) sum = fma(p[r * keys + c], v_rows[c * d + i % d], sum);
+      for (int c = 0; c < seen_by(r); ++c) sum = fma(p[r * keys + c], v_rows[c * d + i % d], sum);
       sums[i] = sums[i] * static_cast<double>(factor[r]) + static_cast<double>(sum);
     });
   }
@@ -196,12 +199,11 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
       const std::int64_t o = i % others;
       const std::int64_t query = kOfQueries ? tile * s.tile + r : other * s.tile + o;
       const std::int64_t key = kOfQueries ? other * s.tile + o : tile * s.tile + r;
-      Pair<T> pair = {T(0), T(0)};
-      if (key <= query) {
-        const T l = lse[sequence * s.length + query];
-        pair = kOfQueries ? pair_of(s, a + r * d, c + o * d, e + o * d, b + r * d, l, product[r])
-                          : pair_of(s, c + o * d, a + r * d, b + r * d, e + o * d, l, product[o]);
-      }
+      if (key > query) return;
+      const T l = lse[sequence * s.length + query];
+      const Pair<T> pair =
+          kOfQueries ? pair_of(s, a + r * d, c + o * d, e + o * d, b + r * d, l, product[r])
+                     : pair_of(s, c + o * d, a + r * d, b + r * d, e + o * d, l, product[o]);
       p[i] = pair.p;
       ds[i] = pair.ds;
     });
@@ -210,7 +212,11 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
       const std::int64_t r = i / d;
       T sum(0);
       T more(0);
-      for (int o = 0; o < others; ++o) {
+      // The keys up to this query, or the queries from this key on.
+      const int own = static_cast<int>(r);
+      const int first_seen = kOfQueries || other > tile ? 0 : own;
+      const int end_seen = kOfQueries && other == tile ? own + 1 : others;
+      for (int o = first_seen; o < end_seen; ++o) {
         sum = fma(ds[r * others + o], c[o * d + i % d], sum);
         if constexpr (!kOfQueries) more = fma(p[r * others + o], e[o * d + i % d], more);
       }

@@ -45,17 +45,17 @@ struct Quotient {
   }
 };
 
-// What tap `tap` of the window shows at a place of the result; 0 of the padding.
+// What tap `tap` of the window shows at a place of the result; null of the padding.
 template <class T>
-__device__ T unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int64_t place) {
+__device__ const T* unfolded(const Sizes& s, const T* image, std::int64_t tap, std::int64_t place) {
   const Quotient at(place, s.out_width);
   const Quotient of_channel(tap, s.of_window());
   const Quotient of_row(of_channel.rest, s.window.width);
   const std::int64_t channel = of_channel.times;
   const std::int64_t y = at.times * s.window.stride + of_row.times - s.window.padding;
   const std::int64_t x = at.rest * s.window.stride + of_row.rest - s.window.padding;
-  if (y < 0 || y >= s.height || x < 0 || x >= s.width) return T(0);
-  return image[(channel * s.height + y) * s.width + x];
+  if (y < 0 || y >= s.height || x < 0 || x >= s.width) return nullptr;
+  return image + (channel * s.height + y) * s.width + x;
 }
 
 // y [O, places] = weight [O, taps] unfolded [taps, places], for each image
@@ -76,7 +76,7 @@ struct Convolution {
   __device__ T a(const Tile&, std::int64_t row, std::int64_t k) const {
     return weight[row * s.taps() + k];
   }
-  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+  __device__ const T* shown(const Tile& tile, std::int64_t k, std::int64_t col) const {
     return unfolded(s, x + tile.group * s.channels * s.pixels(), k, col);
   }
   __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
@@ -104,20 +104,20 @@ struct InputGradient {
     const Quotient filter(k, s.of_window());
     return weight[(filter.times * s.channels + row) * s.of_window() + filter.rest];
   }
-  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+  __device__ const T* shown(const Tile& tile, std::int64_t k, std::int64_t col) const {
     const Quotient pixel(col, s.width);
     const Quotient filter(k, s.of_window());
     const Quotient tap(filter.rest, s.window.width);
     const std::int64_t up = pixel.times + s.window.padding - tap.times;
     const std::int64_t left = pixel.rest + s.window.padding - tap.rest;
-    if (up < 0 || left < 0) return T(0);
+    if (up < 0 || left < 0) return nullptr;
     const Quotient y(up, s.window.stride);
     const Quotient x(left, s.window.stride);
     if (y.rest != 0 || x.rest != 0 || y.times >= s.out_height || x.times >= s.out_width) {
-      return T(0);
+      return nullptr;
     }
     const std::int64_t plane = tile.group * s.filters + filter.times;
-    return dy[(plane * s.out_height + y.times) * s.out_width + x.times];
+    return dy + (plane * s.out_height + y.times) * s.out_width + x.times;
   }
   __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
     dx[(tile.group * s.channels + row) * s.pixels() + col] = value;
@@ -146,7 +146,7 @@ struct WeightGradient {
     const Quotient image(k, s.places());
     return dy[((tile.group * chunk + image.times) * s.filters + row) * s.places() + image.rest];
   }
-  __device__ T b(const Tile& tile, std::int64_t k, std::int64_t col) const {
+  __device__ const T* shown(const Tile& tile, std::int64_t k, std::int64_t col) const {
     const Quotient image(k, s.places());
     const std::int64_t number = tile.group * chunk + image.times;
     return unfolded(s, x + number * s.channels * s.pixels(), col, image.rest);

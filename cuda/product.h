@@ -17,6 +17,9 @@
 //     __device__ T b(const Tile&, std::int64_t k, std::int64_t col) const;
 //     __device__ void put(const Tile&, std::int64_t row, std::int64_t col, T value) const;
 //     bool a_by_rows, b_by_rows;  // which neighbours lie side by side, those of a row or a column
+//     // In the place of b(), where some terms are none: where their b would be; null, and the term
+//     // does not count, even where a is not finite.
+//     __device__ const T* shown(const Tile&, std::int64_t k, std::int64_t col) const;
 //   };
 //
 // One whose elements are in memory as they are multiplied tells where, in place of a() and b(), and
@@ -166,6 +169,40 @@ __device__ void work_out(Step<T, kSide>& to, int lines, std::int64_t left, const
   }
 }
 
+// Whether some terms of a problem are none.
+template <class Problem>
+concept HasGaps = requires(const Problem& p, const Tile& tile) {
+  p.shown(tile, 0, 0);
+};
+
+template <class Problem>
+__device__ typename Problem::Element right_element(const Problem& p, const Tile& tile,
+                                                   std::int64_t k, std::int64_t col) {
+  if constexpr (HasGaps<Problem>) {
+    const auto* const place = p.shown(tile, k, col);
+    return place == nullptr ? typename Problem::Element(0) : *place;
+  } else {
+    return p.b(tile, k, col);
+  }
+}
+
+// The same sum as product_kernel's, of the terms that there are.
+template <HasGaps Problem>
+__device__ typename Problem::Element sum_of_shown(const Problem& p, const Tile& tile,
+                                                  std::int64_t row, std::int64_t col) {
+  using T = typename Problem::Element;
+  T sum(0);
+  RunningSum<T> total;
+  for (std::int64_t k = 0; k < tile.depth; ++k) {
+    const T* const b = p.shown(tile, k, col);
+    if (b != nullptr) sum = fma(p.a(tile, row, k), *b, sum);
+    if ((k + 1) % kStraight != 0 && k + 1 < tile.depth) continue;
+    total.add(sum);
+    sum = T(0);
+  }
+  return total.total();
+}
+
 template <int kSide, int kOwn, bool kAlongA, bool kAlongB, class Problem>
 __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), kSide == kLargeSide ? 2 : 12)
     product_kernel(Problem p) {
@@ -202,7 +239,7 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), kSide == kLar
         return p.a(tile, tile.first_row + row, first + k);
       });
       work_out<kAlongB, kThreadsOf>(to_b, tile.cols, tile.depth - first, [&](int col, int k) {
-        return p.b(tile, first + k, tile.first_col + col);
+        return right_element(p, tile, first + k, tile.first_col + col);
       });
     }
   };
@@ -250,6 +287,7 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), kSide == kLar
   }
   // The compiler must not work out places before the loop, to keep them throughout.
   asm volatile("" : "+r"(rows.first), "+r"(cols.first));
+  bool finite = true;
   UNROLL
   for (int i = 0; i < kOwn; ++i) {
     UNROLL
@@ -257,8 +295,20 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), kSide == kLar
       const int row = rows.line(i);
       const int col = cols.line(j);
       if (row >= tile.rows || col >= tile.cols) continue;
+      const T value = tile.depth > kStraight ? total[i][j].total() : sum[i][j];
+      finite = finite && value - value == T(0);
+      p.put(tile, tile.first_row + row, tile.first_col + col, value);
+    }
+  }
+  if constexpr (HasGaps<Problem>) {
+    if (finite) return;
+    // The 0 of a gap may have met what is not finite.
+    for (int i = 0; i < kOwn * kOwn; ++i) {
+      const int row = rows.line(i / kOwn);
+      const int col = cols.line(i % kOwn);
+      if (row >= tile.rows || col >= tile.cols) continue;
       p.put(tile, tile.first_row + row, tile.first_col + col,
-            tile.depth > kStraight ? total[i][j].total() : sum[i][j]);
+            sum_of_shown(p, tile, tile.first_row + row, tile.first_col + col));
     }
   }
 }

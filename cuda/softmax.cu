@@ -64,9 +64,9 @@ void logsumexp_backward_as(const T* x, const T* y, const T* dy, AxisView view, T
   const Axis axis(view);
   each("logsumexp_backward", view.outer * view.n * view.inner, [=] __device__(std::int64_t i) {
     const std::int64_t line = axis.place(i).line;
-    // Where every element is -infinity none of them has a share.
-    const T lse = y[line] == -std::numeric_limits<T>::infinity() ? T(0) : y[line];
-    dx[i] = math::exp(x[i] - lse) * dy[line];
+    // Where every element is -infinity none of them has a share, whatever dy is.
+    const bool none = y[line] == -std::numeric_limits<T>::infinity();
+    dx[i] = none ? T(0) : math::exp(x[i] - y[line]) * dy[line];
   });
 }
 

@@ -245,7 +245,8 @@ class Kernels {
 
   // --- attention: q, k, v, out [B, L, d], lse [B, L]
   // out_i = sum over j <= i of e^(s_ij - lse_i) v_j, s_ij = q_i k_j / sqrt(d), lse_i = log of the
-  // sum over j <= i of e^s_ij, in space that does not grow with L^2
+  // sum over j <= i of e^s_ij, in space that does not grow with L^2. What later rows hold is not
+  // read for row i, nor on the way back an adjoint of earlier rows for k_i and v_i: not even NaN.
   virtual void causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                 const Tensor& out, const Tensor& lse) = 0;
   virtual void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -297,7 +298,8 @@ class Kernels {
                                       double scale, const Tensor& da) = 0;
 
   // --- images, row-major [N, C, H, W]
-  // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width]
+  // y [N, O, H', W'] = sum over channels and window of x weight; weight [O, C, height, width].
+  // What would be a product with padding is no term, even where the factor is not finite.
   virtual void conv2d(const Tensor& x, const Tensor& weight, Window window, const Tensor& y) = 0;
   virtual void conv2d_backward_input(const Tensor& weight, const Tensor& dy, Window window,
                                      const Tensor& dx) = 0;

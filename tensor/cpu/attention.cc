@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "tensor/cpu/finite.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/lines.h"
 #include "tensor/cpu/parallel.h"
@@ -51,6 +52,22 @@ struct AttendedSequences {
   }
 };
 
+// Whether no key comes after any query.
+bool sees_all(RowTile queries, RowTile keys) {
+  return keys.first + keys.count <= queries.first + 1;
+}
+
+// x [queries, kScoreTile] = value where the key comes after the query.
+template <class T>
+void fill_unseen(RowTile queries, RowTile keys, T value, T* x) {
+  if (sees_all(queries, keys)) return;
+  for (std::int64_t r = 0; r < queries.count; ++r) {
+    T* const row = x + r * kScoreTile;
+    const std::int64_t seen = queries.first + r + 1 - keys.first;
+    for (std::int64_t c = std::max<std::int64_t>(0, seen); c < keys.count; ++c) row[c] = value;
+  }
+}
+
 // s [queries, kScoreTile] = scale q k^T, -infinity where the key comes after the query.
 template <class T>
 void scores_of(const AttendedSequences& all, const T* q, RowTile queries, const T* k, RowTile keys,
@@ -61,9 +78,30 @@ void scores_of(const AttendedSequences& all, const T* q, RowTile queries, const 
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = s + r * kScoreTile;
     for (std::int64_t c = 0; c < keys.count; ++c) row[c] *= scale;
-    const std::int64_t seen = queries.first + r + 1 - keys.first;
-    for (std::int64_t c = std::max<std::int64_t>(0, seen); c < keys.count; ++c) {
-      row[c] = -std::numeric_limits<T>::infinity();
+  }
+  fill_unseen(queries, keys, -std::numeric_limits<T>::infinity(), s);
+}
+
+// c = op(a) b + beta c for a [queries, keys], or its transpose, which is 0 where the key comes after
+// the query: there b, of rows [.., width], does not count, even where it is not finite.
+template <class T>
+void seen_product(RowTile queries, RowTile keys, std::int64_t width, Matrix<T> a, const T* b,
+                  T beta, T* c) {
+  const std::int64_t rows = a.transposed ? keys.count : queries.count;
+  const std::int64_t depth = a.transposed ? queries.count : keys.count;
+  const auto multiply = [&](const T* right) {
+    cpu::product(rows, width, depth, a, Matrix<T>{right, width}, beta, c, width);
+  };
+  if (sees_all(queries, keys) || cpu::all_finite(b, depth * width)) return multiply(b);
+  multiply(cpu::finite_part(b, depth * width).data());
+  for (std::int64_t i = 0; i < depth * width; ++i) {
+    if (cpu::is_finite(b[i])) continue;
+    const std::int64_t l = i / width;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t query = queries.first + (a.transposed ? l : r);
+      const std::int64_t key = keys.first + (a.transposed ? r : l);
+      const T factor = a.data[a.transposed ? l * a.stride + r : r * a.stride + l];
+      if (key <= query) c[r * width + i % width] += factor * b[i];
     }
   }
 }
@@ -142,9 +180,8 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
       const T* const row = s + r * kScoreTile;
       sum[r] += cpu::lane_sum<T>(keys.count, [=](std::int64_t c) { return row[c]; });
     }
-    cpu::product(queries.count, all.width, keys.count, Matrix<T>{s, kScoreTile},
-                 Matrix<T>{all.rows(v, sequence, keys), all.width}, starts ? T(0) : T(1), out_rows,
-                 all.width);
+    seen_product(queries, keys, all.width, Matrix<T>{s, kScoreTile}, all.rows(v, sequence, keys),
+                 starts ? T(0) : T(1), out_rows);
     if (!totals || (t < tile && (t + 1) % kTilesTogether > 0)) continue;
     for (std::int64_t r = 0; r < queries.count; ++r) {
       totals->add(r, shift[r], sum[r], out_rows + r * all.width);
@@ -179,9 +216,10 @@ void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t 
   const std::int64_t width = all.width;
   scores_of(all, of_queries(g.q), queries, of_keys(g.k), keys, p);
   exp_rows(queries.count, keys.count, g.lse + first, p);
+  fill_unseen(queries, keys, T(0), p);  // e^-infinity, but for an lse that is not finite
   if (to_keys) {
-    cpu::product(keys.count, width, queries.count, Matrix<T>{p, kScoreTile, true},
-                 Matrix<T>{of_queries(g.dout), width}, T(1), of_keys(g.dv), width);
+    seen_product(queries, keys, width, Matrix<T>{p, kScoreTile, true}, of_queries(g.dout), T(1),
+                 of_keys(g.dv));
   }
   cpu::product(queries.count, keys.count, width, Matrix<T>{of_queries(g.dout), width},
                Matrix<T>{of_keys(g.v), width, true}, T(0), ds, kScoreTile);
@@ -192,13 +230,14 @@ void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t 
       ds[r * kScoreTile + c] = scale * p[r * kScoreTile + c] * (ds[r * kScoreTile + c] - delta);
     }
   }
+  fill_unseen(queries, keys, T(0), ds);
   if (to_keys) {
-    cpu::product(keys.count, width, queries.count, Matrix<T>{ds, kScoreTile, true},
-                 Matrix<T>{of_queries(g.q), width}, T(1), of_keys(g.dk), width);
+    seen_product(queries, keys, width, Matrix<T>{ds, kScoreTile, true}, of_queries(g.q), T(1),
+                 of_keys(g.dk));
   }
   if (to_queries) {
-    cpu::product(queries.count, width, keys.count, Matrix<T>{ds, kScoreTile},
-                 Matrix<T>{of_keys(g.k), width}, T(1), of_queries(g.dq), width);
+    seen_product(queries, keys, width, Matrix<T>{ds, kScoreTile}, of_keys(g.k), T(1),
+                 of_queries(g.dq));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "tensor/cpu/finite.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
 
@@ -41,21 +42,6 @@ To converted(From x) {
     if (wide >= std::numeric_limits<To>::max()) return std::numeric_limits<To>::max();
   }
   return static_cast<To>(x);
-}
-
-// Not finite: every bit of the exponent is set.
-template <class T>
-bool all_finite_in(const T* x, std::int64_t n) {
-  using Bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
-  constexpr Bits kExponent =
-      sizeof(T) == 8 ? static_cast<Bits>(0x7ff0000000000000U) : static_cast<Bits>(0x7f800000U);
-  Bits found = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    Bits bits;
-    std::memcpy(&bits, x + i, sizeof(T));
-    found |= static_cast<Bits>((bits & kExponent) == kExponent);
-  }
-  return found == 0;
 }
 
 }  // namespace
@@ -169,7 +155,7 @@ bool CpuKernels::all_finite(const Tensor& x) {
     const T* const values = x.data<T>();
     std::atomic<bool> finite{true};
     parallel_for(x.numel(), 4 * kGrain, [&](std::int64_t begin, std::int64_t end) {
-      if (!all_finite_in(values + begin, end - begin)) {
+      if (!cpu::all_finite(values + begin, end - begin)) {
         finite.store(false, std::memory_order_relaxed);
       }
     });

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "tensor/cpu/finite.h"
 #include "tensor/cpu/index.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
@@ -118,6 +119,15 @@ void fold(const Sizes& s, RowBlock block, const T* unfolded, T* image) {
   });
 }
 
+// Calls f(tap, place) for each place of the block where a tap shows the image.
+template <class F>
+void for_shown(const Sizes& s, RowBlock block, F&& f) {
+  const std::int64_t cols = block.count * s.out_width;
+  for_taps(s, block, [&](std::int64_t row, std::int64_t begin, std::int64_t end, std::int64_t) {
+    for (std::int64_t i = row + begin; i < row + end; ++i) f(i / cols, i % cols);
+  });
+}
+
 // Space for one unfolded block for each worker.
 template <class T>
 Tensor unfolded_blocks(const Sizes& s) {
@@ -137,13 +147,25 @@ void CpuKernels::conv2d(const Tensor& x, const Tensor& weight, Window window, co
     const Tensor workspace = unfolded_blocks<T>(s);
     const std::int64_t space = workspace.size(1);
     T* const unfolded = workspace.write<T>();
+    const bool finite = cpu::all_finite(w, weight.numel());
+    const PoolVector<T> copy = cpu::finite_part(w, finite ? 0 : weight.numel());
+    const T* const factor = finite ? w : copy.data();
     cpu::parallel_pieces(s.images, [=](std::int64_t image, int worker) {
       T* const mine = unfolded + worker * space;
       for_blocks(s, [=](RowBlock block) {
         const std::int64_t cols = block.count * s.out_width;
+        T* const to = y_data + image * s.result() + block.first * s.out_width;
         unfold(s, block, x_data + image * s.image(), mine);
-        cpu::product(s.filters, cols, s.taps(), Matrix<T>{w, s.taps()}, Matrix<T>{mine, cols}, T(0),
-                     y_data + image * s.result() + block.first * s.out_width, s.places());
+        cpu::product(s.filters, cols, s.taps(), Matrix<T>{factor, s.taps()}, Matrix<T>{mine, cols},
+                     T(0), to, s.places());
+        if (finite) return;
+        for_shown(s, block, [=](std::int64_t tap, std::int64_t place) {
+          for (std::int64_t o = 0; o < s.filters; ++o) {
+            const T value = w[o * s.taps() + tap];
+            if (cpu::is_finite(value)) continue;
+            to[o * s.places() + place] += value * mine[tap * cols + place];
+          }
+        });
       });
     });
   });
@@ -193,9 +215,8 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
     const Tensor sums = Tensor::empty({chunks, weights}, dtype_of<T>, Device::cpu);
     T* const unfolded = workspace.write<T>();
     T* const partial = sums.write<T>();
-    cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {
-      T* const mine = unfolded + worker * space;
-      T* const sum = partial + chunk * weights;
+    // `apart`: what is not finite in dy, which is not to meet padding.
+    const auto add_chunk = [=](std::int64_t chunk, bool apart, T* mine, T* sum) {
       const std::int64_t first = chunk * size;
       const std::int64_t count = std::min(s.images, first + size) - first;
       // What is added is the product of a block, a sum over many places itself.
@@ -203,16 +224,34 @@ void CpuKernels::conv2d_backward_weight(const Tensor& x, const Tensor& dy, Windo
       cpu::LongSums<T> of_blocks(sum, weights, many ? count * s.places() : 0);
       const std::int64_t depth = many ? cpu::kSumBlock : cpu::kDepth;
       for (std::int64_t image = first; image < std::min(s.images, first + size); ++image) {
+        const T* const of_image = dy_data + image * s.result();
+        const PoolVector<T> copy = cpu::finite_part(of_image, apart ? s.result() : 0);
         for_blocks(s, [&](RowBlock block) {
           const std::int64_t cols = block.count * s.out_width;
-          const T* const from = dy_data + image * s.result() + block.first * s.out_width;
+          const std::int64_t begin = block.first * s.out_width;
+          const T* const from = (apart ? copy.data() : of_image) + begin;
           unfold(s, block, x_data + image * s.image(), mine);
           cpu::product(s.filters, s.taps(), cols, Matrix<T>{from, s.places()},
                        Matrix<T>{mine, cols, true}, T(1), sum, s.taps(), depth);
+          if (apart) {
+            for_shown(s, block, [=](std::int64_t tap, std::int64_t place) {
+              for (std::int64_t o = 0; o < s.filters; ++o) {
+                const T value = of_image[o * s.places() + begin + place];
+                if (cpu::is_finite(value)) continue;
+                sum[o * s.taps() + tap] += value * mine[tap * cols + place];
+              }
+            });
+          }
           of_blocks.added();
         });
       }
       of_blocks.finish();
+    };
+    cpu::parallel_pieces(chunks, [=](std::int64_t chunk, int worker) {
+      T* const mine = unfolded + worker * space;
+      T* const sum = partial + chunk * weights;
+      add_chunk(chunk, false, mine, sum);
+      if (!cpu::all_finite(sum, weights)) add_chunk(chunk, true, mine, sum);
     });
     std::fill(dw, dw + weights, T(0));
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {

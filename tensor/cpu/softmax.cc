@@ -124,11 +124,12 @@ void CpuKernels::logsumexp_backward(const Tensor& x, const Tensor& y, const Tens
     const T* const dy_data = dy.data<T>();
     T* const dx_data = dx.write<T>();
     for_lines<T>(view, kExpCost, [=](const auto& lines) {
-      // Where every element is -infinity none of them has a share.
-      const Pack<T> lse =
-          map([](T l) { return l == -std::numeric_limits<T>::infinity() ? T(0) : l; },
-              lines.of_lines(y_data));
-      const Pack<T> g = lines.of_lines(dy_data);
+      // Where every element is -infinity none of them has a share, whatever dy is.
+      constexpr T kLowest = -std::numeric_limits<T>::infinity();
+      const Pack<T> y_of_lines = lines.of_lines(y_data);
+      const Pack<T> lse = map([](T l) { return l == kLowest ? T(0) : l; }, y_of_lines);
+      const Pack<T> g = map([](T l, T by) { return l == kLowest ? T(0) : by; }, y_of_lines,
+                            lines.of_lines(dy_data));
       for (std::int64_t p = 0; p < lines.packs(); ++p) {
         lines.store(dx_data, p,
                     map([](T v, T l, T by) { return math::exp(v - l) * by; },

@@ -189,3 +189,77 @@ KERNEL_TEST("causal attention: of scores that are all -infinity so is the lse") 
     check_close(out, Values(20, std::nan("")));  // 0 / 0
   }
 }
+
+namespace {
+
+enum Input { kQ, kK, kV, kDout };
+enum Output { kOut, kLse, kDq, kDk, kDv };
+
+// Whether `row` of a result depends on what an input holds in row `at` of the same sequence: the
+// query of a pair comes after its key, or is of the same row.
+bool depends(Output result, std::int64_t row, Input input, std::int64_t at) {
+  if (input == kDout && (result == kOut || result == kLse)) return false;
+  if (input == kV && (result == kLse || result == kDv)) return false;
+  if (result == kDk || result == kDv) return input == kK || input == kV || row <= at;
+  return input == kK || input == kV ? row >= at : row == at;
+}
+
+std::vector<Tensor> passes(const OnDevice& on, const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> in;
+  for (const Tensor& x : inputs) in.push_back(on(x));
+  const Shape& shape = in[0].shape();
+  std::vector<Tensor> r;
+  for (const Shape& s : {shape, Shape{shape[0], shape[1]}, shape, shape, shape}) {
+    r.push_back(Tensor::empty(s, in[0].dtype(), on.device));
+  }
+  on->causal_attention(in[kQ], in[kK], in[kV], r[kOut], r[kLse]);
+  on->causal_attention_backward(in[kQ], in[kK], in[kV], r[kOut], r[kLse], in[kDout], r[kDq], r[kDk],
+                                r[kDv]);
+  for (Tensor& x : r) x = x.to(Device::cpu);
+  return r;
+}
+
+}  // namespace
+
+KERNEL_TEST("causal attention: what a row does not depend on leaves its bits alone") {
+  const CheckedPool checked;
+  for (const DType dtype : floating()) {
+    for (const Case& c : {Case{2, 70, 3}, Case{9, 19, 1}}) {
+      const Shape shape{c.batch, c.length, c.width};
+      const Tensor positive = random(shape, dtype, 2, 0.5, 2.0);  // an lse may be infinite
+      const std::vector<Tensor> inputs = {random(shape, dtype, 1), positive,
+                                          random(shape, dtype, 3), random(shape, dtype, 4)};
+      const std::vector<Tensor> want = passes(on, inputs);
+      for (const Input poisoned : {kQ, kK, kV, kDout}) {
+        for (const std::int64_t place : {std::int64_t{0}, std::int64_t{7}, c.length - 2}) {
+          for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+            CAPTURE(c.length);
+            CAPTURE(static_cast<int>(poisoned));
+            CAPTURE(place);
+            CAPTURE(poison);
+            std::vector<Tensor> in = inputs;
+            Values x = in[poisoned].to_vector();
+            const auto row = x.begin() + (c.length + place) * c.width;  // of the second sequence
+            std::fill(row, row + c.width, poison);
+            in[poisoned] = tensor_of(shape, dtype, x);
+            const std::vector<Tensor> got = passes(on, in);
+            for (const Output o : {kOut, kLse, kDq, kDk, kDv}) {
+              CAPTURE(static_cast<int>(o));
+              const std::int64_t width = o == kLse ? 1 : c.width;
+              const Tensor now = got[o].reshape({c.batch * c.length, width});
+              const Tensor before = want[o].reshape({c.batch * c.length, width});
+              std::int64_t wrong = -1;
+              for (std::int64_t r = 0; r < c.batch * c.length; ++r) {
+                const bool sees = r / c.length == 1 && depends(o, r % c.length, poisoned, place);
+                const bool right = !sees ? now.rows(r, r + 1).same_bits(before.rows(r, r + 1))
+                                         : !std::isnan(poison) || std::isnan(now.at(r * width));
+                if (!right) wrong = r;
+              }
+              CHECK(wrong == -1);
+            }
+          }
+        }
+      }
+    }
+  }
+}

@@ -75,7 +75,8 @@ struct Problem {
     tokens = c.selected.size(0);
     x = random_of({tokens, c.model});
     slots = plan.slots();
-    if (s.weighted) weights = random_of({tokens, k});
+    if (s.weighted)
+      weights = on(nan_where_none(random_of({tokens, k}).to(Device::cpu), c.selected));
     dy = random_of({s.weighted ? tokens : slots, c.output});
     activation = s.activation;
   }

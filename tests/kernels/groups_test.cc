@@ -20,7 +20,9 @@ GroupSets sets_of(const OnDevice& on, const Case& c, bool weighted, bool members
   const Tensor selected = random_integers({c.tokens, c.k}, 1, -1, c.experts);
   GroupSets s;
   s.ids = random_integers({c.tokens, c.groups}, 2, -1, c.experts);
-  if (weighted) s.weights = random({c.tokens, c.groups}, dtype, 3, 0.0, 1.0);
+  if (weighted) {
+    s.weights = nan_where_none(random({c.tokens, c.groups}, dtype, 3, 0.0, 1.0), s.ids);
+  }
   const Tensor offsets = Tensor::empty({c.experts + 1}, DType::i32, on.device);
   const Tensor order = Tensor::empty({c.tokens * c.k}, DType::i32, on.device);
   const Tensor inverse = Tensor::empty({c.tokens, c.k}, DType::i32, on.device);
@@ -69,7 +71,7 @@ KERNEL_TEST("group means, and the gradient that reaches the rows through them") 
           CAPTURE(members_only);
           const GroupSets s = sets_of(on, c, weighted, members_only, dtype);
           const std::int64_t slots = s.order.numel();
-          const Tensor h = random({slots, c.cols}, dtype, 4);
+          const Tensor h = nan_where_none(random({slots, c.cols}, dtype, 4), s.order);
           Values inverse(at(c.experts * c.experts), 0.0);
           Values means(at(c.experts * c.experts * c.cols), 0.0);
           for_each_pair(c, s, [&](std::int64_t slot, std::int64_t i, std::int64_t j, double w) {

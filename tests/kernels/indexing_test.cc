@@ -22,7 +22,7 @@ KERNEL_TEST("rows by index, and their sum by index") {
           Case{1000, 5000, 9}, Case{0, 0, 3}}) {
       const Tensor index = random_integers({rows}, 1, -1, table);
       const Tensor x = random({table, cols}, dtype, 2);
-      const Tensor dy = random({rows, cols}, dtype, 3);
+      const Tensor dy = nan_where_none(random({rows, cols}, dtype, 3), index);
       Values gathered;
       Values sums(at(table * cols), 0.0);
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -63,7 +63,7 @@ KERNEL_TEST("columns by index, and their sum by index") {
          {Case{0, 3, 2}, Case{3, 4, 0}, Case{1, 1, 1}, Case{5, 3, 7}, Case{2001, 16, 9}}) {
       const Tensor index = random_integers({rows, k}, 4, -1, cols);
       const Tensor x = random({rows, cols}, dtype, 5);
-      const Tensor dy = random({rows, k}, dtype, 6);
+      const Tensor dy = nan_where_none(random({rows, k}, dtype, 6), index);
       Values taken;
       Values put(at(rows * cols), 0.0);
       for (std::int64_t r = 0; r < rows; ++r) {

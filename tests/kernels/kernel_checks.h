@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -113,6 +114,18 @@ inline Tensor random_integers(const Shape& shape, std::uint64_t seed, std::int64
 // A floating tensor of these values.
 inline Tensor tensor_of(const Shape& shape, DType dtype, const Values& values) {
   return Tensor::of(shape, values).to(dtype);
+}
+
+// x, of one element or row for each index, with NaN where the index is -1: it is to count for
+// nothing.
+inline Tensor nan_where_none(const Tensor& x, const Tensor& index) {
+  const Tensor out = x.clone();
+  const std::int64_t width = x.numel() / std::max<std::int64_t>(1, index.numel());
+  const Tensor rows = out.reshape({index.numel(), width});
+  for (std::int64_t i = 0; i < index.numel(); ++i) {
+    if (index.at(i) < 0) kernels(Device::cpu).fill(std::nan(""), rows.rows(i, i + 1));
+  }
+  return out;
 }
 
 inline std::vector<DType> floating() { return {DType::f32, DType::f64}; }

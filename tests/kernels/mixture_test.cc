@@ -104,7 +104,7 @@ KERNEL_TEST("rows to slots, rows to tokens, and the products of both") {
       const Plan p = plan(on, c);
       const Tensor x = random({c.tokens, c.cols}, dtype, 2);
       const Tensor h = random({p.slots, c.cols}, dtype, 3);
-      const Tensor w = random({c.tokens, c.k}, dtype, 4);
+      const Tensor w = nan_where_none(random({c.tokens, c.k}, dtype, 4), p.inverse);
       for (const bool weighted : {false, true}) {
         Values slots(at(c.tokens * c.k * c.cols), 0.0);  // those of none are 0
         Values tokens(at(c.tokens * c.cols), 0.0);

@@ -139,10 +139,12 @@ KERNEL_TEST("the backward pass of logsumexp") {
     }
     const double low = -HUGE_VAL;
     const Tensor dx = Tensor::empty({2, 2}, dtype, on.device);
-    on->logsumexp_backward(on(tensor_of({2, 2}, dtype, {low, low, low, 1})),
-                           on(tensor_of({2}, dtype, {low, 1})), on(tensor_of({2}, dtype, {2, 3})),
-                           {2, 2, 1}, dx);
-    check_close(dx, {0, 0, 0, 3});
+    for (const double dy : {2.0, std::nan(""), HUGE_VAL}) {  // of a line that none has a share of
+      on->logsumexp_backward(on(tensor_of({2, 2}, dtype, {low, low, low, 1})),
+                             on(tensor_of({2}, dtype, {low, 1})),
+                             on(tensor_of({2}, dtype, {dy, 3})), {2, 2, 1}, dx);
+      check_close(dx, {0, 0, 0, 3});
+    }
   }
 }
 
