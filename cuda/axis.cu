@@ -5,6 +5,7 @@
 namespace moegrad {
 namespace {
 
+using cuda::Axis;
 using cuda::each;
 using cuda::each_line;
 using cuda::in;
@@ -46,16 +47,18 @@ void norm_as(const T* x, AxisView view, T* to) {
 
 template <class T>
 void norm_backward_as(const T* x, const T* y, const T* dy, AxisView view, T* dx) {
+  const Axis axis(view);
   each("norm_backward", view.outer * view.n * view.inner, [=] __device__(std::int64_t i) {
-    const std::int64_t line = i / view.inner / view.n * view.inner + i % view.inner;
+    const std::int64_t line = axis.place(i).line;
     dx[i] = y[line] == T(0) ? T(0) : x[i] / y[line] * dy[line];
   });
 }
 
 template <class T>
 void cumulative_sum_as(const T* x, AxisView view, bool from_end, T* to) {
+  const Axis axis(view);
   each("cumulative_sum", view.outer * view.inner, [=] __device__(std::int64_t i) {
-    const Line line = cuda::line_of(view, i);
+    const Line line = axis.line(i);
     double sum = 0.0;
     for (std::int64_t j = 0; j < line.n; ++j) {
       const std::int64_t at = line.at(from_end ? line.n - 1 - j : j);

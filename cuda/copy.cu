@@ -8,9 +8,12 @@
 namespace moegrad {
 namespace {
 
+using cuda::Divisor;
 using cuda::each;
+using cuda::each_cell;
 using cuda::in;
 using cuda::out;
+using cuda::Quotient;
 
 // Elements to be moved without looking at them.
 template <class F>
@@ -56,21 +59,22 @@ void accumulate_as(T alpha, const T* x, std::int64_t n, T* y) {
 template <class T>
 void copy_block_as(const T* from, std::int64_t from_row, std::int64_t rows, std::int64_t cols,
                    T* to, std::int64_t to_row) {
-  each("copy_block", rows * cols, [=] __device__(std::int64_t i) {
-    to[i / cols * to_row + i % cols] = from[i / cols * from_row + i % cols];
-  });
+  each_cell("copy_block", rows, cols,
+            [=] __device__(std::int64_t, std::int64_t row, std::int64_t col) {
+              to[row * to_row + col] = from[row * from_row + col];
+            });
 }
 
 template <class T>
 void swap_axes_as(const T* x, std::int64_t n, std::int64_t b, std::int64_t m, std::int64_t c,
                   std::int64_t numel, T* to) {
+  const Divisor by_c(c), by_n(n), by_b(b), by_m(m);
   each("swap_axes", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t i_c = i % c;
-    const std::int64_t i_n = i / c % n;
-    const std::int64_t i_b = i / c / n % b;
-    const std::int64_t i_m = i / c / n / b % m;
-    const std::int64_t i_a = i / c / n / b / m;
-    to[i] = x[(((i_a * n + i_n) * b + i_b) * m + i_m) * c + i_c];
+    const Quotient i_c = by_c.of(i);
+    const Quotient i_n = by_n.of(i_c.times);
+    const Quotient i_b = by_b.of(i_n.times);
+    const Quotient i_m = by_m.of(i_b.times);  // and i_a times
+    to[i] = x[(((i_m.times * n + i_n.rest) * b + i_b.rest) * m + i_m.rest) * c + i_c.rest];
   });
 }
 

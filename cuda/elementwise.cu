@@ -47,22 +47,38 @@ template <class T>
 struct Operand {
   const T* data;
   Layout layout;
-  std::int64_t cols;
-  __device__ T operator()(std::int64_t i) const {
-    return data == nullptr ? T(0) : data[i / cols * layout.row + i % cols * layout.col];
-  }
+  __device__ T at(std::int64_t place) const { return data == nullptr ? T(0) : data[place]; }
+  // Whether element i is at i * col: of a tensor as it is, and of one element for all.
+  bool is_even(std::int64_t cols) const { return layout.row == cols * layout.col; }
 };
 
-template <class F, class T>
-void binary_as(std::int64_t n, Operand<T> a, Operand<T> b, T* y) {
-  each("binary", n, [=] __device__(std::int64_t i) { y[i] = F::f(a(i), b(i)); });
+// f(i, a_i, b_i) for the elements of [rows, cols], without a division where none is needed.
+template <class T, class F>
+void each_pair(const char* operation, std::int64_t rows, std::int64_t cols, Operand<T> a,
+               Operand<T> b, const F& f) {
+  const bool even = a.is_even(cols) && b.is_even(cols);
+  const cuda::Divisor width(cols);
+  each(operation, rows * cols, [=] __device__(std::int64_t i) {
+    if (even) {
+      f(i, a.at(i * a.layout.col), b.at(i * b.layout.col));
+      return;
+    }
+    const cuda::Quotient at = width.of(i);
+    f(i, a.at(at.times * a.layout.row + at.rest * a.layout.col),
+      b.at(at.times * b.layout.row + at.rest * b.layout.col));
+  });
 }
 
 template <class F, class T>
-void binary_backward_as(std::int64_t n, Operand<T> a, Operand<T> b, const T* dy, T* da, T* db) {
-  each("binary_backward", n, [=] __device__(std::int64_t i) {
-    const T a_i = a(i);
-    const T b_i = b(i);
+void binary_as(std::int64_t rows, std::int64_t cols, Operand<T> a, Operand<T> b, T* y) {
+  each_pair("binary", rows, cols, a, b,
+            [=] __device__(std::int64_t i, T a_i, T b_i) { y[i] = F::f(a_i, b_i); });
+}
+
+template <class F, class T>
+void binary_backward_as(std::int64_t rows, std::int64_t cols, Operand<T> a, Operand<T> b,
+                        const T* dy, T* da, T* db) {
+  each_pair("binary_backward", rows, cols, a, b, [=] __device__(std::int64_t i, T a_i, T b_i) {
     const T y_i = needs_output(F::kNeeds) ? F::f(a_i, b_i) : T(0);
     const T dy_i = dy[i];  // da or db may be dy itself
     if (da != nullptr) da[i] = dy_i * F::da(a_i, b_i, y_i);
@@ -71,13 +87,16 @@ void binary_backward_as(std::int64_t n, Operand<T> a, Operand<T> b, const T* dy,
 }
 
 template <class T>
-void where_as(std::int64_t n, const std::int32_t* condition, Operand<T> a, Operand<T> b, T* y) {
-  each("where", n, [=] __device__(std::int64_t i) { y[i] = condition[i] != 0 ? a(i) : b(i); });
+void where_as(std::int64_t rows, std::int64_t cols, const std::int32_t* condition, Operand<T> a,
+              Operand<T> b, T* y) {
+  each_pair("where", rows, cols, a, b,
+            [=] __device__(std::int64_t i, T a_i, T b_i) { y[i] = condition[i] != 0 ? a_i : b_i; });
 }
 
 template <class T>
-void greater_as(std::int64_t n, Operand<T> a, Operand<T> b, std::int32_t* y) {
-  each("greater", n, [=] __device__(std::int64_t i) { y[i] = a(i) > b(i) ? 1 : 0; });
+void greater_as(std::int64_t rows, std::int64_t cols, Operand<T> a, Operand<T> b, std::int32_t* y) {
+  each_pair("greater", rows, cols, a, b,
+            [=] __device__(std::int64_t i, T a_i, T b_i) { y[i] = a_i > b_i ? 1 : 0; });
 }
 
 }  // namespace
@@ -108,8 +127,8 @@ void CudaKernels::binary(int function, std::int64_t rows, std::int64_t cols, con
   with_floating(y.dtype(), "binary", [&](auto zero) {
     using T = decltype(zero);
     with_functor(BinaryFunctors{}, function, "binary", [&](auto functor) {
-      binary_as<decltype(functor), T>(rows * cols, {in<T>(a), layout_a, cols},
-                                      {in<T>(b), layout_b, cols}, out<T>(y));
+      binary_as<decltype(functor), T>(rows, cols, {in<T>(a), layout_a}, {in<T>(b), layout_b},
+                                      out<T>(y));
     });
   });
 }
@@ -121,8 +140,8 @@ void CudaKernels::binary_backward(int function, std::int64_t rows, std::int64_t 
   with_floating(dy.dtype(), "binary_backward", [&](auto zero) {
     using T = decltype(zero);
     with_functor(BinaryFunctors{}, function, "binary_backward", [&](auto functor) {
-      binary_backward_as<decltype(functor), T>(rows * cols, {in<T>(a), layout_a, cols},
-                                               {in<T>(b), layout_b, cols}, in<T>(dy), out<T>(da),
+      binary_backward_as<decltype(functor), T>(rows, cols, {in<T>(a), layout_a},
+                                               {in<T>(b), layout_b}, in<T>(dy), out<T>(da),
                                                out<T>(db));
     });
   });
@@ -133,8 +152,8 @@ void CudaKernels::where(const Tensor& condition, std::int64_t rows, std::int64_t
                         const Layout& layout_b, const Tensor& y) {
   with_any(y.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    where_as<T>(rows * cols, in<std::int32_t>(condition), {in<T>(a), layout_a, cols},
-                {in<T>(b), layout_b, cols}, out<T>(y));
+    where_as<T>(rows, cols, in<std::int32_t>(condition), {in<T>(a), layout_a}, {in<T>(b), layout_b},
+                out<T>(y));
   });
 }
 
@@ -143,8 +162,7 @@ void CudaKernels::greater(std::int64_t rows, std::int64_t cols, const Tensor& a,
                           const Tensor& y) {
   with_any(a.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    greater_as<T>(rows * cols, {in<T>(a), layout_a, cols}, {in<T>(b), layout_b, cols},
-                  out<std::int32_t>(y));
+    greater_as<T>(rows, cols, {in<T>(a), layout_a}, {in<T>(b), layout_b}, out<std::int32_t>(y));
   });
 }
 

@@ -6,6 +6,7 @@ namespace moegrad {
 namespace {
 
 using cuda::each;
+using cuda::each_cell;
 using cuda::in;
 using cuda::Linear;
 using cuda::out;
@@ -30,12 +31,14 @@ struct Slots {
       : groups{in<std::int32_t>(s.offsets), s.offsets.numel() - 1},
         order(in<std::int32_t>(s.order)),
         count(s.order.numel()),
-        choices(static_cast<std::int32_t>(s.choices)) {}
+        choices(s.choices) {}
   cuda::Groups groups;
   const std::int32_t* order;
   std::int64_t count;
-  std::int32_t choices;
-  __device__ std::int32_t token(std::int64_t slot) const { return order[slot] / choices; }
+  cuda::Divisor choices;
+  __device__ std::int64_t token(std::int64_t slot) const { return choices.times(order[slot]); }
+  // One past the last slot that is of a group.
+  __device__ std::int64_t end() const { return groups.offsets[groups.count]; }
 };
 
 template <class T>
@@ -71,7 +74,7 @@ void linear(const char* operation, const Slots& slots, const Rows<T>& rows, cons
 template <class F, class T>
 void activate(const Slots& slots, const T* a, const T* c, std::int64_t cols, T* u) {
   each("experts", slots.count * cols, [=] __device__(std::int64_t i) {
-    if (i / cols >= slots.groups.offsets[slots.groups.count]) {
+    if (i >= slots.end() * cols) {
       u[i] = T(0);
       return;
     }
@@ -121,9 +124,8 @@ void experts_as(const ExpertTensors& w, const Tensor& x, const ExpertSlots& s, c
 template <class F, class T>
 void activate_backward(const Slots& slots, const T* weights, const T* a, const T* c,
                        std::int64_t cols, T* q, T* dc) {
-  each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
-    const std::int64_t slot = i / cols;
-    if (slot >= slots.groups.offsets[slots.groups.count]) {
+  const auto of_slot = [=] __device__(std::int64_t i, std::int64_t slot, std::int64_t) {
+    if (slot >= slots.end()) {
       q[i] = T(0);
       if (dc != nullptr) dc[i] = T(0);
       return;
@@ -135,7 +137,8 @@ void activate_backward(const Slots& slots, const T* weights, const T* a, const T
     } else {
       q[i] = g * F::df(a[i], T(0), {});
     }
-  });
+  };
+  each_cell("experts_backward", slots.count, cols, of_slot);
 }
 
 // dweights of the choices that have slots: <q, u> + <dy, b2>
@@ -143,14 +146,13 @@ template <class T>
 void weights_backward(const Slots& slots, const T* q, const T* u, std::int64_t hidden, const T* dy,
                       const T* b2, std::int64_t cols, T* dweights) {
   cuda::each_warp("experts_backward", slots.count, [=] __device__(std::int64_t s, unsigned lane) {
-    if (s >= slots.groups.offsets[slots.groups.count]) return;
+    if (s >= slots.end()) return;
     double sum = 0.0;
     for (std::int64_t i = lane; i < hidden; i += cuda::kWarp) {
       sum += static_cast<double>(q[s * hidden + i] * u[s * hidden + i]);
     }
     if (b2 != nullptr) {
-      std::int64_t e = 0;
-      while (slots.groups.offsets[e + 1] <= s) ++e;
+      const std::int64_t e = slots.groups.of(s);
       const T* const row = dy + slots.token(s) * cols;
       for (std::int64_t i = lane; i < cols; i += cuda::kWarp) {
         sum += static_cast<double>(row[i] * b2[e * cols + i]);
@@ -165,28 +167,28 @@ void weights_backward(const Slots& slots, const T* q, const T* u, std::int64_t h
 template <class T>
 void adjoints(const Slots& slots, const T* weights, const Rows<T>& dy, T* g) {
   const std::int64_t cols = dy.step;
-  each("experts_backward", slots.count * cols, [=] __device__(std::int64_t i) {
-    const std::int64_t s = i / cols;
-    if (s >= slots.groups.offsets[slots.groups.count]) {
-      g[i] = T(0);
-      return;
-    }
-    const T value = *dy.at(s, i % cols);
-    g[i] = weights == nullptr ? value : value * weights[slots.order[s]];
-  });
+  each_cell("experts_backward", slots.count, cols,
+            [=] __device__(std::int64_t i, std::int64_t s, std::int64_t col) {
+              if (s >= slots.end()) {
+                g[i] = T(0);
+                return;
+              }
+              const T value = *dy.at(s, col);
+              g[i] = weights == nullptr ? value : value * weights[slots.order[s]];
+            });
 }
 
 // to [E, cols] = the sums of the rows of each expert's slots, or added to what is there
 template <class T>
 void sum_slots(const Slots& slots, const T* rows, std::int64_t cols, bool adds, T* to) {
-  each("experts_backward", slots.groups.count * cols, [=] __device__(std::int64_t i) {
-    const std::int64_t e = i / cols;
+  const auto of_expert = [=] __device__(std::int64_t i, std::int64_t e, std::int64_t col) {
     double sum = adds ? static_cast<double>(to[i]) : 0.0;
     for (std::int64_t s = slots.groups.offsets[e]; s < slots.groups.offsets[e + 1]; ++s) {
-      sum += static_cast<double>(rows[s * cols + i % cols]);
+      sum += static_cast<double>(rows[s * cols + col]);
     }
     to[i] = static_cast<T>(sum);
-  });
+  };
+  each_cell("experts_backward", slots.groups.count, cols, of_expert);
 }
 
 template <class F, class T>

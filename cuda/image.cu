@@ -62,12 +62,11 @@ __device__ const T* unfolded(const Sizes& s, const T* image, std::int64_t tap, s
 template <class T>
 struct Convolution {
   using Element = T;
-  static constexpr int kBlocks = sizeof(T) == 8 ? 1 : 2;  // of two, those of f64 would spill
   Sizes s;
   const T* x;
   const T* weight;
   T* y;
-  bool a_by_rows = true, b_by_rows = true;
+  static constexpr bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.filters, s.places(), tile);
@@ -94,7 +93,7 @@ struct InputGradient {
   const T* weight;
   const T* dy;
   T* dx;
-  bool a_by_rows = true, b_by_rows = true;
+  static constexpr bool a_by_rows = true, b_by_rows = true;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.channels, s.pixels(), tile);
@@ -130,13 +129,12 @@ struct InputGradient {
 template <class T>
 struct WeightGradient {
   using Element = T;
-  static constexpr int kBlocks = 2;  // where the compiler may choose, small tiles spill
   Sizes s;
   std::int64_t chunk;  // images of one
   const T* x;
   const T* dy;
   T* partial;
-  bool a_by_rows = true, b_by_rows = false;
+  static constexpr bool a_by_rows = true, b_by_rows = false;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     cuda::take_tile(block, side, s.filters, s.taps(), tile);
@@ -177,10 +175,13 @@ void sum_partials(const T* partial, std::int64_t chunks, std::int64_t weights, T
 
 template <class T>
 void max_pool_as(const Sizes& s, const T* x, std::int64_t numel, T* y, std::int32_t* index) {
+  const cuda::Divisor by_width(s.out_width), by_height(s.out_height);
   each("max_pool2d", numel, [=] __device__(std::int64_t o) {
-    const T* const plane = x + o / s.places() * s.pixels();
-    const std::int64_t top = o % s.places() / s.out_width * s.window.stride - s.window.padding;
-    const std::int64_t left = o % s.out_width * s.window.stride - s.window.padding;
+    const cuda::Quotient row = by_width.of(o);
+    const cuda::Quotient number = by_height.of(row.times);
+    const T* const plane = x + number.times * s.pixels();
+    const std::int64_t top = number.rest * s.window.stride - s.window.padding;
+    const std::int64_t left = row.rest * s.window.stride - s.window.padding;
     std::int64_t best = -1;  // nothing but padding so far
     T value = -std::numeric_limits<T>::infinity();
     for (std::int64_t i = top < 0 ? 0 : top; i < s.height && i < top + s.window.height; ++i) {
@@ -197,15 +198,32 @@ void max_pool_as(const Sizes& s, const T* x, std::int64_t numel, T* y, std::int3
   });
 }
 
-// A plane by one thread, which adds in the order of the places.
+// A plane by one warp, 32 places at a time; to a pixel they are added in their order, by the first
+// lane of those that name it.
 template <class T>
 void max_pool_backward_as(const T* dy, const std::int32_t* index, std::int64_t planes,
                           std::int64_t places, std::int64_t pixels, cuda::IndexCheck check, T* dx) {
-  each("max_pool2d_backward", planes, [=] __device__(std::int64_t p) {
+  cuda::each_warp("max_pool2d_backward", planes, [=] __device__(std::int64_t p, unsigned lane) {
     T* const to = dx + p * pixels;
-    for (std::int64_t i = 0; i < pixels; ++i) to[i] = T(0);
-    for (std::int64_t o = p * places; o < (p + 1) * places; ++o) {
-      if (check(index[o], o) && index[o] >= 0) to[index[o]] += dy[o];
+    for (std::int64_t i = lane; i < pixels; i += cuda::kWarp) to[i] = T(0);
+    __syncwarp();
+    for (std::int64_t first = 0; first < places; first += cuda::kWarp) {
+      const std::int64_t o = p * places + first + lane;
+      std::int32_t pixel = first + lane < places ? index[o] : -1;
+      if (!check(pixel, o)) pixel = -1;
+      const T value = pixel >= 0 ? dy[o] : T(0);
+      const unsigned same = __match_any_sync(cuda::kAllLanes, pixel);
+      unsigned left = pixel >= 0 && (same & ((1U << lane) - 1)) == 0 ? same : 0;  // to be added
+      T sum = left != 0 ? to[pixel] : T(0);
+      const bool adds = left != 0;
+      while (__any_sync(cuda::kAllLanes, left != 0)) {
+        const int next = left != 0 ? __ffs(static_cast<int>(left)) - 1 : 0;
+        const T of_lane = __shfl_sync(cuda::kAllLanes, value, next);
+        if (left != 0) sum += of_lane;
+        left &= left - 1;
+      }
+      if (adds) to[pixel] = sum;
+      __syncwarp();
     }
   });
 }

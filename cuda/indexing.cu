@@ -7,6 +7,7 @@ namespace moegrad {
 namespace {
 
 using cuda::each;
+using cuda::each_cell;
 using cuda::each_line;
 using cuda::in;
 using cuda::Line;
@@ -14,12 +15,13 @@ using cuda::out;
 using cuda::Team;
 
 template <class T>
-void gather_rows_as(const T* x, const std::int32_t* index, std::int64_t cols, std::int64_t numel,
+void gather_rows_as(const T* x, const std::int32_t* index, std::int64_t rows, std::int64_t cols,
                     cuda::IndexCheck check, T* to) {
-  each("gather_rows", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t row = index[i / cols];
-    to[i] = check(row, i / cols) && row >= 0 ? x[row * cols + i % cols] : T(0);
-  });
+  each_cell("gather_rows", rows, cols,
+            [=] __device__(std::int64_t i, std::int64_t at, std::int64_t col) {
+              const std::int64_t row = index[at];
+              to[i] = check(row, at) && row >= 0 ? x[row * cols + col] : T(0);
+            });
 }
 
 // A sum of at most so many is left to the type itself.
@@ -35,65 +37,47 @@ __device__ T sum_in_order(std::int64_t begin, std::int64_t end, const Term& term
 // The rows of a target are order[offsets[target] ..], each element of it has one owner.
 template <class T>
 void scatter_add_rows_as(const T* x, const std::int32_t* order, const std::int32_t* offsets,
-                         std::int64_t cols, std::int64_t numel, T* to) {
-  each("scatter_add_rows", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t target = i / cols;
-    const std::int64_t begin = offsets[target];
-    const std::int64_t end = offsets[target + 1];
-    const auto row = [=](std::int64_t r) { return x[order[r] * cols + i % cols]; };
-    to[i] = end - begin <= kShortSum ? sum_in_order<T, T>(begin, end, row)
-                                     : sum_in_order<double, T>(begin, end, row);
-  });
+                         std::int64_t targets, std::int64_t cols, T* to) {
+  each_cell("scatter_add_rows", targets, cols,
+            [=] __device__(std::int64_t i, std::int64_t target, std::int64_t col) {
+              const std::int64_t begin = offsets[target];
+              const std::int64_t end = offsets[target + 1];
+              const auto row = [=](std::int64_t r) { return x[order[r] * cols + col]; };
+              to[i] = end - begin <= kShortSum ? sum_in_order<T, T>(begin, end, row)
+                                               : sum_in_order<double, T>(begin, end, row);
+            });
 }
 
 template <class T>
-void take_columns_as(const T* x, const std::int32_t* index, std::int64_t k, std::int64_t cols,
-                     std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("take_columns", numel, [=] __device__(std::int64_t i) {
-    const std::int32_t c = index[i];
-    to[i] = check(c, i) && c >= 0 ? x[i / k * cols + c] : T(0);
-  });
+void take_columns_as(const T* x, const std::int32_t* index, std::int64_t rows, std::int64_t k,
+                     std::int64_t cols, cuda::IndexCheck check, T* to) {
+  each_cell("take_columns", rows, k,
+            [=] __device__(std::int64_t i, std::int64_t row, std::int64_t) {
+              const std::int32_t c = index[i];
+              to[i] = check(c, i) && c >= 0 ? x[row * cols + c] : T(0);
+            });
 }
 
 template <class Sum, class T>
-void put_columns_as(const T* x, const std::int32_t* index, std::int64_t k, std::int64_t cols,
-                    std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("put_columns", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t row = i / cols;
-    Sum sum(0);
-    for (std::int64_t j = row * k; j < (row + 1) * k; ++j) {
-      if (check(index[j], j) && index[j] == i % cols) sum += static_cast<Sum>(x[j]);
-    }
-    to[i] = static_cast<T>(sum);
-  });
-}
-
-// The order of top_k: larger first, NaN before every number, the lower place first among equals.
-template <class T>
-__device__ bool comes_before(T a, std::int64_t at_a, T b, std::int64_t at_b) {
-  if (a > b) return true;
-  if (a < b) return false;
-  const bool nan_a = a != a;
-  const bool nan_b = b != b;
-  return nan_a != nan_b ? nan_a : at_a < at_b;
+void put_columns_as(const T* x, const std::int32_t* index, std::int64_t rows, std::int64_t k,
+                    std::int64_t cols, cuda::IndexCheck check, T* to) {
+  each_cell("put_columns", rows, cols,
+            [=] __device__(std::int64_t i, std::int64_t row, std::int64_t col) {
+              Sum sum(0);
+              for (std::int64_t j = row * k; j < (row + 1) * k; ++j) {
+                if (check(index[j], j) && index[j] == col) sum += static_cast<Sum>(x[j]);
+              }
+              to[i] = static_cast<T>(sum);
+            });
 }
 
 // The next largest of a row, k times: of those that come after the one taken last.
 template <class T>
 void top_k_as(const T* x, std::int64_t rows, std::int64_t n, std::int64_t k, std::int32_t* index) {
   each_line("top_k", {rows, n, 1}, [=] __device__(const Line& line, const Team& team) {
-    const T* const row = x + line.first;
     std::int64_t last = -1;
     for (std::int64_t taken = 0; taken < k; ++taken) {
-      std::int64_t best = -1;
-      for (std::int64_t i = team.lane; i < n; i += team.lanes) {
-        if (last >= 0 && !comes_before(row[last], last, row[i], i)) continue;
-        if (best < 0 || comes_before(row[i], i, row[best], best)) best = i;
-      }
-      last = team.fold(best, [=](std::int64_t a, std::int64_t b) {
-        if (a < 0 || b < 0) return a < 0 ? b : a;
-        return comes_before(row[a], a, row[b], b) ? a : b;
-      });
+      last = cuda::next_in_order(x, line, team, last);
       if (team.leads()) index[line.number * k + taken] = static_cast<std::int32_t>(last);
     }
   });
@@ -102,16 +86,15 @@ void top_k_as(const T* x, std::int64_t rows, std::int64_t n, std::int64_t k, std
 // A row by a block that ranks every element, where k is large: its place is the number of those
 // that come before it.
 template <class T>
-void sort_rows_as(const T* x, std::int64_t n, std::int64_t k, std::int64_t numel,
+void sort_rows_as(const T* x, std::int64_t rows, std::int64_t n, std::int64_t k,
                   std::int32_t* index) {
-  each("top_k", numel, [=] __device__(std::int64_t i) {
-    const T* const row = x + i / n * n;
-    const std::int64_t mine = i % n;
+  each_cell("top_k", rows, n, [=] __device__(std::int64_t, std::int64_t r, std::int64_t mine) {
+    const T* const row = x + r * n;
     std::int64_t before = 0;
     for (std::int64_t j = 0; j < n; ++j) {
-      if (j != mine && comes_before(row[j], j, row[mine], mine)) ++before;
+      if (j != mine && cuda::comes_before(row[j], j, row[mine], mine)) ++before;
     }
-    if (before < k) index[i / n * k + before] = static_cast<std::int32_t>(mine);
+    if (before < k) index[r * k + before] = static_cast<std::int32_t>(mine);
   });
 }
 
@@ -122,7 +105,7 @@ void CudaKernels::gather_rows(const Tensor& x, const Tensor& index, const Tensor
   const cuda::IndexCheck check = cuda::indices("gather_rows", -1, x.size(0));
   with_any(t.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    gather_rows_as(in<T>(x), in<std::int32_t>(index), cols, t.numel(), check, out<T>(t));
+    gather_rows_as(in<T>(x), in<std::int32_t>(index), index.numel(), cols, check, out<T>(t));
   });
 }
 
@@ -137,8 +120,8 @@ void CudaKernels::scatter_add_rows(const Tensor& x, const Tensor& index, const T
                      offsets, order, inverse);
   with_floating(t.dtype(), "scatter_add_rows", [&](auto zero) {
     using T = decltype(zero);
-    scatter_add_rows_as(in<T>(x), in<std::int32_t>(order), in<std::int32_t>(offsets),
-                        t.shape().product(1, t.rank()), t.numel(), out<T>(t));
+    scatter_add_rows_as(in<T>(x), in<std::int32_t>(order), in<std::int32_t>(offsets), targets,
+                        t.shape().product(1, t.rank()), out<T>(t));
   });
 }
 
@@ -146,8 +129,8 @@ void CudaKernels::take_columns(const Tensor& x, const Tensor& index, const Tenso
   const cuda::IndexCheck check = cuda::indices("take_columns", -1, x.size(1));
   with_any(t.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    take_columns_as(in<T>(x), in<std::int32_t>(index), index.size(1), x.size(1), t.numel(), check,
-                    out<T>(t));
+    take_columns_as(in<T>(x), in<std::int32_t>(index), index.size(0), index.size(1), x.size(1),
+                    check, out<T>(t));
   });
 }
 
@@ -157,7 +140,7 @@ void CudaKernels::put_columns(const Tensor& x, const Tensor& index, const Tensor
   with_any(t.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const auto put = k <= kShortSum ? put_columns_as<T, T> : put_columns_as<double, T>;
-    put(in<T>(x), in<std::int32_t>(index), k, t.size(1), t.numel(), check, out<T>(t));
+    put(in<T>(x), in<std::int32_t>(index), t.size(0), k, t.size(1), check, out<T>(t));
   });
 }
 
@@ -170,7 +153,7 @@ void CudaKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
   with_floating(x.dtype(), "top_k", [&](auto zero) {
     using T = decltype(zero);
     if (k > kManyTaken) {
-      sort_rows_as(in<T>(x), n, k, x.numel(), out<std::int32_t>(index));
+      sort_rows_as(in<T>(x), rows, n, k, out<std::int32_t>(index));
     } else {
       top_k_as(in<T>(x), rows, n, k, out<std::int32_t>(index));
     }
@@ -179,8 +162,10 @@ void CudaKernels::top_k(const Tensor& x, std::int64_t k, const Tensor& index) {
 
 void CudaKernels::cycle(std::int64_t each_of, std::int64_t period, const Tensor& t) {
   std::int32_t* const to = out<std::int32_t>(t);
-  each("cycle", t.numel(),
-       [=] __device__(std::int64_t i) { to[i] = static_cast<std::int32_t>(i / each_of % period); });
+  const cuda::Divisor by_each(each_of), by_period(period);
+  each("cycle", t.numel(), [=] __device__(std::int64_t i) {
+    to[i] = static_cast<std::int32_t>(by_period.of(by_each.times(i)).rest);
+  });
 }
 
 }  // namespace moegrad

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "cuda/divisor.h"
 #include "cuda/emulator/kernel.h"
 #include "cuda/emulator/launch.h"
 #include "cuda/fault.h"
@@ -71,7 +72,9 @@ inline std::int64_t pieces_of(std::int64_t n, std::int64_t size) { return (n + s
 template <class F>
 __global__ void each_kernel(std::int64_t n, F f) {
   const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
-  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += step) f(i);
+  ROLLED  // nearly always one round: unrolled, it would begin with a division for their number
+      for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += step)
+          f(i);
 }
 // f(i) for i in [0, n), a thread each.
 template <class F>
@@ -80,10 +83,21 @@ void each(const char* operation, std::int64_t n, const F& f) {
   run<each_kernel<F>>(operation, std::min(kMostBlocks, pieces_of(n, threads)), threads, n, f);
 }
 
+// f(i, row, col) for element i of [rows, cols], a thread each.
+template <class F>
+void each_cell(const char* operation, std::int64_t rows, std::int64_t cols, const F& f) {
+  const Divisor width(cols);
+  each(operation, rows * cols, [=] __device__(std::int64_t i) {
+    const Quotient at = width.of(i);
+    f(i, at.times, at.rest);
+  });
+}
+
 template <class F>
 __global__ void each_warp_kernel(std::int64_t n, F f) {
   const unsigned warps = blockDim.x / kWarp;
   const std::int64_t step = std::int64_t{gridDim.x} * warps;
+  ROLLED
   for (std::int64_t i = std::int64_t{blockIdx.x} * warps + threadIdx.x / kWarp; i < n; i += step) {
     f(i, threadIdx.x % kWarp);
   }

@@ -37,10 +37,28 @@ struct Line {
   __device__ std::int64_t at(std::int64_t j) const { return first + j * step; }
 };
 
-__host__ __device__ inline Line line_of(AxisView view, std::int64_t number) {
-  return {number, number / view.inner * view.n * view.inner + number % view.inner, view.inner,
-          view.n};
-}
+// Where lines and elements of [outer, n, inner] are.
+class Axis {
+ public:
+  explicit Axis(AxisView view) : view_(view), n_(view.n), inner_(view.inner) {}
+  __device__ Line line(std::int64_t number) const {
+    const Quotient at = inner_.of(number);
+    return {number, at.times * view_.n * view_.inner + at.rest, view_.inner, view_.n};
+  }
+  // Of element i: the number of its line, and its place there.
+  struct Place {
+    std::int64_t line, j;
+  };
+  __device__ Place place(std::int64_t i) const {
+    const Quotient in_row = inner_.of(i);
+    const Quotient row = n_.of(in_row.times);
+    return {row.times * view_.inner + in_row.rest, row.rest};
+  }
+
+ private:
+  AxisView view_;
+  Divisor n_, inner_;
+};
 
 inline constexpr std::int64_t kShortLine = 8;  // up to here a thread is enough
 
@@ -50,10 +68,11 @@ void each_line(const char* operation, AxisView view, const F& f) {
   const std::int64_t lines = view.outer * view.inner;
   if (view.inner == 1 && view.n > kShortLine) {
     each_warp(operation, lines, [=] __device__(std::int64_t i, unsigned lane) {
-      f(line_of(view, i), Team{lane, kWarp});
+      f(Line{i, i * view.n, 1, view.n}, Team{lane, kWarp});
     });
   } else {
-    each(operation, lines, [=] __device__(std::int64_t i) { f(line_of(view, i), Team{0, 1}); });
+    const Axis axis(view);
+    each(operation, lines, [=] __device__(std::int64_t i) { f(axis.line(i), Team{0, 1}); });
   }
 }
 
@@ -76,6 +95,34 @@ __device__ T line_largest(const T* x, const Line& line, const Team& team) {
     if (value > top || value != value) top = value;
   }
   return team.largest(top);
+}
+
+// An order of numbers: larger first, NaN before every number, the lower place first among equals.
+template <class T>
+__device__ bool comes_before(T a, std::int64_t at_a, T b, std::int64_t at_b) {
+  if (a > b) return true;
+  if (a < b) return false;
+  const bool nan_a = a != a;
+  const bool nan_b = b != b;
+  return nan_a != nan_b ? nan_a : at_a < at_b;
+}
+
+// The place in a line of what comes after place `last`, of all for -1; -1 where nothing does.
+template <class T>
+__device__ std::int64_t next_in_order(const T* x, const Line& line, const Team& team,
+                                      std::int64_t last) {
+  const auto before = [=](std::int64_t a, std::int64_t b) {
+    return comes_before(x[line.at(a)], a, x[line.at(b)], b);
+  };
+  std::int64_t best = -1;
+  for (std::int64_t j = team.lane; j < line.n; j += team.lanes) {
+    if (last >= 0 && !before(last, j)) continue;
+    if (best < 0 || before(j, best)) best = j;
+  }
+  return team.fold(best, [=](std::int64_t a, std::int64_t b) {
+    if (a < 0 || b < 0) return a < 0 ? b : a;
+    return before(a, b) ? a : b;
+  });
 }
 
 // The sum of e^(x - top) over a line.

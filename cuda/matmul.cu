@@ -6,46 +6,34 @@
 namespace moegrad {
 namespace {
 
-using cuda::each;
+using cuda::each_cell;
 using cuda::in;
 using cuda::out;
 
-// The group of a row; `count` for none.
-__device__ std::int64_t group_of(const std::int32_t* offsets, std::int64_t count,
-                                 std::int64_t row) {
-  std::int64_t low = 0;
-  std::int64_t high = count;  // offsets[low] <= row < offsets[high + 1], if it is of any
-  while (low < high) {
-    const std::int64_t middle = (low + high) / 2;
-    if (offsets[middle + 1] <= row) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
+cuda::Groups groups_of(const Tensor& offsets) {
+  return {in<std::int32_t>(offsets), offsets.numel() - 1};
 }
 
 template <class T>
-void grouped_bias_as(const T* x, const T* bias, const std::int32_t* offsets, std::int64_t groups,
-                     std::int64_t cols, std::int64_t numel, T* y) {
-  each("grouped_bias", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t e = group_of(offsets, groups, i / cols);
-    y[i] = e < groups ? x[i] + bias[e * cols + i % cols] : x[i];
-  });
+void grouped_bias_as(const T* x, const T* bias, const cuda::Groups& groups, std::int64_t rows,
+                     std::int64_t cols, T* y) {
+  each_cell("grouped_bias", rows, cols,
+            [=] __device__(std::int64_t i, std::int64_t row, std::int64_t col) {
+              const std::int64_t e = groups.of(row);
+              y[i] = e < groups.count ? x[i] + bias[e * cols + col] : x[i];
+            });
 }
 
 template <class T>
-void grouped_sum_as(const T* x, const std::int32_t* offsets, std::int64_t cols, std::int64_t numel,
-                    T* to) {
-  each("grouped_sum", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t e = i / cols;
-    double sum = 0.0;
-    for (std::int64_t row = offsets[e]; row < offsets[e + 1]; ++row) {
-      sum += static_cast<double>(x[row * cols + i % cols]);
-    }
-    to[i] = static_cast<T>(sum);
-  });
+void grouped_sum_as(const T* x, const cuda::Groups& groups, std::int64_t cols, T* to) {
+  each_cell("grouped_sum", groups.count, cols,
+            [=] __device__(std::int64_t i, std::int64_t e, std::int64_t col) {
+              double sum = 0.0;
+              for (std::int64_t row = groups.offsets[e]; row < groups.offsets[e + 1]; ++row) {
+                sum += static_cast<double>(x[row * cols + col]);
+              }
+              to[i] = static_cast<T>(sum);
+            });
 }
 
 // [rows, cols] or [batch, rows, cols]; those of one matrix are shared by the batch.
@@ -77,7 +65,7 @@ void CudaKernels::matmul(const Tensor& a, bool transpose_a, const Tensor& b, boo
 
 void CudaKernels::grouped_matmul(const Tensor& x, const Tensor& w, bool transpose_w,
                                  const Tensor& offsets, const Tensor& y) {
-  const cuda::Groups groups = {in<std::int32_t>(offsets), offsets.numel() - 1};
+  const cuda::Groups groups = groups_of(offsets);
   with_floating(y.dtype(), "grouped_matmul", [&](auto zero) {
     using T = decltype(zero);
     cuda::multiply<T>(
@@ -90,7 +78,7 @@ void CudaKernels::grouped_matmul(const Tensor& x, const Tensor& w, bool transpos
 
 void CudaKernels::grouped_outer(const Tensor& x, const Tensor& dy, const Tensor& offsets,
                                 const Tensor& dw) {
-  const cuda::Groups groups = {in<std::int32_t>(offsets), offsets.numel() - 1};
+  const cuda::Groups groups = groups_of(offsets);
   with_floating(dw.dtype(), "grouped_outer", [&](auto zero) {
     using T = decltype(zero);
     cuda::multiply<T>("grouped_outer",
@@ -103,15 +91,14 @@ void CudaKernels::grouped_bias(const Tensor& x, const Tensor& bias, const Tensor
                                const Tensor& y) {
   with_floating(y.dtype(), "grouped_bias", [&](auto zero) {
     using T = decltype(zero);
-    grouped_bias_as(in<T>(x), in<T>(bias), in<std::int32_t>(offsets), offsets.numel() - 1,
-                    y.size(1), y.numel(), out<T>(y));
+    grouped_bias_as(in<T>(x), in<T>(bias), groups_of(offsets), y.size(0), y.size(1), out<T>(y));
   });
 }
 
 void CudaKernels::grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& t) {
   with_floating(t.dtype(), "grouped_sum", [&](auto zero) {
     using T = decltype(zero);
-    grouped_sum_as(in<T>(x), in<std::int32_t>(offsets), t.size(1), t.numel(), out<T>(t));
+    grouped_sum_as(in<T>(x), groups_of(offsets), t.size(1), out<T>(t));
   });
 }
 

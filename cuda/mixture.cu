@@ -7,7 +7,9 @@
 namespace moegrad {
 namespace {
 
+using cuda::Divisor;
 using cuda::each;
+using cuda::each_cell;
 using cuda::each_warp;
 using cuda::in;
 using cuda::out;
@@ -33,12 +35,13 @@ struct Choices {
 void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, int operation,
                   cuda::FaultKind wrong, std::int32_t* counts) {
   cuda::Fault* const record = cuda::fault_record();
+  const Divisor by_k(k);
   each_warp("plan", chunks, [=] __device__(std::int64_t chunk, unsigned lane) {
     std::int32_t* const mine = counts + chunk * choices.experts;
     for (std::int64_t i = chunk * kPlanChunk + lane; i < choices.end_of(chunk); i += cuda::kWarp) {
       const std::int32_t e = choices.expert[i];
       if (e < -1 || e >= choices.experts) {
-        cuda::note_fault(record, {wrong, operation, e, -1, choices.experts, i / k, 0.0});
+        cuda::note_fault(record, {wrong, operation, e, -1, choices.experts, by_k.times(i), 0.0});
       } else if (e >= 0) {
         atomicAdd(mine + e, 1);
       }
@@ -46,21 +49,27 @@ void count_chunks(const Choices& choices, std::int64_t chunks, std::int64_t k, i
   });
 }
 
-// One block. next [chunks, E], counts before, becomes the first slot of each expert and chunk;
-// offsets [E+1]. Where there is a fault, go = 0 and no expert has slots: who reads the plan stays
-// within it.
-__global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts, std::int64_t room,
-                            cuda::Fault* record, int operation, std::int32_t* offsets,
-                            std::int32_t* go) {
+// One block, a thread for each expert, or for each and one of `parts` of the chunks. next [chunks, E],
+// counts before, becomes the first slot of each expert and chunk; offsets [E+1]. Where there is a
+// fault, go = 0 and no expert has slots: who reads the plan stays within it.
+__global__ void __launch_bounds__(cuda::kMostScanThreads)
+    first_slots(std::int32_t* next, std::int64_t chunks, int experts, int parts, std::int64_t room,
+                cuda::Fault* record, int operation, std::int32_t* offsets, std::int32_t* go) {
   const int t = static_cast<int>(threadIdx.x);
   const int threads = static_cast<int>(blockDim.x);
-  const auto of_expert = [=](int e) {
+  const int width = threads / parts;  // experts at a time
+  const int part = t / width;         // those of no part have no chunks
+  const int column = t % width;
+  const std::int64_t each = (chunks + parts - 1) / parts;
+  const std::int64_t begin = part * each;
+  const std::int64_t end = begin + each < chunks ? begin + each : chunks;
+  const auto of_part = [=](int e) {
     std::int32_t sum = 0;
-    for (std::int64_t c = 0; c < chunks && e < experts; ++c) sum += next[c * experts + e];
+    for (std::int64_t c = begin; c < end && e < experts; ++c) sum += next[c * experts + e];
     return sum;
   };
   std::int32_t mine = 0;
-  for (int e = t; e < experts; e += threads) mine += of_expert(e);
+  for (int e = column; e < experts; e += width) mine += of_part(e);
   std::int32_t used = 0;
   cuda::sum_before(mine, &used);
   SHARED_ARRAY(int, well, [1]);
@@ -77,19 +86,33 @@ __global__ void first_slots(std::int32_t* next, std::int64_t chunks, int experts
     return;
   }
 
-  std::int32_t slots = 0;  // of the experts before
-  for (int first = 0; first < experts; first += threads) {
-    const int e = first + t;
-    std::int32_t total = 0;
-    std::int32_t slot = slots + cuda::sum_before(of_expert(e), &total);
-    slots += total;
-    if (e >= experts) continue;
-    offsets[e] = slot;
-    for (std::int64_t c = 0; c < chunks; ++c) {
-      const std::int32_t count = next[c * experts + e];
-      next[c * experts + e] = slot;
-      slot += count;
+  SHARED_ARRAY(std::int32_t, first_slot, [cuda::kMostScanThreads]);  // [parts, width]
+  std::int32_t slots = 0;                                            // of the experts before
+  for (int first = 0; first < experts; first += width) {
+    const int e = first + column;
+    first_slot[t] = of_part(e);
+    __syncthreads();
+    std::int32_t of_expert = 0;
+    for (int p = 0; part == 0 && p < parts; ++p) {
+      const std::int32_t count = first_slot[p * width + column];
+      first_slot[p * width + column] = of_expert;
+      of_expert += count;
     }
+    std::int32_t total = 0;
+    const std::int32_t before = slots + cuda::sum_before(of_expert, &total);
+    slots += total;
+    for (int p = 0; part == 0 && p < parts; ++p) first_slot[p * width + column] += before;
+    __syncthreads();
+    if (e < experts) {
+      std::int32_t slot = first_slot[t];
+      if (part == 0) offsets[e] = slot;
+      for (std::int64_t c = begin; c < end; ++c) {
+        const std::int32_t count = next[c * experts + e];
+        next[c * experts + e] = slot;
+        slot += count;
+      }
+    }
+    __syncthreads();
   }
   if (t == 0) offsets[experts] = slots;
 }
@@ -134,9 +157,14 @@ void cuda::sort_choices(const char* operation, FaultKind wrong, const Tensor& se
   std::int32_t* const next = out<std::int32_t>(counts);
   std::int32_t* const go = out<std::int32_t>(no_fault);
   count_chunks(choices, chunks, selected.size(1), number_of(operation), wrong, next);
-  const unsigned threads = choices.experts <= 32 ? cuda::kWarp : cuda::kMostScanThreads;
-  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, order.numel(),
-                   fault_record(), number_of(operation), out<std::int32_t>(offsets), go);
+  constexpr std::int64_t kMostParts = 32;
+  const std::int64_t columns = std::clamp<std::int64_t>(experts, 1, kMostScanThreads);
+  const std::int64_t parts = std::clamp<std::int64_t>(
+      kMostScanThreads / columns, 1, std::clamp<std::int64_t>(chunks, 1, kMostParts));
+  const auto threads = static_cast<unsigned>(pieces_of(columns * parts, kWarp)) * kWarp;
+  run<first_slots>(operation, 1, threads, next, chunks, choices.experts, static_cast<int>(parts),
+                   order.numel(), fault_record(), number_of(operation), out<std::int32_t>(offsets),
+                   go);
   fill_slots(choices, chunks, next, go, out<std::int32_t>(order), out<std::int32_t>(inverse));
   clear_rest(in<std::int32_t>(offsets), choices.experts, order.numel(), out<std::int32_t>(order));
 }
@@ -145,25 +173,25 @@ namespace {
 
 // --- choices
 
-void complement_as(const std::int32_t* selected, std::int64_t k, std::int64_t experts,
-                   std::int64_t numel, cuda::IndexCheck check, std::int32_t* to) {
-  each("complement", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t t = i / experts;
-    auto e = static_cast<std::int32_t>(i % experts);
-    for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
-      if (check(selected[j], j) && selected[j] == i % experts) e = -1;
-    }
-    to[i] = e;
-  });
+void complement_as(const std::int32_t* selected, std::int64_t k, std::int64_t tokens,
+                   std::int64_t experts, cuda::IndexCheck check, std::int32_t* to) {
+  each_cell("complement", tokens, experts,
+            [=] __device__(std::int64_t i, std::int64_t t, std::int64_t expert) {
+              auto e = static_cast<std::int32_t>(expert);
+              for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
+                if (check(selected[j], j) && selected[j] == expert) e = -1;
+              }
+              to[i] = e;
+            });
 }
 
-void count_as(const std::int32_t* selected, const std::int32_t* group, std::int64_t k,
-              std::int64_t experts, std::int64_t choices, cuda::IndexCheck check_expert,
+void count_as(const std::int32_t* selected, const std::int32_t* group, std::int64_t tokens,
+              std::int64_t k, std::int64_t experts, cuda::IndexCheck check_expert,
               cuda::IndexCheck check_group, std::int32_t* to) {
-  each("count", choices, [=] __device__(std::int64_t i) {
+  each_cell("count", tokens, k, [=] __device__(std::int64_t i, std::int64_t t, std::int64_t) {
     const std::int32_t e = selected[i];
-    const std::int64_t g = group == nullptr ? 0 : group[i / k];
-    if (check_expert(e, i) && check_group(g, i / k) && e >= 0) atomicAdd(to + g * experts + e, 1);
+    const std::int64_t g = group == nullptr ? 0 : group[t];
+    if (check_expert(e, i) && check_group(g, t) && e >= 0) atomicAdd(to + g * experts + e, 1);
   });
 }
 
@@ -180,16 +208,18 @@ void keep_first_as(const std::int32_t* selected, const std::int32_t* offsets,
 
 template <class T>
 void tokens_to_slots_as(const T* x, const T* weights, const std::int32_t* order, std::int64_t k,
-                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("tokens_to_slots", numel, [=] __device__(std::int64_t i) {
-    const std::int32_t choice = order[i / cols];
-    if (!check(choice, i / cols) || choice < 0) {
-      to[i] = T(0);
-      return;
-    }
-    const T value = x[choice / k * cols + i % cols];
-    to[i] = weights == nullptr ? value : value * weights[choice];
-  });
+                        std::int64_t slots, std::int64_t cols, cuda::IndexCheck check, T* to) {
+  const Divisor by_k(k);
+  each_cell("tokens_to_slots", slots, cols,
+            [=] __device__(std::int64_t i, std::int64_t slot, std::int64_t col) {
+              const std::int32_t choice = order[slot];
+              if (!check(choice, slot) || choice < 0) {
+                to[i] = T(0);
+                return;
+              }
+              const T value = x[by_k.times(choice) * cols + col];
+              to[i] = weights == nullptr ? value : value * weights[choice];
+            });
 }
 
 // A sum of at most so many is left to the type itself.
@@ -197,28 +227,31 @@ constexpr std::int64_t kShortSum = 256;
 
 template <class Sum, class T>
 void slots_to_tokens_as(const T* h, const T* weights, const std::int32_t* inverse, std::int64_t k,
-                        std::int64_t cols, std::int64_t numel, cuda::IndexCheck check, T* to) {
-  each("slots_to_tokens", numel, [=] __device__(std::int64_t i) {
-    Sum sum(0);
-    for (std::int64_t j = i / cols * k; j < (i / cols + 1) * k; ++j) {
-      const std::int32_t slot = inverse[j];
-      if (!check(slot, j) || slot < 0) continue;
-      const T row = h[slot * cols + i % cols];
-      sum += static_cast<Sum>(weights == nullptr ? row : row * weights[j]);
-    }
-    to[i] = static_cast<T>(sum);
-  });
+                        std::int64_t tokens, std::int64_t cols, cuda::IndexCheck check, T* to) {
+  each_cell("slots_to_tokens", tokens, cols,
+            [=] __device__(std::int64_t i, std::int64_t t, std::int64_t col) {
+              Sum sum(0);
+              for (std::int64_t j = t * k; j < (t + 1) * k; ++j) {
+                const std::int32_t slot = inverse[j];
+                if (!check(slot, j) || slot < 0) continue;
+                const T row = h[slot * cols + col];
+                sum += static_cast<Sum>(weights == nullptr ? row : row * weights[j]);
+              }
+              to[i] = static_cast<T>(sum);
+            });
 }
 
 template <class T>
 void slot_products_as(const T* dy, const T* h, const std::int32_t* inverse, std::int64_t k,
                       std::int64_t cols, std::int64_t choices, cuda::IndexCheck check, T* to) {
+  const Divisor by_k(k);
   each_warp("slot_products", choices, [=] __device__(std::int64_t i, unsigned lane) {
     const std::int32_t slot = inverse[i];
+    const std::int64_t token = by_k.times(i);
     double sum = 0.0;
     if (check(slot, i) && slot >= 0) {
       for (std::int64_t c = lane; c < cols; c += cuda::kWarp) {
-        sum += static_cast<double>(dy[i / k * cols + c] * h[slot * cols + c]);
+        sum += static_cast<double>(dy[token * cols + c] * h[slot * cols + c]);
       }
     }
     sum = cuda::warp_sum(sum);
@@ -235,15 +268,15 @@ void CudaKernels::plan(const Tensor& selected, std::int64_t experts, const Tenso
 
 void CudaKernels::complement(const Tensor& selected, const Tensor& t) {
   const std::int64_t experts = t.size(1);
-  complement_as(in<std::int32_t>(selected), selected.size(1), experts, t.numel(),
+  complement_as(in<std::int32_t>(selected), selected.size(1), t.size(0), experts,
                 cuda::indices("complement", -1, experts), out<std::int32_t>(t));
 }
 
 void CudaKernels::count(const Tensor& selected, const Tensor& group, const Tensor& t) {
   const std::int64_t tokens = selected.size(0);
   fill(0.0, t);
-  count_as(in<std::int32_t>(selected), in<std::int32_t>(group),
-           selected.numel() / std::max<std::int64_t>(1, tokens), t.size(1), selected.numel(),
+  count_as(in<std::int32_t>(selected), in<std::int32_t>(group), tokens,
+           selected.numel() / std::max<std::int64_t>(1, tokens), t.size(1),
            cuda::indices("count", -1, t.size(1)), cuda::indices("count", 0, t.size(0)),
            out<std::int32_t>(t));
 }
@@ -260,7 +293,7 @@ void CudaKernels::tokens_to_slots(const Tensor& x, const Tensor& weights, const 
   const cuda::IndexCheck check = cuda::indices("tokens_to_slots", -1, x.size(0) * k);
   with_floating(t.dtype(), "tokens_to_slots", [&](auto zero) {
     using T = decltype(zero);
-    tokens_to_slots_as(in<T>(x), in<T>(weights), in<std::int32_t>(order), k, t.size(1), t.numel(),
+    tokens_to_slots_as(in<T>(x), in<T>(weights), in<std::int32_t>(order), k, t.size(0), t.size(1),
                        check, out<T>(t));
   });
 }
@@ -272,7 +305,7 @@ void CudaKernels::slots_to_tokens(const Tensor& h, const Tensor& weights, const 
   with_floating(t.dtype(), "slots_to_tokens", [&](auto zero) {
     using T = decltype(zero);
     const auto add = k <= kShortSum ? slots_to_tokens_as<T, T> : slots_to_tokens_as<double, T>;
-    add(in<T>(h), in<T>(weights), in<std::int32_t>(inverse), k, t.size(1), t.numel(), check,
+    add(in<T>(h), in<T>(weights), in<std::int32_t>(inverse), k, t.size(0), t.size(1), check,
         out<T>(t));
   });
 }

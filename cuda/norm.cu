@@ -42,8 +42,7 @@ void layer_norm_as(const T* x, const T* scale, const T* shift, double epsilon, s
 template <class T>
 void layer_norm_backward_as(const T* x, const T* scale, const T* mean, const T* rstd, const T* dy,
                             std::int64_t rows, std::int64_t cols, T* dx, T* dscale, T* dshift) {
-  const auto h = [=] __device__(std::int64_t at) {
-    const std::int64_t r = at / cols;
+  const auto h = [=] __device__(std::int64_t at, std::int64_t r) {
     return (x[at] - x[r * cols] - mean[r]) * rstd[r];
   };
   each_warp("layer_norm_backward", rows, [=] __device__(std::int64_t r, unsigned lane) {
@@ -51,20 +50,22 @@ void layer_norm_backward_as(const T* x, const T* scale, const T* mean, const T* 
     const Team team = {lane, cuda::kWarp};
     const auto n = static_cast<double>(cols);
     const T mean_g = static_cast<T>(
-        cuda::line_sum(row, team, [=](std::int64_t at) { return dy[at] * scale[at % cols]; }) / n);
+        cuda::line_sum(row, team, [=](std::int64_t at) { return dy[at] * scale[at - row.first]; }) /
+        n);
     const T mean_gh = static_cast<T>(
         cuda::line_sum(row, team,
-                       [=](std::int64_t at) { return dy[at] * scale[at % cols] * h(at); }) /
+                       [=](std::int64_t at) { return dy[at] * scale[at - row.first] * h(at, r); }) /
         n);
     for (std::int64_t c = lane; c < cols; c += cuda::kWarp) {
       const std::int64_t at = row.at(c);
-      dx[at] = rstd[r] * (dy[at] * scale[c] - mean_g - h(at) * mean_gh);
+      dx[at] = rstd[r] * (dy[at] * scale[c] - mean_g - h(at, r) * mean_gh);
     }
   });
   const AxisView columns = {1, rows, cols};
+  const cuda::Divisor width(cols);
   cuda::sum_lines(
-      "layer_norm_backward", columns, [=] __device__(std::int64_t at) { return dy[at] * h(at); },
-      dscale);
+      "layer_norm_backward", columns,
+      [=] __device__(std::int64_t at) { return dy[at] * h(at, width.times(at)); }, dscale);
   cuda::sum_lines(
       "layer_norm_backward", columns, [=] __device__(std::int64_t at) { return dy[at]; }, dshift);
 }
@@ -96,18 +97,21 @@ void rms_norm_backward_as(const T* x, const T* scale, const T* rstd, const T* dy
     const Line row = row_of(r, cols);
     const Team team = {lane, cuda::kWarp};
     const T s = rstd[r];
-    const T mean_gh = static_cast<T>(
-        cuda::line_sum(row, team,
-                       [=](std::int64_t at) { return dy[at] * scale[at % cols] * (x[at] * s); }) /
-        static_cast<double>(cols));
+    const T mean_gh =
+        static_cast<T>(cuda::line_sum(row, team,
+                                      [=](std::int64_t at) {
+                                        return dy[at] * scale[at - row.first] * (x[at] * s);
+                                      }) /
+                       static_cast<double>(cols));
     for (std::int64_t c = lane; c < cols; c += cuda::kWarp) {
       const std::int64_t at = row.at(c);
       dx[at] = s * (dy[at] * scale[c] - x[at] * s * mean_gh);
     }
   });
+  const cuda::Divisor width(cols);
   cuda::sum_lines(
       "rms_norm_backward", {1, rows, cols},
-      [=] __device__(std::int64_t at) { return dy[at] * (x[at] * rstd[at / cols]); }, dscale);
+      [=] __device__(std::int64_t at) { return dy[at] * (x[at] * rstd[width.times(at)]); }, dscale);
 }
 
 }  // namespace

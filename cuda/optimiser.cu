@@ -44,7 +44,7 @@ struct Parts {
     while (first_chunk[p + 1] <= block) ++p;
     const std::int64_t begin = (block - first_chunk[p]) * kChunk;
     const std::int64_t end = begin + kChunk < part[p].numel ? begin + kChunk : part[p].numel;
-    for (std::int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) f(part[p], i);
+    for (std::int64_t i = begin + threadIdx.x; i < end; i += cuda::kThreads) f(part[p], i);
   }
 };
 

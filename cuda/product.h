@@ -1,6 +1,9 @@
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/launch.h"
+#include "cuda/tiles.h"
 
 // Products of matrices by tiles: a block owns a tile of the result and goes through the depth in
 // steps, whose parts of both factors it keeps in shared memory. What is multiplied, and where the
@@ -19,16 +22,19 @@
 //     __device__ const T* shown(const Tile&, std::int64_t k, std::int64_t col) const;
 //   };
 //
+// One whose elements are in memory as they are multiplied tells where, in place of a() and b(), and
+// whether rows, or columns, begin at multiples of 16 bytes:
+//
+//     __device__ const T* a_at(const Tile&, std::int64_t row, std::int64_t k) const;
+//     __device__ const T* b_at(const Tile&, std::int64_t k, std::int64_t col) const;
+//     bool a_whole, b_whole;
+//
+// While a step is multiplied, the next is on its way to registers, then to the other half of shared
+// memory.
+//
 // An element is the sum over k in order, in fused multiply-adds; of a depth beyond kStraight the
 // sums of so many are added with what each addition rounds away (Neumaier 1974).
 namespace moegrad::cuda {
-
-struct Tile {
-  int group = 0;
-  int rows = 0, cols = 0;
-  std::int64_t first_row = 0, first_col = 0;  // of the problem's
-  std::int64_t first_k = 0, depth = 0;  // where the sum begins, for problems that ask; its terms
-};
 
 inline constexpr int kDepthStep = 16;
 inline constexpr std::int64_t kStraight = 64;
@@ -58,14 +64,108 @@ struct RunningSum<double> {
   __device__ double total() const { return sum; }
 };
 
-// How many blocks of a problem's kernel a multiprocessor has at least, where it says so (kBlocks):
-// more of them have fewer registers each. 0: as the compiler finds best.
 template <class Problem>
-constexpr int blocks_of() {
-  if constexpr (requires { Problem::kBlocks; }) {
-    return Problem::kBlocks;
-  } else {
-    return 0;
+inline constexpr bool kInWords = requires(const Problem p) {
+  p.a_whole;
+};
+
+// 16 bytes of elements, which are moved at once.
+template <class T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T x[kSize];
+};
+
+// A step of a factor in shared memory: element (line, k) of a row of a, a column of b. One vector
+// more, so that what is stored along k is in more banks.
+template <class T, int kSide>
+struct Step {
+  static constexpr int kSize = Vector<T>::kSize;
+  Vector<T> of_k[kDepthStep][kSide / kSize + 1];
+
+  __device__ T& at(int line, int k) { return of_k[k][line / kSize].x[line % kSize]; }
+  __device__ T at(int line, int k) const { return of_k[k][line / kSize].x[line % kSize]; }
+};
+
+// The lines of a thread in a tile: runs of neighbours, that are read at once.
+template <class T, int kSide, int kOwn>
+struct Own {
+  static constexpr int kRun = kOwn < Vector<T>::kSize ? kOwn : Vector<T>::kSize;
+  static constexpr int kAcross = kSide / kOwn;
+  int first;
+
+  __device__ explicit Own(int number) : first(number * kRun) {}
+  __device__ int line(int i) const { return first + i / kRun * kRun * kAcross + i % kRun; }
+  __device__ void read(const Step<T, kSide>& step, int k, T (&x)[kOwn]) const {
+    constexpr int kSize = Vector<T>::kSize;
+    UNROLL
+    for (int i = 0; i < kOwn; i += kRun) {
+      if constexpr (kRun == kSize) {
+        const Vector<T> some = step.of_k[k][line(i) / kSize];
+        UNROLL
+        for (int r = 0; r < kRun; ++r) x[i + r] = some.x[r];
+      } else {
+        UNROLL
+        for (int r = 0; r < kRun; ++r) x[i + r] = step.at(line(i) + r, k);
+      }
+    }
+  }
+};
+
+// What a thread brings of each step of a factor in memory: elements side by side, along k or of
+// neighbouring lines, on their way through registers.
+template <class T, int kSide, int kCount, bool kAlong>
+struct Carried {
+  T x[kCount];
+
+  __device__ static int number() { return static_cast<int>(threadIdx.x) * kCount; }
+  __device__ static int line() { return kAlong ? number() / kDepthStep : number() % kSide; }
+  __device__ static int k() { return kAlong ? number() % kDepthStep : number() / kSide; }
+
+  // Those of the first `lines` lines and `left` of the depth, from at(line, k) on; 0 else. `whole`: that
+  // is a multiple of 16 bytes.
+  template <class At>
+  __device__ void fetch(int lines, std::int64_t left, bool whole, const At& at) {
+    constexpr int kSize = Vector<T>::kSize;
+    const std::int64_t inside = line() >= lines || k() >= left ? 0
+                                : kAlong                       ? left - k()
+                                                               : lines - line();
+    const T* const from = inside > 0 ? at(line(), k()) : nullptr;
+    UNROLL
+    for (int i = 0; i < kCount; i += kSize) {
+      if (whole && inside >= i + kSize) {
+        const Vector<T> some = *reinterpret_cast<const Vector<T>*>(from + i);
+        UNROLL
+        for (int r = 0; r < kSize; ++r) x[i + r] = some.x[r];
+      } else {
+        UNROLL
+        for (int r = 0; r < kSize; ++r) x[i + r] = i + r < inside ? from[i + r] : T(0);
+      }
+    }
+  }
+  __device__ void store(Step<T, kSide>& to) const {
+    constexpr int kSize = Vector<T>::kSize;
+    UNROLL
+    for (int i = 0; i < kCount; i += kSize) {
+      Vector<T> some;
+      UNROLL
+      for (int r = 0; r < kSize; ++r) {
+        some.x[r] = x[i + r];
+        if (kAlong) to.at(line(), k() + i + r) = x[i + r];
+      }
+      if (!kAlong) to.of_k[k()][(line() + i) / kSize] = some;
+    }
+  }
+};
+
+// A step of a factor whose elements are worked out, as one(line, k) tells; 0 outside.
+template <bool kAlong, int kThreads, class T, int kSide, class One>
+__device__ void work_out(Step<T, kSide>& to, int lines, std::int64_t left, const One& one) {
+  ROLLED
+  for (int i = static_cast<int>(threadIdx.x); i < kDepthStep * kSide; i += kThreads) {
+    const int line = kAlong ? i / kDepthStep : i % kSide;
+    const int k = kAlong ? i % kDepthStep : i / kSide;
+    if (k < left) to.at(line, k) = line < lines ? one(line, k) : T(0);
   }
 }
 
@@ -103,54 +203,77 @@ __device__ typename Problem::Element sum_of_shown(const Problem& p, const Tile& 
   return total.total();
 }
 
-template <int kSide, int kOwn, class Problem>
-__global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Problem>())
+template <int kSide, int kOwn, bool kAlongA, bool kAlongB, class Problem>
+__global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), kSide == kLargeSide ? 2 : 12)
     product_kernel(Problem p) {
   using T = typename Problem::Element;
   constexpr int kAcross = kSide / kOwn;
-  constexpr int kCount = kAcross * kAcross;  // threads
+  constexpr int kThreadsOf = kAcross * kAcross;
+  constexpr int kCount = kDepthStep * kSide / kThreadsOf;
+  constexpr int kAtOnce = sizeof(T) == 4 ? kOwn : 1;  // steps of k unrolled; more would spill
   Tile tile;
   if (!p.find(blockIdx.x, kSide, tile)) return;
-  // One more column: neighbours in a column are in different banks.
-  SHARED_ARRAY(T, a, [kDepthStep][kSide + 1]);
-  SHARED_ARRAY(T, b, [kDepthStep][kSide + 1]);
-  const int t = static_cast<int>(threadIdx.x);
-  const int own_row = t / kAcross;
-  const int own_col = t % kAcross;
-  const bool owns = own_row < tile.rows && own_col < tile.cols;
+  using OneStep = Step<T, kSide>;
+  SHARED_ARRAY(OneStep, a, [2]);
+  SHARED_ARRAY(OneStep, b, [2]);
+  Own<T, kSide, kOwn> rows(static_cast<int>(threadIdx.x) / kAcross);
+  Own<T, kSide, kOwn> cols(static_cast<int>(threadIdx.x) % kAcross);
+  const bool owns = rows.first < tile.rows && cols.first < tile.cols;
+
+  Carried<T, kSide, kCount, kAlongA> of_a;
+  Carried<T, kSide, kCount, kAlongB> of_b;
+  const auto fetch = [&](std::int64_t first) {
+    if constexpr (kInWords<Problem>) {
+      of_a.fetch(tile.rows, tile.depth - first, p.a_whole,
+                 [&](int row, int k) { return p.a_at(tile, tile.first_row + row, first + k); });
+      of_b.fetch(tile.cols, tile.depth - first, p.b_whole,
+                 [&](int col, int k) { return p.b_at(tile, first + k, tile.first_col + col); });
+    }
+  };
+  const auto store = [&](std::int64_t first, OneStep& to_a, OneStep& to_b) {
+    if constexpr (kInWords<Problem>) {
+      of_a.store(to_a);
+      of_b.store(to_b);
+    } else {
+      work_out<kAlongA, kThreadsOf>(to_a, tile.rows, tile.depth - first, [&](int row, int k) {
+        return p.a(tile, tile.first_row + row, first + k);
+      });
+      work_out<kAlongB, kThreadsOf>(to_b, tile.cols, tile.depth - first, [&](int col, int k) {
+        return right_element(p, tile, first + k, tile.first_col + col);
+      });
+    }
+  };
 
   T sum[kOwn][kOwn] = {};
   RunningSum<T> total[kOwn][kOwn] = {};
+  int half = 0;
+  fetch(0);
   for (std::int64_t first = 0; first < tile.depth; first += kDepthStep) {
-    for (int i = t; i < kDepthStep * kSide; i += kCount) {
-      const int k = p.a_by_rows ? i % kDepthStep : i / kSide;
-      const int row = p.a_by_rows ? i / kDepthStep : i % kSide;
-      if (first + k >= tile.depth) continue;
-      a[k][row] = row < tile.rows ? p.a(tile, tile.first_row + row, first + k) : T(0);
-    }
-    for (int i = t; i < kDepthStep * kSide; i += kCount) {
-      const int k = p.b_by_rows ? i / kSide : i % kDepthStep;
-      const int col = p.b_by_rows ? i % kSide : i / kDepthStep;
-      if (first + k >= tile.depth) continue;
-      b[k][col] = col < tile.cols ? right_element(p, tile, first + k, tile.first_col + col) : T(0);
-    }
-    __syncthreads();
+    store(first, a[half], b[half]);
+    __syncthreads();  // the other half may still be read
     const std::int64_t left = tile.depth - first;
-    const int steps = left < kDepthStep ? static_cast<int>(left) : kDepthStep;
-    for (int k = 0; owns && k < steps; ++k) {
+    if (left > kDepthStep) fetch(first + kDepthStep);
+    const auto multiply = [&](int k) {
       T of_row[kOwn];
       T of_col[kOwn];
-      UNROLL
-      for (int i = 0; i < kOwn; ++i) of_row[i] = a[k][own_row + i * kAcross];
-      UNROLL
-      for (int j = 0; j < kOwn; ++j) of_col[j] = b[k][own_col + j * kAcross];
+      rows.read(a[half], k, of_row);
+      cols.read(b[half], k, of_col);
       UNROLL
       for (int i = 0; i < kOwn; ++i) {
         UNROLL
         for (int j = 0; j < kOwn; ++j) sum[i][j] = fma(of_row[i], of_col[j], sum[i][j]);
       }
+    };
+    const int steps = !owns ? 0 : at_most(kDepthStep, left);
+    int k = 0;
+    ROLLED
+    for (; k + kAtOnce <= steps; k += kAtOnce) {
+      UNROLL
+      for (int i = 0; i < kAtOnce; ++i) multiply(k + i);
     }
-    __syncthreads();
+    ROLLED
+    for (; k < steps; ++k) multiply(k);
+    half = 1 - half;
     if (tile.depth > kStraight && ((first + kDepthStep) % kStraight == 0 || left <= kDepthStep)) {
       UNROLL
       for (int i = 0; i < kOwn; ++i) {
@@ -162,13 +285,15 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Pro
       }
     }
   }
+  // The compiler must not work out places before the loop, to keep them throughout.
+  asm volatile("" : "+r"(rows.first), "+r"(cols.first));
   bool finite = true;
   UNROLL
   for (int i = 0; i < kOwn; ++i) {
-    const int row = own_row + i * kAcross;
     UNROLL
     for (int j = 0; j < kOwn; ++j) {
-      const int col = own_col + j * kAcross;
+      const int row = rows.line(i);
+      const int col = cols.line(j);
       if (row >= tile.rows || col >= tile.cols) continue;
       const T value = tile.depth > kStraight ? total[i][j].total() : sum[i][j];
       finite = finite && value - value == T(0);
@@ -178,71 +303,49 @@ __global__ void __launch_bounds__((kSide / kOwn) * (kSide / kOwn), blocks_of<Pro
   if constexpr (HasGaps<Problem>) {
     if (finite) return;
     // The 0 of a gap may have met what is not finite.
-    for (int row = own_row; row < tile.rows; row += kAcross) {
-      for (int col = own_col; col < tile.cols; col += kAcross) {
-        p.put(tile, tile.first_row + row, tile.first_col + col,
-              sum_of_shown(p, tile, tile.first_row + row, tile.first_col + col));
-      }
+    for (int i = 0; i < kOwn * kOwn; ++i) {
+      const int row = rows.line(i / kOwn);
+      const int col = cols.line(i % kOwn);
+      if (row >= tile.rows || col >= tile.cols) continue;
+      p.put(tile, tile.first_row + row, tile.first_col + col,
+            sum_of_shown(p, tile, tile.first_row + row, tile.first_col + col));
     }
   }
+}
+
+// Calls f with the flag as a std::bool_constant.
+template <class F>
+void with_flag(bool flag, const F& f) {
+  flag ? f(std::true_type{}) : f(std::false_type{});
 }
 
 // Runs a problem of `blocks(side)` blocks, with small tiles where large ones would be mostly empty.
 template <class Problem, class Blocks>
 void run_product(const char* operation, const Problem& p, bool small, const Blocks& blocks) {
-  if (small) {
-    constexpr int kThreadsOf = (kSmallSide / 2) * (kSmallSide / 2);
-    run<product_kernel<kSmallSide, 2, Problem>>(operation, blocks(kSmallSide), kThreadsOf, p);
-  } else {
-    constexpr int kThreadsOf = (kLargeSide / 4) * (kLargeSide / 4);
-    run<product_kernel<kLargeSide, 4, Problem>>(operation, blocks(kLargeSide), kThreadsOf, p);
-  }
-}
-
-__host__ __device__ inline int at_most(int side, std::int64_t left) {
-  return left < side ? static_cast<int>(left) : side;
-}
-
-// Tiles over the rows of groups that the device alone knows: rows [offsets[e], offsets[e+1]) belong
-// to group e. A grid for `most` rows has room for whatever the groups are.
-struct Groups {
-  const std::int32_t* offsets;
-  std::int64_t count;
-
-  std::int64_t most_tiles(std::int64_t most, int side) const { return most / side + count; }
-  // The rows of the tile of that number; false: there are fewer.
-  __device__ bool find(std::int64_t number, int side, Tile& tile) const {
-    for (std::int64_t e = 0; e < count; ++e) {
-      const std::int64_t first = offsets[e];
-      const std::int64_t rows = offsets[e + 1] - first;
-      const std::int64_t tiles = (rows + side - 1) / side;
-      if (number < tiles) {
-        tile.group = static_cast<int>(e);
-        tile.first_row = first + number * side;
-        tile.rows = at_most(side, rows - number * side);
-        return true;
-      }
-      number -= tiles;
+  const auto run_side = [&]<int kSide, int kOwn>(auto along_a, auto along_b) {
+    constexpr int kThreadsOf = (kSide / kOwn) * (kSide / kOwn);
+    run<product_kernel<kSide, kOwn, along_a(), along_b(), Problem>>(operation, blocks(kSide),
+                                                                    kThreadsOf, p);
+  };
+  const auto run_along = [&](auto along_a, auto along_b) {
+    if (small) {
+      run_side.template operator()<kSmallSide, 2>(along_a, along_b);
+    } else {
+      run_side.template operator()<kLargeSide, 4>(along_a, along_b);
     }
-    return false;
+  };
+  if constexpr (requires { typename std::bool_constant<Problem::a_by_rows>; }) {
+    constexpr std::bool_constant<Problem::a_by_rows> kAlongA;
+    if constexpr (requires { typename std::bool_constant<Problem::b_by_rows>; }) {
+      run_along(kAlongA, std::bool_constant<!Problem::b_by_rows>{});
+    } else {
+      with_flag(!p.b_by_rows, [&](auto along_b) { run_along(kAlongA, along_b); });
+    }
+  } else {
+    with_flag(p.a_by_rows, [&](auto along_a) {
+      with_flag(!p.b_by_rows, [&](auto along_b) { run_along(along_a, along_b); });
+    });
   }
-};
-
-// The columns of a tile: number `at` of those across.
-__device__ inline void take_columns(std::int64_t at, int side, std::int64_t cols, Tile& tile) {
-  tile.first_col = at * side;
-  tile.cols = at_most(side, cols - tile.first_col);
-}
-
-// The tile of a block, of those over [rows, cols] of each of a batch.
-__device__ inline void take_tile(std::int64_t block, int side, std::int64_t rows, std::int64_t cols,
-                                 Tile& tile) {
-  const std::int64_t across = (cols + side - 1) / side;
-  const std::int64_t down = (rows + side - 1) / side;
-  tile.group = static_cast<int>(block / across / down);
-  tile.first_row = block / across % down * side;
-  tile.rows = at_most(side, rows - tile.first_row);
-  take_columns(block % across, side, cols, tile);
 }
 
 }  // namespace moegrad::cuda

@@ -12,12 +12,8 @@ namespace {
 // A problem as product.h asks for it.
 template <class P>
 struct InMemory : P {
-  __device__ auto a(const Tile& tile, std::int64_t row, std::int64_t k) const {
-    return *P::a_at(tile, row, k);
-  }
-  __device__ auto b(const Tile& tile, std::int64_t k, std::int64_t col) const {
-    return *P::b_at(tile, k, col);
-  }
+  bool a_whole, b_whole;
+
   template <class T>
   __device__ void put(const Tile& tile, std::int64_t row, std::int64_t col, T value) const {
     P::put(tile, row, col, value, false);
@@ -26,7 +22,7 @@ struct InMemory : P {
 
 template <class P>
 void multiply_exactly(const char* operation, const P& p) {
-  run_product(operation, InMemory<P>{p}, !p.fits(2 * kSmallSide),
+  run_product(operation, InMemory<P>{p, p.a_aligned(), p.b_aligned()}, !p.fits(2 * kSmallSide),
               [&](int side) { return p.blocks(side); });
 }
 

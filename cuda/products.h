@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cuda/divisor.h"
 #include "cuda/mma_product.h"
 #include "cuda/product.h"
 
@@ -39,10 +40,10 @@ struct Rows {
   const S* data;
   std::int64_t count, step;  // rows that there are, elements from one to the next
   const std::int32_t* order = nullptr;
-  std::int32_t choices = 1;
+  Divisor choices = Divisor(1);
 
   __device__ const S* at(std::int64_t slot, std::int64_t col) const {
-    return data + (order == nullptr ? slot : order[slot] / choices) * step + col;
+    return data + (order == nullptr ? slot : choices.times(order[slot])) * step + col;
   }
   bool aligned() const { return are_aligned(data, step); }
 };
@@ -97,7 +98,8 @@ struct Linear {
   std::int64_t cols, depth;
   bool adds;
   T* to;
-  bool b_by_rows, a_by_rows = true;
+  bool b_by_rows;
+  static constexpr bool a_by_rows = true;
 
   std::int64_t blocks(int side) const {
     return groups.most_tiles(slots, side) * pieces_of(cols, side);
@@ -147,7 +149,7 @@ struct Outer {
   std::int64_t rows, cols;
   bool adds;
   T* to;
-  bool a_by_rows = false, b_by_rows = true;
+  static constexpr bool a_by_rows = false, b_by_rows = true;
 
   std::int64_t blocks(int side) const {
     return groups.count * pieces_of(rows, side) * pieces_of(cols, side);
@@ -210,7 +212,7 @@ template <class T>
 void clear_rest(const char* operation, const Groups& groups, std::int64_t slots, std::int64_t cols,
                 T* to) {
   each(operation, slots * cols, [=] __device__(std::int64_t i) {
-    if (i / cols >= groups.offsets[groups.count]) to[i] = T(0);
+    if (i >= groups.offsets[groups.count] * cols) to[i] = T(0);
   });
 }
 

@@ -5,6 +5,7 @@
 namespace moegrad {
 namespace {
 
+using cuda::Axis;
 using cuda::each;
 using cuda::each_line;
 using cuda::in;
@@ -43,33 +44,24 @@ void logsumexp_as(const T* x, AxisView view, T* to) {
 
 template <class T>
 void argmax_as(const T* x, AxisView view, std::int32_t* index) {
-  each("argmax", view.outer * view.inner, [=] __device__(std::int64_t i) {
-    const Line line = cuda::line_of(view, i);
-    std::int64_t best = 0;
-    T top = x[line.first];
-    for (std::int64_t j = 1; j < line.n && top == top; ++j) {
-      const T value = x[line.at(j)];
-      if (value > top || value != value) {
-        best = j;
-        top = value;
-      }
-    }
-    index[i] = static_cast<std::int32_t>(best);
+  each_line("argmax", view, [=] __device__(const Line& line, const Team& team) {
+    const std::int64_t best = cuda::next_in_order(x, line, team, -1);
+    if (team.leads()) index[line.number] = static_cast<std::int32_t>(best);
   });
 }
 
 template <class T>
 void expand_as(const T* x, T scale, AxisView view, T* to) {
-  each("expand", view.outer * view.n * view.inner, [=] __device__(std::int64_t i) {
-    to[i] = scale * x[i / view.inner / view.n * view.inner + i % view.inner];
-  });
+  const Axis axis(view);
+  each("expand", view.outer * view.n * view.inner,
+       [=] __device__(std::int64_t i) { to[i] = scale * x[axis.place(i).line]; });
 }
 
 template <class T>
 void place_as(const T* x, const std::int32_t* index, AxisView view, cuda::IndexCheck check, T* to) {
+  const Axis axis(view);
   each("place", view.outer * view.n * view.inner, [=] __device__(std::int64_t i) {
-    const std::int64_t line = i / view.inner / view.n * view.inner + i % view.inner;
-    const std::int64_t j = i / view.inner % view.n;
+    const auto [line, j] = axis.place(i);
     to[i] = check(index[line], line) && index[line] == j ? x[line] : T(0);
   });
 }

@@ -6,7 +6,7 @@
 
 namespace moegrad::cuda {
 
-inline constexpr unsigned kMostScanThreads = 256;
+inline constexpr unsigned kMostScanThreads = 1024;
 
 // The sum over the threads of a block, kMostScanThreads at most, before this one; `total` of all.
 __device__ inline std::int32_t sum_before(std::int32_t value, std::int32_t* total) {

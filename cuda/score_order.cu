@@ -1,46 +1,46 @@
-// Orders of scores that floating point rounds to equal numbers: a thread a token.
+// Orders of scores that floating point rounds to equal numbers: a warp a token.
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
+#include "cuda/lines.h"
 #include "tensor/score_order.h"
 
 namespace moegrad {
 namespace {
 
-using cuda::each;
 using cuda::in;
+using cuda::Line;
 using cuda::out;
+using cuda::Team;
 using score_order::ExactSum;
 
-// to = log(g / (1 - g)) of one token's logits x [n]. The total of the powers of all others holds
-// the largest's, which is 1; the largest has its own way, for the second may be far below it.
+// to = log(g / (1 - g)) of a line of logits. The total of the powers of all others holds the
+// largest's, which is 1; the largest has its own way, for the second may be far below it.
 template <class T>
-__device__ void log_odds_of(const T* x, std::int64_t n, double* to) {
-  std::int64_t top = 0;
-  for (std::int64_t i = 1; i < n; ++i) {
-    if (x[i] > x[top]) top = i;
-  }
+__device__ void log_odds_of(const T* x, const Line& line, const Team& team, double* to) {
+  constexpr double kNone = -std::numeric_limits<double>::infinity();
+  const std::int64_t top = line.at(cuda::next_in_order(x, line, team, -1));
   const auto largest = static_cast<double>(x[top]);
-  const auto o = [=](std::int64_t i) { return static_cast<double>(x[i]) - largest; };
-  double total = 0.0;
-  for (std::int64_t i = 0; i < n; ++i) total += math::exp(o(i));
-  for (std::int64_t i = 0; i < n; ++i) to[i] = o(i) - math::log(total - math::exp(o(i)));
-
-  double second = -std::numeric_limits<double>::infinity();
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (i != top && !(o(i) <= second)) second = o(i);
+  const auto o = [=](std::int64_t at) { return static_cast<double>(x[at]) - largest; };
+  const double total =
+      cuda::line_sum(line, team, [=](std::int64_t at) { return math::exp(o(at)); });
+  double second = kNone;
+  for (std::int64_t j = team.lane; j < line.n; j += team.lanes) {
+    const std::int64_t at = line.at(j);
+    if (at == top) continue;
+    to[at] = o(at) - math::log(total - math::exp(o(at)));
+    if (!(o(at) <= second)) second = o(at);
   }
+  second = team.largest(second);
   const double shift = second > -700.0 ? 0.0 : second;
-  double others = 0.0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (i != top) others += math::exp(o(i) - shift);
-  }
-  to[top] = -shift - (n > 1 ? math::log(others) : -std::numeric_limits<double>::infinity());
+  const double others = cuda::line_sum(
+      line, team, [=](std::int64_t at) { return at == top ? 0.0 : math::exp(o(at) - shift); });
+  if (team.leads()) to[top] = -shift - (line.n > 1 ? math::log(others) : kNone);
 }
 
 template <class T>
 void log_odds_as(const T* x, std::int64_t tokens, std::int64_t n, double* to) {
-  each("log_odds", tokens,
-       [=] __device__(std::int64_t t) { log_odds_of(x + t * n, n, to + t * n); });
+  cuda::each_line("log_odds", {tokens, n, 1}, [=] __device__(const Line& line, const Team& team) {
+    log_odds_of(x, line, team, to);
+  });
 }
 
 // Room for one token, and what it is ordered by.
@@ -51,24 +51,6 @@ struct Room {
   char* open;           // [E + groups]
   std::int32_t* order;  // [groups]
 };
-
-// The place of the next largest of sums [n] after `last` (-1: none yet): NaN before every number,
-// the lower place first among equals.
-__device__ std::int64_t next_largest(const double* sums, std::int64_t n, std::int64_t last) {
-  const auto before = [=](std::int64_t a, std::int64_t b) {
-    if (sums[a] > sums[b]) return true;
-    if (sums[a] < sums[b]) return false;
-    const bool nan_a = sums[a] != sums[a];
-    const bool nan_b = sums[b] != sums[b];
-    return nan_a != nan_b ? nan_a : a < b;
-  };
-  std::int64_t best = -1;
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (last >= 0 && !before(last, i)) continue;
-    if (best < 0 || before(i, best)) best = i;
-  }
-  return best;
-}
 
 template <class T>
 struct TopBiased {
@@ -81,31 +63,61 @@ struct TopBiased {
   std::int64_t k;
   double rounding;  // beyond the error of a score and of its sum
 
-  // The k of token t, the largest first.
-  __device__ void select(std::int64_t t, const Room& room, std::int32_t* selected) const {
+  // keep_groups() by a warp.
+  template <class Apart>
+  __device__ bool keep_best(const Room& room, const Team& team, const Apart& apart) const {
+    const std::int64_t n = groups.groups;
+    for (std::int64_t i = team.lane; i < n; i += team.lanes) {
+      room.scores[i] = group_score(groups, room.sums, i);
+    }
+    __syncwarp();
+    for (std::int64_t i = team.lane; i < n; i += team.lanes) {
+      std::int64_t place = 0;
+      for (std::int64_t j = 0; j < n; ++j) {
+        if (j != i && cuda::comes_before(room.scores[j], j, room.scores[i], i)) ++place;
+      }
+      room.order[place] = static_cast<std::int32_t>(i);
+    }
+    __syncwarp();
+    for (std::int64_t place = groups.kept; place < n; ++place) {
+      double* const group = room.sums + room.order[place] * groups.each;
+      for (std::int64_t i = team.lane; i < groups.each; i += team.lanes) {
+        group[i] = -std::numeric_limits<double>::infinity();
+      }
+    }
+    __syncwarp();
+    return apart(room.scores[room.order[groups.kept - 1]], room.scores[room.order[groups.kept]]);
+  }
+
+  // The k of token t by a warp, the largest first.
+  __device__ void select(std::int64_t t, const Room& room, const Team& team,
+                         std::int32_t* selected) const {
     const std::int64_t n = groups.experts;
-    double largest_bias = 0.0;
-    for (std::int64_t e = 0; e < n; ++e) {
-      largest_bias = fmax(largest_bias, std::abs(wide_bias[e]));
+    double bound = 0.0;  // of the biases
+    for (std::int64_t e = team.lane; e < n; e += team.lanes) {
+      bound = fmax(bound, std::abs(wide_bias[e]));
       room.sums[e] = static_cast<double>(scores[t * n + e] + bias[e]);
     }
+    __syncwarp();
+    const double largest_bias = team.largest(bound);
     const auto apart = [=, this](double large, double small) {
       return large - small > rounding * (fmax(std::abs(large), std::abs(small)) + largest_bias);
     };
     bool sure = true;
     std::int64_t open = n;
     if (groups.kept < groups.groups) {
-      sure = keep_groups(groups, room.sums, apart, room.scores, room.open + n, room.order);
-      open = groups.kept * groups.each();
+      sure = keep_best(room, team, apart);
+      open = groups.kept * groups.each;
     }
+    const Line line = {t, 0, 1, n};
     std::int64_t last = -1;
     for (std::int64_t j = 0; j < k || (j == k && j < open); ++j) {
-      const std::int64_t next = next_largest(room.sums, n, last);
+      const std::int64_t next = cuda::next_in_order(room.sums, line, team, last);
       if (last >= 0) sure = sure && apart(room.sums[last], room.sums[next]);
-      if (j < k) selected[j] = static_cast<std::int32_t>(next);
+      if (j < k && team.leads()) selected[j] = static_cast<std::int32_t>(next);
       last = next;
     }
-    if (sure) return;
+    if (sure || !team.leads()) return;
     const score_order::Workspace exact = {room.exact, room.exact + n, room.open, room.open + n,
                                           room.order};
     order_exactly(score, groups, logits + t * n, wide_bias, exact, k, selected);
@@ -115,12 +127,12 @@ struct TopBiased {
 template <class T>
 void top_biased_as(const TopBiased<T>& p, std::int64_t tokens, double* sums, ExactSum* exact,
                    char* open, std::int32_t* order, std::int32_t* selected) {
-  each("top_biased", tokens, [=] __device__(std::int64_t t) {
+  cuda::each_warp("top_biased", tokens, [=] __device__(std::int64_t t, unsigned lane) {
     const std::int64_t room = p.groups.experts + p.groups.groups;
     p.select(t,
              {sums + t * room, sums + t * room + p.groups.experts, exact + t * room,
               open + t * room, order + t * p.groups.groups},
-             selected + t * p.k);
+             {lane, cuda::kWarp}, selected + t * p.k);
   });
 }
 

@@ -5,6 +5,7 @@
 namespace moegrad {
 namespace {
 
+using cuda::Axis;
 using cuda::each;
 using cuda::each_line;
 using cuda::in;
@@ -60,8 +61,9 @@ void log_softmax_backward_as(const T* y, const T* dy, AxisView view, T* dx) {
 
 template <class T>
 void logsumexp_backward_as(const T* x, const T* y, const T* dy, AxisView view, T* dx) {
+  const Axis axis(view);
   each("logsumexp_backward", view.outer * view.n * view.inner, [=] __device__(std::int64_t i) {
-    const std::int64_t line = i / view.inner / view.n * view.inner + i % view.inner;
+    const std::int64_t line = axis.place(i).line;
     // Where every element is -infinity none of them has a share, whatever dy is.
     const bool none = y[line] == -std::numeric_limits<T>::infinity();
     dx[i] = none ? T(0) : math::exp(x[i] - y[line]) * dy[line];
@@ -84,18 +86,18 @@ void cross_entropy_as(const T* x, const std::int32_t* labels, AxisView view, cud
 
 template <class T>
 void cross_entropy_backward_as(const T* x, const std::int32_t* labels, const T* lse, const T* dy,
-                               T scale, std::int64_t classes, std::int64_t numel,
+                               T scale, std::int64_t rows, std::int64_t classes,
                                cuda::IndexCheck check, T* dx) {
-  each("cross_entropy_backward", numel, [=] __device__(std::int64_t i) {
-    const std::int64_t row = i / classes;
+  const auto of_class = [=] __device__(std::int64_t i, std::int64_t row, std::int64_t c) {
     const std::int32_t label = labels[row];
     if (!check(label, row) || label < 0) {
       dx[i] = T(0);
       return;
     }
     const T p = math::exp(x[i] - lse[row]);
-    dx[i] = scale * dy[0] * (i % classes == label ? p - T(1) : p);
-  });
+    dx[i] = scale * dy[0] * (c == label ? p - T(1) : p);
+  };
+  cuda::each_cell("cross_entropy_backward", rows, classes, of_class);
 }
 
 }  // namespace
@@ -157,7 +159,7 @@ void CudaKernels::cross_entropy_backward(const Tensor& logits, const Tensor& lab
   with_floating(dlogits.dtype(), "cross_entropy_backward", [&](auto zero) {
     using T = decltype(zero);
     cross_entropy_backward_as(in<T>(logits), in<std::int32_t>(labels), in<T>(lse), in<T>(dy),
-                              static_cast<T>(scale), classes, dlogits.numel(), check,
+                              static_cast<T>(scale), labels.numel(), classes, check,
                               out<T>(dlogits));
   });
 }

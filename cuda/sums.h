@@ -13,12 +13,13 @@ template <class F>
 void sum_chunks(const char* operation, AxisView view, std::int64_t chunks, const F& term,
                 double* partial) {
   const AxisView pieces = {view.outer * chunks, kSumChunk, view.inner};
+  const Divisor by_inner(view.inner), by_chunks(chunks);
   each_line(operation, pieces, [=] __device__(const Line& piece, const Team& team) {
-    const std::int64_t row = piece.number / view.inner;  // in [outer, chunks]
-    const std::int64_t begin = row % chunks * kSumChunk;
+    const Quotient at = by_inner.of(piece.number);
+    const Quotient row = by_chunks.of(at.times);  // the number is in [outer, chunks, inner]
+    const std::int64_t begin = row.rest * kSumChunk;
     const std::int64_t left = view.n - begin;
-    const Line line = {piece.number,
-                       (row / chunks * view.n + begin) * view.inner + piece.number % view.inner,
+    const Line line = {piece.number, (row.times * view.n + begin) * view.inner + at.rest,
                        view.inner, left < kSumChunk ? left : kSumChunk};
     const double sum = line_sum(line, team, term);
     if (team.leads()) partial[piece.number] = sum;

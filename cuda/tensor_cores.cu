@@ -61,14 +61,15 @@ Factor<Pair> in_pairs(const char* operation, const Factor<float>& x, std::int64_
   const std::int64_t line_step = along_rows ? x.row_step : x.col_step;
   const std::int64_t count = x.step == 0 ? 1 : matrices;
   Pair* const to = words(count * outer * pitch, kept);
-  each(operation, count * outer * inner, [=] __device__(std::int64_t i) {
-    const std::int64_t o = i / inner % outer;
-    const std::int64_t n = i / inner / outer;
-    const std::int64_t pair = along ? i % inner : o;
-    const std::int64_t line = along ? o : i % inner;
-    to[(n * outer + o) * pitch + i % inner] = pair_of(
-        x.data + n * x.step + line * line_step + 2 * pair * k_step, k_step, depth - 2 * pair);
-  });
+  const Divisor by_outer(outer);
+  each_cell(operation, count * outer, inner,
+            [=] __device__(std::int64_t, std::int64_t row, std::int64_t col) {
+              const Quotient of_matrix = by_outer.of(row);
+              const std::int64_t pair = along ? col : of_matrix.rest;
+              const std::int64_t line = along ? of_matrix.rest : col;
+              const float* const from = x.data + of_matrix.times * x.step + line * line_step;
+              to[row * pitch + col] = pair_of(from + 2 * pair * k_step, k_step, depth - 2 * pair);
+            });
   return by_rows ? Factor<Pair>{to, x.step == 0 ? 0 : outer * pitch, pitch, 1}
                  : Factor<Pair>{to, x.step == 0 ? 0 : outer * pitch, 1, pitch};
 }
@@ -79,20 +80,17 @@ Rows<Pair> slots_in_pairs(const char* operation, const Rows<float>& x, const Gro
   const std::int64_t rows = first_pair(slots, groups.count) + 1;
   const std::int64_t pitch = fours_of(width);
   Pair* const to = words(rows * pitch, kept);
-  each(operation, rows * width, [=] __device__(std::int64_t i) {
-    const std::int64_t row = i / width;
-    std::int64_t e = 0;  // the last group that does not begin behind the row
-    for (std::int64_t high = groups.count; high - e > 1;) {
-      const std::int64_t middle = (e + high) / 2;
-      (first_pair(groups.offsets[middle], middle) <= row ? e : high) = middle;
-    }
-    const std::int64_t slot = groups.offsets[e] + 2 * (row - first_pair(groups.offsets[e], e));
+  const auto of_row = [=] __device__(std::int64_t, std::int64_t row, std::int64_t col) {
+    const auto first_row = [=](std::int64_t e) { return first_pair(groups.offsets[e], e); };
+    const std::int64_t e = groups.before(row, first_row);
+    if (e == groups.count) return;
+    const std::int64_t slot = groups.offsets[e] + 2 * (row - first_row(e));
     const std::int64_t left = groups.offsets[e + 1] - slot;
     if (left <= 0) return;  // nobody reads it
-    const float* const first = x.at(slot, i % width);
-    to[row * pitch + i % width] =
-        pair_of(first, left > 1 ? x.at(slot + 1, i % width) - first : 0, left);
-  });
+    const float* const first = x.at(slot, col);
+    to[row * pitch + col] = pair_of(first, left > 1 ? x.at(slot + 1, col) - first : 0, left);
+  };
+  each_cell(operation, rows, width, of_row);
   return {to, rows, pitch};
 }
 

@@ -70,8 +70,19 @@ struct Groups {
   std::int64_t experts;
   std::int64_t groups;
   std::int64_t kept;
-  MOEGRAD_HD std::int64_t each() const { return experts / groups; }
+  std::int64_t each = experts / groups;
 };
+
+// The score of a group: the sum of its two largest sums, or its one.
+MOEGRAD_HD double group_score(const Groups& g, const double* sums, std::int64_t group) {
+  double first = -std::numeric_limits<double>::infinity();
+  double second = first;
+  for (std::int64_t e = group * g.each; e < (group + 1) * g.each; ++e) {
+    second = std::fmax(second, std::fmin(first, sums[e]));
+    first = std::fmax(first, sums[e]);
+  }
+  return g.each > 1 ? first + second : first;
+}
 
 // Of the sums of a token those outside of its best groups become -infinity. scores, open and order:
 // room for one element a group. True where `apart` says so of the last group that counts and the
@@ -80,15 +91,9 @@ template <class Apart>
 MOEGRAD_HD bool keep_groups(const Groups& g, double* sums, const Apart& apart, double* scores,
                             char* open, std::int32_t* order) {
   constexpr double kNone = -std::numeric_limits<double>::infinity();
-  const std::int64_t each = g.each();
+  const std::int64_t each = g.each;
   for (std::int64_t i = 0; i < g.groups; ++i) {
-    double first = kNone;
-    double second = kNone;
-    for (std::int64_t e = i * each; e < (i + 1) * each; ++e) {
-      second = std::fmax(second, std::fmin(first, sums[e]));
-      first = std::fmax(first, sums[e]);
-    }
-    scores[i] = each > 1 ? first + second : first;
+    scores[i] = group_score(g, sums, i);
     open[i] = 1;
   }
   take_largest(scores, g.groups, open, g.groups, order);
@@ -124,7 +129,7 @@ MOEGRAD_HD void order_exactly(Score score, const Groups& g, const double* o, con
     w.open[i] = 1;
   }
   if (g.kept < g.groups) {
-    const std::int64_t each = g.each();
+    const std::int64_t each = g.each;
     for (std::int64_t i = 0; i < g.groups; ++i) {
       const ExactSum* const group = w.sums + i * each;
       std::int32_t two[2];

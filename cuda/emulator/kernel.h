@@ -1,8 +1,8 @@
 #pragma once
 
 // What kernels are written with, in both builds: by nvcc for a GPU, by g++ or clang for the
-// emulator. It is CUDA as it is, but for UNROLL in place of #pragma unroll, and two macros in place
-// of __shared__:
+// emulator. It is CUDA as it is, but for UNROLL and ROLLED in place of #pragma unroll and unroll 1,
+// and two macros in place of __shared__:
 //
 //   SHARED_ARRAY(float, tile, [32][33]);   // __shared__ float tile[32][33];
 //   DYNAMIC_SHARED(float, row);            // extern __shared__ float row[];
@@ -14,6 +14,7 @@
 #include <cuda_pipeline.h>
 
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 #define SHARED_ARRAY(TYPE, NAME, ...) __shared__ TYPE NAME __VA_ARGS__
 #define DYNAMIC_SHARED(TYPE, NAME)                                  \
@@ -23,11 +24,13 @@
 #else
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "cuda/emulator/threads.h"
 
 #define UNROLL
+#define ROLLED
 
 #ifdef CUDA_EMULATOR_OBSERVES
 extern "C" {
@@ -85,6 +88,10 @@ using std::fmin;
 template <class T>
 inline T __ldg(const T* at) {
   return *at;
+}
+inline std::uint64_t __umul64hi(std::uint64_t a, std::uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<std::uint64_t>((Wide(a) * b) >> 64);
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -122,7 +122,7 @@ void CpuKernels::top_biased(Score score, const Tensor& scores, const Tensor& log
       }
     });
   }
-  const std::int64_t more = std::min(k + 1, kept < groups ? kept * g.each() : experts);
+  const std::int64_t more = std::min(k + 1, kept < groups ? kept * g.each : experts);
   const Tensor best = out.like({tokens, more});
   top_k(sums, more, best);
   const Tensor o = logits.to(DType::f64);

@@ -6,14 +6,13 @@
 
 using moegrad::cuda::Tile;
 
-// y [rows, cols] = x w, x [rows, depth] by rows, w [depth, cols] by columns or rows.
+// y [rows, cols] = x w, of x [rows, depth] and w [depth, cols].
 struct Product {
   using Element = float;
   const float* x;
   const float* w;
   float* y;
   std::int64_t rows, cols, depth;
-  std::int32_t a_by_rows, b_by_rows;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     moegrad::cuda::take_tile(block, side, rows, cols, tile);
@@ -32,26 +31,58 @@ struct Product {
 };
 
 // The same with a matrix w for each of four groups of rows, as experts have them.
+struct Offsets {
+  std::int32_t at[5];
+  __device__ std::int32_t operator[](std::int64_t e) const {
+    return e < 2 ? (e < 1 ? at[0] : at[1]) : e < 3 ? at[2] : e < 4 ? at[3] : at[4];
+  }
+};
 struct GroupedProduct : Product {
-  std::int32_t offsets[5];
+  Offsets offsets;
 
   __device__ bool find(std::int64_t block, int side, Tile& tile) const {
     const std::int64_t across = (cols + side - 1) / side;
     moegrad::cuda::take_columns(block % across, side, cols, tile);
     tile.depth = depth;
-    return moegrad::cuda::Groups{offsets, 4}.find(block / across, side, tile);
+    return moegrad::cuda::GroupsBy<Offsets>{offsets, 4}.find(block / across, side, tile);
   }
   __device__ float b(const Tile& tile, std::int64_t k, std::int64_t col) const {
     return w[(tile.group * depth + k) * cols + col];
   }
 };
 
-template __global__ void moegrad::cuda::product_kernel<64, 4, Product>(Product);
-template __global__ void moegrad::cuda::product_kernel<16, 2, Product>(Product);
-template __global__ void moegrad::cuda::product_kernel<64, 4, GroupedProduct>(GroupedProduct);
-template __global__ void moegrad::cuda::product_kernel<16, 2, GroupedProduct>(GroupedProduct);
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<16, 2, true, false, Product>(Product);
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, GroupedProduct>(
+    GroupedProduct);
+template __global__ void moegrad::cuda::product_kernel<16, 2, true, false, GroupedProduct>(
+    GroupedProduct);
 
-// On tensor cores, of words that lie by rows.
+// Of words that lie by rows, and of transposed ones.
+struct WordProduct : Product {
+  bool a_whole, b_whole;
+  __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x + row * depth + k;
+  }
+  __device__ const float* b_at(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w + k * cols + col;
+  }
+};
+struct TransposedProduct : Product {
+  bool a_whole, b_whole;
+  __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
+    return x + k * rows + row;
+  }
+  __device__ const float* b_at(const Tile&, std::int64_t k, std::int64_t col) const {
+    return w + col * depth + k;
+  }
+};
+template __global__ void moegrad::cuda::product_kernel<64, 4, true, false, WordProduct>(
+    WordProduct);
+template __global__ void moegrad::cuda::product_kernel<64, 4, false, true, TransposedProduct>(
+    TransposedProduct);
+
+// On tensor cores.
 struct MmaProduct : Product {
   __device__ const float* a_at(const Tile&, std::int64_t row, std::int64_t k) const {
     return x + row * depth + k;

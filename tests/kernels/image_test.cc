@@ -158,62 +158,89 @@ KERNEL_TEST("a window of nothing but padding has no place and no gradient") {
   check_close(dx, {2}, 0.0);
 }
 
-KERNEL_TEST("convolution: what a window does not show leaves bits alone") {
+KERNEL_TEST("gradients that meet in a pixel are added in the order of their windows") {
   for (const DType dtype : floating()) {
-    for (const Case& c : {Case{2, 2, 5, 6, 3, {3, 3, 1, 1}}, Case{3, 1, 7, 6, 2, {3, 2, 2, 1}},
-                          Case{1, 1, 2, 2, 1, {3, 3, 1, 1}}, Case{2, 8, 6, 6, 8, {3, 3, 1, 1}}}) {
-      enum Input { kX, kWeight, kDy };
-      const Shape shapes[] = {c.x(), c.weight(), c.y()};
-      std::vector<Tensor> inputs;
-      for (const Shape& s : shapes) inputs.push_back(random(s, dtype, inputs.size() + 1));
-      const auto results = [&](const std::vector<Tensor>& in) {
-        return on.at_all_threads([&] {
-          std::vector<Tensor> r;
-          for (const Shape& s : shapes) r.push_back(Tensor::empty(s, dtype, on.device));
-          on->conv2d(on(in[kX]), on(in[kWeight]), c.window, r[kDy]);
-          on->conv2d_backward_input(on(in[kWeight]), on(in[kDy]), c.window, r[kX]);
-          on->conv2d_backward_weight(on(in[kX]), on(in[kDy]), c.window, r[kWeight]);
-          return r;
-        });
-      };
-      const std::vector<Tensor> want = results(inputs);
-      for (const Input poisoned : {kX, kWeight, kDy}) {
-        for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
-          for (const std::int64_t part :
-               {0, 1, 2}) {  // the first element, one of the middle, the last
-            CAPTURE(c.height);
-            CAPTURE(static_cast<int>(poisoned));
-            CAPTURE(poison);
-            CAPTURE(part);
-            const std::int64_t place = part * (inputs[poisoned].numel() - 1) / 2;
-            std::vector<Tensor> in = inputs;
-            Values x = in[poisoned].to_vector();
-            x[at(place)] = poison;
-            in[poisoned] = tensor_of(shapes[poisoned], dtype, x);
-            std::vector<bool> reached[3];
-            for (int i = 0; i < 3; ++i) reached[i].resize(at(shapes[i].numel()));
-            for_products(c, [&](std::int64_t i_x, std::int64_t i_w, std::int64_t i_y) {
-              const std::int64_t factors[] = {i_x, i_w, i_y};
-              if (factors[poisoned] != place) return;
-              for (int i = 0; i < 3; ++i) reached[i][at(factors[i])] = i != poisoned;
-            });
-            const std::vector<Tensor> got = results(in);
-            for (int i = 0; i < 3; ++i) {
-              CAPTURE(i);
-              const Tensor now = got[at(i)].reshape({shapes[i].numel(), 1});
-              const Tensor before = want[at(i)].reshape(now.shape());
-              std::int64_t wrong = -1;
-              for (std::int64_t e = 0; e < now.numel(); ++e) {
-                const bool right = reached[i][at(e)]
-                                       ? !std::isfinite(now.at(e))
-                                       : now.rows(e, e + 1).same_bits(before.rows(e, e + 1));
-                if (!right) wrong = e;
+    // Of two planes of 9 x 9 windows; three pixels are the largest of nearly all.
+    const Tensor index = random_integers({1, 2, 9, 9}, 8, -1, 3);
+    const Tensor dy = random({1, 2, 9, 9}, dtype, 9, -1e8, 1e8);
+    Values want(2 * 5, 0.0);
+    for (std::int64_t o = 0; o < 2 * 81; ++o) {
+      const auto pixel = static_cast<std::int64_t>(index.at(o));
+      if (pixel < 0) continue;
+      double& sum = want[at(o / 81 * 5 + pixel)];
+      sum += dy.at(o);
+      if (dtype == DType::f32) sum = static_cast<double>(static_cast<float>(sum));
+    }
+    check_close(on.run({1, 2, 1, 5}, dtype,
+                       [&](const Tensor& out) { on->max_pool2d_backward(on(dy), on(index), out); }),
+                want, 0.0);
+  }
+}
+
+KERNEL_TEST("a place that is none is an error of the gradient of pooling") {
+  for (const std::int32_t bad : {-2, 4}) {
+    const Tensor index = Tensor::of<std::int32_t>({1, 1, 1, 2}, {0, bad});
+    const Tensor dy = random({1, 1, 1, 2}, DType::f32, 1);
+    const Tensor dx = Tensor::empty({1, 1, 2, 2}, DType::f32, on.device);
+    CHECK(on.error_of([&] { on->max_pool2d_backward(on(dy), on(index), dx); }) != "");
+  }
+
+  KERNEL_TEST("convolution: what a window does not show leaves bits alone") {
+    for (const DType dtype : floating()) {
+      for (const Case& c : {Case{2, 2, 5, 6, 3, {3, 3, 1, 1}}, Case{3, 1, 7, 6, 2, {3, 2, 2, 1}},
+                            Case{1, 1, 2, 2, 1, {3, 3, 1, 1}}, Case{2, 8, 6, 6, 8, {3, 3, 1, 1}}}) {
+        enum Input { kX, kWeight, kDy };
+        const Shape shapes[] = {c.x(), c.weight(), c.y()};
+        std::vector<Tensor> inputs;
+        for (const Shape& s : shapes) inputs.push_back(random(s, dtype, inputs.size() + 1));
+        const auto results = [&](const std::vector<Tensor>& in) {
+          return on.at_all_threads([&] {
+            std::vector<Tensor> r;
+            for (const Shape& s : shapes) r.push_back(Tensor::empty(s, dtype, on.device));
+            on->conv2d(on(in[kX]), on(in[kWeight]), c.window, r[kDy]);
+            on->conv2d_backward_input(on(in[kWeight]), on(in[kDy]), c.window, r[kX]);
+            on->conv2d_backward_weight(on(in[kX]), on(in[kDy]), c.window, r[kWeight]);
+            return r;
+          });
+        };
+        const std::vector<Tensor> want = results(inputs);
+        for (const Input poisoned : {kX, kWeight, kDy}) {
+          for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+            for (const std::int64_t part :
+                 {0, 1, 2}) {  // the first element, one of the middle, the last
+              CAPTURE(c.height);
+              CAPTURE(static_cast<int>(poisoned));
+              CAPTURE(poison);
+              CAPTURE(part);
+              const std::int64_t place = part * (inputs[poisoned].numel() - 1) / 2;
+              std::vector<Tensor> in = inputs;
+              Values x = in[poisoned].to_vector();
+              x[at(place)] = poison;
+              in[poisoned] = tensor_of(shapes[poisoned], dtype, x);
+              std::vector<bool> reached[3];
+              for (int i = 0; i < 3; ++i) reached[i].resize(at(shapes[i].numel()));
+              for_products(c, [&](std::int64_t i_x, std::int64_t i_w, std::int64_t i_y) {
+                const std::int64_t factors[] = {i_x, i_w, i_y};
+                if (factors[poisoned] != place) return;
+                for (int i = 0; i < 3; ++i) reached[i][at(factors[i])] = i != poisoned;
+              });
+              const std::vector<Tensor> got = results(in);
+              for (int i = 0; i < 3; ++i) {
+                CAPTURE(i);
+                const Tensor now = got[at(i)].reshape({shapes[i].numel(), 1});
+                const Tensor before = want[at(i)].reshape(now.shape());
+                std::int64_t wrong = -1;
+                for (std::int64_t e = 0; e < now.numel(); ++e) {
+                  const bool right = reached[i][at(e)]
+                                         ? !std::isfinite(now.at(e))
+                                         : now.rows(e, e + 1).same_bits(before.rows(e, e + 1));
+                  if (!right) wrong = e;
+                }
+                CHECK(wrong == -1);
               }
-              CHECK(wrong == -1);
             }
           }
         }
       }
     }
   }
-}

@@ -10,8 +10,9 @@ namespace {
 struct Case {
   std::int64_t tokens, experts, k, cols;
 };
-const std::vector<Case> kCases = {{0, 3, 2, 4}, {3, 2, 0, 4}, {1, 1, 1, 1},    {5, 3, 2, 0},
-                                  {7, 4, 2, 5}, {9, 1, 1, 3}, {301, 8, 3, 65}, {9001, 5, 2, 3}};
+const std::vector<Case> kCases = {
+    {0, 3, 2, 4}, {3, 2, 0, 4},    {1, 1, 1, 1},    {5, 3, 2, 0},      {7, 4, 2, 5},
+    {9, 1, 1, 3}, {301, 8, 3, 65}, {9001, 5, 2, 3}, {1000, 300, 4, 1}, {700, 1500, 4, 1}};
 
 // Choices with some slots left empty.
 Tensor choices(const Case& c) { return random_integers({c.tokens, c.k}, 1, -1, c.experts); }

@@ -105,6 +105,10 @@ KERNEL_TEST("the largest of a row with a NaN is NaN, at its first place") {
         {4, 3}, dtype, {1, nan, 5, nan, 2, nan, -HUGE_VAL, -HUGE_VAL, -HUGE_VAL, HUGE_VAL, 2, nan});
     check_close(reduce(on, Reduction::max, x, {4, 3, 1}), {nan, nan, -HUGE_VAL, nan}, 0.0);
     check_close(argmax(on, x, {4, 3, 1}), {1, 0, 0, 2}, 0.0);
+    Values rows(3 * 80, 1.0);  // long ones: the second largest twice, then two NaN
+    rows[71] = rows[70] = rows[80 + 70] = 2.0;
+    rows[160 + 66] = rows[160 + 40] = nan;
+    check_close(argmax(on, tensor_of({3, 80}, dtype, rows), {3, 80, 1}), {70, 70, 40}, 0.0);
   }
 }
 
