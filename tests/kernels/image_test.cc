@@ -184,63 +184,64 @@ KERNEL_TEST("a place that is none is an error of the gradient of pooling") {
     const Tensor dx = Tensor::empty({1, 1, 2, 2}, DType::f32, on.device);
     CHECK(on.error_of([&] { on->max_pool2d_backward(on(dy), on(index), dx); }) != "");
   }
+}
 
-  KERNEL_TEST("convolution: what a window does not show leaves bits alone") {
-    for (const DType dtype : floating()) {
-      for (const Case& c : {Case{2, 2, 5, 6, 3, {3, 3, 1, 1}}, Case{3, 1, 7, 6, 2, {3, 2, 2, 1}},
-                            Case{1, 1, 2, 2, 1, {3, 3, 1, 1}}, Case{2, 8, 6, 6, 8, {3, 3, 1, 1}}}) {
-        enum Input { kX, kWeight, kDy };
-        const Shape shapes[] = {c.x(), c.weight(), c.y()};
-        std::vector<Tensor> inputs;
-        for (const Shape& s : shapes) inputs.push_back(random(s, dtype, inputs.size() + 1));
-        const auto results = [&](const std::vector<Tensor>& in) {
-          return on.at_all_threads([&] {
-            std::vector<Tensor> r;
-            for (const Shape& s : shapes) r.push_back(Tensor::empty(s, dtype, on.device));
-            on->conv2d(on(in[kX]), on(in[kWeight]), c.window, r[kDy]);
-            on->conv2d_backward_input(on(in[kWeight]), on(in[kDy]), c.window, r[kX]);
-            on->conv2d_backward_weight(on(in[kX]), on(in[kDy]), c.window, r[kWeight]);
-            return r;
-          });
-        };
-        const std::vector<Tensor> want = results(inputs);
-        for (const Input poisoned : {kX, kWeight, kDy}) {
-          for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
-            for (const std::int64_t part :
-                 {0, 1, 2}) {  // the first element, one of the middle, the last
-              CAPTURE(c.height);
-              CAPTURE(static_cast<int>(poisoned));
-              CAPTURE(poison);
-              CAPTURE(part);
-              const std::int64_t place = part * (inputs[poisoned].numel() - 1) / 2;
-              std::vector<Tensor> in = inputs;
-              Values x = in[poisoned].to_vector();
-              x[at(place)] = poison;
-              in[poisoned] = tensor_of(shapes[poisoned], dtype, x);
-              std::vector<bool> reached[3];
-              for (int i = 0; i < 3; ++i) reached[i].resize(at(shapes[i].numel()));
-              for_products(c, [&](std::int64_t i_x, std::int64_t i_w, std::int64_t i_y) {
-                const std::int64_t factors[] = {i_x, i_w, i_y};
-                if (factors[poisoned] != place) return;
-                for (int i = 0; i < 3; ++i) reached[i][at(factors[i])] = i != poisoned;
-              });
-              const std::vector<Tensor> got = results(in);
-              for (int i = 0; i < 3; ++i) {
-                CAPTURE(i);
-                const Tensor now = got[at(i)].reshape({shapes[i].numel(), 1});
-                const Tensor before = want[at(i)].reshape(now.shape());
-                std::int64_t wrong = -1;
-                for (std::int64_t e = 0; e < now.numel(); ++e) {
-                  const bool right = reached[i][at(e)]
-                                         ? !std::isfinite(now.at(e))
-                                         : now.rows(e, e + 1).same_bits(before.rows(e, e + 1));
-                  if (!right) wrong = e;
-                }
-                CHECK(wrong == -1);
+KERNEL_TEST("convolution: what a window does not show leaves bits alone") {
+  for (const DType dtype : floating()) {
+    for (const Case& c : {Case{2, 2, 5, 6, 3, {3, 3, 1, 1}}, Case{3, 1, 7, 6, 2, {3, 2, 2, 1}},
+                          Case{1, 1, 2, 2, 1, {3, 3, 1, 1}}, Case{2, 8, 6, 6, 8, {3, 3, 1, 1}}}) {
+      enum Input { kX, kWeight, kDy };
+      const Shape shapes[] = {c.x(), c.weight(), c.y()};
+      std::vector<Tensor> inputs;
+      for (const Shape& s : shapes) inputs.push_back(random(s, dtype, inputs.size() + 1));
+      const auto results = [&](const std::vector<Tensor>& in) {
+        return on.at_all_threads([&] {
+          std::vector<Tensor> r;
+          for (const Shape& s : shapes) r.push_back(Tensor::empty(s, dtype, on.device));
+          on->conv2d(on(in[kX]), on(in[kWeight]), c.window, r[kDy]);
+          on->conv2d_backward_input(on(in[kWeight]), on(in[kDy]), c.window, r[kX]);
+          on->conv2d_backward_weight(on(in[kX]), on(in[kDy]), c.window, r[kWeight]);
+          return r;
+        });
+      };
+      const std::vector<Tensor> want = results(inputs);
+      for (const Input poisoned : {kX, kWeight, kDy}) {
+        for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+          for (const std::int64_t part :
+               {0, 1, 2}) {  // the first element, one of the middle, the last
+            CAPTURE(c.height);
+            CAPTURE(static_cast<int>(poisoned));
+            CAPTURE(poison);
+            CAPTURE(part);
+            const std::int64_t place = part * (inputs[poisoned].numel() - 1) / 2;
+            std::vector<Tensor> in = inputs;
+            Values x = in[poisoned].to_vector();
+            x[at(place)] = poison;
+            in[poisoned] = tensor_of(shapes[poisoned], dtype, x);
+            std::vector<bool> reached[3];
+            for (int i = 0; i < 3; ++i) reached[i].resize(at(shapes[i].numel()));
+            for_products(c, [&](std::int64_t i_x, std::int64_t i_w, std::int64_t i_y) {
+              const std::int64_t factors[] = {i_x, i_w, i_y};
+              if (factors[poisoned] != place) return;
+              for (int i = 0; i < 3; ++i) reached[i][at(factors[i])] = i != poisoned;
+            });
+            const std::vector<Tensor> got = results(in);
+            for (int i = 0; i < 3; ++i) {
+              CAPTURE(i);
+              const Tensor now = got[at(i)].reshape({shapes[i].numel(), 1});
+              const Tensor before = want[at(i)].reshape(now.shape());
+              std::int64_t wrong = -1;
+              for (std::int64_t e = 0; e < now.numel(); ++e) {
+                const bool right = reached[i][at(e)]
+                                       ? !std::isfinite(now.at(e))
+                                       : now.rows(e, e + 1).same_bits(before.rows(e, e + 1));
+                if (!right) wrong = e;
               }
+              CHECK(wrong == -1);
             }
           }
         }
       }
     }
   }
+}
