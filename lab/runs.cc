@@ -115,7 +115,8 @@ class Runs {
   void require_same(const PlannedRun& run) const {
     const RunFolder folder(path(run));
     if (!path_exists(folder.config())) return;
-    const std::string other = difference(folder.resumed({}), run.config);
+    const TrainConfig here = stored_run(read_settings(to_json(run.config), run.name));
+    const std::string other = difference(folder.resumed({}), here);
     if (other.empty()) return;
     fail("study",
          "'{}' holds a run of another configuration: {}. Choose another folder with --out, or "

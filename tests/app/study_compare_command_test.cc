@@ -115,12 +115,13 @@ TEST_CASE("compare: mistakes") {
     CHECK(outcome.code == 2);
     return outcome.err;
   };
-  CHECK(error({}) == "[study] no task is given. Give --config or --task.\n");
+  CHECK(error({}) == "moegrad: [study] no task is given. Give --config or --task.\n");
   CHECK(error({"--task", "synthetic", "--method", "a/b: lr=1"}) ==
-        "[study] the method 'a/b: lr=1' has no name that a folder can have. Give NAME: key=value "
+        "moegrad: [study] the method 'a/b: lr=1' has no name that a folder can have. Give NAME: "
+        "key=value "
         "...\n");
   CHECK(error({"--task", "synthetic", "--method", "a: lr"}) ==
-        "[study] method a: 'lr' is no key=value.\n");
+        "moegrad: [study] method a: 'lr' is no key=value.\n");
   CHECK(
       error({"--task", "synthetic", "--method", "a: rate=1"}).find("there is no setting 'rate'") !=
       std::string::npos);

@@ -41,7 +41,7 @@ struct Losses {
 Losses losses_of(const LayerConfig& config, bool training = true) {
   const Layer layer(config);
   Parameters parameters;
-  Rng rng{3, 0, 0};
+  Rng rng{3, 1, 0};
   layer.declare("", parameters, rng);
   for (Parameter& p : parameters) {
     if (p.router && p.trained) p.value = rng.normal(p.value.shape(), DType::f64);

@@ -1,0 +1,94 @@
+// `moegrad train language` and `moegrad sample` on a text of a few lines.
+
+#include "tensor/folders.h"
+#include "tests/app/program.h"
+
+using namespace moegrad::test;
+
+namespace {
+
+std::string text_of(int lines) {
+  std::string text;
+  for (int i = 0; i < lines; ++i) text += "a line of text, number " + std::to_string(i) + "\n";
+  return text;
+}
+
+// A trained run in folder/run.
+void train(const TemporaryFolder& folder) {
+  const auto domain = folder.path() / "data/language/jargon";
+  moegrad::make_folder(domain);
+  moegrad::write_file_atomic(domain / "train.txt", text_of(200));
+  moegrad::write_file_atomic(domain / "validation.txt", text_of(20));
+  const Outcome outcome = run(folder, {"train",
+                                       "language",
+                                       "--domains",
+                                       "jargon",
+                                       "--data",
+                                       folder / "data",
+                                       "--context",
+                                       "16",
+                                       "--width",
+                                       "16",
+                                       "--heads",
+                                       "2",
+                                       "--layers",
+                                       "2",
+                                       "--activation",
+                                       "swiglu",
+                                       "--experts",
+                                       "4",
+                                       "--hidden",
+                                       "8",
+                                       "--steps",
+                                       "12",
+                                       "--batch",
+                                       "8",
+                                       "--evaluate-every",
+                                       "6",
+                                       "--out",
+                                       folder / "run"});
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("step 6/12: test accuracy") != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("sample: text from a run, the same for the same seed, bytes as they are in a file") {
+  const TemporaryFolder folder;
+  train(folder);
+  const std::string run_folder = folder / "run";
+  const std::vector<std::string> command = {"sample",  run_folder, "--prompt", "a line",
+                                            "--bytes", "40",       "--seed",   "7"};
+  const Outcome first = run(folder, command);
+  CHECK(first.code == 0);
+  CHECK(first.out.starts_with("a line"));
+  CHECK(first.out.size() == 6 + 40 + 1);
+  CHECK(run(folder, command).out == first.out);
+  std::vector<std::string> to_file = command;
+  to_file.insert(to_file.end(), {"--out", folder / "text"});
+  CHECK(run(folder, to_file).code == 0);
+  CHECK(moegrad::read_file(folder / "text") + "\n" == first.out);
+  const Outcome likeliest =
+      run(folder, {"sample", run_folder, "--temperature", "0", "--bytes", "3"});
+  CHECK(likeliest.code == 0);
+  CHECK(likeliest.out.size() == 4);
+}
+
+TEST_CASE("sample: mistakes") {
+  const TemporaryFolder folder;
+  CHECK(run(folder, {"train", "synthetic", "--steps", "2", "--out", folder / "run"}).code == 0);
+  const auto error = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "sample");
+    const Outcome outcome = run(folder, arguments);
+    CHECK(outcome.code == 2);
+    return outcome.err;
+  };
+  CHECK(error({folder / "run"})
+            .find("was trained on the task synthetic, which writes no text. Give "
+                  "a run of language.") != std::string::npos);
+  CHECK(error({folder / "none"}).find("none") != std::string::npos);
+  CHECK(error({folder.path().string()})
+            .find("has no checkpoint. Give the folder of a run, or a "
+                  "checkpoint.") != std::string::npos);
+  CHECK(error({folder / "run", "--top-p", "0"}).find("--top-p is '0'") != std::string::npos);
+}
