@@ -25,6 +25,7 @@ namespace moegrad {
   X(dselect_k)             \
   X(comet)                 \
   X(remoe)                 \
+  X(capped_simplex)        \
   X(soft_moe)              \
   X(smear)                 \
   X(relaxed_top_k)         \
