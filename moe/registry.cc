@@ -43,6 +43,7 @@ namespace moegrad {
   X(sparse)                   \
   X(ste_dense_router)         \
   X(ste_dense)                \
+  X(ste_probe)                \
   X(expert_group)             \
   X(default_ema)              \
   X(sparsemixer)              \
