@@ -1,5 +1,6 @@
 #include "moe/balance.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "moe/values.h"
@@ -71,6 +72,38 @@ Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate) {
   const Tensor next = bias.to(DType::f64).clone();
   kernels(next.device()).accumulate(rate, compute<functor::Sign>(missing), next);
   return next.to(bias.dtype());
+}
+
+Tensor quantile_bias(const Tensor& bias, const Tensor& scores, std::int64_t k) {
+  const std::int64_t experts = scores.size(1);
+  if (k == experts) return bias;
+  const Tensor s = scores.to(DType::f64);
+  const Tensor biased = compute<functor::Add>(s, bias.to(DType::f64));
+  const Tensor next = columns_of(largest_places(biased, k + 1), k, k + 1);
+  const Tensor over = compute<functor::Sub>(s, take_columns(biased, next));
+  const double share = static_cast<double>(k) / static_cast<double>(experts);
+  const Tensor q = upper_quantiles(over, share);
+  const Tensor mean = compute<functor::Affine>(reduce_rows(Reduction::sum, q),
+                                               {1.0 / static_cast<double>(experts), 0.0});
+  return compute<functor::Sub>(mean, q).reshape(bias.shape()).to(bias.dtype());
+}
+
+Tensor upper_quantiles(const Tensor& x, double share) {
+  const Tensor columns = transposed(x.to(DType::f64));
+  const double place = static_cast<double>(x.size(0) - 1) * share;
+  const auto above = static_cast<std::int64_t>(place);
+  const std::int64_t below = std::min(above + 1, x.size(0) - 1);
+  const Tensor sorted = take_columns(columns, largest_places(columns, below + 1));
+  const auto part = [&](std::int64_t at, double weight) {
+    return compute<functor::Affine>(columns_of(sorted, at, at + 1), {weight, 0.0});
+  };
+  const double rest = place - static_cast<double>(above);
+  return compute<functor::Add>(part(above, 1.0 - rest), part(below, rest)).reshape({1, x.size(1)});
+}
+
+OptionSpec balancing_option() {
+  return option::choice("balancing", {"sign", "quantile"},
+                        "how the bias moves: by bias-rate, or at once to where loads are even");
 }
 
 OptionSpec balance_option() {

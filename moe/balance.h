@@ -40,7 +40,20 @@ Var squared_variation(Var x, double epsilon);
 // counts those of selected i32 [N, k]; of the type of bias [E].
 Tensor balanced_bias(const Tensor& bias, const Tensor& selected, double rate);
 
+// Quantile balancing (Kimi K3, arXiv:2607.24653), a step on the dual of the assignment that gives
+// each expert k N/E of the choices: with alpha_t the (k+1)-th largest of s_t + b of a token, for
+// scores s [N, E],
+//   b_j = -(1 - k/E quantile over t of s_tj - alpha_t), less the mean of b
+// of the type of bias [E]; as it is where k = E.
+Tensor quantile_bias(const Tensor& bias, const Tensor& scores, std::int64_t k);
+
+// f64 [1, E]: of each column of x [N, E] its 1 - share quantile, linear between two neighbours:
+// where share N is whole, so many elements are larger. 0 <= share <= 1.
+Tensor upper_quantiles(const Tensor& x, double share);
+
 // The option "balance": the coefficient of such a loss, 0.01.
 OptionSpec balance_option();
+// The option "balancing": how the bias of a selection moves, by sign (balanced_bias) or quantile.
+OptionSpec balancing_option();
 
 }  // namespace moegrad
