@@ -26,6 +26,7 @@ namespace moegrad {
   X(comet)                 \
   X(remoe)                 \
   X(capped_simplex)        \
+  X(threshold)             \
   X(soft_moe)              \
   X(smear)                 \
   X(relaxed_top_k)         \
