@@ -75,6 +75,25 @@ void require_no_constant(const RouterEntry& router, const Options& own) {
   refuse("z-loss", traits.constant_logits);
 }
 
+// What a token's own x takes part in.
+void require_zero_experts(const LayerConfig& config, std::int64_t zero) {
+  if (zero == 0) return;
+  const LayerSize& s = config.size;
+  if (s.output != s.model) {
+    fail("layer",
+         "zero is {} and the output has {} of {} features: an expert that returns x needs "
+         "as many. Leave zero out.",
+         zero, s.output, s.model);
+  }
+  for (const std::string& name :
+       {config.estimator, config.router_gradient, config.expert_gradient}) {
+    if (name.empty() || name == "sparse") continue;
+    fail("layer",
+         "zero is {}, and estimator {} knows no experts that return x. Use the estimator sparse.",
+         zero, name);
+  }
+}
+
 // The coefficients that are not 0 of the router's losses and the layer's.
 std::string loss_text(const RouterEntry& router, const Options& router_options,
                       const Options& own) {
@@ -159,6 +178,12 @@ OptionsOfParts options_of(const LayerConfig& config, const RouterEntry& router,
 
 }  // namespace
 
+LayerSize routed_size(const LayerConfig& config, const LayerParts& parts) {
+  LayerSize size = config.size;
+  size.experts += parts.zero;
+  return size;
+}
+
 const std::vector<OptionSpec>& layer_options() {
   static const std::vector<OptionSpec> specs = {
       option::number("aux", "coefficient of the balance loss E sum_i f_i P_i of all choices")
@@ -167,7 +192,10 @@ const std::vector<OptionSpec>& layer_options() {
       option::number("z-loss", "coefficient of the router z-loss").initially("0").from(0.0, 1e6),
       option::integer("shared", "shared experts, always on with weight 1")
           .initially("0")
-          .from(0, 64)};
+          .from(0, 64),
+      option::integer("zero", "experts besides that return x, which the router chooses from")
+          .initially("0")
+          .from(0, 1e6)};
   return specs;
 }
 
@@ -188,8 +216,10 @@ LayerParts parts_of(const LayerConfig& config) {
                    .auxiliary = options.layer.number("aux"),
                    .z_loss = options.layer.number("z-loss"),
                    .shared = options.layer.integer("shared"),
+                   .zero = options.layer.integer("zero"),
                    .losses = loss_text(router, options.router, options.layer)};
-  parts.router->check(config.size);
+  require_zero_experts(config, parts.zero);
+  parts.router->check(routed_size(config, parts));
   if (estimators.size() == 2) {
     parts.estimator =
         by_parts(std::move(parts.estimator), estimators[1]->make(options.estimators[1]));
