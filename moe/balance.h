@@ -32,6 +32,23 @@ Var switch_auxiliary(const Routing& routing);
 // Router z-loss (ST-MoE, arXiv:2202.08906, eq. 5): mean over tokens of (logsumexp of the logits)^2.
 Var z_loss(const Routing& routing);
 
+// Of a router's matrix W [D, E] (SimBal, arXiv:2506.14038): sum |W^T W - 1|, in place of a balance
+// loss. Tokens that are alike then have logits that are.
+Var similarity_loss(Var router_weight);
+
+// Expert-router coupling (arXiv:2512.23447). R_i, the column of an expert in the router's matrix
+// [D, E], stands for its tokens; w1 [E, D, H] are the experts' first matrices:
+//   M_ij = |R'_i W1_j|,  R' = R * U(1 - e_i, 1 + e_i),  e_i = min_j |R_i - R_j| / (2 |R_i|)
+//   1/E^2 sum_{i != j} relu(M_ij - alpha M_ii) + relu(M_ji - alpha M_ii)
+// The factors, the decision "erc" f64 [E, D], have no gradient; without `noise` they are 1. The
+// loss falls by making W1 and R small: `normalised` divides M_ij by |R_i| and the norm of W1_j.
+struct Coupling {
+  double alpha = 1.0;
+  bool normalised = false;
+  bool noise = true;
+};
+Var coupling_loss(Var router_weight, Var w1, const Coupling& coupling);
+
 // The squared coefficient of variation of x [E], Var/(mean^2 + epsilon), with the population
 // variance: (standard deviation / mean)^2 with a finite gradient, 0, where all are equal.
 Var squared_variation(Var x, double epsilon);

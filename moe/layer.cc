@@ -76,7 +76,11 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, const Rng& 
   const LayerSize& s = config_.size;
   const auto before = static_cast<std::ptrdiff_t>(parameters.size());
   parts_.router->declare(routed_size(config_, parts_), prefix, parameters, rng);
-  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) p->router = true;
+  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) {
+    p->router = true;
+    if (parts_.similarity == 0.0 || p->name != std::string(prefix) + "router.weight") continue;
+    p->value = orthogonal(p->value.size(0), p->value.size(1), 1.0, rng.named(p->name));
+  }
   parts_.estimator->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
@@ -179,6 +183,15 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   };
   if (parts_.auxiliary > 0.0) add("aux", parts_.auxiliary, switch_auxiliary(r));
   if (parts_.z_loss > 0.0) add("z-loss", parts_.z_loss, z_loss(r));
+  if (parts_.similarity > 0.0) {
+    add("simbal", parts_.similarity, similarity_loss(in.weights.at("router.weight")));
+  }
+  if (parts_.coupling > 0.0) {
+    Coupling how = parts_.how_coupled;
+    how.noise = in.training;
+    const Var columns = slice(in.weights.at("router.weight"), 1, 0, s.experts);
+    add("erc", parts_.coupling, coupling_loss(columns, in.weights.at("experts.w1"), how));
+  }
   return out;
 }
 

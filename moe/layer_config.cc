@@ -75,6 +75,17 @@ void require_no_constant(const RouterEntry& router, const Options& own) {
   refuse("z-loss", traits.constant_logits);
 }
 
+// Losses of the columns of the router's matrix.
+void require_router_columns(const RouterEntry& router, const Options& own) {
+  for (const char* const name : {"simbal", "erc"}) {
+    if (own.number(name) == 0.0 || router.traits.linear) continue;
+    fail("layer",
+         "{} is {}, and the logits of router {} are not x W + b: there is no column for an expert. "
+         "Leave it out, or choose another router.",
+         name, own.number(name), router.name);
+  }
+}
+
 // What a token's own x takes part in.
 void require_zero_experts(const LayerConfig& config, std::int64_t zero) {
   if (zero == 0) return;
@@ -104,7 +115,7 @@ std::string loss_text(const RouterEntry& router, const Options& router_options,
   };
   for (const std::string& name : router.traits.losses) add(router_options, name);
   add(own, "aux");
-  add(own, "z-loss");
+  for (const char* const name : {"z-loss", "simbal", "erc"}) add(own, name);
   return text.empty() ? "none" : text;
 }
 
@@ -190,6 +201,20 @@ const std::vector<OptionSpec>& layer_options() {
           .initially("0")
           .from(0.0, 1e6),
       option::number("z-loss", "coefficient of the router z-loss").initially("0").from(0.0, 1e6),
+      option::number("simbal",
+                     "coefficient of sum |W^T W - 1| of the router's matrix, which then "
+                     "begins orthogonal")
+          .initially("0")
+          .from(0.0, 1e6),
+      option::number("erc", "coefficient of the expert-router coupling loss")
+          .initially("0")
+          .from(0.0, 1e6),
+      option::number("erc-alpha", "how much less than its own another expert may answer")
+          .initially("1")
+          .from(0.0, 1e6),
+      option::flag("erc-normalised",
+                   "the coupling loss is of directions: it does not fall by "
+                   "smaller matrices"),
       option::integer("shared", "shared experts, always on with weight 1")
           .initially("0")
           .from(0, 64),
@@ -211,13 +236,18 @@ LayerParts parts_of(const LayerConfig& config) {
   require_sizes(config.size, router);
   const std::vector<const EstimatorEntry*> estimators = estimators_of(config, router);
   const OptionsOfParts options = options_of(config, router, estimators);
-  LayerParts parts{.router = router.make(options.router),
-                   .estimator = estimators[0]->make(options.estimators[0]),
-                   .auxiliary = options.layer.number("aux"),
-                   .z_loss = options.layer.number("z-loss"),
-                   .shared = options.layer.integer("shared"),
-                   .zero = options.layer.integer("zero"),
-                   .losses = loss_text(router, options.router, options.layer)};
+  LayerParts parts{
+      .router = router.make(options.router),
+      .estimator = estimators[0]->make(options.estimators[0]),
+      .auxiliary = options.layer.number("aux"),
+      .z_loss = options.layer.number("z-loss"),
+      .similarity = options.layer.number("simbal"),
+      .coupling = options.layer.number("erc"),
+      .how_coupled = {options.layer.number("erc-alpha"), options.layer.flag("erc-normalised")},
+      .shared = options.layer.integer("shared"),
+      .zero = options.layer.integer("zero"),
+      .losses = loss_text(router, options.router, options.layer)};
+  require_router_columns(router, options.layer);
   require_zero_experts(config, parts.zero);
   parts.router->check(routed_size(config, parts));
   if (estimators.size() == 2) {
