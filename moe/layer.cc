@@ -30,8 +30,14 @@ void require_routing(const std::string& router, const Routing& r) {
 }
 
 // Where the experts work on mixtures of tokens, or are mixed themselves, nothing is selected.
-void require_selection(const LayerConfig& config, const Routing& routing) {
+void require_selection(const LayerConfig& config, std::int64_t zero, const Routing& routing) {
   if (!routing.rows.defined() && !routing.merge.defined()) return;
+  if (zero > 0) {
+    fail("layer",
+         "zero is {}, and router {} selects no experts for a token. Leave zero out, or choose "
+         "another router.",
+         zero, config.router);
+  }
   for (const std::string& name :
        {config.estimator, config.router_gradient, config.expert_gradient}) {
     if (name.empty() || name == "sparse") continue;
@@ -47,7 +53,7 @@ void require_selection(const LayerConfig& config, const Routing& routing) {
 Layer::Layer(const LayerConfig& config) : config_(config), parts_(parts_of(config)) {}
 
 bool Layer::router_learns() const {
-  const ConstantWeights constant = parts_.router->constant_weights(config_.size);
+  const ConstantWeights constant = parts_.router->constant_weights(routed_size(config_, parts_));
   return constant == ConstantWeights::no ||
          !parts_.estimator->weights_alone(constant == ConstantWeights::renormalised);
 }
@@ -69,8 +75,12 @@ void Layer::say_where_silent() const {
 void Layer::declare(std::string_view prefix, Parameters& parameters, const Rng& rng) const {
   const LayerSize& s = config_.size;
   const auto before = static_cast<std::ptrdiff_t>(parameters.size());
-  parts_.router->declare(s, prefix, parameters, rng);
-  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) p->router = true;
+  parts_.router->declare(routed_size(config_, parts_), prefix, parameters, rng);
+  for (auto p = parameters.begin() + before; p != parameters.end(); ++p) {
+    p->router = true;
+    if (parts_.similarity == 0.0 || p->name != std::string(prefix) + "router.weight") continue;
+    p->value = orthogonal(p->value.size(0), p->value.size(1), 1.0, rng.named(p->name));
+  }
   parts_.estimator->declare(s, prefix, parameters);
   const auto network = [&](const std::string& kind, std::int64_t count) {
     const std::string start = std::string(prefix) + kind + ".";
@@ -132,17 +142,25 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   const LayerSize& s = config_.size;
   const Var x = in.x;
   LayerOutput out;
-  out.routing = parts_.router->route(s, in);
+  out.routing = parts_.router->route(routed_size(config_, parts_), in);
   const Routing& r = out.routing;
   require_routing(config_.router, r);
-  require_selection(config_, r);
+  require_selection(config_, parts_.zero, r);
   Experts routed = experts(in.weights, "experts");
   routed.form = parts_.estimator->form;
   if (r.merge.defined()) routed = routed.merged(r.merge);
-  out.plan = make_plan(r.selected, routed.count(), r.most);
+  Routing others;  // choices, without zero experts
+  Var of_zero_experts;
+  if (parts_.zero > 0) {
+    others = r;
+    of_zero_experts = without_zero_experts(x, others);
+  }
+  const Routing& own = parts_.zero > 0 ? others : r;
+  out.plan = make_plan(own.selected, routed.count(), r.most);
   Combined combined =
-      parts_.estimator->combine({r.rows.defined() ? r.rows : x, r, out.plan, routed, in});
+      parts_.estimator->combine({r.rows.defined() ? r.rows : x, own, out.plan, routed, in});
   out.y = combined.y;
+  if (of_zero_experts.defined()) out.y = out.y + of_zero_experts;
   if (r.mix.defined()) {
     const std::int64_t batch = r.mix.size(0);
     const Var rows = reshape(out.y, {batch, out.y.size(0) / batch, s.output});
@@ -165,7 +183,26 @@ LayerOutput Layer::forward_tokens(const LayerInput& in) const {
   };
   if (parts_.auxiliary > 0.0) add("aux", parts_.auxiliary, switch_auxiliary(r));
   if (parts_.z_loss > 0.0) add("z-loss", parts_.z_loss, z_loss(r));
+  if (parts_.similarity > 0.0) {
+    add("simbal", parts_.similarity, similarity_loss(in.weights.at("router.weight")));
+  }
+  if (parts_.coupling > 0.0) {
+    Coupling how = parts_.how_coupled;
+    how.noise = in.training;
+    const Var columns = slice(in.weights.at("router.weight"), 1, 0, s.experts);
+    add("erc", parts_.coupling, coupling_loss(columns, in.weights.at("experts.w1"), how));
+  }
   return out;
+}
+
+// Takes the experts from E on out of the choices: x times the sum of their weights, for each token.
+Var Layer::without_zero_experts(Var x, Routing& routing) const {
+  const Tensor ids = routing.selected;
+  const Tensor last = scalar_like(ids, static_cast<double>(config_.size.experts - 1));
+  const Tensor is_zero = greater(ids, last);
+  routing.selected = where(is_zero, scalar_like(ids, -1.0), ids);
+  const Var weights = where(is_zero, routing.weights, constant_like(routing.weights, {}, 0.0));
+  return x * sum(weights, 1, true);
 }
 
 Var Layer::objective(Var losses, const LayerOutput& out, const LayerInput& in) const {
@@ -190,6 +227,13 @@ Tensor LayerOutput::dropped() const {
   // Where all experts run they are more than those that are counted.
   const Tensor lost = compute<functor::Sub>(choices(routing.choice), choices(selected));
   return compute<functor::Clamp>(lost, {0.0, std::numeric_limits<double>::infinity()});
+}
+
+Tensor LayerOutput::experts_of_a_token() const {
+  const Tensor load = expert_load();
+  const Tensor all = reduce_rows(Reduction::sum, load.reshape({1, load.numel()}));
+  const double tokens = static_cast<double>(plan.tokens);
+  return compute<functor::Affine>(all, {1.0 / tokens, 0.0}).reshape({});
 }
 
 Tensor LayerOutput::expert_load() const {

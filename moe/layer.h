@@ -23,6 +23,8 @@ struct LayerOutput {
 
   // f64 [E]: the slots of each expert; of merged experts, their weights.
   Tensor expert_load() const;
+  // f64 []: how many experts a token runs, in the mean: of the layer's, not of those that return x.
+  Tensor experts_of_a_token() const;
   // f64 []: the choices that a capacity dropped.
   Tensor dropped() const;
 };
@@ -69,6 +71,7 @@ class Layer {
 
  private:
   Experts experts(const Weights& weights, std::string_view kind) const;
+  Var without_zero_experts(Var x, Routing& routing) const;
   LayerOutput forward_tokens(const LayerInput& in) const;
 
   LayerConfig config_;

@@ -75,6 +75,36 @@ void require_no_constant(const RouterEntry& router, const Options& own) {
   refuse("z-loss", traits.constant_logits);
 }
 
+// Losses of the columns of the router's matrix.
+void require_router_columns(const RouterEntry& router, const Options& own) {
+  for (const char* const name : {"simbal", "erc"}) {
+    if (own.number(name) == 0.0 || router.traits.linear) continue;
+    fail("layer",
+         "{} is {}, and the logits of router {} are not x W + b: there is no column for an expert. "
+         "Leave it out, or choose another router.",
+         name, own.number(name), router.name);
+  }
+}
+
+// What a token's own x takes part in.
+void require_zero_experts(const LayerConfig& config, std::int64_t zero) {
+  if (zero == 0) return;
+  const LayerSize& s = config.size;
+  if (s.output != s.model) {
+    fail("layer",
+         "zero is {} and the output has {} of {} features: an expert that returns x needs "
+         "as many. Leave zero out.",
+         zero, s.output, s.model);
+  }
+  for (const std::string& name :
+       {config.estimator, config.router_gradient, config.expert_gradient}) {
+    if (name.empty() || name == "sparse") continue;
+    fail("layer",
+         "zero is {}, and estimator {} knows no experts that return x. Use the estimator sparse.",
+         zero, name);
+  }
+}
+
 // The coefficients that are not 0 of the router's losses and the layer's.
 std::string loss_text(const RouterEntry& router, const Options& router_options,
                       const Options& own) {
@@ -85,7 +115,7 @@ std::string loss_text(const RouterEntry& router, const Options& router_options,
   };
   for (const std::string& name : router.traits.losses) add(router_options, name);
   add(own, "aux");
-  add(own, "z-loss");
+  for (const char* const name : {"z-loss", "simbal", "erc"}) add(own, name);
   return text.empty() ? "none" : text;
 }
 
@@ -159,15 +189,38 @@ OptionsOfParts options_of(const LayerConfig& config, const RouterEntry& router,
 
 }  // namespace
 
+LayerSize routed_size(const LayerConfig& config, const LayerParts& parts) {
+  LayerSize size = config.size;
+  size.experts += parts.zero;
+  return size;
+}
+
 const std::vector<OptionSpec>& layer_options() {
   static const std::vector<OptionSpec> specs = {
       option::number("aux", "coefficient of the balance loss E sum_i f_i P_i of all choices")
           .initially("0")
           .from(0.0, 1e6),
       option::number("z-loss", "coefficient of the router z-loss").initially("0").from(0.0, 1e6),
+      option::number("simbal",
+                     "coefficient of sum |W^T W - 1| of the router's matrix, which then "
+                     "begins orthogonal")
+          .initially("0")
+          .from(0.0, 1e6),
+      option::number("erc", "coefficient of the expert-router coupling loss")
+          .initially("0")
+          .from(0.0, 1e6),
+      option::number("erc-alpha", "how much less than its own another expert may answer")
+          .initially("1")
+          .from(0.0, 1e6),
+      option::flag("erc-normalised",
+                   "the coupling loss is of directions: it does not fall by "
+                   "smaller matrices"),
       option::integer("shared", "shared experts, always on with weight 1")
           .initially("0")
-          .from(0, 64)};
+          .from(0, 64),
+      option::integer("zero", "experts besides that return x, which the router chooses from")
+          .initially("0")
+          .from(0, 1e6)};
   return specs;
 }
 
@@ -183,13 +236,20 @@ LayerParts parts_of(const LayerConfig& config) {
   require_sizes(config.size, router);
   const std::vector<const EstimatorEntry*> estimators = estimators_of(config, router);
   const OptionsOfParts options = options_of(config, router, estimators);
-  LayerParts parts{.router = router.make(options.router),
-                   .estimator = estimators[0]->make(options.estimators[0]),
-                   .auxiliary = options.layer.number("aux"),
-                   .z_loss = options.layer.number("z-loss"),
-                   .shared = options.layer.integer("shared"),
-                   .losses = loss_text(router, options.router, options.layer)};
-  parts.router->check(config.size);
+  LayerParts parts{
+      .router = router.make(options.router),
+      .estimator = estimators[0]->make(options.estimators[0]),
+      .auxiliary = options.layer.number("aux"),
+      .z_loss = options.layer.number("z-loss"),
+      .similarity = options.layer.number("simbal"),
+      .coupling = options.layer.number("erc"),
+      .how_coupled = {options.layer.number("erc-alpha"), options.layer.flag("erc-normalised")},
+      .shared = options.layer.integer("shared"),
+      .zero = options.layer.integer("zero"),
+      .losses = loss_text(router, options.router, options.layer)};
+  require_router_columns(router, options.layer);
+  require_zero_experts(config, parts.zero);
+  parts.router->check(routed_size(config, parts));
   if (estimators.size() == 2) {
     parts.estimator =
         by_parts(std::move(parts.estimator), estimators[1]->make(options.estimators[1]));

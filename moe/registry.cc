@@ -25,6 +25,8 @@ namespace moegrad {
   X(dselect_k)             \
   X(comet)                 \
   X(remoe)                 \
+  X(capped_simplex)        \
+  X(threshold)             \
   X(soft_moe)              \
   X(smear)                 \
   X(relaxed_top_k)         \
@@ -42,6 +44,7 @@ namespace moegrad {
   X(sparse)                   \
   X(ste_dense_router)         \
   X(ste_dense)                \
+  X(ste_probe)                \
   X(expert_group)             \
   X(default_ema)              \
   X(sparsemixer)              \

@@ -94,8 +94,10 @@ struct EstimatorTraits {
   bool sparse_inference = true;  // runs at inference what a token selected, and nothing else
   int order = 0;                 // Claim::biased_order: exact up to this degree
   bool choice_alone = false;     // Claim::biased_order: for sum_i f(p_i E_i) dp_i alone
-  const char* state = "";        // what checkpoints keep of it, with the names
-  const char* on_host = "";      // what it computes on the host, as RouterTraits say it
+  // Its gradients, in the mean over its draws, are those of the estimator of this name.
+  const char* mean_of = "";
+  const char* state = "";    // what checkpoints keep of it, with the names
+  const char* on_host = "";  // what it computes on the host, as RouterTraits say it
   std::pair<std::string, std::string> on_host_with = {};  // with this option alone, and its value
 };
 

@@ -143,6 +143,10 @@ class Router {
 // x W + b [N, E] for "router.weight" [D, E] and, where given, "router.bias" [E].
 Var router_logits(Var x, const Weights& weights);
 
+// f64 [rows, columns] whose rows (or, where there are fewer of them, columns) are orthogonal and of
+// this length.
+Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng rng);
+
 // i32 [N, E] whose rows are 0 .. E-1: every token uses every expert.
 Tensor every_expert(std::int64_t tokens, std::int64_t experts, Device device);
 

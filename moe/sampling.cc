@@ -43,14 +43,14 @@ Tensor sequential(Tape& tape, const Tensor& logits, std::int64_t k, bool replace
 
 }  // namespace
 
-Tensor sample_experts(Var logits, std::int64_t k, bool replacement) {
+Tensor sample_experts(Var logits, std::int64_t k, bool replacement, std::string_view kind) {
   Tape& tape = logits.tape();
   Decisions& decisions = tape.decisions();
   const Tensor value = logits.value();
-  if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
+  if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has(kind)) {
     return on_host([&](const Tensor& o) { return sequential(tape, o, k, replacement); }, value);
   }
-  return decisions.decide("selected", DType::i32, {value.size(0), k}, [&] {
+  return decisions.decide(kind, DType::i32, {value.size(0), k}, [&] {
     if (!replacement) return gumbel_top_k(value, k, tape.rng());
     Tensor selected = Tensor::empty({value.size(0), k}, DType::i32, value.device());
     for (std::int64_t j = 0; j < k; ++j) {

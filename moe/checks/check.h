@@ -96,6 +96,7 @@ struct PassOptions {
   Tensor cotangent = {};  // of y; random_cotangent() where not given
   bool auxiliary = true;  // add the auxiliary loss
   const Mutation* mutation = nullptr;
+  Decisions* decisions = nullptr;  // in place of live ones
 };
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options = {});
 // Random, asymmetric, the same for the same shape.

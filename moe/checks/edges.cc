@@ -264,8 +264,9 @@ class EdgeCheck {
     PassOptions options = options_;
     options.given.clear();
     for (const auto& [kind, value] : given_) {
-      Tensor changed = kind == "selected" ? value.clone() : permuted_by_expert(value, order);
-      if (kind == "selected") {
+      const bool ids = kind == "selected" || kind == "probe";
+      Tensor changed = ids ? value.clone() : permuted_by_expert(value, order);
+      if (ids) {
         for (std::int32_t& e : changed.write_values<std::int32_t>()) {
           if (e >= 0) e = place[static_cast<std::size_t>(e)];
         }

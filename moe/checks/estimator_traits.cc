@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "moe/checks/check.h"
+#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
@@ -30,6 +31,7 @@ class EstimatorTraitCheck {
     value();
     noise();
     if (traits_.by_parts) by_parts();
+    if (traits_.mean_of[0] != '\0') mean_of();
     state();
   }
 
@@ -168,6 +170,34 @@ class EstimatorTraitCheck {
       }
       note(close(whole[i], sum, 1e-12, once.rounding[i]),
            "by_parts is stated, and the gradient of " + f.names[i] + " is not that of the parts");
+    }
+  }
+
+  // Over all outcomes of its own draws, those of the router held.
+  void mean_of() {
+    const LayerFixture f = random_fixture(config_, 2, true);
+    LayerFixture target = f;
+    target.config = parts("", "", traits_.mean_of);
+    const LayerPass expected = pass_of(target, target);
+    std::vector<Tensor> mean;
+    for (const Tensor& value : f.values) {
+      mean.push_back(Tensor::zeros(value.shape(), DType::f64, Device::cpu));
+    }
+    Decisions outcomes = Decisions::enumerator();
+    for (const auto& [kind, value] : decisions_of(target)) outcomes.give(kind, value);
+    do {
+      PassOptions options;
+      options.auxiliary = false;
+      options.decisions = &outcomes;
+      const LayerPass pass = run_pass(f, options);
+      for (std::size_t i = 0; i < mean.size(); ++i) {
+        kernels(Device::cpu).accumulate(outcomes.probability(), pass.gradients[i], mean[i]);
+      }
+    } while (outcomes.next_outcome());
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      note(close(mean[i], expected.gradients[i], 1e-12, expected.rounding[i]),
+           fmt::format("mean_of says {}, and the mean gradient of {} is another", traits_.mean_of,
+                       f.names[i]));
     }
   }
 

@@ -236,7 +236,8 @@ LayerInput LayerFixture::input(std::span<const Var> leaves, Weights& weights) co
 LayerPass run_pass(const LayerFixture& fixture, const PassOptions& options) {
   Layer layer(fixture.config);
   layer.set_form(options.form);
-  Decisions decisions;
+  Decisions live;
+  Decisions& decisions = options.decisions != nullptr ? *options.decisions : live;
   for (const auto& [kind, value] : options.given) {
     decisions.give(kind, value.to(fixture.device));
   }

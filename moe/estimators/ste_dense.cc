@@ -60,18 +60,6 @@ class SteDenseEstimator : public Estimator {
     return straight_through(y, y - sum(p, 1, true) * stop_gradient(y));
   }
 
-  // The scores p; of renormalised weights with the gradient of p/S, S held constant, by its log
-  // where p may underflow.
-  static Var scores_off(const Routing& r) {
-    if (!r.log_normaliser.defined()) return r.scores;
-    const Var log_sum = stop_gradient(r.log_normaliser);
-    if (r.log_scores.defined()) return straight_through(r.scores, exp(r.log_scores - log_sum));
-    // Where S underflows to 0 nothing reaches the selected: they are not read.
-    const Tensor on = flags_of(r.selected, r.scores.size(1));
-    const Var p = where(on, constant_like(r.scores, {}, 1.0), r.scores);
-    return straight_through(r.scores, p / exp(log_sum));
-  }
-
   // What the gradients of weights [N, k] and scores [N, E] are multiplied by; undefined: 1.
   // Detached: numbers of this point, frozen under replay.
   std::pair<Tensor, Tensor> coefficients(const Routing& r) const {

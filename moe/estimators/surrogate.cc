@@ -1,6 +1,7 @@
 #include "moe/estimators/surrogate.h"
 
 #include "moe/dispatch.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {
@@ -13,6 +14,17 @@ Var gradient_only(Var x) { return x - stop_gradient(x); }
 
 Var scaled_gradient(Var x, const Tensor& factor) {
   return factor.defined() ? straight_through(x, x * x.tape().constant(factor)) : x;
+}
+
+// By its log where p may underflow.
+Var scores_off(const Routing& r) {
+  if (!r.log_normaliser.defined()) return r.scores;
+  const Var log_sum = stop_gradient(r.log_normaliser);
+  if (r.log_scores.defined()) return straight_through(r.scores, exp(r.log_scores - log_sum));
+  // Where S underflows to 0 nothing reaches the selected: they are not read.
+  const Tensor on = flags_of(r.selected, r.scores.size(1));
+  const Var p = where(on, constant_like(r.scores, {}, 1.0), r.scores);
+  return straight_through(r.scores, p / exp(log_sum));
 }
 
 Var written_sparse(Var h, Var weights, const Plan& plan) {

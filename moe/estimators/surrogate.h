@@ -2,6 +2,7 @@
 
 #include "autograd/tape.h"
 #include "moe/plan.h"
+#include "moe/router.h"
 
 namespace moegrad {
 
@@ -20,6 +21,10 @@ struct Unselected {
 //   y = combine(h, sg w) + combine(sg h, w - sg w) + sum_{off R} (p_i - sg p_i) sg(V_i)
 //     + sum_{off R} sg(p_i) (V_i - sg V_i)                                        when `experts`
 Var written_surrogate(Var h, Var weights, const Plan& plan, const Unselected& rest);
+
+// The scores p [N, E] as experts off R have them: of renormalised weights with the gradient of p/S,
+// S held constant.
+Var scores_off(const Routing& routing);
 
 // y = combine(h, sg w) + combine(sg h, w - sg w): the sparse layer written out.
 Var written_sparse(Var h, Var weights, const Plan& plan);

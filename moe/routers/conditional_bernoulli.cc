@@ -8,8 +8,17 @@
 //   inference   S = TopK(o), the most probable set;  w = 1/k
 //   scores      p = mu / k, in both
 //
-// The mean of w is mu/k, not the softmax of o. With an estimator that has values for the experts
-// off S (ste-dense-router) the router gradient is sum_i a_i d mu_i / k, that of the paper.
+// variant=probmoe (arXiv:2606.01509): w = (sg(z - mu) + mu) pi, pi = softmax(o)
+//   training    w_i = pi_i on S in value, with the gradient dpi_i + pi_i dmu_i
+//   inference   S = TopK(o), w = pi on S, not renormalised
+//   scores      p = pi, in both
+// The paper draws from independent Bernoulli variables of sigmoid(o_i), given that k of them are 1:
+// their odds are e^{o_i}, and P is the same. Its code stops the gradient of the logarithms of
+// 1 - sigmoid(o_i), which multiplies dmu/do_i by 1 - sigmoid(o_i); here nothing is stopped.
+//
+// The mean of w is mu/k (probmoe: mu pi), not the softmax of o. With an estimator that has values
+// for the experts off S (ste-dense-router) SIMPLE's router gradient is sum_i a_i d mu_i / k, that
+// of the paper.
 //
 // e_k is never formed: with r_j(i) = e_j / e_{j-1} of the experts before i, expert i is taken with
 // the probability q_j(i) = sigmoid(o_i - log r_j(i)) where j are still to be taken from the experts
@@ -162,10 +171,21 @@ Var marginals(Var logits, std::int64_t k) {
 
 class ConditionalBernoulliRouter : public Router {
  public:
+  explicit ConditionalBernoulliRouter(bool probmoe) : probmoe_(probmoe) {}
+
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const std::int64_t k = size.active;
+    if (probmoe_) {
+      r.scores = softmax(r.logits);
+      r.selected = in.training ? sample_set(r.logits, k) : top_k_indices(r.logits, k, "selected");
+      r.weights = take_columns(r.scores, r.selected);
+      if (!in.training) return r;
+      const Var mu = take_columns(marginals(r.logits, k), r.selected);
+      r.weights = r.weights * (1.0 + (mu - stop_gradient(mu)));
+      return r;
+    }
     const double even = 1.0 / static_cast<double>(k);
     r.scores = marginals(r.logits, k) * even;
     if (in.training) {
@@ -178,6 +198,9 @@ class ConditionalBernoulliRouter : public Router {
     }
     return r;
   }
+
+ private:
+  bool probmoe_;
 };
 
 }  // namespace
@@ -185,19 +208,38 @@ class ConditionalBernoulliRouter : public Router {
 RouterEntry conditional_bernoulli_router() {
   return {.name = "conditional-bernoulli",
           .summary = "k-subset sampling, with the gradient of the marginals",
-          .source = "Ahmed et al. 2022, arXiv:2210.01941",
+          .source = "Ahmed et al. 2022, arXiv:2210.01941; ProbMoE 2026, arXiv:2606.01509",
           .formula =
               "P(S) = prod_S e^{o_i} / e_k(e^o), o = x W + b;  mu_i = P(i in S)\n"
               "training: S drawn from P, w = 1/k in value and mu/k in gradient, on S\n"
-              "inference: S = TopK(o), w = 1/k;  scores p = mu/k",
+              "inference: S = TopK(o), w = 1/k;  scores p = mu/k\n"
+              "probmoe: w = softmax(o) on S, in training with the gradient of (sg(z - mu) + mu)\n"
+              "softmax(o), z the indicator of S; scores softmax(o)",
           .claim = Claim::documented,
           .traits = {.samples = true, .on_host = "the draw of the sets in training"},
-          .make = [](const Options&) -> std::unique_ptr<Router> {
-            return std::make_unique<ConditionalBernoulliRouter>();
+          .options = {option::choice("variant", {"simple", "probmoe"},
+                                     "weights: 1/k with the gradient of mu/k (SIMPLE), or the "
+                                     "softmax with that of mu besides (ProbMoE)")},
+          .make = [](const Options& o) -> std::unique_ptr<Router> {
+            return std::make_unique<ConditionalBernoulliRouter>(o.choice("variant") == "probmoe");
           },
           .recorded = {{{}, 4, 2, 0.436338176904, 0.207063329367, 0.450301587540, 0.011190966409},
                        {{}, 8, 2, 0.148658842876, 0.299800984022, 0.294970039624, 0.010356409537},
-                       {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256}}};
+                       {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256},
+                       {{{"variant", "probmoe"}},
+                        4,
+                        2,
+                        0.195580444385,
+                        0.061957347398,
+                        0.059846732547,
+                        0.019112741695},
+                       {{{"variant", "probmoe"}},
+                        8,
+                        4,
+                        0.269213337294,
+                        0.044712400058,
+                        0.063958566213,
+                        0.024123692898}}};
 }
 
 }  // namespace moegrad

@@ -14,6 +14,9 @@
 //   state       b = "router.balance" [E], 0 at first; after each step in training
 //               b_i += bias-rate sign(mean count - count_i) (loss-free balancing,
 //               arXiv:2408.15664); bias-rate 0 leaves it as it is
+//               balancing=quantile (Kimi K3, arXiv:2607.24653): alpha_t the (k+1)-th largest of
+//               s_t + b, b_j = -(1 - k/E quantile over t of s_tj - alpha_t), less the mean of b;
+//               with all groups kept
 //   auxiliary   balance times the mean over sequences of E/(k L) sum_i count_i P_i (eq. 17 to 20),
 //               for the L tokens of one, count_i how many have i in TopK(s), without b and groups,
 //               P_i the mean of s_i / sum_j s_j; a batch without sequences is one
@@ -45,6 +48,7 @@ class DeepseekV1Router : public Router {
 struct DeepseekV3Settings {
   std::int64_t groups, kept;
   double scale, rate, balance;
+  bool quantile;
 };
 
 class DeepseekV3Router : public Router {
@@ -60,6 +64,12 @@ class DeepseekV3Router : public Router {
     }
     if (kept > groups) {
       fail("deepseek-v3", "kept-groups is {} of {} groups. Use 1 to {}.", kept, groups, groups);
+    }
+    if (settings_.quantile && kept < groups) {
+      fail("deepseek-v3",
+           "balancing is quantile with {} of {} groups kept: its thresholds know no groups. Keep "
+           "all, or use balancing=sign.",
+           kept, groups);
     }
     if (kept * (size.experts / groups) < size.active) {
       fail("deepseek-v3", "k is {} and {} of {} groups hold {} experts. Keep more groups.",
@@ -99,7 +109,9 @@ class DeepseekV3Router : public Router {
                  switch_auxiliary(softmax(r.log_scores), top_k_indices(r.logits, k, "largest"),
                                   sequences));
     }
-    if (in.training && settings_.rate > 0.0) {
+    if (in.training && settings_.quantile) {
+      r.updates.emplace_back("router.balance", quantile_bias(bias, r.scores.value(), k));
+    } else if (in.training && settings_.rate > 0.0) {
       r.updates.emplace_back("router.balance", balanced_bias(bias, r.selected, settings_.rate));
     }
     return r;
@@ -138,7 +150,10 @@ RouterEntry deepseek_v3_router() {
           "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
           "loss: balance E/(k L) sum_i count_i P_i of each sequence, count those of TopK(s)\n"
           "alone, P the mean of s/sum s\n"
-          "after each step in training b_i += bias-rate sign(mean count - count_i)",
+          "after each step in training b_i += bias-rate sign(mean count - count_i), or b_i =\n"
+          "-(1 - k/E quantile over t of s_ti - alpha_t) less its mean, alpha_t the (k+1)-th "
+          "largest\n"
+          "of s_t + b",
       .claim = Claim::exact_on_cell,
       .traits = {.softmax = false,
                  .picks_largest = false,
@@ -163,11 +178,12 @@ RouterEntry deepseek_v3_router() {
                   option::number("bias-rate", "step of the balancing bias; 0 leaves it as it is")
                       .initially("0.001")
                       .from(0.0, 1.0)
-                      .tried({"0", "0.1"})},
+                      .tried({"0", "0.1"}),
+                  balancing_option()},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
-        return std::make_unique<DeepseekV3Router>(
-            DeepseekV3Settings{o.integer("groups"), o.integer("kept-groups"), o.number("scale"),
-                               o.number("bias-rate"), o.number("balance")});
+        return std::make_unique<DeepseekV3Router>(DeepseekV3Settings{
+            o.integer("groups"), o.integer("kept-groups"), o.number("scale"), o.number("bias-rate"),
+            o.number("balance"), o.choice("balancing") == "quantile"});
       },
       .layer_options = {{"shared", "1"}}};
 }

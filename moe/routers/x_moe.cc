@@ -25,38 +25,6 @@ constexpr double kTemperature = 0.07;
 constexpr double kLeastTemperature = 1e-4;
 constexpr double kLargestTemperature = 1e4;
 
-// [rows, columns] whose rows (or, where there are fewer of them, columns) are orthogonal and of
-// this length: Gram and Schmidt on normal numbers, twice for the rounding.
-Tensor orthogonal(std::int64_t rows, std::int64_t columns, double length, Rng rng) {
-  const std::int64_t count = std::min(rows, columns);
-  const std::int64_t n = std::max(rows, columns);
-  Tensor basis = rng.normal({count, n}, DType::f64);
-  double* v = basis.write<double>();
-  const auto product = [&](std::int64_t a, std::int64_t b) {
-    double sum = 0.0;
-    for (std::int64_t i = 0; i < n; ++i) sum += v[a * n + i] * v[b * n + i];
-    return sum;
-  };
-  for (std::int64_t a = 0; a < count; ++a) {
-    for (int pass = 0; pass < 2; ++pass) {
-      for (std::int64_t b = 0; b < a; ++b) {
-        const double p = product(a, b);
-        for (std::int64_t i = 0; i < n; ++i) v[a * n + i] -= p * v[b * n + i];
-      }
-      const double norm = std::sqrt(product(a, a));
-      for (std::int64_t i = 0; i < n; ++i) v[a * n + i] /= norm;
-    }
-  }
-  Tensor out = Tensor::empty({rows, columns}, DType::f64, Device::cpu);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      out.write<double>()[r * columns + c] =
-          length * (rows <= columns ? v[r * n + c] : v[c * n + r]);
-    }
-  }
-  return out;
-}
-
 class XMoeRouter : public Router {
  public:
   XMoeRouter(bool softmax_gate, std::int64_t dimensions, double balance)

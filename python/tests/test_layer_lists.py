@@ -58,7 +58,9 @@ def test_what_the_engine_lists():
     assert [o["default"] for o in entry["options"] if o["name"] == "weighting"] == ["small-random"]
     assert mg.routers()[0]["name"] == "softmax" and len(mg.routers()) == len(ROUTERS)
     assert len(str(mg.routers()).splitlines()) == len(ROUTERS) + 1
-    assert mg.layer_options().names == ["aux", "z-loss", "shared"]
+    assert mg.layer_options().names == [
+        "aux", "z-loss", "simbal", "erc", "erc-alpha", "erc-normalised", "shared", "zero"
+    ]
     with pytest.raises(KeyError):
         mg.routers()["top"]
     # No option is reached by an argument's name, except through `options`.

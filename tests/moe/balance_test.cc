@@ -46,12 +46,20 @@ Losses losses_of(const LayerConfig& config, bool training = true) {
   for (Parameter& p : parameters) {
     if (p.router && p.trained) p.value = rng.normal(p.value.shape(), DType::f64);
   }
+  const auto run = [&](Tape& tape, const Weights& weights, std::uint64_t stream, bool train) {
+    LayerInput in{tape.constant(Rng{4, stream, 0}.normal({12, 4}, DType::f64)), weights, train};
+    in.ids = Tensor::zeros({12}, DType::i32, Device::cpu);
+    in.sequence = 4;
+    return layer.forward(in);
+  };
+  {  // a step on other tokens: in the first one threshold is expert choice, with equal loads
+    Tape before({.rng = Rng{5, 1, 0}});
+    for (const auto& [name, value] : run(before, bind(before, parameters, ""), 1, true).updates) {
+      parameters.find(name)->value = value;
+    }
+  }
   Tape tape({.rng = Rng{5, 0, 0}});
-  const Weights weights = bind(tape, parameters, "");
-  LayerInput in{tape.constant(Rng{4, 0, 0}.normal({12, 4}, DType::f64)), weights, training};
-  in.ids = Tensor::zeros({12}, DType::i32, Device::cpu);
-  in.sequence = 4;
-  const LayerOutput out = layer.forward(in);
+  const LayerOutput out = run(tape, bind(tape, parameters, ""), 0, training);
   if (!out.auxiliary.defined()) return {};
   Losses losses{out.auxiliary.value().item()};
   if (!out.auxiliary.needs_gradient()) return losses;

@@ -142,7 +142,11 @@ TEST_CASE("categorical, continuous and by_parts") {
   expect(twice, "by_parts is stated, and the gradient of router.weight is not that of the parts");
 }
 
-TEST_CASE("order, choice_alone and state") {
+TEST_CASE("order, choice_alone, mean_of and state") {
+  expect(stating("sparse", [](EstimatorTraits& t) { t.mean_of = "ste-dense-router"; }),
+         "mean_of says ste-dense-router, and the mean gradient of x is another");
+  expect(stating("ste-probe", [](EstimatorTraits& t) { t.mean_of = "ste-dense"; }),
+         "mean_of says ste-dense, and the mean gradient of x is another");
   expect(stating("sparse", [](EstimatorTraits& t) { t.order = 1; }),
          "order or choice_alone is stated, and the claim is of no order");
   expect(stating("sparse", [](EstimatorTraits& t) { t.choice_alone = true; }),

@@ -120,3 +120,58 @@ TEST_CASE("conditional-bernoulli with every expert's output has the gradient of 
     }
   }
 }
+
+// w = (sg(z - mu) + mu) pi: the value z pi, and dw_j = z_j dpi_j + pi_j dmu_j on S.
+TEST_CASE("probmoe: the softmax on S, with the gradient of the marginals besides") {
+  const Tensor o = logits();
+  for (const std::int64_t k : {1, 2, 3, 4, 5}) {
+    CAPTURE(k);
+    const Tensor a = Rng{6, 1, 0}.normal({kTokens, k}, DType::f64);
+    const Run r = run("conditional-bernoulli", o, {}, k, a, true, {{"variant", "probmoe"}});
+    double trap = 0.0;
+    for (std::int64_t t = 0; t < kTokens; ++t) {
+      const std::vector<double> g = scores(o, t);
+      double total = 0.0;
+      double mu[5] = {};
+      double both[5][5] = {};
+      for (const auto& set : all_sets(5, static_cast<std::size_t>(k))) {
+        double product = 1.0;
+        for (const std::size_t i : set) product *= g[i];
+        total += product;
+        for (const std::size_t i : set) {
+          mu[i] += product;
+          for (const std::size_t j : set) both[i][j] += product;
+        }
+      }
+      const std::vector<std::size_t> set = set_of(r.selected, t);
+      for (std::size_t q = 0; q < 5; ++q) {
+        const auto at = static_cast<std::int64_t>(q);
+        CHECK(std::abs(r.scores.at(t * 5 + at) - g[q]) < 1e-14);
+        double expected = 0.0;
+        double stopped = 0.0;
+        // d mu_i / d o_q with the logarithms of 1 - sigmoid(o) stopped, as in the released code.
+        const double factor = 1.0 - 1.0 / (1.0 + std::exp(-o.at(t * 5 + at)));
+        for (std::size_t j = 0; j < set.size(); ++j) {
+          const std::size_t i = set[j];
+          const double b = a.at(t * k + static_cast<std::int64_t>(j));
+          const double softmax = g[i] * ((i == q ? 1.0 : 0.0) - g[q]);
+          const double covariance = both[i][q] / total - mu[i] * mu[q] / total / total;
+          expected += b * (softmax + g[i] * covariance);
+          stopped += b * (softmax + g[i] * covariance * factor);
+        }
+        const double found = r.gradient.at(t * 5 + at);
+        CHECK(std::abs(found - expected) < 1e-13);
+        trap = std::fmax(trap, std::abs(found - stopped));
+      }
+      for (std::size_t j = 0; j < set.size(); ++j) {
+        const double w = r.weights.at(t * k + static_cast<std::int64_t>(j));
+        CHECK(std::abs(w - g[set[j]]) < 1e-14);
+      }
+    }
+    if (k < 5) CHECK(trap > 0.01);
+    const Run fixed = run("conditional-bernoulli", o, {}, k, a, false, {{"variant", "probmoe"}});
+    const Run top = run("top-k", o, {}, k, a, false);
+    CHECK(fixed.selected.same_bits(top.selected));
+    CHECK(fixed.weights.same_bits(top.weights));
+  }
+}
