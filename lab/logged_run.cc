@@ -270,12 +270,12 @@ std::string_view name_of(LoggedRun::State state) {
   return state == LoggedRun::State::going_on ? "going on" : "stopped";
 }
 
-LoggedRun read_run(const fs::path& path) {
-  const RunFolder folder(path);
-  LoggedRun run{.name = shown(path.string())};
-  read_config(run, folder);
-  read_result(run, folder);
-  read_metrics(run, folder);
+LoggedRun read_run(const fs::path& folder) {
+  const RunFolder files(folder);
+  LoggedRun run{.name = shown(folder.string())};
+  read_config(run, files);
+  read_result(run, files);
+  read_metrics(run, files);
   return run;
 }
 

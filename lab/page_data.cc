@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-using Runs = std::vector<LoggedRun>;
+using LoggedRuns = std::vector<LoggedRun>;
 
 constexpr int kDigits = 6;
 constexpr int kDigitsOfShares = 3;
@@ -65,7 +65,7 @@ std::string setting(const LoggedRun& run, const std::string& key) {
 
 // Settings with more than one value, in the order of train_fields(), then options and what this
 // version does not know.
-std::vector<std::string> differing(const Runs& runs) {
+std::vector<std::string> differing(const LoggedRuns& runs) {
   std::vector<std::string> order;
   for (const TrainField& field : train_fields()) order.push_back(field.spec.name);
   std::set<std::string> rest;
@@ -82,20 +82,29 @@ std::vector<std::string> differing(const Runs& runs) {
   return order;
 }
 
-// Whether runs that differ in it are the same thing once more.
-bool within_a_group(const std::string& key) {
-  if (key == "seed") return true;
-  if (key == "dropless") return false;  // changes what is measured
-  return std::ranges::any_of(train_fields(), [&](const TrainField& field) {
+// What of a setting tells groups apart. Not the seed, nor what changes no result; of another run that
+// it began with, which each seed may have of its own, only that there is one.
+std::string value_for_groups(const LoggedRun& run, const std::string& key) {
+  const std::string value = setting(run, key);
+  if (key == "dropless") return value;  // changes what is measured
+  if (key == "from") return value.empty() ? "" : "another run";
+  const bool free = std::ranges::any_of(train_fields(), [&](const TrainField& field) {
     return field.spec.name == key && field.result_free;
   });
+  return key == "seed" || free ? "" : value;
 }
+
+struct Group {
+  std::string name;
+  std::vector<std::string> values;
+  std::vector<std::size_t> runs;
+};
 
 std::string group_name(const LoggedRun& run, const std::vector<std::string>& keys) {
   static const std::set<std::string> kByValue = {"task", "router", "estimator"};
   std::vector<std::string> parts;
   for (const std::string& key : keys) {
-    const std::string value = setting(run, key);
+    const std::string value = value_for_groups(run, key);
     const std::string name = key.starts_with("options.") ? key.substr(8) : key;
     parts.push_back(kByValue.contains(key) ? value : name + " " + (value.empty() ? "-" : value));
   }
@@ -103,25 +112,26 @@ std::string group_name(const LoggedRun& run, const std::vector<std::string>& key
   return shown(fmt::format("{}", fmt::join(parts, ", ")));
 }
 
-struct Group {
-  std::string name;
-  std::vector<std::string> values;  // of the settings that tell groups apart
-  std::vector<std::size_t> runs;
-};
-
 // A run that is there twice gets a note.
-std::vector<Group> groups_of(Runs& runs, std::vector<std::string> keys) {
-  std::erase_if(keys, within_a_group);
+std::vector<Group> groups_of(LoggedRuns& runs, std::vector<std::string> keys) {
+  std::erase_if(keys, [&](const std::string& key) {
+    return std::ranges::all_of(runs, [&](const LoggedRun& run) {
+      return value_for_groups(run, key) == value_for_groups(runs[0], key);
+    });
+  });
   std::vector<Group> groups;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     std::vector<std::string> values;
-    for (const std::string& key : keys) values.push_back(setting(runs[i], key));
+    for (const std::string& key : keys) values.push_back(value_for_groups(runs[i], key));
     auto group = std::ranges::find(groups, values, &Group::values);
     if (group == groups.end()) {
       group = groups.insert(group, {group_name(runs[i], keys), values, {}});
     }
     for (const std::size_t other : group->runs) {
-      if (setting(runs[other], "seed") != setting(runs[i], "seed")) continue;
+      const auto same = [&](const char* key) {
+        return setting(runs[other], key) == setting(runs[i], key);
+      };
+      if (!same("seed") || !same("from")) continue;
       runs[i].notes.push_back("has the configuration and the seed of " + runs[other].name);
     }
     group->runs.push_back(i);
@@ -130,7 +140,7 @@ std::vector<Group> groups_of(Runs& runs, std::vector<std::string> keys) {
 }
 
 // So that the longest run keeps at most so many lines.
-std::size_t every(const Runs& runs, LoggedLines LoggedRun::*lines, std::size_t most) {
+std::size_t every(const LoggedRuns& runs, LoggedLines LoggedRun::*lines, std::size_t most) {
   std::size_t longest = 1;
   for (const LoggedRun& run : runs) longest = std::max(longest, (run.*lines).size());
   return (longest + most - 1) / most;
@@ -211,7 +221,7 @@ Json result_of(const LoggedRun& run) {
 
 PageData page_data(const std::vector<fs::path>& folders) {
   require_runs(folders);
-  Runs runs;
+  LoggedRuns runs;
   for (const fs::path& folder : folders) runs.push_back(read_run(folder));
   const std::vector<std::string> differ = differing(runs);
   const std::vector<Group> groups = groups_of(runs, differ);

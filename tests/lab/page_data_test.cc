@@ -67,6 +67,17 @@ TEST_CASE("page_data: runs that differ by the seed, or by what changes no result
   CHECK(page_data(runs.paths).groups == 4);
 }
 
+TEST_CASE("page_data: each seed of a group may begin with a run of its own") {
+  Runs runs;
+  runs.add({{"seed", "5"}, {"from", "trunk-1"}});
+  runs.add({{"seed", "6"}, {"from", "trunk-2"}});
+  CHECK(runs.data()["groups"] == json{{{"name", "top-k, sparse"}, {"runs", {0, 1}}}});
+  CHECK(runs.data()["differ"] == json{"from", "seed"});
+  runs.add({{"seed", "5"}});
+  CHECK(runs.data()["groups"] == json{{{"name", "from another run"}, {"runs", {0, 1}}},
+                                      {{"name", "from -"}, {"runs", {2}}}});
+}
+
 TEST_CASE("page_data: one group is named after router and estimator; the same run twice is told") {
   Runs runs;
   runs.add({{"seed", "5"}});
