@@ -25,8 +25,8 @@ std::string counted(std::size_t n, std::string_view what) {
 }
 
 int run_report(const ReportArguments& a) {
-  require_distinct("report", a.runs, {a.out});
   const PageData data = page_data({a.runs.begin(), a.runs.end()});
+  require_distinct("report", a.runs, {a.out});
   const std::string runs = counted(a.runs.size(), "run");
   const std::string page = page_of("moegrad: " + runs, data.json);
   write_file_atomic(a.out, page);

@@ -22,7 +22,7 @@ LIMIT = 60.0  # seconds for any answer of the browser
 
 
 class Browser:
-    """A page in headless Chromium. `messages`: what it had to say; `requests`: what it asked for."""
+    """A page in headless Chromium. `messages`: what it said; `requests`: what it asked for."""
 
     def __init__(self, program, profile):
         to_browser, self.write_end = os.pipe()
@@ -95,7 +95,8 @@ class Browser:
 
     def run(self, script):
         """The value of an expression, after the page has drawn what was asked for before."""
-        script = f"new Promise(r => requestAnimationFrame(() => setTimeout(r))).then(() => ({script}))"
+        drawn = "new Promise(r => requestAnimationFrame(() => setTimeout(r)))"
+        script = f"{drawn}.then(() => ({script}))"
         answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True,
                            returnByValue=True)  # fmt: skip
         if "exceptionDetails" in answer:
@@ -198,9 +199,9 @@ def check_tables(page):
     rows = page.run(f"""{CHARTS}.map(f => {{
         f.querySelector('details').open = true;
         f.querySelector('details').dispatchEvent(new Event('toggle'));
-        const rows = f.querySelectorAll('details tbody tr').length;
         f.querySelector('details').open = false;
-        return [f.querySelector('h3').textContent, rows, f.querySelectorAll('details table').length];
+        return [f.querySelector('h3').textContent, f.querySelectorAll('details tbody tr').length,
+                f.querySelectorAll('details table').length];
     }})""")
     for title, count, tables in rows:
         check(count > 0 and tables == 1, f"{title}: {tables} tables, of {count} rows")
