@@ -51,10 +51,15 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def close(self):
-        os.close(self.write_end)
-        os.close(self.read_end)
+        self.session = None
+        with contextlib.suppress(RuntimeError, OSError):
+            self.send("Browser.close")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(LIMIT)
         self.process.kill()
         self.process.wait()
+        os.close(self.write_end)
+        os.close(self.read_end)
 
     def receive(self):
         end = time.monotonic() + LIMIT
@@ -142,7 +147,7 @@ def make_runs(moegrad, folder):
     (stopped / "result.json").unlink()
     lines = (runs[0] / "metrics.jsonl").read_text().splitlines()
     (stopped / "metrics.jsonl").write_text("\n".join(lines[:5]) + '\n{"kind": "step", "st')
-    layers = folder / "layers"
+    layers = folder / ("layers" + 60 * "_")  # a name that must be broken on a phone
     shutil.copytree(runs[0], layers)
     config = json.loads((layers / "config.json").read_text())
     config |= {"seed": 3, "colour": "</script><script>alert(2)</script>"}
@@ -152,7 +157,7 @@ def make_runs(moegrad, folder):
         line["layer_loads"] = [line["expert_load"], line["expert_load"][::-1]]
     steps[3]["loss"] = None
     (layers / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
-    return [*runs, stopped, layers]
+    return [stopped, *runs, layers]
 
 
 def check(condition, what):
@@ -177,6 +182,8 @@ def check_charts(page):
         lines: [...f.querySelectorAll('path.line')].map(p => p.getAttribute('d')),
         cells: f.querySelectorAll('rect.cell').length,
         bands: f.querySelectorAll('path.band').length,
+        opacities: [...f.querySelectorAll('path.band')].map(b => +getComputedStyle(b).opacity),
+        tabs: f.querySelector('svg[role=img]').getAttribute('tabindex'),
         named: f.querySelector('svg[role=img]').getAttribute('aria-label').length,
     }}))""")
     titles = [c["title"] for c in charts]
@@ -190,6 +197,8 @@ def check_charts(page):
         for line in chart["lines"]:
             check(line and "NaN" not in line and len(line) > 10, f"{chart['title']}: line {line}")
         check(chart["named"] > 20, f"{chart['title']}: no label")
+        check(all(0 < o < 0.5 for o in chart["opacities"]), f"{chart['title']}: bands hide lines")
+        equal(chart["tabs"], "0", f"{chart['title']}: tabindex")
     loss = charts[titles.index("Training loss")]
     equal(len(loss["lines"]), 3, "groups of the loss")
     check(loss["bands"] >= 2, "no bands over seeds")
