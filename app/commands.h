@@ -87,6 +87,7 @@ void add_train(CLI::App& app, Global& global);
 void add_gradcheck(CLI::App& app, Global& global);
 void add_list(CLI::App& app, Global& global);
 void add_layer(CLI::App& app, Global& global);
+void add_report(CLI::App& app, Global& global);
 void add_sample(CLI::App& app, Global& global);
 void add_study(CLI::App& app, Global& global);
 void add_study_bias(CLI::App& study, Global& global);

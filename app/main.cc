@@ -53,6 +53,7 @@ int run(int argc, char** argv) {
   add_gradcheck(app, global);
   add_list(app, global);
   add_layer(app, global);
+  add_report(app, global);
   add_sample(app, global);
   add_study(app, global);
   try {

@@ -115,6 +115,15 @@ bool is_reserved(const fs::path& file) {
   return name == FolderLock::kName || is_temporary(name);
 }
 
+bool is_in_use(const fs::path& folder) {
+  const fs::path file = folder / FolderLock::kName;
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  const bool held = ::flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(descriptor);
+  return held;
+}
+
 FolderLock::FolderLock(const fs::path& folder) : file_(folder / kName) {
   while (true) {
     constexpr int kFlags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;

@@ -33,6 +33,9 @@ void remove_leftovers(const std::filesystem::path& folder);
 // True for the names that a folder's lock and temporary files have: no output may have one.
 bool is_reserved(const std::filesystem::path& file);
 
+// True where a FolderLock of some process, this one included, holds the folder.
+bool is_in_use(const std::filesystem::path& folder);
+
 // Keeps a folder for one process, and in it for one object, until it is destroyed or the process
 // ends, however it ends. An Error that names the process which holds the folder already. What lies
 // at the lock's name and is no lock (a second name of a file) loses that name.

@@ -8,6 +8,7 @@
 
 #include <zlib.h>
 
+#include "lab/page_data.h"
 #include "tensor/files.h"
 #include "tensor/safetensors.h"
 #include "tests/temporary_files.h"
@@ -268,6 +269,32 @@ void read_idx_file(const fs::path& file) {
   read_idx(file, 3);
 }
 
+// --- folders of runs, for a page of them: one of the three files is damaged
+
+std::vector<std::string> run_files() {
+  return {
+      config_files()[0],
+      R"({"steps":40,"test_loss":0.5,"test_accuracy":0.9,"expert_load":[0.5,0.5]})",
+      R"({"kind":"step","step":20,"epoch":0,"loss":1.5,"auxiliary":0.01,"losses":{"balance":1},)"
+      R"("expert_load":[0.5,0.5],"layer_loads":[[1,0],[0,1]],"dropped":0,"gradient_norm":1})"
+      "\n"
+      R"({"kind":"evaluation","step":40,"epoch":1,"test_loss":0.5,"expert_load":[0.5,0.5]})"
+      "\n"};
+}
+
+void read_run_files(const fs::path& file) {
+  const TemporaryFolder folder;
+  const auto copy = [&](const char* name) {
+    fs::copy_file(file, folder / name, fs::copy_options::overwrite_existing);
+  };
+  write_file_atomic(folder / "config.json", config_files()[0]);
+  copy("metrics.jsonl");
+  copy("result.json");
+  page_data({folder.path()});
+  copy("config.json");
+  page_data({folder.path()});
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -275,7 +302,8 @@ const std::vector<Target>& targets() {
       {"safetensors", tensor_files, change_tensors, read_tensors},
       {"checkpoint", checkpoints, change_checkpoint, read_checkpoints},
       {"config", config_files, changed_text, read_config},
-      {"idx", idx_files, change_idx, read_idx_file}};
+      {"idx", idx_files, change_idx, read_idx_file},
+      {"run", run_files, changed_text, read_run_files}};
   return all;
 }
 

@@ -161,9 +161,11 @@ TEST_CASE("folder lock: one holder, named to the second; free again when it ends
   const auto second = [&] { return error_of([&] { const FolderLock lock(folder.path()); }); };
   {
     const FolderLock lock(folder.path());
+    CHECK(is_in_use(folder.path()));
     CHECK(second() == in_use(::getpid()));
     const FolderLock other(fs::path(folder.path() / ".."));
   }
+  CHECK(!is_in_use(folder.path()));
   CHECK(folder.files() == 0);
   CHECK(second() == "no error");
 
@@ -179,8 +181,10 @@ TEST_CASE("folder lock: one holder, named to the second; free again when it ends
   char byte = 0;
   REQUIRE(::read(pipe[0], &byte, 1) == 1);
   CHECK(second() == in_use(child));
+  CHECK(is_in_use(folder.path()));
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
+  CHECK(!is_in_use(folder.path()));
   CHECK(folder.files() == 1);  // the file of the dead one is not in the way
   CHECK(second() == "no error");
   CHECK(folder.files() == 0);

@@ -1,0 +1,53 @@
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "app/commands.h"
+#include "lab/page.h"
+#include "lab/page_data.h"
+#include "tensor/files.h"
+#include "tensor/put.h"
+
+namespace moegrad {
+namespace {
+
+struct ReportArguments {
+  std::vector<std::string> runs;
+  std::string out = "report.html";
+};
+
+std::string counted(std::size_t n, std::string_view what) {
+  return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
+}
+
+int run_report(const ReportArguments& a) {
+  const PageData data = page_data({a.runs.begin(), a.runs.end()});
+  require_distinct("report", a.runs, {a.out});
+  const std::string runs = counted(a.runs.size(), "run");
+  const std::string page = page_of("moegrad: " + runs, data.json);
+  write_file_atomic(a.out, page);
+  for (const std::string& note : data.notes) put(stderr, "{}\n", note);
+  put(stdout, "{} in {}, {:.1f} MB, written to {}\n", runs, counted(data.groups, "group"),
+      static_cast<double>(page.size()) / 1e6, shown(a.out));
+  return kOk;
+}
+
+}  // namespace
+
+void add_report(CLI::App& app, Global& global) {
+  const auto a = std::make_shared<ReportArguments>();
+  CLI::App& command = add_command(
+      app, "report",
+      "A page of training runs, finished or not, for any browser: results, curves with bands over "
+      "seeds, loads of experts, configurations.",
+      "moegrad report runs/synthetic-* --out report.html");
+  command.add_option("RUNS", a->runs, "folders of moegrad train")->required()->type_name("");
+  command.add_option("--out", a->out, "the page, one HTML file [report.html]")->type_name("FILE");
+  command.callback([a, &global] { global.exit_code = run_report(*a); });
+}
+
+}  // namespace moegrad

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace moegrad {
+
+// The data of a page of runs, as one JSON object in ASCII:
+//   runs         of each what LoggedRun has: {name, state, step (its last), config, set, command,
+//                result, maths, late, notes, steps, evaluations, loads}
+//     late         of each test measure the mean of the last tenth of the evaluations
+//     steps, evaluations   {step, COLUMN...}, of every `every`-th line
+//     loads        {step, layers}: layers[layer][expert][i], its share of the choices at step[i]
+//   groups       [{name, runs}] of runs that differ by their seed alone, or by what changes no result
+//   differ       the settings that differ among the runs
+//   every        {steps, evaluations, loads}: of a run at most kMostPoints lines are kept, and
+//                kMostLoads of loads, at the same places of every run
+// Numbers have 6 digits, shares 3; what is not finite is null.
+struct PageData {
+  std::string json;
+  std::size_t groups = 0;
+  std::vector<std::string> notes = {};  // of the runs, behind their names
+};
+inline constexpr std::size_t kMostPoints = 400;
+inline constexpr std::size_t kMostLoads = 100;
+
+// Errors: no folder, one that holds no run, one that is named twice, a configuration that cannot be
+// read.
+PageData page_data(const std::vector<std::filesystem::path>& folders);
+
+}  // namespace moegrad
