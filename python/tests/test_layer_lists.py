@@ -59,7 +59,14 @@ def test_what_the_engine_lists():
     assert mg.routers()[0]["name"] == "softmax" and len(mg.routers()) == len(ROUTERS)
     assert len(str(mg.routers()).splitlines()) == len(ROUTERS) + 1
     assert mg.layer_options().names == [
-        "aux", "z-loss", "simbal", "erc", "erc-alpha", "erc-normalised", "shared", "zero"
+        "aux",
+        "z-loss",
+        "simbal",
+        "erc",
+        "erc-alpha",
+        "erc-normalised",
+        "shared",
+        "zero",
     ]
     with pytest.raises(KeyError):
         mg.routers()["top"]
