@@ -126,7 +126,7 @@ TEST_CASE("own: labels by name, by number, of numbers") {
   };
   CHECK(names("1,0\n2,2\n3,1\n") == Names{"0", "1", "2"});
   CHECK(names("1,10\n2,9\n3,9.0\n4,010\n") == Names{"9", "10"});
-  CHECK(names("1,b\n2,10\n3,9\n") == Names{"10", "9", "b"});
+  CHECK(names("1,10\n2,b\n3,9\n") == Names{"10", "9", "b"});
   CHECK(names("1,0\n2,1\n", 4) == Names{"0", "1", "2", "3"});
   CHECK(names("1,x\n2,y\n", 2) == Names{"x", "y"});
   CHECK(f.load("1,10\n2,9\n", {.test_share = 0.5}).test.labels.numel() == 1);
@@ -218,7 +218,7 @@ TEST_CASE("own: tensors, and pixels divided by 255") {
   const fs::path path = f.folder / "f.safetensors";
   write_safetensors(path, {.tensors = {{"x", Tensor::of<std::int32_t>({2, 1, 2}, {0, 51, 255, 0})},
                                        {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}}});
-  const Task task = load_own({.file = path, .dtype = DType::f64, .test_file = path});
+  const Task task = load_own({.dtype = DType::f64, .file = path, .test_file = path});
   CHECK(task.train.x.to_vector() == std::vector<double>{0.0, 0.2, 1.0, 0.0});
   CHECK(task.test.x.same_bits(task.train.x));
   CHECK(task.test.labels.to_vector() == std::vector<double>{0, 1});
