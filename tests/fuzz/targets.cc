@@ -309,7 +309,7 @@ void read_rows(const fs::path& file, std::string_view name) {
   const TemporaryFolder folder;
   const fs::path named = folder / name;
   fs::copy_file(file, named);
-  const Task task = load_own({.file = named});
+  const Task task = load_own({.folder = "", .file = named});
   read_own(named, task.shape(), {});
 }
 

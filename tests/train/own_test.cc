@@ -98,18 +98,18 @@ TEST_CASE("own: columns and classes of a text") {
 
 TEST_CASE("own: the test rows are drawn by the seed, or are those of another file") {
   const Fixture f;
-  const Task one = f.load(ten_rows(), {.seed = 1});
-  CHECK(f.load(ten_rows(), {.seed = 1}).test.x.same_bits(one.test.x));
+  const Task one = f.load(ten_rows(), {.folder = "", .seed = 1});
+  CHECK(f.load(ten_rows(), {.folder = "", .seed = 1}).test.x.same_bits(one.test.x));
   bool other = false;
   for (std::uint64_t seed = 2; seed < 8; ++seed) {
-    other = other || f.load(ten_rows(), {.seed = seed}).columns != one.columns;
+    other = other || f.load(ten_rows(), {.folder = "", .seed = seed}).columns != one.columns;
   }
   CHECK(other);
-  CHECK(f.load(ten_rows(), {.test_share = 0.5}).test.x.size(0) == 5);
-  CHECK(f.load(ten_rows(), {.test_share = 0.001}).test.x.size(0) == 1);
+  CHECK(f.load(ten_rows(), {.folder = "", .test_share = 0.5}).test.x.size(0) == 5);
+  CHECK(f.load(ten_rows(), {.folder = "", .test_share = 0.001}).test.x.size(0) == 1);
 
   const fs::path test = f.write("label,c,n,t\nyes,3,4.5,zzz\n", "test.csv");
-  const Task task = f.load(ten_rows(), {.test_file = test});
+  const Task task = f.load(ten_rows(), {.folder = "", .test_file = test});
   CHECK(task.train.x.size(0) == 10);
   CHECK(task.columns[0].mean == 4.5);
   CHECK(task.test.x.to_vector() == std::vector<double>{0, 0, 0, 0});  // an unknown text: zeros
@@ -118,18 +118,19 @@ TEST_CASE("own: the test rows are drawn by the seed, or are those of another fil
 
 TEST_CASE("own: labels by name, by number, of numbers") {
   const Fixture f;
-  CHECK(f.load(ten_rows(), {.label = "t"}).targets[0].names == std::vector<std::string>{"a", "b"});
-  CHECK(f.load(ten_rows(), {.label = "3"}).label == 2);
+  CHECK(f.load(ten_rows(), {.folder = "", .label = "t"}).targets[0].names ==
+        std::vector<std::string>{"a", "b"});
+  CHECK(f.load(ten_rows(), {.folder = "", .label = "3"}).label == 2);
   using Names = std::vector<std::string>;
   const auto names = [&](const std::string& text, std::int64_t classes = 0) {
-    return f.load(text, {.classes = classes}).targets[0].names;
+    return f.load(text, {.folder = "", .classes = classes}).targets[0].names;
   };
   CHECK(names("1,0\n2,2\n3,1\n") == Names{"0", "1", "2"});
   CHECK(names("1,10\n2,9\n3,9.0\n4,010\n") == Names{"9", "10"});
   CHECK(names("1,10\n2,b\n3,9\n") == Names{"10", "9", "b"});
   CHECK(names("1,0\n2,1\n", 4) == Names{"0", "1", "2", "3"});
   CHECK(names("1,x\n2,y\n", 2) == Names{"x", "y"});
-  CHECK(f.load("1,10\n2,9\n", {.test_share = 0.5}).test.labels.numel() == 1);
+  CHECK(f.load("1,10\n2,9\n", {.folder = "", .test_share = 0.5}).test.labels.numel() == 1);
 }
 
 TEST_CASE("own: errors name the row of the file") {
@@ -147,22 +148,22 @@ TEST_CASE("own: errors name the row of the file") {
   CHECK(with("").starts_with("[own] f.csv: line 5, column '1' is empty, where numbers are."));
   CHECK(f.load_error("1,0\n2,1\n3,\n") ==
         "[own] f.csv: line 3, column '2' is empty. Give the row its label, or leave it out.");
-  CHECK(f.load_error("1,0\n2,5\n3,1\n4,7\n", {.classes = 3}) ==
+  CHECK(f.load_error("1,0\n2,5\n3,1\n4,7\n", {.folder = "", .classes = 3}) ==
         "[own] f.csv: line 2, column '2' is '5': with 3 classes labels are 0 to 2. Correct it, or "
         "give more --classes.");
-  CHECK(f.load_error("1,-1\n2,0\n", {.classes = 3}).find("line 1, column '2' is '-1'") !=
-        std::string::npos);
+  CHECK(f.load_error("1,-1\n2,0\n", {.folder = "", .classes = 3})
+            .find("line 1, column '2' is '-1'") != std::string::npos);
   CHECK(
-      f.load_error("1,a\n2,b\n3,c\n", {.classes = 2}) ==
+      f.load_error("1,a\n2,b\n3,c\n", {.folder = "", .classes = 2}) ==
       "[own] f.csv: line 3, column '2' is 'c': the label of one class more than 2. Correct it, or "
       "give more --classes.");
-  CHECK(f.load_error("1,a\n2,b\n", {.classes = 3}) ==
+  CHECK(f.load_error("1,a\n2,b\n", {.folder = "", .classes = 3}) ==
         "[own] f.csv: column '2' has 2 different labels, and --classes is 3. Leave it out.");
   CHECK(f.load_error("1,a\n2,a\n") ==
         "[own] f.csv: line 1, column '2' is 'a' in every row. There must be two classes at least.");
   CHECK(f.load_error("1,\"a\nb\"\n2,a\n").find("a class needs a name of one line") !=
         std::string::npos);
-  CHECK(f.load_error(ten_rows(), {.label = "lable"}) ==
+  CHECK(f.load_error(ten_rows(), {.folder = "", .label = "lable"}) ==
         "[own] f.csv: there is no column 'lable'. The nearest of its 4 is 'label'.");
   CHECK(f.load_error("a\n1\n2\n").find("it has one column, 'a'") != std::string::npos);
   CHECK(f.load_error("1,a\n").find("There must be two classes") != std::string::npos);
@@ -218,7 +219,7 @@ TEST_CASE("own: tensors, and pixels divided by 255") {
   const fs::path path = f.folder / "f.safetensors";
   write_safetensors(path, {.tensors = {{"x", Tensor::of<std::int32_t>({2, 1, 2}, {0, 51, 255, 0})},
                                        {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}}});
-  const Task task = load_own({.dtype = DType::f64, .file = path, .test_file = path});
+  const Task task = load_own({.folder = "", .dtype = DType::f64, .file = path, .test_file = path});
   CHECK(task.train.x.to_vector() == std::vector<double>{0.0, 0.2, 1.0, 0.0});
   CHECK(task.test.x.same_bits(task.train.x));
   CHECK(task.test.labels.to_vector() == std::vector<double>{0, 1});
@@ -228,7 +229,7 @@ TEST_CASE("own: tensors, and pixels divided by 255") {
             .x.to_vector() == std::vector<double>{1.0, 0.2});
   write_safetensors(path, {.tensors = {{"x", Tensor::of<float>({2, 1}, {1.0F, NAN})},
                                        {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}}});
-  CHECK(f.error([&] { load_own({.file = path}); }) ==
+  CHECK(f.error([&] { load_own({.folder = "", .file = path}); }) ==
         "[own] f.safetensors: row 1, column '0' is 'nan', no finite number. Correct it, or leave "
         "the row out.");
 }
