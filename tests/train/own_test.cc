@@ -19,6 +19,12 @@ namespace {
 namespace fs = std::filesystem;
 using test::TemporaryFolder;
 
+void save(const fs::path& path, const std::map<std::string, Tensor, std::less<>>& tensors) {
+  TensorFile file;
+  file.tensors = tensors;
+  write_safetensors(path, file);
+}
+
 struct Fixture {
   TemporaryFolder folder;
 
@@ -217,18 +223,17 @@ TEST_CASE("own: other files for a model") {
 TEST_CASE("own: tensors, and pixels divided by 255") {
   const Fixture f;
   const fs::path path = f.folder / "f.safetensors";
-  write_safetensors(path, {.tensors = {{"x", Tensor::of<std::int32_t>({2, 1, 2}, {0, 51, 255, 0})},
-                                       {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}}});
+  save(path, {{"x", Tensor::of<std::int32_t>({2, 1, 2}, {0, 51, 255, 0})},
+              {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}});
   const Task task = load_own({.folder = "", .dtype = DType::f64, .file = path, .test_file = path});
   CHECK(task.train.x.to_vector() == std::vector<double>{0.0, 0.2, 1.0, 0.0});
   CHECK(task.test.x.same_bits(task.train.x));
   CHECK(task.test.labels.to_vector() == std::vector<double>{0, 1});
-  write_safetensors(f.folder / "x.safetensors",
-                    {.tensors = {{"x", Tensor::of<std::int32_t>({1, 2}, {255, 51})}}});
+  save(f.folder / "x.safetensors", {{"x", Tensor::of<std::int32_t>({1, 2}, {255, 51})}});
   CHECK(read_own(f.folder / "x.safetensors", task.shape(), {.dtype = DType::f64, .labels = false})
             .x.to_vector() == std::vector<double>{1.0, 0.2});
-  write_safetensors(path, {.tensors = {{"x", Tensor::of<float>({2, 1}, {1.0F, NAN})},
-                                       {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}}});
+  save(path, {{"x", Tensor::of<float>({2, 1}, {1.0F, NAN})},
+              {"labels", Tensor::of<std::int32_t>({2}, {0, 1})}});
   CHECK(f.error([&] { load_own({.folder = "", .file = path}); }) ==
         "[own] f.safetensors: row 1, column '0' is 'nan', no finite number. Correct it, or leave "
         "the row out.");

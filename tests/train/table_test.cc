@@ -13,6 +13,7 @@ namespace {
 
 using test::error_of;
 using test::TemporaryFolder;
+using Tensors = std::map<std::string, Tensor, std::less<>>;
 
 class Files {
  public:
@@ -21,7 +22,9 @@ class Files {
     std::ofstream(folder_ / name, std::ios::binary) << bytes;
     return {folder_ / name, header, ""};
   }
-  Table tensors(const TensorFile& file, const std::string& label = "") const {
+  Table tensors(const Tensors& tensors, const std::string& label = "") const {
+    TensorFile file;
+    file.tensors = tensors;
     write_safetensors(folder_ / "f.safetensors", file);
     return {folder_ / "f.safetensors", "auto", label};
   }
@@ -103,8 +106,7 @@ TEST_CASE("table: tensors") {
   const Files files;
   const Tensor x = Tensor::of<float>({2, 1, 2}, {1.5F, 2, 3, 4});
   const Tensor labels = Tensor::of<std::int32_t>({2}, {1, 0});
-  const Table table =
-      files.tensors({.tensors = {{"x", x}, {"labels", labels}, {"z", Tensor::scalar(1.0)}}});
+  const Table table = files.tensors({{"x", x}, {"labels", labels}, {"z", Tensor::scalar(1.0)}});
   CHECK(table.rows() == 2);
   CHECK(table.columns() == 3);
   CHECK(!table.pixels());
@@ -112,14 +114,13 @@ TEST_CASE("table: tensors") {
   CHECK(table.label("") == 2);
   CHECK(table.number(0, 2) == 1.0);
   CHECK(table.place(1, 0).ends_with("f.safetensors: row 1, column '0' is '3'"));
-  CHECK(files.tensors({.tensors = {{"x", x}, {"y", labels}}}, "y").name(2) == "y");
-  CHECK(files.tensors({.tensors = {{"x", x}}}).columns() == 2);
+  CHECK(files.tensors({{"x", x}, {"y", labels}}, "y").name(2) == "y");
+  CHECK(files.tensors({{"x", x}}).columns() == 2);
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  CHECK(!files.tensors({.tensors = {{"x", Tensor::of<float>({1, 1}, {nan})}}}).number(0, 0));
+  CHECK(!files.tensors({{"x", Tensor::of<float>({1, 1}, {nan})}}).number(0, 0));
 
-  const auto error = [&](std::map<std::string, Tensor, std::less<>> tensors,
-                         const std::string& label = "") {
-    return files.error([&] { files.tensors({.tensors = tensors}, label).label(label); });
+  const auto error = [&](const Tensors& tensors, const std::string& label = "") {
+    return files.error([&] { files.tensors(tensors, label).label(label); });
   };
   CHECK(error({{"x", x}}) ==
         "[own] f.safetensors: no tensor 'labels'. Add it, or give the name of the labels with "
@@ -133,7 +134,7 @@ TEST_CASE("table: tensors") {
   CHECK(error({{"x", Tensor::of<std::int32_t>({1, 2}, {7, 256})}}) ==
         "[own] f.safetensors: row 0, column '1' is '256'. Whole numbers are pixels, from 0 to 255: "
         "store other numbers as f32 or f64.");
-  CHECK(files.tensors({.tensors = {{"x", Tensor::of<std::int32_t>({1, 2}, {7, 255})}}}).pixels());
+  CHECK(files.tensors({{"x", Tensor::of<std::int32_t>({1, 2}, {7, 255})}}).pixels());
 }
 
 }  // namespace
