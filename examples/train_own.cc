@@ -46,7 +46,7 @@ int main() {
   const auto& names = stored.task.targets.front().names;
   for (std::int64_t r = 0; r < 2; ++r) {
     const bool inside = chances.at(2 * r + 1) > 0.5;
-    fmt::print("({}, {}) is {}\n", x.at(2 * r), x.at(2 * r + 1), names[inside ? 1 : 0]);
+    fmt::print("({:.1f}, {:.1f}) is {}\n", x.at(2 * r), x.at(2 * r + 1), names[inside ? 1 : 0]);
   }
   std::filesystem::remove_all(out);
   return result.test.accuracy() > 0.9 && chances.at(1) > 0.5 && chances.at(2) > 0.5 ? 0 : 1;
