@@ -78,6 +78,20 @@ void JsonOutput::write(std::string_view text) const {
   }
 }
 
+void add_header(CLI::App& command, std::string& header) {
+  command
+      .add_option_function<std::string>(
+          "--header",
+          [&header, who = command.get_name()](const std::string& value) {
+            if (value != "auto" && value != "yes" && value != "no") {
+              fail(who, "--header is '{}'. Use auto, yes or no.", value);
+            }
+            header = value;
+          },
+          "whether line 1 of a text is names: auto, yes or no [as the run was trained]")
+      ->type_name("WHEN");
+}
+
 void add_device(CLI::App& command, Device& device) {
   command
       .add_option_function<std::string>(

@@ -45,6 +45,9 @@ void add_json(CLI::App& command, JsonOutput& output);
 // `--device cpu|cuda`: an Error, before the work, where this build or this machine has none.
 void add_device(CLI::App& command, Device& device);
 
+// `--header auto|yes|no`, of a file of rows.
+void add_header(CLI::App& command, std::string& header);
+
 // The number of a flag, by parse_number: what the command line's own library takes for one (octal,
 // hexadecimal, the largest there is in place of a larger one) is an Error here.
 template <class T>
@@ -87,6 +90,8 @@ void add_train(CLI::App& app, Global& global);
 void add_gradcheck(CLI::App& app, Global& global);
 void add_list(CLI::App& app, Global& global);
 void add_layer(CLI::App& app, Global& global);
+void add_predict(CLI::App& app, Global& global);
+void add_evaluate(CLI::App& app, Global& global);
 void add_report(CLI::App& app, Global& global);
 void add_sample(CLI::App& app, Global& global);
 void add_study(CLI::App& app, Global& global);

@@ -50,6 +50,8 @@ int run(int argc, char** argv) {
   app.get_formatter()->column_width(34);
   Global global;
   add_train(app, global);
+  add_predict(app, global);
+  add_evaluate(app, global);
   add_gradcheck(app, global);
   add_list(app, global);
   add_layer(app, global);

@@ -16,7 +16,9 @@
 #include "tensor/folders.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
+#include "train/own.h"
 #include "train/run_folder.h"
+#include "train/stored_model.h"
 
 namespace moegrad {
 namespace {
@@ -91,6 +93,21 @@ bool may_start_over(const RunFolder& run) {
        run.path().string());
 }
 
+// What to measure on: of a checkpoint on somebody's own data, all rows of the file as it reads them.
+Task task_of(const TrainConfig& config, const FidelityArguments& a) {
+  if (a.along_training || config.task != "own") return load_task(config);
+  const StoredModel stored = load_model(a.checkpoint);
+  Task task{.name = config.task,
+            .summary = {},
+            .source = a.data,
+            .targets = stored.task.targets,
+            .train = read_own(a.data, stored.task, {.header = config.header}),
+            .test = {},
+            .columns = stored.task.columns,
+            .label = stored.task.label};
+  return task;
+}
+
 int run_fidelity(const FidelityArguments& a) {
   if (a.along_training == !a.checkpoint.empty()) {
     fail("study", "give --checkpoint FILE or --along-training, one of them.");
@@ -105,9 +122,10 @@ int run_fidelity(const FidelityArguments& a) {
   of_data.data = a.data;
   of_data.seed = a.seed;
   of_data.dtype = "f32";
-  const Task task = load_task(of_data);
+  const Task task = task_of(of_data, a);
   const RunFolder run(fs::path(a.out) / "run");
-  std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data)};
+  std::vector<std::string> inputs = {a.checkpoint, vision_folder(a.data),
+                                     of_data.task == "own" ? a.data : ""};
   if (a.along_training) inputs.push_back(run.path());
   const Report report(a.out, a.json, inputs);
   if (a.along_training) {
@@ -159,7 +177,8 @@ void add_study_fidelity(CLI::App& study, Global& global) {
   add_number<std::int64_t>(command, "--points", a->points, 1, 1000, "on the way [10]");
   add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536, "tokens to measure on [512]");
   add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
-  command.add_option("--data", a->data, "folder of the data [data]")->type_name("DIR");
+  command.add_option("--data", a->data, "folder of the data; of the task own its file [data]")
+      ->type_name("PATH");
   add_device(command, a->device);
   command.add_option("--out", a->out, "folder of the report [runs/fidelity]")->type_name("DIR");
   add_json(command, a->json);

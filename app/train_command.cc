@@ -17,6 +17,7 @@ namespace {
 constexpr std::string_view kExample =
     "moegrad train vision --router top-k --estimator expert-group --epochs 3 --seed 1\n"
     "  moegrad train synthetic --experts 4 --option shared=1 --out runs/shared\n"
+    "  moegrad train own --data flowers.csv --label species --out runs/flowers\n"
     "  moegrad train --resume --out runs/shared\n"
     "  moegrad train --resume --out runs/shared --epochs 6";
 
@@ -70,7 +71,8 @@ int run(const TrainArguments& arguments) {
   const RunFolder folder(out);
   require_distinct("train",
                    {arguments.config_file, folder.config(), folder.metrics(), folder.result(),
-                    folder.checkpoints(), vision_folder(config.data)},
+                    folder.checkpoints(), vision_folder(config.data),
+                    config.task == "own" ? config.data : "", config.test_data},
                    {arguments.json.file});
   // The folder of the run may still have to be made: then it is asked again when it is there.
   if (!lies_in(arguments.json.file, out)) arguments.json.require();

@@ -32,12 +32,13 @@ struct Stored {
   std::uint64_t size;  // of an element in the file
 };
 // What a tensor is written as comes first.
-constexpr std::array<Stored, 6> kStored = {{{"F32", DType::f32, 4},
+constexpr std::array<Stored, 7> kStored = {{{"F32", DType::f32, 4},
                                             {"F64", DType::f64, 8},
                                             {"I32", DType::i32, 4},
                                             {"I64", DType::i32, 8},
                                             {"BF16", DType::f32, 2},
-                                            {"F16", DType::f32, 2}}};
+                                            {"F16", DType::f32, 2},
+                                            {"U8", DType::i32, 1}}};
 
 struct Entry {
   std::string name;
@@ -91,7 +92,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
       const auto* stored = std::find_if(kStored.begin(), kStored.end(),
                                         [&](const Stored& s) { return s.name == text; });
       if (stored == kStored.end()) {
-        stop("tensor '{}' has dtype {}. Convert it to F32, F64, BF16, F16, I32 or I64.", name_,
+        stop("tensor '{}' has dtype {}. Convert it to F32, F64, BF16, F16, I32, I64 or U8.", name_,
              text);
       }
       entry_->stored = stored;
@@ -314,6 +315,9 @@ void read_elements(const InputFile& input, std::uint64_t offset, const Entry& en
   } else if (entry.stored->name == "F16") {
     read_converted<std::uint16_t, float>(
         input, offset, out, [](std::uint16_t half, std::size_t) { return from_f16(half); });
+  } else if (entry.stored->name == "U8") {
+    read_converted<std::uint8_t, std::int32_t>(
+        input, offset, out, [](std::uint8_t byte, std::size_t) { return std::int32_t{byte}; });
   } else {
     input.read(offset, {out.write_raw(), out.bytes()});
   }

@@ -25,7 +25,7 @@ struct TensorFile {
 // The safetensors format (https://github.com/huggingface/safetensors): the length of the header as
 // a little-endian u64; the header, JSON `{"name": {"dtype", "shape", "data_offsets"},
 // "__metadata__": {"key": "text"}}`; the elements. Reads F32, F64, I32, I64 as i32 where every
-// value fits, and BF16 and F16 as f32, which holds each of their numbers. The file is not trusted:
+// value fits, U8 as i32, and BF16 and F16 as f32, which holds each of their numbers. The file is not trusted:
 // nothing is allocated or read before its sizes have been checked against the file, and each kind
 // of damage has its own error, with the tensor or the byte where it was found.
 TensorFile read_safetensors(const std::filesystem::path& path);

@@ -57,12 +57,14 @@ std::uint64_t metadata_word(const TensorFile& file, std::string_view key) {
   return metadata_number<std::uint64_t>(file, key, 0, std::numeric_limits<std::uint64_t>::max());
 }
 
-// Names the first setting that differs.
-// A run may have been extended since: then the checkpoint has fewer epochs.
+// Names the first setting that differs. What an older file does not have was as the default is. A run
+// may have been extended since: then the checkpoint has fewer epochs.
 void require_same_config(const Checkpoint& checkpoint, const std::string& here_text) {
   nlohmann::json there = nlohmann::json::parse(metadata(checkpoint.file, "config"));
   if (there.contains("aux")) there["aux"] = stored_run(checkpoint.settings).aux;
   const nlohmann::json here = nlohmann::json::parse(here_text);
+  const nlohmann::json defaults = nlohmann::json::parse(to_json(TrainConfig(), true));
+  for (const auto& [key, value] : defaults.items()) there.emplace(key, value);
   for (const auto& [key, value] : here.items()) {
     const auto found = there.find(key);
     if (key == "epochs" && found != there.end() && *found < value) continue;

@@ -9,6 +9,7 @@
 
 #include "moe/registry.h"
 #include "tensor/files.h"
+#include "train/own.h"
 
 namespace moegrad {
 namespace {
@@ -138,6 +139,16 @@ std::vector<TrainField> make_fields() {
       {option::integer("context", "bytes that it sees at most").from(1, 65536), &C::context},
       {option::text("domains", "what it reads: all, or some of the language task's domains, a,b"),
        &C::domains},
+      {option::text("label", "column of the labels, by name or number; else 'label', or the last"),
+       &C::label},
+      {option::integer("classes", "classes of your own data; 0: as many as the labels have")
+           .from(0, kMostOwnClasses),
+       &C::classes},
+      {option::number("test_share", "part of the rows of your own data that is kept to test on")
+           .from(0.0001, 0.9),
+       &C::test_share},
+      {option::choice("header", {"auto", "yes", "no"}, "whether line 1 of your own data is names"),
+       &C::header},
       {option::number(
            "aux",
            "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
@@ -182,7 +193,10 @@ std::vector<TrainField> make_fields() {
           {option::flag("dropless",
                         "evaluate without dropping choices, whatever the router's capacity"),
            &C::dropless}),
-      result_free({option::text("data", "folder of the data sets"), &C::data}),
+      result_free(
+          {option::text("data", "folder of the data sets; of the task own its file"), &C::data}),
+      result_free({option::text("test_data", "another file, to test on, in place of test_share"),
+                   &C::test_data}),
       result_free({option::integer("log_every", "steps between lines of metrics").from(1, 1e9),
                    &C::log_every}),
       result_free({option::integer("checkpoint_every", "steps between checkpoints; 0: one an epoch")
@@ -222,7 +236,13 @@ Task load_task(const TrainConfig& c) {
                             .dtype = c.type(),
                             .seed = static_cast<std::uint64_t>(c.seed),
                             .domains = c.domains,
-                            .context = c.context});
+                            .context = c.context,
+                            .file = c.data == TrainConfig().data ? "" : c.data,
+                            .test_file = c.test_data,
+                            .test_share = c.test_share,
+                            .label = c.label,
+                            .classes = c.classes,
+                            .header = c.header});
 }
 
 const std::vector<TrainField>& train_fields() {

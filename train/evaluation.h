@@ -32,6 +32,11 @@ std::string text_of(const Evaluation& evaluation);
 Evaluation evaluate(const Model& model, const Parameters& parameters, const Dataset& data,
                     bool dropless = false);
 
+// Of each row of x, [N, inputs], the chances of the classes, in inference: f64 [N, classes]. An Error
+// for a model that does not tell one class.
+Tensor probabilities(const Model& model, const Parameters& parameters, const Tensor& x,
+                     bool dropless = false);
+
 // Parts of a whole, of numbers that are 0 or more; zeros where all are.
 std::vector<double> shares(std::vector<double> numbers);
 // Elementwise, of lists of one length.

@@ -187,6 +187,14 @@ class TrainingRun {
     }
   }
 
+  void require_same_task(const Checkpoint& checkpoint) const {
+    if (!checkpoint.task) return;
+    const std::string other = difference(*checkpoint.task, task_.shape());
+    if (other.empty()) return;
+    fail("train", "{}: it was trained on other data: {}. Resume with the data of the run.",
+         checkpoint.file.path.string(), other);
+  }
+
   void resume() {
     TrainConfig there = folder_.resumed({});
     const std::int64_t epochs = there.epochs;
@@ -200,6 +208,7 @@ class TrainingRun {
     if (newest) {
       const Checkpoint checkpoint = checkpoints_.read(*newest);
       require_sizes(checkpoint.file, model_->mixture().config(), config_.type());
+      require_same_task(checkpoint);
       const pool::Budget budget(budget_of(checkpoint.file));
       make_parameters();
       Checkpoints::restore(checkpoint, parameters_, *optimiser_);
@@ -423,6 +432,9 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   mixture.say_where_silent();
   if (options.capture) require_capturable(config, options.device);
   const Task loaded = options.task != nullptr ? *options.task : load_task(config);
+  if (options.progress != nullptr && !loaded.columns.empty()) {
+    options.progress->message(loaded.summary);
+  }
   return TrainingRun(config, options, checked(loaded))();
 }
 

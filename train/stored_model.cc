@@ -39,6 +39,10 @@ StoredModel load_model(const std::filesystem::path& path, Device device) {
   return stored;
 }
 
+TrainConfig config_of(const std::filesystem::path& run, const StoredModel& stored) {
+  return folder_exists(run) ? RunFolder(run).resumed({}) : stored.config;
+}
+
 void require_shape(const StoredModel& model, const TaskShape& data) {
   if (model.task == data) return;
   fail("model",

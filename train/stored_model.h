@@ -25,6 +25,9 @@ std::filesystem::path checkpoint_of(const std::filesystem::path& run);
 // Errors: those of read_checkpoint, and another set of parameters than the configuration asks for,
 // which is found before the memory for them is taken: at most 1 MiB and 8 times the file's size.
 StoredModel load_model(const std::filesystem::path& path, Device device = Device::cpu);
+// The configuration of a stored run with what changes no parameter, which the config.json of its folder
+// has: where the data lie, how to evaluate. Of a checkpoint alone: its own, with defaults for those.
+TrainConfig config_of(const std::filesystem::path& run, const StoredModel& stored);
 // An Error where the data are not of the shape that the model was trained on.
 void require_shape(const StoredModel& model, const TaskShape& data);
 

@@ -1,6 +1,10 @@
 #include "train/task_shape.h"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -42,6 +46,44 @@ std::string text(const Json& object, const char* key, std::string_view file) {
   return found->get<std::string>();
 }
 
+std::vector<std::string> texts(const Json& object, const char* key, std::string_view file) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_array()) {
+    damaged(file, fmt::format("has no list '{}'", key));
+  }
+  std::vector<std::string> list;
+  for (const Json& entry : *found) {
+    if (!entry.is_string()) damaged(file, fmt::format("has no texts in '{}'", key));
+    list.push_back(entry.get<std::string>());
+  }
+  return list;
+}
+
+double number(const Json& object, const char* key, std::string_view file) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_number() || !std::isfinite(found->get<double>())) {
+    damaged(file, fmt::format("has no finite number '{}'", key));
+  }
+  return found->get<double>();
+}
+
+Column column_of(const Json& object, std::string_view file) {
+  if (!object.is_object()) damaged(file, "has a column that is no object");
+  Column column{.name = text(object, "name", file)};
+  if (object.contains("categories")) {
+    column.categories = texts(object, "categories", file);
+    const auto& list = column.categories;
+    if (list.empty() || !std::is_sorted(list.begin(), list.end(), std::less_equal<>())) {
+      damaged(file, "has categories that are not sorted");
+    }
+    return column;
+  }
+  column.mean = number(object, "mean", file);
+  column.deviation = number(object, "deviation", file);
+  if (column.deviation <= 0.0) damaged(file, "has a deviation that is not above 0");
+  return column;
+}
+
 Target target_of(const Json& object, std::string_view file) {
   if (!object.is_object()) damaged(file, "has a target that is no object");
   Target target{.name = text(object, "name", file)};
@@ -53,6 +95,15 @@ Target target_of(const Json& object, std::string_view file) {
   target.classes =
       count(object, "classes", target.kind == Target::Kind::classes ? 1 : 0, kMostClasses, file);
   target.partial = flag(object, "partial", file);
+  if (object.contains("names")) {
+    target.names = texts(object, "names", file);
+    const std::set<std::string> distinct(target.names.begin(), target.names.end());
+    if (static_cast<std::int64_t>(distinct.size()) != target.classes ||
+        distinct.size() != target.names.size() ||
+        !std::ranges::all_of(distinct, [](const std::string& s) { return shown(s) == s; })) {
+      damaged(file, fmt::format("has not a name for each of {} classes", target.classes));
+    }
+  }
   return target;
 }
 
@@ -65,8 +116,19 @@ std::string to_json(const TaskShape& shape) {
                        {"kind", kKinds[static_cast<std::size_t>(t.kind)]},
                        {"classes", t.classes},
                        {"partial", t.partial}});
+    if (!t.names.empty()) targets.back()["names"] = t.names;
   }
-  return Json{{"inputs", shape.inputs}, {"ids", shape.ids}, {"targets", targets}}.dump();
+  Json object = {{"inputs", shape.inputs}, {"ids", shape.ids}, {"targets", targets}};
+  if (shape.columns.empty()) return object.dump();
+  Json columns = Json::array();
+  for (const Column& c : shape.columns) {
+    columns.push_back(c.categories.empty()
+                          ? Json{{"name", c.name}, {"mean", c.mean}, {"deviation", c.deviation}}
+                          : Json{{"name", c.name}, {"categories", c.categories}});
+  }
+  object["label"] = shape.label;
+  object["columns"] = columns;
+  return object.dump();
 }
 
 TaskShape read_shape(std::string_view json, std::string_view file) {
@@ -80,7 +142,45 @@ TaskShape read_shape(std::string_view json, std::string_view file) {
     damaged(file, fmt::format("has not 1 to {} targets", kMostTargets));
   }
   for (const Json& target : *targets) shape.targets.push_back(target_of(target, file));
+  const auto columns = object.find("columns");
+  if (columns == object.end()) return shape;
+  if (!columns->is_array() || columns->empty() || shape.ids) damaged(file, "has no columns");
+  std::int64_t width = 0;
+  for (const Json& column : *columns) {
+    shape.columns.push_back(column_of(column, file));
+    width += shape.columns.back().width();
+  }
+  if (width != shape.inputs) {
+    damaged(file, fmt::format("has {} inputs, and its columns are {}", shape.inputs, width));
+  }
+  shape.label = count(object, "label", 0, static_cast<std::int64_t>(shape.columns.size()), file);
   return shape;
+}
+
+std::string difference(const TaskShape& there, const TaskShape& here) {
+  if (there == here) return {};
+  const auto differ = [](std::string_view what, const auto& a, const auto& b) {
+    return shown_format("{} {} there and {} here", what, a, b);
+  };
+  if (there.columns.size() != here.columns.size()) {
+    return differ("the columns are", there.columns.size(), here.columns.size());
+  }
+  for (std::size_t i = 0; i < here.columns.size(); ++i) {
+    const Column& a = there.columns[i];
+    const Column& b = here.columns[i];
+    const std::string what = shown_format("column '{}'", b.name);
+    if (a.name != b.name) return differ("a column is called", a.name, b.name);
+    if (a.categories.size() != b.categories.size()) {
+      return differ(what + " has texts:", a.categories.size(), b.categories.size());
+    }
+    if (a.categories != b.categories) return what + " has other texts";
+    if (a.mean != b.mean) return differ(what + " has the mean", a.mean, b.mean);
+    if (a.deviation != b.deviation) {
+      return differ(what + " has the deviation", a.deviation, b.deviation);
+    }
+  }
+  if (there.inputs != here.inputs) return differ("the inputs are", there.inputs, here.inputs);
+  return "the targets are other ones";
 }
 
 TaskShape shape_of_task(std::string_view name, std::string_view file) {

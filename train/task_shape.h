@@ -7,7 +7,9 @@
 
 namespace moegrad {
 
-// {"inputs":16,"ids":false,"targets":[{"name":"class","kind":"classes","classes":4,"partial":false}]}
+// {"inputs":16,"ids":false,"targets":[{"name":"class","kind":"classes","classes":4,"partial":false}]},
+// with "names" in a target that has them; where there are columns "label", its place, and "columns":
+// {"name","mean","deviation"} or {"name","categories"}.
 std::string to_json(const TaskShape& shape);
 // From there. The text is not trusted: errors name the file. Sizes are at most kMostInputs and
 // kMostClasses, and there are at most kMostTargets.
@@ -15,6 +17,8 @@ inline constexpr std::int64_t kMostInputs = 1 << 24;
 inline constexpr std::int64_t kMostClasses = 1 << 24;
 inline constexpr std::int64_t kMostTargets = 1024;
 TaskShape read_shape(std::string_view json, std::string_view file);
+// The first thing that differs between two shapes; empty where nothing does.
+std::string difference(const TaskShape& there, const TaskShape& here);
 // Of a task whose data everybody has; an Error, which names the file, for any other.
 TaskShape shape_of_task(std::string_view name, std::string_view file);
 

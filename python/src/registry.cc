@@ -231,7 +231,7 @@ void bind_registry(nb::module_& m) {
         "not at all.");
   m.def("load", &load, "path"_a,
         "The arrays of a .safetensors file, by name: F64, F32, I32; I64 as int32 where every value "
-        "fits, BF16 and F16 as float32.");
+        "fits, U8 as int32, BF16 and F16 as float32.");
 }
 
 }  // namespace moegrad::python

@@ -21,7 +21,7 @@ TEST_CASE("list: four arrays of what there is") {
       {"routers", {"softmax", "top-k", "moesart", "deepseek-v3", "soft-moe", "unordered-set"}},
       {"estimators",
        {"sparse", "ste-dense", "ste-dense-router", "expert-group", "default-ema", "reinmax"}},
-      {"tasks", {"vision", "synthetic"}}};
+      {"tasks", {"vision", "synthetic", "own"}}};
   for (const auto& [kind, names] : wanted) {
     std::vector<std::string> found;
     for (const json& entry : all.at(kind)) {

@@ -29,6 +29,7 @@ const std::vector<Exception> kExceptions = {
     {"app/layer_command", {"app/layer_file"}, "the files of that command"},
     {"app/list_command", {"app/gradcheck_command"}, "both print what the registry holds"},
     {"app/outcome", {"app/main", "tensor/put"}, "how every command begins, ends and prints"},
+    {"app/predict_command", {"app/evaluate_command"}, "one run that both read"},
     {"app/pairs", {}, "of every command: two processes at once"},
     {"app/paths", {"app/commands"}, "of every command: paths"},
     {"app/signals", {"app/stop_signal"}, "of every command: signals and readers that are gone"},
@@ -91,6 +92,7 @@ const std::vector<Exception> kExceptions = {
     {"train/idx", {"train/gzip"}, "packed and not"},
     {"train/loop_metrics", {}, "what the log tells"},
     {"train/loop", {"train/stored_model"}, "what it stores"},
+    {"train/own", {"train/own_columns"}, "what becomes of its columns"},
     {"train/model", {"train/models"}, "the one that a task asks for"},
 };
 

@@ -18,6 +18,8 @@
 #include "train/gzip.h"
 #include "train/idx.h"
 #include "train/loop.h"
+#include "train/npy.h"
+#include "train/own.h"
 #include "train/stored_model.h"
 
 namespace moegrad::fuzz {
@@ -295,6 +297,31 @@ void read_run_files(const fs::path& file) {
   page_data({folder.path()});
 }
 
+// --- rows of one's own: CSV, NPY. The kind is in the name: the input is copied to one that has it.
+
+std::vector<std::string> csv_files() {
+  return {"a,b,label\n1,x,0\n2,\"y, \"\"z\"\"\",1\n3,x,0\n", "1\t2\tyes\r\n3\t4\tno\r\n5\t6\tno",
+          "\xef\xbb\xbf"
+          "n,t\n1e3,\"a\nb\"\n-2.5,c\n"};
+}
+
+void read_rows(const fs::path& file, std::string_view name) {
+  const fs::path named = file.parent_path() / name;
+  fs::copy_file(file, named, fs::copy_options::overwrite_existing);
+  const Task task = load_own({.folder = "", .file = named});
+  read_own(named, task.shape(), {});
+}
+
+std::vector<std::string> npy_files() {
+  const auto file = [](std::string_view header, std::size_t data) {
+    const std::string size = {static_cast<char>(header.size()), '\0'};
+    return std::string("\x93NUMPY\1\0", 8) + size + std::string(header) + std::string(data, '\1');
+  };
+  return {file("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 2), }\n", 32),
+          file("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }\n", 6),
+          file("{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1)}", 8)};
+}
+
 }  // namespace
 
 const std::vector<Target>& targets() {
@@ -303,7 +330,9 @@ const std::vector<Target>& targets() {
       {"checkpoint", checkpoints, change_checkpoint, read_checkpoints},
       {"config", config_files, changed_text, read_config},
       {"idx", idx_files, change_idx, read_idx_file},
-      {"run", run_files, changed_text, read_run_files}};
+      {"run", run_files, changed_text, read_run_files},
+      {"csv", csv_files, changed_text, [](const fs::path& file) { read_rows(file, "f.csv"); }},
+      {"npy", npy_files, changed_text, [](const fs::path& file) { read_rows(file, "f.npy"); }}};
   return all;
 }
 

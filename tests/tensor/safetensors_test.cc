@@ -366,7 +366,7 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
   };
   CHECK(error(entry("w", "F32", "2", "0,8"), 8) == "no error");
   CHECK(error(entry("w", "F8_E5M2", "4", "0,4"), 4) ==
-        "tensor 'w' has dtype F8_E5M2. Convert it to F32, F64, BF16, F16, I32 or I64.");
+        "tensor 'w' has dtype F8_E5M2. Convert it to F32, F64, BF16, F16, I32, I64 or U8.");
   CHECK(error(entry("w", "F32", "2", "0,8") + "," + entry("w", "F32", "0", "8,8"), 8) ==
         "there are two tensors 'w'. Rename one.");
   CHECK(error(entry("w", "F32", "1,1,1,1,1,2", "0,8"), 8) ==
@@ -400,12 +400,12 @@ TEST_CASE("safetensors: tensors that do not agree with the data") {
   CHECK(error("", 3) ==
         "bytes 0 to 3 of the data, at its end, belong to no tensor. Is the file damaged?");
   // Names come from the file: they are cut and cannot command a terminal.
-  CHECK(error(entry("\\u001b[2J", "U8", "8", "0,8"), 8) ==
-        "tensor '\\x1b[2J' has dtype U8. Convert it to F32, F64, BF16, F16, I32 or I64.");
+  CHECK(error(entry("\\u001b[2J", "U16", "4", "0,8"), 8) ==
+        "tensor '\\x1b[2J' has dtype U16. Convert it to F32, F64, BF16, F16, I32, I64 or U8.");
   const std::string endless(200'000, 'w');
-  CHECK(error(entry(endless, "U8", "8", "0,8"), 8) ==
+  CHECK(error(entry(endless, "U16", "4", "0,8"), 8) ==
         "tensor '" + shown(endless) +
-            "' has dtype U8. Convert it to F32, F64, BF16, F16, I32 or I64.");
+            "' has dtype U16. Convert it to F32, F64, BF16, F16, I32, I64 or U8.");
 }
 
 TEST_CASE("safetensors: damaged files give an error of ours, or another valid file") {

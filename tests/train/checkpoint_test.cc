@@ -175,6 +175,15 @@ TEST_CASE("checkpoint: another model") {
   CHECK(load_error(other, path) ==
         "[checkpoint] " + path.string() +
             ": 'experts' is 8 there and 4 here. Train with what it was made with.");
+  // A setting that is newer than the file was as its default is.
+  const auto with = [&](const char* share) {
+    return Checkpoints(folder.path(), 2,
+                       fmt::format(R"({{"experts": 8, "test_share": {}}})", share));
+  };
+  CHECK(load_error(with("0.2"), path) == "no error");
+  CHECK(load_error(with("0.5"), path) ==
+        "[checkpoint] " + path.string() +
+            ": 'test_share' is 0.2 there and 0.5 here. Train with what it was made with.");
   Model more(1);
   more.parameters.add("extra", Tensor::zeros({1}, DType::f32, Device::cpu));
   CHECK(error_of([&] {

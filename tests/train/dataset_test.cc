@@ -149,14 +149,15 @@ TEST_CASE("vision: the real Fashion-MNIST") {
 }
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 3);
+  CHECK(tasks().size() == 4);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
+  CHECK(tasks()[3].name == "own");
   CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
-        "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language.");
+        "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {

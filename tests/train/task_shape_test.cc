@@ -14,6 +14,23 @@ TEST_CASE("the shape of a task goes through its text") {
                                     {.name = "liked", .kind = Target::Kind::binary},
                                     {.name = "rating", .kind = Target::Kind::number}}};
   CHECK(read_shape(to_json(shape), "f") == shape);
+  const TaskShape own{.inputs = 3,
+                      .targets = {{.name = "y", .classes = 2, .names = {"no", "yes"}}},
+                      .columns = {{.name = "n", .mean = 0.1, .deviation = 1.0 / 3.0},
+                                  {.name = "t", .categories = {"a", "b \"c\""}}},
+                      .label = 2};
+  CHECK(read_shape(to_json(own), "f") == own);
+  CHECK(difference(own, own).empty());
+  TaskShape other = own;
+  other.columns[0].mean = 0.2;
+  CHECK(difference(own, other) == "column 'n' has the mean 0.1 there and 0.2 here");
+  other = own;
+  other.columns[1].categories[0] = "z";
+  CHECK(difference(own, other) == "column 't' has other texts");
+  other = own;
+  other.targets[0].names[0] = "never";
+  CHECK(difference(own, other) == "the targets are other ones");
+  CHECK(difference(own, shape) == "the columns are 2 there and 0 here");
   const Task task = make_synthetic(DType::f32, 1, {.train_size = 1, .test_size = 1});
   CHECK(task.shape() == shape_of_task("synthetic", "f"));
   CHECK(shape_of_task("vision", "f").inputs == 784);
@@ -35,6 +52,36 @@ TEST_CASE("a text that is no shape is refused with the name of its file") {
   CHECK(target(R"({"name":"a","kind":"colour"})").find("the kind 'colour'") != std::string::npos);
   CHECK(target(R"({"name":"a","kind":"classes","classes":0})").find("'classes' from 1") !=
         std::string::npos);
+  const auto names = [&](std::string_view list) {
+    return target(fmt::format(
+        R"({{"name":"a","kind":"classes","classes":2,"partial":false,"names":{}}})", list));
+  };
+  for (const char* list : {R"(["a"])", R"(["a","a"])", R"(["a","b","b"])", R"(["a","\u001b"])"}) {
+    CHECK(names(list).find("has not a name for each of 2 classes") != std::string::npos);
+  }
+  CHECK(names("7").find("no list 'names'") != std::string::npos);
+  CHECK(names("[1,2]").find("no texts in 'names'") != std::string::npos);
+  const auto columns = [&](std::string_view list, std::string_view label = "0") {
+    return error(fmt::format(
+        R"({{"inputs":2,"ids":false,"targets":[{{"name":"a","kind":"classes","classes":2,)"
+        R"("partial":false}}],"label":{},"columns":{}}})",
+        label, list));
+  };
+  CHECK(columns("[]").find("has no columns") != std::string::npos);
+  CHECK(columns("[1]").find("a column that is no object") != std::string::npos);
+  CHECK(columns(R"([{"name":"n","mean":0}])").find("'deviation'") != std::string::npos);
+  CHECK(columns(R"([{"name":"n","mean":0,"deviation":0}])").find("not above 0") !=
+        std::string::npos);
+  CHECK(columns(R"([{"name":"n","mean":0,"deviation":1}])")
+            .find("has 2 inputs, and its columns "
+                  "are 1") != std::string::npos);
+  for (const char* texts : {"[]", R"(["b","a"])", R"(["a","a"])"}) {
+    CHECK(columns(fmt::format(R"([{{"name":"t","categories":{}}}])", texts)).find("not sorted") !=
+          std::string::npos);
+  }
+  CHECK(columns(R"([{"name":"t","categories":["a","b"]}])", "2").find("'label' from 0 to 1") !=
+        std::string::npos);
+  CHECK(columns(R"([{"name":"t","categories":["a","b"]}])", "1") == "no error");
   CHECK(target(R"({"name":7})").find("no text 'name'") != std::string::npos);
   CHECK(error_of([] { shape_of_task("own", "f"); }) ==
         "[checkpoint] f: its task 'own' says nothing of its data. Is the file damaged?");
