@@ -79,10 +79,10 @@ class Layer:
 
     router, estimator: names that mg.routers() and mg.estimators() list. Further keywords are
     options of the router, the estimator or the layer (aux, z_loss, shared, zero, ...), with _ for
-    -; `options` takes those whose name is an argument's. output: the width of y, `model` unless given. active:
-    k, the experts of a token; the router softmax uses all. A causal layer refuses what lets a token
-    see later ones; `force` lets through combinations that make no sense. device: where it computes,
-    of mg.devices(); arrays are given and got on the host.
+    -; `options` takes those whose name is an argument's. output: the width of y, `model` unless
+    given. active: k, the experts of a token; the router softmax uses all. A causal layer refuses
+    what lets a token see later ones; `force` lets through combinations that make no sense. device:
+    where it computes, of mg.devices(); arrays are given and got on the host.
     """
 
     def __init__(
