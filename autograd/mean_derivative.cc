@@ -74,17 +74,17 @@ double product_of(const Spread& a, const Spread& b) {
 }
 
 // One width: own - slope, less its regression on the slopes of the weights; and the bends.
-struct Column {
+struct DerivativeColumn {
   double h = 0.0;
   Spread rest, bend;
   double reach = 0.0;      // the largest |loss that the sample's own derivative does not explain|
   bool one_sided = false;  // every weight changes alike: what gains them was not sampled
 };
 
-Column column_of(double h, const SampleDifferences& d, std::span<const double> own) {
+DerivativeColumn column_of(double h, const SampleDifferences& d, std::span<const double> own) {
   std::vector<double> rest(own.begin(), own.end());
   for (std::size_t s = 0; s < rest.size(); ++s) rest[s] -= d.slope[s];
-  Column c{h, spread_of(std::move(rest)), spread_of(d.bend)};
+  DerivativeColumn c{h, spread_of(std::move(rest)), spread_of(d.bend)};
   if (d.weight.empty()) return c;
   const Spread weight = spread_of(d.weight);
   const double squares = product_of(weight, weight);
@@ -116,14 +116,14 @@ class Widths {
         range_(range_of(options.losses)) {}
 
   // The first column is the probe.
-  void add(Column c) {
+  void add(DerivativeColumn c) {
     columns_.push_back(std::move(c));
     columns_.back().reach = 2.0 * columns_.back().h * furthest_of({{columns_.size() - 1, 1.0}});
     rest_covariance_.emplace_back();
     bend_covariance_.emplace_back();
-    const Column& added = columns_.back();
+    const DerivativeColumn& added = columns_.back();
     const double free = std::fmax(1.0, samples_ - 2.0);  // two are fitted: mean and slope
-    for (const Column& other : columns_) {
+    for (const DerivativeColumn& other : columns_) {
       const double rest = product_of(added.rest, other.rest);
       const double bend = product_of(added.bend, other.bend);
       rest_covariance_.back().push_back(rest / free);
@@ -180,9 +180,9 @@ class Widths {
                     std::abs(mean - mean_of_rests(extrapolated(w.first + 1, w.last, 2))));
       truncation = std::fmax(truncation, kink_within(w));
       bool contradicted = false;
-      const Column& narrow = columns_[w.last];
+      const DerivativeColumn& narrow = columns_[w.last];
       const auto compare = [&](std::size_t i) {
-        const Column& c = columns_[i];
+        const DerivativeColumn& c = columns_[i];
         const double apart = std::abs(mean - c.rest.mean);
         const double near = std::abs(mean - narrow.rest.mean) * std::pow(c.h / narrow.h, 2);
         Combination difference = all;
@@ -322,7 +322,7 @@ class Widths {
   double own_;
   double jump_;   // of a loss
   double range_;  // of the losses
-  std::vector<Column> columns_;
+  std::vector<DerivativeColumn> columns_;
   Matrix rest_covariance_, bend_covariance_;  // of columns i >= j, for one sample
   double jumps_ = 0.0;                        // the variance of a slope by jumps, times h
   std::vector<Window> windows_;

@@ -52,7 +52,7 @@ struct CompareRow {
   PairedDifference difference;  // of the losses, this less the first method's
   double p_different = 1.0;     // corrected by holm() over the table
   double p_equivalent = 1.0;
-  Comparison verdict = Comparison::undecided;
+  Finding verdict = Finding::undecided;
 };
 // Differences within the margin (nats) are equivalent: 0.005 is half a percent of the perplexity.
 inline constexpr double kMargin = 0.005;

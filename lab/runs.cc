@@ -81,13 +81,13 @@ std::string last_line(const fs::path& log) {
   return process;
 }
 
-class Runs {
+class StudyRuns {
  public:
-  Runs(const std::vector<PlannedRun>& runs, const RunsOptions& options)
+  StudyRuns(const std::vector<PlannedRun>& runs, const RunsOptions& options)
       : runs_(runs), options_(options), outcomes_(runs.size()) {}
-  ~Runs() { end_all(); }
-  Runs(const Runs&) = delete;
-  Runs& operator=(const Runs&) = delete;
+  ~StudyRuns() { end_all(); }
+  StudyRuns(const StudyRuns&) = delete;
+  StudyRuns& operator=(const StudyRuns&) = delete;
 
   std::vector<RunOutcome> operator()() {
     for (const PlannedRun& run : runs_) require_same(run);
@@ -209,7 +209,7 @@ class Runs {
 }  // namespace
 
 std::vector<RunOutcome> make_runs(const std::vector<PlannedRun>& runs, const RunsOptions& options) {
-  return Runs(runs, options)();
+  return StudyRuns(runs, options)();
 }
 
 double seconds_of_step(const TrainConfig& config, const Task& task) {

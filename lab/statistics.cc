@@ -69,23 +69,23 @@ std::vector<double> holm(std::span<const double> p) {
   return corrected;
 }
 
-std::string_view name_of(Comparison comparison) {
-  switch (comparison) {
-    case Comparison::lower:
+std::string_view name_of(Finding finding) {
+  switch (finding) {
+    case Finding::lower:
       return "lower";
-    case Comparison::higher:
+    case Finding::higher:
       return "higher";
-    case Comparison::equivalent:
+    case Finding::equivalent:
       return "equivalent";
     default:
       return "undecided";
   }
 }
 
-Comparison compared(const PairedDifference& d, double p_different, double p_equivalent) {
-  if (p_equivalent < kLevel) return Comparison::equivalent;
-  if (p_different < kLevel) return d.mean < 0.0 ? Comparison::lower : Comparison::higher;
-  return Comparison::undecided;
+Finding compared(const PairedDifference& d, double p_different, double p_equivalent) {
+  if (p_equivalent < kLevel) return Finding::equivalent;
+  if (p_different < kLevel) return d.mean < 0.0 ? Finding::lower : Finding::higher;
+  return Finding::undecided;
 }
 
 double seeds_needed(double deviation, double difference) {

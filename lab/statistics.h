@@ -31,11 +31,11 @@ PairedDifference paired_difference(std::span<const double> a, std::span<const do
 std::vector<double> holm(std::span<const double> p);
 
 // What a comparison may say. `lower` and `higher`: the mean is, whatever the margin.
-enum class Comparison { lower, higher, equivalent, undecided };
-std::string_view name_of(Comparison comparison);
+enum class Finding { lower, higher, equivalent, undecided };
+std::string_view name_of(Finding finding);
 // From p-values that holm() has corrected, at 5 %. What is both different and equivalent (a real
 // difference within the margin) is equivalent.
-Comparison compared(const PairedDifference& difference, double p_different, double p_equivalent);
+Finding compared(const PairedDifference& difference, double p_different, double p_equivalent);
 
 // Pairs of seeds that show a difference with 80 % power at 5 %: 7.85 (deviation / difference)^2 + 2.
 double seeds_needed(double deviation, double difference);

@@ -98,7 +98,7 @@ class TemporaryFile {
 };
 
 // What a file is written to: a path, the mode of the file that is there already.
-struct Target {
+struct WriteTarget {
   fs::path path;
   std::optional<mode_t> mode;
 };
@@ -116,11 +116,11 @@ std::optional<fs::path> end_of_links(fs::path path) {
   return std::nullopt;
 }
 
-Target target_of(const fs::path& path) {
+WriteTarget target_of(const fs::path& path) {
   if (!path.has_filename()) {
     fail("write", "'{}' is no name of a file. Choose another path.", path.string());
   }
-  Target target{path, {}};
+  WriteTarget target{path, {}};
   struct stat status = {};
   if (::stat(path.c_str(), &status) == 0) {
     if (!S_ISREG(status.st_mode)) {
@@ -157,7 +157,7 @@ void synchronise_folder(const fs::path& path) {
 
 void replace_file(const fs::path& path, std::span<const std::string_view> chunks,
                   const std::function<void()>& before) {
-  const Target target = target_of(path);
+  const WriteTarget target = target_of(path);
   remove_leftovers(folder_of(target.path));
   TemporaryFile file(target.path);
   if (target.mode) file.set_mode(*target.mode);
@@ -258,7 +258,7 @@ void write_file_atomic(const fs::path& path, std::string_view bytes,
 }
 
 void require_writable(const fs::path& path) {
-  const Target target = target_of(path);
+  const WriteTarget target = target_of(path);
   const TemporaryFile trial(target.path);
 }
 

@@ -83,7 +83,7 @@ std::vector<double> shares(std::vector<double> numbers) {
   return numbers;
 }
 
-std::vector<double> mean_of(const std::vector<std::vector<double>>& lists) {
+std::vector<double> mean_of_lists(const std::vector<std::vector<double>>& lists) {
   if (lists.empty()) return {};
   std::vector<double> mean(lists.front().size());
   for (const std::vector<double>& list : lists) {
@@ -132,7 +132,7 @@ Evaluation evaluate(const Model& model, const Parameters& parameters, const Data
   for (const std::vector<double>& load : loads) all.insert(all.end(), load.begin(), load.end());
   evaluation.dropped = dropped_share(dropped, all);
   for (std::vector<double>& load : loads) load = shares(std::move(load));
-  evaluation.expert_load = mean_of(loads);
+  evaluation.expert_load = mean_of_lists(loads);
   for (std::size_t t = 0; t < collected.size(); ++t) {
     evaluation.loss += collected[t].loss();
     for (auto& [name, value] : collected[t].measures()) {

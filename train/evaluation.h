@@ -40,6 +40,6 @@ Tensor probabilities(const Model& model, const Parameters& parameters, const Ten
 // Parts of a whole, of numbers that are 0 or more; zeros where all are.
 std::vector<double> shares(std::vector<double> numbers);
 // Elementwise, of lists of one length.
-std::vector<double> mean_of(const std::vector<std::vector<double>>& lists);
+std::vector<double> mean_of_lists(const std::vector<std::vector<double>>& lists);
 
 }  // namespace moegrad

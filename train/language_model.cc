@@ -23,7 +23,7 @@ LayerConfig causal(LayerConfig config) {
 std::string name_of_layer(std::int64_t layer) { return std::to_string(layer) + "."; }
 
 // Columns [begin, begin + columns) of ids [B, W], flat.
-Tensor columns_of(const Tensor& ids, std::int64_t begin, std::int64_t columns) {
+Tensor window_columns(const Tensor& ids, std::int64_t begin, std::int64_t columns) {
   const Tensor out = ids.like({ids.size(0) * columns});
   kernels(ids.device()).copy_block(ids, begin, ids.size(1), ids.size(0), columns, 0, columns, out);
   return out;
@@ -187,12 +187,12 @@ Pass LanguageModel::forward(Tape& tape, const Batch& batch, const Parameters& pa
     fail("language-model", "x is {} {}. It must be windows of bytes, i32 [B, T + 1], T at most {}.",
          name_of(batch.x.dtype()), batch.x.shape(), size_.context);
   }
-  const Tensor ids = columns_of(batch.x, 0, length);
+  const Tensor ids = window_columns(batch.x, 0, length);
   const Weights w = moegrad::bind(tape, parameters, "embedding");
   Pass pass;
   pass.mixtures.reserve(static_cast<std::size_t>(size_.layers));
   const Var logits = layers(embedding(w.at(""), ids), ids, length, parameters, mode, pass, nullptr);
-  pass.predictions = {{logits, columns_of(batch.x, 1, length)}};
+  pass.predictions = {{logits, window_columns(batch.x, 1, length)}};
   return pass;
 }
 

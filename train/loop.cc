@@ -72,7 +72,7 @@ void add_to(Json& line, const std::vector<MixtureReport>& mixtures) {
     }
   }
   line["losses"] = losses;
-  line["expert_load"] = mean_of(loads);
+  line["expert_load"] = mean_of_lists(loads);
   if (loads.size() > 1) line["layer_loads"] = loads;
   line["dropped"] = dropped;
 }

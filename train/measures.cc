@@ -10,12 +10,12 @@
 namespace moegrad {
 namespace {
 
-constexpr double kUndefined = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
 double accuracy(std::span<const std::int32_t> guesses, std::span<const std::int32_t> labels) {
-  if (labels.empty()) return kUndefined;
+  if (labels.empty()) return kNotANumber;
   std::int64_t right = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) right += guesses[i] == labels[i] ? 1 : 0;
   return static_cast<double>(right) / static_cast<double>(labels.size());
@@ -23,7 +23,7 @@ double accuracy(std::span<const std::int32_t> guesses, std::span<const std::int3
 
 double root_mean_square_error(std::span<const double> values,
                               std::span<const std::int32_t> labels) {
-  if (labels.empty()) return kUndefined;
+  if (labels.empty()) return kNotANumber;
   double sum = 0.0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
     const double d = values[i] - labels[i];
@@ -34,7 +34,7 @@ double root_mean_square_error(std::span<const double> values,
 
 double area_under_curve(std::span<const double> scores, std::span<const std::int32_t> labels) {
   const auto nan = [](double s) { return std::isnan(s); };
-  if (std::ranges::any_of(scores, nan)) return kUndefined;
+  if (std::ranges::any_of(scores, nan)) return kNotANumber;
   std::vector<std::size_t> order(scores.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::sort(order, {}, [&](std::size_t i) { return scores[i]; });
@@ -52,7 +52,7 @@ double area_under_curve(std::span<const double> scores, std::span<const std::int
     ones += ties[1];
     begin = end;
   }
-  return ones > 0.0 && below > 0.0 ? pairs / (ones * below) : kUndefined;
+  return ones > 0.0 && below > 0.0 ? pairs / (ones * below) : kNotANumber;
 }
 
 }  // namespace moegrad

@@ -12,9 +12,9 @@
 namespace moegrad {
 namespace {
 
-constexpr double kWhole = 9007199254740992.0;
+constexpr double kExactWhole = 9007199254740992.0;
 
-bool is_whole(double v) { return v == std::floor(v) && std::abs(v) < kWhole; }
+bool is_whole(double v) { return v == std::floor(v) && std::abs(v) < kExactWhole; }
 
 // The label of a row: 7, 07 and 7.0 are one.
 std::string label_of(const Table& table, std::int64_t row, std::int64_t column) {

@@ -92,8 +92,8 @@ Target target_of(const Json& object, std::string_view file) {
   while (k < kKinds.size() && kKinds[k] != kind) ++k;
   if (k == kKinds.size()) damaged(file, fmt::format("has a target of the kind '{}'", kind));
   target.kind = static_cast<Target::Kind>(k);
-  target.classes =
-      count(object, "classes", target.kind == Target::Kind::classes ? 1 : 0, kMostClasses, file);
+  target.classes = count(object, "classes", target.kind == Target::Kind::classes ? 1 : 0,
+                         kMostClassesOfTarget, file);
   target.partial = flag(object, "partial", file);
   if (object.contains("names")) {
     target.names = texts(object, "names", file);

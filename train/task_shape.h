@@ -12,9 +12,9 @@ namespace moegrad {
 // {"name","mean","deviation"} or {"name","categories"}.
 std::string to_json(const TaskShape& shape);
 // From there. The text is not trusted: errors name the file. Sizes are at most kMostInputs and
-// kMostClasses, and there are at most kMostTargets.
+// kMostClassesOfTarget, and there are at most kMostTargets.
 inline constexpr std::int64_t kMostInputs = 1 << 24;
-inline constexpr std::int64_t kMostClasses = 1 << 24;
+inline constexpr std::int64_t kMostClassesOfTarget = 1 << 24;
 inline constexpr std::int64_t kMostTargets = 1024;
 TaskShape read_shape(std::string_view json, std::string_view file);
 // The first thing that differs between two shapes; empty where nothing does.

@@ -106,9 +106,9 @@ TEST_CASE("rows: seeds of which both have ended, against the first method") {
   const std::vector<CompareRow> rows = compare(plan, folder.path());
   REQUIRE(rows.size() == 3);
   CHECK(rows[1].difference.mean == doctest::Approx(-0.4975));
-  CHECK(rows[1].verdict == Comparison::lower);
+  CHECK(rows[1].verdict == Finding::lower);
   CHECK(rows[2].difference.pairs == 3);
-  CHECK(rows[2].verdict == Comparison::equivalent);
+  CHECK(rows[2].verdict == Finding::equivalent);
   CHECK(to_json(rows[1]).find("\"verdict\":\"lower\"") != std::string::npos);
   CHECK(to_json(rows[2]).find("\"loss\":null") != std::string::npos);
 }

@@ -58,10 +58,10 @@ TEST_CASE("Holm: by hand") {
 
 TEST_CASE("verdicts") {
   const PairedDifference d{.pairs = 4, .mean = -1.0};
-  CHECK(compared(d, 0.01, 0.5) == Comparison::lower);
-  CHECK(compared({.pairs = 4, .mean = 1.0}, 0.01, 0.5) == Comparison::higher);
-  CHECK(compared(d, 0.01, 0.01) == Comparison::equivalent);
-  CHECK(compared(d, 0.06, 0.06) == Comparison::undecided);
+  CHECK(compared(d, 0.01, 0.5) == Finding::lower);
+  CHECK(compared({.pairs = 4, .mean = 1.0}, 0.01, 0.5) == Finding::higher);
+  CHECK(compared(d, 0.01, 0.01) == Finding::equivalent);
+  CHECK(compared(d, 0.06, 0.06) == Finding::undecided);
   CHECK(seeds_needed(0.051, 0.051) == doctest::Approx(9.85));
 }
 
