@@ -43,7 +43,7 @@ struct RunFigures {
   double step_seconds = 0.0;
 };
 // NaN in all where the run has not ended.
-RunFigures figures_of(const std::filesystem::path& run);
+RunFigures figures_of(const std::filesystem::path& path);
 
 struct CompareRow {
   std::string method;

@@ -91,9 +91,9 @@ Tensor coupling_noise(Tape& tape, const Tensor& r, const Tensor& others) {
 
 }  // namespace
 
-Var similarity_loss(Var w) {
-  const Var products = matmul(transpose(w), w);
-  return sum(abs(products - w.tape().constant(identity_like(products))));
+Var similarity_loss(Var router_weight) {
+  const Var products = matmul(transpose(router_weight), router_weight);
+  return sum(abs(products - router_weight.tape().constant(identity_like(products))));
 }
 
 Var coupling_loss(Var router_weight, Var w1, const Coupling& coupling) {
