@@ -5,6 +5,7 @@
 #include "autograd/expectation.h"
 #include "autograd/gradcheck.h"
 #include "ops/ops.h"
+#include "tensor/rng.h"
 #include "tests/autograd/row.h"
 
 using namespace moegrad;
@@ -104,4 +105,14 @@ TEST_CASE("a decision that was given is replayed on the device that it was given
   const Tensor again = ask();
   CHECK(again.device() == Device::guarded);
   CHECK(again.to_vector() == std::vector<double>{4, 5});
+}
+
+TEST_CASE("a program's gradients on the guarded device have the CPU's bits") {
+  const Tensor x = Rng{3, 1, 0}.normal({4, 5}, DType::f64);
+  const auto gradient_on = [&](Device device) {
+    Tape tape;
+    const Var v = tape.variable(x.to(device));
+    return tape.backward(sum(square(softmax(tanh(v)))))[v].to(Device::cpu);
+  };
+  CHECK(gradient_on(Device::guarded).same_bits(gradient_on(Device::cpu)));
 }

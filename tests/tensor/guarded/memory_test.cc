@@ -7,8 +7,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "autograd/tape.h"
-#include "ops/ops.h"
 #include "tensor/kernels.h"
 
 using namespace moegrad;
@@ -134,14 +132,4 @@ TEST_CASE("the guarded device has a pool, and checked memory, of its own") {
   pool::set_checked(checked);
   pool::release_cached(Device::guarded);
   CHECK(pool::stats(Device::guarded).bytes_cached == 0);
-}
-
-TEST_CASE("a program's gradients on the guarded device have the CPU's bits") {
-  const Tensor x = Rng{3, 1, 0}.normal({4, 5}, DType::f64);
-  const auto gradient_on = [&](Device device) {
-    Tape tape;
-    const Var v = tape.variable(x.to(device));
-    return tape.backward(sum(square(softmax(tanh(v)))))[v].to(Device::cpu);
-  };
-  CHECK(gradient_on(Device::guarded).same_bits(gradient_on(Device::cpu)));
 }
