@@ -61,12 +61,12 @@ struct TaskShape {
 };
 
 struct Task {
-  std::string name;
-  std::string summary;
-  std::string source;
-  std::vector<Target> targets;
-  Dataset train;
-  Dataset test;
+  std::string name = {};
+  std::string summary = {};
+  std::string source = {};
+  std::vector<Target> targets = {};
+  Dataset train = {};
+  Dataset test = {};
   std::vector<Column> columns = {};  // as in TaskShape
   std::int64_t label = 0;
 
@@ -79,19 +79,10 @@ struct Task {
   }
 };
 
-struct TaskInfo {
-  std::string_view name;
-  std::string_view summary;
-  std::string_view source;
-};
-
-// Every task there is.
-std::span<const TaskInfo> tasks();
-
 struct TaskOptions {
   std::filesystem::path folder;  // of the data sets
   DType dtype = DType::f32;
-  std::uint64_t seed = 1;  // of tasks that are made up
+  std::uint64_t seed = 1;  // of tasks that are made up, divided or paired
   // Of the language task.
   std::string domains = "all";
   std::int64_t context = 128;
@@ -104,15 +95,17 @@ struct TaskOptions {
   std::string header = "auto";
 };
 
+struct TaskInfo {
+  std::string_view name;
+  std::string_view summary;
+  std::string_view source;
+  Task (*load)(const TaskOptions& options);  // its targets and data
+};
+
+// Every task there is.
+std::span<const TaskInfo> tasks();
 // A task by its name.
 Task load_task(std::string_view name, const TaskOptions& options);
-
-// The folder of the task vision in a folder of data.
-std::filesystem::path vision_folder(const std::filesystem::path& data);
-// Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) from folder/fashion-mnist/{train,t10k}-{images-idx3,
-// labels-idx1}-ubyte.gz: images as rows, x = (pixel / 255 - 0.2860) / 0.3530, which has mean 0 and
-// variance 1 over the training images; 10 classes.
-Task load_vision(const std::filesystem::path& folder, DType dtype);
 
 struct SyntheticOptions {
   std::int64_t train_size = 8192;
