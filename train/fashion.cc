@@ -20,12 +20,12 @@ constexpr std::int64_t kClasses = 10;
 constexpr std::int64_t kShift = 8;  // of the lower image
 
 // (pixel / 255 - mean) / deviation of all pixels has mean 0 and variance 1.
-struct Scale {
+struct PixelScale {
   double mean;
   double deviation;
 };
-constexpr Scale kImageScale{0.2860, 0.3530};
-constexpr Scale kPairScale{0.3043, 0.3640};
+constexpr PixelScale kImageScale{0.2860, 0.3530};
+constexpr PixelScale kPairScale{0.3043, 0.3640};
 
 struct Images {
   IdxArray pixels;  // [N, rows, columns]
@@ -75,7 +75,8 @@ std::array<Images, 2> read_splits(const fs::path& data) {
   return both;
 }
 
-void scale_pixels(std::span<const unsigned char> pixels, const Scale& scale, const Tensor& out) {
+void scale_pixels(std::span<const unsigned char> pixels, const PixelScale& scale,
+                  const Tensor& out) {
   with_floating(out.dtype(), "vision", [&]<class T>(T) {
     std::array<T, 256> scaled;
     for (std::size_t pixel = 0; pixel < scaled.size(); ++pixel) {

@@ -1,5 +1,6 @@
 #include "train/dataset.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -15,17 +16,19 @@ namespace {
 using test::error_of;
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 5);
+  CHECK(tasks().size() == 7);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
   CHECK(tasks()[3].name == "own");
   CHECK(tasks()[4].name == "fashion-pairs");
+  CHECK(tasks()[5].name == "movielens");
+  CHECK(tasks()[6].name == "adult");
   CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
         "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own, "
-        "fashion-pairs.");
+        "fashion-pairs, movielens, adult.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
@@ -101,6 +104,19 @@ Dataset counted(std::int64_t rows) {
     dataset.labels.write<std::int32_t>()[i] = static_cast<std::int32_t>(i);
   }
   return dataset;
+}
+
+TEST_CASE("a split takes a fifth for the test, each part in its order") {
+  const Split split = split_of(11, {3, 1, 0});
+  CHECK(split.test.size() == 2);
+  CHECK(split.train.size() == 9);
+  CHECK(std::ranges::is_sorted(split.test));
+  CHECK(std::ranges::is_sorted(split.train));
+  std::set<std::int32_t> all(split.test.begin(), split.test.end());
+  all.insert(split.train.begin(), split.train.end());
+  CHECK(all.size() == 11);
+  CHECK(split_of(11, {3, 1, 0}).test == split.test);
+  CHECK(split_of(1000, {4, 1, 0}).test != split_of(1000, {3, 1, 0}).test);
 }
 
 TEST_CASE("dataset: what is not finite is named") {
