@@ -125,7 +125,7 @@ Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& opt
       .centres = stream(0).normal({options.clusters, options.dimension}, DType::f64, 0.0, 2.0),
       .rules =
           stream(1).normal({options.clusters, options.classes, options.dimension}, DType::f64)};
-  Task task;
+  Task task{.name = "synthetic"};
   task.targets = {{.name = "class", .classes = options.classes}};
   task.train = draw_synthetic(options, clusters, options.train_size, dtype, stream(2));
   task.test = draw_synthetic(options, clusters, options.test_size, dtype, stream(3));
