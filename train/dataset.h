@@ -48,11 +48,23 @@ struct Column {
   friend bool operator==(const Column&, const Column&) = default;
 };
 
+// What ids tell of an example: one of so many values, by its id from 0 on, in one column of x; or
+// several of them, in as many columns as there are values, each 1 or 0.
+struct Field {
+  std::string name;
+  std::int64_t values = 0;
+  bool several = false;
+
+  std::int64_t columns() const { return several ? values : 1; }
+  friend bool operator==(const Field&, const Field&) = default;
+};
+
 // What a model has to know of its data.
 struct TaskShape {
   std::int64_t inputs = 0;  // columns of x
   bool ids = false;         // x are ids
   std::vector<Target> targets = {};
+  std::vector<Field> fields = {};  // of ids, from the first column to the last; none: they are text
   // Of data of one's own: the columns of the table without the labels, and the place of the labels.
   std::vector<Column> columns = {};
   std::int64_t label = 0;
@@ -61,37 +73,30 @@ struct TaskShape {
 };
 
 struct Task {
-  std::string name;
-  std::string summary;
-  std::string source;
-  std::vector<Target> targets;
-  Dataset train;
-  Dataset test;
-  std::vector<Column> columns = {};  // as in TaskShape
+  std::string name = {};
+  std::string summary = {};
+  std::string source = {};
+  std::vector<Target> targets = {};
+  Dataset train = {};
+  Dataset test = {};
+  std::vector<Field> fields = {};  // as in TaskShape
+  std::vector<Column> columns = {};
   std::int64_t label = 0;
 
   TaskShape shape() const {
     return {.inputs = train.x.size(1),
             .ids = train.x.dtype() == DType::i32,
             .targets = targets,
+            .fields = fields,
             .columns = columns,
             .label = label};
   }
 };
 
-struct TaskInfo {
-  std::string_view name;
-  std::string_view summary;
-  std::string_view source;
-};
-
-// Every task there is.
-std::span<const TaskInfo> tasks();
-
 struct TaskOptions {
   std::filesystem::path folder;  // of the data sets
   DType dtype = DType::f32;
-  std::uint64_t seed = 1;  // of tasks that are made up
+  std::uint64_t seed = 1;  // of tasks that are made up, divided or paired
   // Of the language task.
   std::string domains = "all";
   std::int64_t context = 128;
@@ -104,15 +109,17 @@ struct TaskOptions {
   std::string header = "auto";
 };
 
+struct TaskInfo {
+  std::string_view name;
+  std::string_view summary;
+  std::string_view source;
+  Task (*load)(const TaskOptions& options);  // its targets and data
+};
+
+// Every task there is.
+std::span<const TaskInfo> tasks();
 // A task by its name.
 Task load_task(std::string_view name, const TaskOptions& options);
-
-// The folder of the task vision in a folder of data.
-std::filesystem::path vision_folder(const std::filesystem::path& data);
-// Fashion-MNIST (Xiao, Rasul, Vollgraf 2017) from folder/fashion-mnist/{train,t10k}-{images-idx3,
-// labels-idx1}-ubyte.gz: images as rows, x = (pixel / 255 - 0.2860) / 0.3530, which has mean 0 and
-// variance 1 over the training images; 10 classes.
-Task load_vision(const std::filesystem::path& folder, DType dtype);
 
 struct SyntheticOptions {
   std::int64_t train_size = 8192;
@@ -128,6 +135,14 @@ struct SyntheticOptions {
 // with A_c [classes, dimension] ~ N(0, 1). Each coordinate of x has mean 0 and variance 1 over the
 // draws of the centres. A function of (seed, options) alone: the labels do not depend on the dtype.
 Task make_synthetic(DType dtype, std::uint64_t seed, const SyntheticOptions& options = {});
+
+// The places of n examples: a fifth of them, drawn by rng, for the test, the others to train. Each in
+// their order.
+struct Split {
+  std::vector<std::int32_t> train;
+  std::vector<std::int32_t> test;
+};
+Split split_of(std::int64_t n, Rng rng);
 
 // An error that names the first row and column where x is NaN or infinite; ids are neither.
 void check_finite(const Dataset& dataset, std::string_view name = "data set");

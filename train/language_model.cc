@@ -3,8 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "moe/values.h"
 #include "ops/ops.h"
-#include "tensor/kernels.h"
 #include "train/language.h"
 
 namespace moegrad {
@@ -14,20 +14,13 @@ constexpr double kRotaryBase = 10000.0;
 constexpr double kEmbeddingDeviation = 0.02;
 
 LayerConfig causal(LayerConfig config) {
-  config.size.output = config.size.model;
+  config = square(std::move(config));
   config.causal = true;
   config.biases = false;
   return config;
 }
 
 std::string name_of_layer(std::int64_t layer) { return std::to_string(layer) + "."; }
-
-// Columns [begin, begin + columns) of ids [B, W], flat.
-Tensor window_columns(const Tensor& ids, std::int64_t begin, std::int64_t columns) {
-  const Tensor out = ids.like({ids.size(0) * columns});
-  kernels(ids.device()).copy_block(ids, begin, ids.size(1), ids.size(0), columns, 0, columns, out);
-  return out;
-}
 
 // [B T, heads d] as [B heads, T, d], and back.
 Var split_heads(Var x, std::int64_t length, std::int64_t heads) {
@@ -187,12 +180,13 @@ Pass LanguageModel::forward(Tape& tape, const Batch& batch, const Parameters& pa
     fail("language-model", "x is {} {}. It must be windows of bytes, i32 [B, T + 1], T at most {}.",
          name_of(batch.x.dtype()), batch.x.shape(), size_.context);
   }
-  const Tensor ids = window_columns(batch.x, 0, length);
+  const auto flat = [](const Tensor& t) { return t.reshape({t.numel()}); };
+  const Tensor ids = flat(columns_of(batch.x, 0, length));
   const Weights w = moegrad::bind(tape, parameters, "embedding");
   Pass pass;
   pass.mixtures.reserve(static_cast<std::size_t>(size_.layers));
   const Var logits = layers(embedding(w.at(""), ids), ids, length, parameters, mode, pass, nullptr);
-  pass.predictions = {{logits, window_columns(batch.x, 1, length)}};
+  pass.predictions = {{logits, flat(columns_of(batch.x, 1, length + 1))}};
   return pass;
 }
 

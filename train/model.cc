@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "moe/values.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
 
@@ -40,6 +41,23 @@ Var loss_of_each(const Model& model, const Pass& pass) {
 }
 
 }  // namespace
+
+std::int64_t outputs_of(const Target& target) {
+  return target.kind == Target::Kind::classes ? target.classes : 1;
+}
+
+Var predicted(const Target& target, Var columns) {
+  return target.kind == Target::Kind::classes ? columns : reshape(columns, {columns.size(0)});
+}
+
+Tensor column_of(const Tensor& labels, std::int64_t i) {
+  return labels.rank() == 1 ? labels : columns_of(labels, i, i + 1).reshape({labels.size(0)});
+}
+
+LayerConfig square(LayerConfig config) {
+  config.size.output = config.size.model;
+  return config;
+}
 
 Var loss_of(const Target& target, const Prediction& prediction) {
   const auto& [value, labels] = prediction;

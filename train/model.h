@@ -80,6 +80,15 @@ class Model {
   Layer mixture_;
 };
 
+// The columns that a target is told in, and its value from them, [B, outputs_of(target)], as
+// Target::Kind says.
+std::int64_t outputs_of(const Target& target);
+Var predicted(const Target& target, Var columns);
+// Column i of [B, W] as [B], of [B] all: the labels of target i.
+Tensor column_of(const Tensor& labels, std::int64_t i);
+// The configuration of a mixture that maps D to D.
+LayerConfig square(LayerConfig config);
+
 // The mean loss of a prediction, over the rows whose label is known.
 Var loss_of(const Target& target, const Prediction& prediction);
 

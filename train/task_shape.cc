@@ -107,6 +107,25 @@ Target target_of(const Json& object, std::string_view file) {
   return target;
 }
 
+std::vector<Field> fields_of(const Json& list, std::int64_t inputs, std::string_view file) {
+  if (!list.is_array() || list.empty() || static_cast<std::int64_t>(list.size()) > kMostFields) {
+    damaged(file, fmt::format("has not 1 to {} fields", kMostFields));
+  }
+  std::vector<Field> fields;
+  std::int64_t columns = 0;
+  for (const Json& object : list) {
+    if (!object.is_object()) damaged(file, "has a field that is no object");
+    fields.push_back({.name = text(object, "name", file),
+                      .values = count(object, "values", 1, kMostClassesOfTarget, file),
+                      .several = flag(object, "several", file)});
+    columns += fields.back().columns();
+  }
+  if (columns != inputs) {
+    damaged(file, fmt::format("has fields of {} columns for {} inputs", columns, inputs));
+  }
+  return fields;
+}
+
 }  // namespace
 
 std::string to_json(const TaskShape& shape) {
@@ -119,6 +138,9 @@ std::string to_json(const TaskShape& shape) {
     if (!t.names.empty()) targets.back()["names"] = t.names;
   }
   Json object = {{"inputs", shape.inputs}, {"ids", shape.ids}, {"targets", targets}};
+  for (const Field& f : shape.fields) {
+    object["fields"].push_back({{"name", f.name}, {"values", f.values}, {"several", f.several}});
+  }
   if (shape.columns.empty()) return object.dump();
   Json columns = Json::array();
   for (const Column& c : shape.columns) {
@@ -142,6 +164,10 @@ TaskShape read_shape(std::string_view json, std::string_view file) {
     damaged(file, fmt::format("has not 1 to {} targets", kMostTargets));
   }
   for (const Json& target : *targets) shape.targets.push_back(target_of(target, file));
+  if (const auto fields = object.find("fields"); fields != object.end()) {
+    if (!shape.ids) damaged(file, "has fields, and its 'ids' is false");
+    shape.fields = fields_of(*fields, shape.inputs, file);
+  }
   const auto columns = object.find("columns");
   if (columns == object.end()) return shape;
   if (!columns->is_array() || columns->empty() || shape.ids) damaged(file, "has no columns");
@@ -180,6 +206,7 @@ std::string difference(const TaskShape& there, const TaskShape& here) {
     }
   }
   if (there.inputs != here.inputs) return differ("the inputs are", there.inputs, here.inputs);
+  if (there.fields != here.fields) return "the fields are other ones";
   return "the targets are other ones";
 }
 

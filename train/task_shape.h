@@ -11,11 +11,13 @@ namespace moegrad {
 // with "names" in a target that has them; where there are columns "label", its place, and "columns":
 // {"name","mean","deviation"} or {"name","categories"}.
 std::string to_json(const TaskShape& shape);
+// and, where there are some, "fields":[{"name":"user","values":943,"several":false}].
 // From there. The text is not trusted: errors name the file. Sizes are at most kMostInputs and
-// kMostClassesOfTarget, and there are at most kMostTargets.
+// kMostClassesOfTarget, and there are at most kMostTargets and kMostFields.
 inline constexpr std::int64_t kMostInputs = 1 << 24;
 inline constexpr std::int64_t kMostClassesOfTarget = 1 << 24;
 inline constexpr std::int64_t kMostTargets = 1024;
+inline constexpr std::int64_t kMostFields = 1024;
 TaskShape read_shape(std::string_view json, std::string_view file);
 // The first thing that differs between two shapes; empty where nothing does.
 std::string difference(const TaskShape& there, const TaskShape& here);

@@ -20,6 +20,7 @@
 #include "train/loop.h"
 #include "train/npy.h"
 #include "train/own.h"
+#include "train/plain_rows.h"
 #include "train/stored_model.h"
 
 namespace moegrad::fuzz {
@@ -263,6 +264,16 @@ std::string change_idx(const std::string& input, std::uint64_t seed, std::uint64
   }
 }
 
+std::vector<std::string> plain_files() {
+  return {"a\tb\n1\t2\n3\t4\n", "a\tb\r\n\t\r\nx y\t", "a\tb\n-1\t\xff\n"};
+}
+
+std::string change_plain(const std::string& input, std::uint64_t seed, std::uint64_t i) {
+  return mutated(input, seed, i);
+}
+
+void read_plain_file(const fs::path& file) { read_plain_rows(file, "set", '\t', "a\tb"); }
+
 void read_idx_file(const fs::path& file) {
   try {
     read_idx(file, 1);
@@ -332,7 +343,8 @@ const std::vector<Target>& targets() {
       {"idx", idx_files, change_idx, read_idx_file},
       {"run", run_files, changed_text, read_run_files},
       {"csv", csv_files, changed_text, [](const fs::path& file) { read_rows(file, "f.csv"); }},
-      {"npy", npy_files, changed_text, [](const fs::path& file) { read_rows(file, "f.npy"); }}};
+      {"npy", npy_files, changed_text, [](const fs::path& file) { read_rows(file, "f.npy"); }},
+      {"plain-rows", plain_files, change_plain, read_plain_file}};
   return all;
 }
 

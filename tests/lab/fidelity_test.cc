@@ -69,6 +69,48 @@ TEST_CASE("the router gradients of a trained model against ste-dense") {
   CHECK(error_of([&] { stored_config(folder / "text"); }) != "no error");
 }
 
+// Its experts are not named after each layer.
+TEST_CASE(
+    "a model of one set of experts and a gate for each target: those that it was trained to") {
+  const TemporaryFolder folder;
+  Task task{.name = "films",
+            .targets = {{.name = "rating", .kind = Target::Kind::number},
+                        {.name = "watched", .kind = Target::Kind::binary}}};
+  task.fields = {{.name = "user", .values = 5}, {.name = "film", .values = 7}};
+  task.train = {.x = Tensor::empty({32, 2}, DType::i32, Device::cpu),
+                .labels = Tensor::empty({32, 2}, DType::i32, Device::cpu)};
+  for (std::int32_t i = 0; i < 32; ++i) {
+    task.train.x.write<std::int32_t>()[2 * i] = i % 5;
+    task.train.x.write<std::int32_t>()[2 * i + 1] = i % 7;
+    task.train.labels.write<std::int32_t>()[2 * i] = i % 3;
+    task.train.labels.write<std::int32_t>()[2 * i + 1] = i % 2;
+  }
+  task.test = task.train;
+  TrainConfig config;
+  config.task = "films";
+  config.dtype = "f64";
+  config.epochs = 2;
+  config.batch = 16;
+  config.width = config.hidden = 8;
+  config.experts = 4;
+  train(config, {.out = folder / "run", .task = &task});
+  StoredModel model = load_model(checkpoint_of(folder / "run"));
+  CHECK(model.task == task.shape());
+  const Batch batch = Batches(task.train, 16).get(0);
+  const auto measure = [&] { return measure_fidelity(model, batch, {"sparse"}); };
+  const std::vector<FidelityRow> rows = measure();
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0].layer == 0);
+  CHECK(rows[1].layer == 1);
+  // The input of the mixture and its gates stay as they are.
+  for (double& v : model.parameters.find("experts.w2")->value.write_values<double>()) v = v * v;
+  const std::vector<FidelityRow> others = measure();
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(std::abs(rows[i].cosine_ones) <= 1.0 + 1e-12);
+    CHECK(others[i].cosine_ones != rows[i].cosine_ones);
+  }
+}
+
 TEST_CASE("on another device: the cpu's rows within rounding") {
   const TemporaryFolder folder;
   const Task task = make_synthetic(DType::f64, 1, {.train_size = 64, .test_size = 16});

@@ -1,163 +1,34 @@
 #include "train/dataset.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <fmt/format.h>
-#include <zlib.h>
 
 #include "tests/temporary_files.h"
 
 namespace moegrad {
 namespace {
 
-namespace fs = std::filesystem;
 using test::error_of;
-using test::TemporaryFolder;
-
-void write_gzip(const fs::path& path, const std::string& bytes) {
-  const gzFile file = gzopen(path.c_str(), "wb");
-  REQUIRE(file != nullptr);
-  CHECK(gzwrite(file, bytes.data(), static_cast<unsigned>(bytes.size())) ==
-        static_cast<int>(bytes.size()));
-  CHECK(gzclose(file) == Z_OK);
-}
-
-// An IDX file of up to 255 on each axis.
-std::string idx(const std::vector<int>& sizes, const std::string& values) {
-  std::string bytes = {0, 0, 8, static_cast<char>(sizes.size())};
-  for (const int size : sizes) bytes += {0, 0, 0, static_cast<char>(size)};
-  return bytes + values;
-}
-
-// A small Fashion-MNIST: 3 + 2 images of 1 x 2 pixels.
-class Fixture {
- public:
-  Fixture() {
-    fs::create_directory(images());
-    write("train-images-idx3", idx({3, 1, 2}, std::string("\0\xff\1\2\3\4", 6)));
-    write("train-labels-idx1", idx({3}, std::string("\0\x09\5", 3)));
-    write("t10k-images-idx3", idx({2, 1, 2}, std::string("\5\6\7\x08", 4)));
-    write("t10k-labels-idx1", idx({2}, std::string("\1\2", 2)));
-  }
-  void write(std::string_view name, const std::string& bytes) const {
-    write_gzip(file(name), bytes);
-  }
-  fs::path images() const { return folder_ / "fashion-mnist"; }
-  fs::path file(std::string_view name) const { return images() / fmt::format("{}-ubyte.gz", name); }
-  std::string error() const {
-    return error_of([&] { load_vision(folder_.path(), DType::f32); });
-  }
-  const fs::path& folder() const { return folder_.path(); }
-
- private:
-  TemporaryFolder folder_;
-};
-
-TEST_CASE("vision: images as scaled rows") {
-  const Fixture fixture;
-  for (const DType dtype : {DType::f32, DType::f64}) {
-    const Task task = load_task("vision", {.folder = fixture.folder(), .dtype = dtype});
-    CHECK(task.name == "vision");
-    CHECK(task.targets[0].classes == 10);
-    CHECK(task.train.x.dtype() == dtype);
-    CHECK(task.train.x.shape() == Shape{3, 2});
-    CHECK(task.train.labels.same_bits(Tensor::of<std::int32_t>({3}, {0, 9, 5})));
-    CHECK(task.test.x.shape() == Shape{2, 2});
-    CHECK(task.test.labels.same_bits(Tensor::of<std::int32_t>({2}, {1, 2})));
-    CHECK(task.train.x.at(0) == doctest::Approx(-0.2860 / 0.3530));
-    CHECK(task.train.x.at(1) == doctest::Approx((1.0 - 0.2860) / 0.3530));
-    CHECK(task.test.x.at(3) == doctest::Approx((8.0 / 255.0 - 0.2860) / 0.3530));
-  }
-  CHECK(error_of([&] { load_vision(fixture.folder(), DType::i32); }) ==
-        "[vision] needs f32 or f64, got i32. Convert the tensor first.");
-}
-
-TEST_CASE("vision: files that are missing or do not agree") {
-  const auto path = [](const Fixture& fixture, std::string_view name) {
-    return fixture.file(name).string();
-  };
-  CHECK(error_of([] { load_vision("nowhere", DType::f32); }) ==
-        "[vision] there is no folder 'nowhere/fashion-mnist'. Run scripts/data.");
-  {
-    const Fixture fixture;
-    fs::remove(fixture.file("t10k-labels-idx1"));
-    CHECK(fixture.error() == fmt::format("[vision] '{}' is missing. Run scripts/data.",
-                                         path(fixture, "t10k-labels-idx1")));
-  }
-  {
-    const Fixture fixture;
-    fixture.write("train-labels-idx1", idx({2}, "\1\2"));
-    CHECK(fixture.error() == fmt::format("[vision] {}: 2 labels for 3 images. Run scripts/data.",
-                                         path(fixture, "train-labels-idx1")));
-  }
-  {
-    const Fixture fixture;
-    fixture.write("train-labels-idx1", idx({3}, "\1\2\x0a"));
-    CHECK(fixture.error() ==
-          fmt::format("[vision] {}: label 10 of image 2. Labels are 0 to 9; run scripts/data.",
-                      path(fixture, "train-labels-idx1")));
-  }
-  {
-    const Fixture fixture;
-    fixture.write("t10k-images-idx3", idx({2, 0, 2}, ""));
-    CHECK(fixture.error() == fmt::format("[vision] {}: 2 images of 0 x 2. Run scripts/data.",
-                                         path(fixture, "t10k-images-idx3")));
-  }
-  {
-    const Fixture fixture;
-    fixture.write("t10k-images-idx3", idx({2, 1, 1}, "ab"));
-    CHECK(fixture.error() ==
-          fmt::format("[vision] {}: images of 2 pixels to train and 1 to test. Run scripts/data.",
-                      fixture.images().string()));
-  }
-  {
-    const Fixture fixture;
-    fixture.write("train-images-idx3", idx({3}, "abc"));
-    CHECK(fixture.error() == fmt::format("[idx] {}: 11 bytes; its header has 16. Fetch it again.",
-                                         path(fixture, "train-images-idx3")));
-  }
-}
-
-TEST_CASE("vision: the real Fashion-MNIST") {
-  const fs::path folder = fs::path(MOEGRAD_SOURCE_DIR) / "data";
-  if (!fs::exists(folder / "fashion-mnist")) {
-    MESSAGE("skipped, run scripts/data");
-    return;
-  }
-  const Task task = load_vision(folder, DType::f32);
-  CHECK(task.train.x.shape() == Shape{60'000, 784});
-  CHECK(task.test.x.shape() == Shape{10'000, 784});
-  std::vector<int> per_class(10);
-  for (const std::int32_t label : task.train.labels.values<std::int32_t>()) {
-    ++per_class[static_cast<std::size_t>(label)];
-  }
-  CHECK(per_class == std::vector<int>(10, 6000));
-  double sum = 0.0;
-  double squares = 0.0;
-  for (const float v : task.train.x.values<float>()) {
-    sum += static_cast<double>(v);
-    squares += static_cast<double>(v) * static_cast<double>(v);
-  }
-  const auto n = static_cast<double>(task.train.x.numel());
-  CHECK(std::abs(sum / n) < 1e-3);
-  CHECK(std::abs(squares / n - 1.0) < 1e-3);
-  check_finite(task.train);
-}
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 4);
+  CHECK(tasks().size() == 7);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
   CHECK(tasks()[3].name == "own");
+  CHECK(tasks()[4].name == "fashion-pairs");
+  CHECK(tasks()[5].name == "movielens");
+  CHECK(tasks()[6].name == "adult");
   CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
-        "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own.");
+        "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own, "
+        "fashion-pairs, movielens, adult.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
@@ -233,6 +104,19 @@ Dataset counted(std::int64_t rows) {
     dataset.labels.write<std::int32_t>()[i] = static_cast<std::int32_t>(i);
   }
   return dataset;
+}
+
+TEST_CASE("a split takes a fifth for the test, each part in its order") {
+  const Split split = split_of(11, {3, 1, 0});
+  CHECK(split.test.size() == 2);
+  CHECK(split.train.size() == 9);
+  CHECK(std::ranges::is_sorted(split.test));
+  CHECK(std::ranges::is_sorted(split.train));
+  std::set<std::int32_t> all(split.test.begin(), split.test.end());
+  all.insert(split.train.begin(), split.train.end());
+  CHECK(all.size() == 11);
+  CHECK(split_of(11, {3, 1, 0}).test == split.test);
+  CHECK(split_of(1000, {4, 1, 0}).test != split_of(1000, {3, 1, 0}).test);
 }
 
 TEST_CASE("dataset: what is not finite is named") {

@@ -9,6 +9,7 @@
 #include "train/classifier.h"
 #include "train/config.h"
 #include "train/language_model.h"
+#include "train/recommender.h"
 
 namespace moegrad {
 namespace {
@@ -71,6 +72,8 @@ TEST_CASE("the model that a task asks for") {
   REQUIRE(language != nullptr);
   CHECK(language->size().context == 8);
   CHECK(language->size().layers == 3);
+  task.fields = {{.name = "user", .values = 5}};
+  CHECK(dynamic_cast<Recommender*>(make_model(task.shape(), config).get()) != nullptr);
 }
 
 }  // namespace

@@ -31,6 +31,10 @@ TEST_CASE("the shape of a task goes through its text") {
   other.targets[0].names[0] = "never";
   CHECK(difference(own, other) == "the targets are other ones");
   CHECK(difference(own, shape) == "the columns are 2 there and 0 here");
+  CHECK(to_json(shape).find("fields") == std::string::npos);  // as in older checkpoints
+  TaskShape with = shape;
+  with.fields = {{.name = "user", .values = 5}, {.name = "genres", .values = 6, .several = true}};
+  CHECK(read_shape(to_json(with), "f") == with);
   const Task task = make_synthetic(DType::f32, 1, {.train_size = 1, .test_size = 1});
   CHECK(task.shape() == shape_of_task("synthetic", "f"));
   CHECK(shape_of_task("vision", "f").inputs == 784);
@@ -83,6 +87,20 @@ TEST_CASE("a text that is no shape is refused with the name of its file") {
         std::string::npos);
   CHECK(columns(R"([{"name":"t","categories":["a","b"]}])", "1") == "no error");
   CHECK(target(R"({"name":7})").find("no text 'name'") != std::string::npos);
+  const auto fields = [&](std::string_view ids, std::string_view list) {
+    return error(fmt::format(
+        R"({{"inputs":4,"ids":{},"targets":[{{"name":"a","kind":"binary","classes":0,"partial":false}}],"fields":{}}})",
+        ids, list));
+  };
+  CHECK(fields("true", R"([{"name":"u","values":9,"several":false}])") ==
+        "[checkpoint] f: its task has fields of 1 columns for 4 inputs. Is the file damaged?");
+  CHECK(fields("true", R"([{"name":"u","values":4,"several":true}])") == "no error");
+  CHECK(fields("false", R"([{"name":"u","values":4,"several":true}])").find("'ids' is false") !=
+        std::string::npos);
+  CHECK(fields("true", "[]").find("has not 1 to 1024 fields") != std::string::npos);
+  CHECK(fields("true", "[3]").find("a field that is no object") != std::string::npos);
+  CHECK(fields("true", R"([{"name":"u","values":0,"several":true}])").find("'values' from 1") !=
+        std::string::npos);
   CHECK(error_of([] { shape_of_task("own", "f"); }) ==
         "[checkpoint] f: its task 'own' says nothing of its data. Is the file damaged?");
 }
