@@ -20,8 +20,12 @@ const std::vector<Case> kCases = {{0, 3, 2},  {2, 0, 3},    {1, 1, 1},   {3, 1, 
 struct Expected {
   Values out, lse, dq, dk, dv;
 };
-Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor& v,
-                  const Tensor& dout) {
+Expected expected(const Case& c, const Tensor& queries, const Tensor& keys, const Tensor& values,
+                  const Tensor& dy) {
+  const Values q = queries.to_vector();
+  const Values k = keys.to_vector();
+  const Values v = values.to_vector();
+  const Values dout = dy.to_vector();
   const auto [batch, length, width] = c;
   const auto rows = at(batch * length);
   const auto size = at(batch * length * width);
@@ -35,7 +39,7 @@ Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor&
       for (std::int64_t j = 0; j <= i; ++j) {
         double s = 0.0;
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
-          s += scale * q.at(row * width + c_) * k.at((b * length + j) * width + c_);
+          s += scale * q[at(row * width + c_)] * k[at((b * length + j) * width + c_)];
         }
         p.push_back(s);
       }
@@ -52,9 +56,9 @@ Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor&
         double d = 0.0;
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
           const std::int64_t of_v = (b * length + j) * width + c_;
-          e.out[at(row * width + c_)] += p[at(j)] * v.at(of_v);
-          e.dv[at(of_v)] += p[at(j)] * dout.at(row * width + c_);
-          d += dout.at(row * width + c_) * v.at(of_v);
+          e.out[at(row * width + c_)] += p[at(j)] * v[at(of_v)];
+          e.dv[at(of_v)] += p[at(j)] * dout[at(row * width + c_)];
+          d += dout[at(row * width + c_)] * v[at(of_v)];
         }
         dp.push_back(d);
         dot += p[at(j)] * d;
@@ -63,8 +67,8 @@ Expected expected(const Case& c, const Tensor& q, const Tensor& k, const Tensor&
         const double ds = scale * p[at(j)] * (dp[at(j)] - dot);
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
           const std::int64_t of_k = (b * length + j) * width + c_;
-          e.dq[at(row * width + c_)] += ds * k.at(of_k);
-          e.dk[at(of_k)] += ds * q.at(row * width + c_);
+          e.dq[at(row * width + c_)] += ds * k[at(of_k)];
+          e.dk[at(of_k)] += ds * q[at(row * width + c_)];
         }
       }
     }

@@ -28,13 +28,15 @@ KERNEL_TEST("grouped products of rows and weights") {
       for (const bool transposed : {false, true}) {
         const Tensor w = random(
             transposed ? Shape{c.groups(), c.m, c.k} : Shape{c.groups(), c.k, c.m}, dtype, 2);
+        const Values xs = x.to_vector();
+        const Values ws = w.to_vector();
         Values want(at(c.total() * c.m), 0.0);
         for (std::int64_t r = 0; r < c.total(); ++r) {
           const std::int64_t first = group[at(r)] * c.k * c.m;
           for (std::int64_t l = 0; l < c.k; ++l) {
             for (std::int64_t j = 0; j < c.m; ++j) {
               want[at(r * c.m + j)] +=
-                  x.at(r * c.k + l) * w.at(first + (transposed ? j * c.k + l : l * c.m + j));
+                  xs[at(r * c.k + l)] * ws[at(first + (transposed ? j * c.k + l : l * c.m + j))];
             }
           }
         }
@@ -54,11 +56,14 @@ KERNEL_TEST("grouped gradients of weights") {
       const auto group = c.group_of();
       const Tensor x = random({c.total(), c.k}, dtype, 1);
       const Tensor dy = random({c.total(), c.m}, dtype, 2);
+      const Values xs = x.to_vector();
+      const Values dys = dy.to_vector();
       Values want(at(c.groups() * c.k * c.m), 0.0);
       for (std::int64_t r = 0; r < c.total(); ++r) {
         for (std::int64_t l = 0; l < c.k; ++l) {
           for (std::int64_t j = 0; j < c.m; ++j) {
-            want[at((group[at(r)] * c.k + l) * c.m + j)] += x.at(r * c.k + l) * dy.at(r * c.m + j);
+            want[at((group[at(r)] * c.k + l) * c.m + j)] +=
+                xs[at(r * c.k + l)] * dys[at(r * c.m + j)];
           }
         }
       }
