@@ -95,6 +95,7 @@ void add_evaluate(CLI::App& app, Global& global);
 void add_report(CLI::App& app, Global& global);
 void add_sample(CLI::App& app, Global& global);
 void add_study(CLI::App& app, Global& global);
+void add_tape(CLI::App& app, Global& global);
 void add_study_bias(CLI::App& study, Global& global);
 void add_study_compare(CLI::App& study, Global& global);
 void add_study_fidelity(CLI::App& study, Global& global);

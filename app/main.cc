@@ -58,6 +58,7 @@ int run(int argc, char** argv) {
   add_report(app, global);
   add_sample(app, global);
   add_study(app, global);
+  add_tape(app, global);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

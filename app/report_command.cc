@@ -28,7 +28,7 @@ int run_report(const ReportArguments& a) {
   const PageData data = page_data({a.runs.begin(), a.runs.end()});
   require_distinct("report", a.runs, {a.out});
   const std::string runs = counted(a.runs.size(), "run");
-  const std::string page = page_of("moegrad: " + runs, data.json);
+  const std::string page = page_of(PageOf::runs, "moegrad: " + runs, data.json);
   write_file_atomic(a.out, page);
   for (const std::string& note : data.notes) put(stderr, "{}\n", note);
   put(stdout, "{} in {}, {:.1f} MB, written to {}\n", runs, counted(data.groups, "group"),

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -112,6 +113,7 @@ struct Operation {
   void (*backward)(Backward&, const void* attributes);
   void (*cell)(std::span<const Tensor> inputs, const void* attributes, Cell&);  // or null
   bool local = true;  // a function of its inputs alone: it can be run again apart from its tape
+  std::optional<Claim> claim = {};  // none: a leaf, or a program of others
 };
 
 // The declaration of an operation: a struct with these static members. `Attributes` are the numbers
@@ -163,6 +165,8 @@ const Operation& operation() {
           return nullptr;
         }
       }(),
+      true,
+      Op::claim,
   };
   return instance;
 }

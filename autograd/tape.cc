@@ -203,10 +203,22 @@ std::size_t Tape::bytes_saved() const {
   return sum;
 }
 
+Var Tape::var(std::size_t index) {
+  if (index >= nodes_.size()) {
+    fail("tape", "there is no node {}: the tape has {}. Nodes are counted from 0.", index,
+         nodes_.size());
+  }
+  return {this, static_cast<std::int32_t>(index), nodes_[index].epoch};
+}
+
 Tape::NodeView Tape::node(std::size_t index) const {
   const Node& node = nodes_.at(index);
   NodeView view;
   view.operation = node.leaf() ? nullptr : node.operation;
+  view.label = node.label();
+  const auto leaf =
+      std::ranges::find(parameters_, static_cast<std::int32_t>(index), &ParameterLeaf::index);
+  view.parameter = leaf == parameters_.end() ? nullptr : leaf->parameter;
   view.output = node.value;
   view.attributes = attributes_.data() + node.attributes;
   view.needs_gradient = node.needs_gradient;

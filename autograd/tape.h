@@ -231,6 +231,8 @@ class Tape {
   // Bytes that a later backward pass needs: saved tensors, and values declared as needed, each
   // once.
   std::size_t bytes_saved() const;
+  // Of each node: its saved tensors, and its value where some backward pass reads it.
+  std::vector<std::size_t> bytes_saved_by_node() const;
 
   // A table: node, operation, inputs, shape, bytes saved, finite or not; its head is a row too.
   using Row = std::array<std::string, 6>;
@@ -239,9 +241,14 @@ class Tape {
   // Graphviz.
   std::string dot() const;
 
+  // The value in a place, as the operation that made it returned it.
+  Var var(std::size_t index);
+
   // For the checker: each node's operation in isolation.
   struct NodeView {
     const Operation* operation;  // null for leaves
+    std::string_view label;      // its name, or the kind of leaf
+    const Parameter* parameter;  // of such a leaf; else null
     std::vector<Tensor> inputs;
     std::vector<std::int32_t> sources;  // the nodes that the inputs come from; -1: left out
     Tensor output;
@@ -297,8 +304,6 @@ class Tape {
   [[noreturn]] void released(std::string_view operation, std::size_t index) const;
   void release(Node& node, bool value);
   void reverse_pass(std::size_t start, const BackwardOptions& options, Gradients& gradients);
-  // Of each node: its saved tensors, and its value where some backward pass reads it.
-  std::vector<std::size_t> bytes_saved_by_node() const;
 
   Options options_;
   Decisions own_;

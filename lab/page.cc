@@ -22,22 +22,36 @@ std::string as_html(std::string_view text) {
 // <!-- is left that would end the block, whatever the texts are.
 std::string as_block(std::string_view json) { return replaced(json, '<', "\\u003c"); }
 
+// What differs between the kinds.
+struct PageKind {
+  std::string_view operation, body, style;
+  std::string script;
+};
+PageKind kind_of_page(PageOf kind) {
+  using namespace page_files;
+  if (kind == PageOf::runs) return {"report", report_html, report_css, std::string(report_js)};
+  return {"tape", tape_html, tape_css, std::string(tape_graph_js).append(tape_js)};
+}
+
 }  // namespace
 
-std::string page_of(std::string_view title, std::string_view json) {
+std::string page_of(PageOf kind, std::string_view title, std::string_view json) {
+  const PageKind own = kind_of_page(kind);
   if (page_files::d3.empty()) {
-    fail("report",
+    fail(own.operation,
          "this build has no d3, which draws the page. Run scripts/setup, then configure and build "
          "again: cmake --preset release && cmake --build --preset release");
   }
-  const std::map<std::string_view, std::string> parts = {{"title", as_html(title)},
-                                                         {"style", std::string(page_files::css)},
-                                                         {"data", as_block(json)},
-                                                         {"d3", std::string(page_files::d3)},
-                                                         {"script", std::string(page_files::js)},
-                                                         {"licence", as_html(page_files::licence)}};
+  const std::map<std::string_view, std::string> parts = {
+      {"title", as_html(title)},
+      {"style", std::string(page_files::page_css).append(own.style)},
+      {"body", std::string(own.body)},
+      {"data", as_block(json)},
+      {"d3", std::string(page_files::d3)},
+      {"script", std::string(page_files::page_js) + own.script},
+      {"licence", as_html(page_files::licence)}};
   std::string page;
-  std::string_view rest = page_files::html;
+  std::string_view rest = page_files::page_html;
   for (std::size_t begin = rest.find("{{"); begin != std::string_view::npos;
        begin = rest.find("{{")) {
     const std::size_t end = rest.find("}}", begin);

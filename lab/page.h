@@ -5,9 +5,12 @@
 
 namespace moegrad {
 
-// A page that shows the data (PageData::json) in any browser: one HTML file that asks for nothing
-// else. It holds d3 (https://d3js.org) with its licence, and lab/page/report.{html,css,js}, all of
-// which the build has put into the program. An Error where the build had no d3.
-std::string page_of(std::string_view title, std::string_view json);
+// What a page shows: training runs (PageData::json), or a tape (lab/tape_page.h).
+enum class PageOf { runs, tape };
+
+// A page that shows the data in any browser: one HTML file that asks for nothing else. It holds d3
+// (https://d3js.org) with its licence, and of lab/page/ the files page.* and those of its kind, all
+// of which the build has put into the program. An Error where the build had no d3.
+std::string page_of(PageOf kind, std::string_view title, std::string_view json);
 
 }  // namespace moegrad

@@ -1,25 +1,27 @@
-# The files of `moegrad report`'s page become strings of the library. Sets page_sources: what defines lab/page_files.h.
+# The files of the pages become strings of the library. Sets page_sources: what defines lab/page_files.h.
 
 set(page_folder ${CMAKE_CURRENT_LIST_DIR})
 set(cache_folder $ENV{XDG_CACHE_HOME})
 if(NOT cache_folder)
   set(cache_folder $ENV{HOME}/.cache)
 endif()
-set(page_html ${page_folder}/report.html)
-set(page_css ${page_folder}/report.css)
-set(page_js ${page_folder}/report.js)
 set(page_d3 ${cache_folder}/moegrad/d3/d3.min.js)
 set(page_licence ${cache_folder}/moegrad/d3/copyright)
 if(NOT EXISTS ${page_d3} OR NOT EXISTS ${page_licence})
   set(page_d3 "")
   set(page_licence "")
-  message(STATUS "[cmake] no d3: `moegrad report` will say so. scripts/setup fetches it.")
+  message(STATUS "[cmake] no d3: `moegrad report` and `moegrad tape` will say so. scripts/setup fetches it.")
 endif()
+foreach(name IN ITEMS page.html page.css page.js report.html report.css report.js tape.html tape.css tape.js tape_graph.js)
+  string(REPLACE "." "_" variable ${name})
+  set(page_${variable} ${page_folder}/${name})
+  list(APPEND page_names ${variable})
+endforeach()
 
 # Pedantic compilers count the letters of a literal.
 set(page_text "#include \"lab/page_files.h\"\n\n#pragma GCC diagnostic ignored \"-Woverlength-strings\"\n\n")
 string(APPEND page_text "namespace moegrad::page_files {\n")
-foreach(name IN ITEMS html css js d3 licence)
+foreach(name IN LISTS page_names ITEMS d3 licence)
   set(content "")
   if(page_${name})
     file(READ ${page_${name}} content)

@@ -87,6 +87,28 @@ TEST_CASE("what no gradient can reach records nothing and saves nothing") {
   }
 }
 
+TEST_CASE("the nodes of a tape: their Vars, kinds, claims and parameters") {
+  Tape t;
+  const Parameter p{"w", row({1, 2})};
+  const Var w = t.parameter(p);
+  const Var y = relu(w);
+  const Var z = straight_through(t.constant(row({3, 4})), y);
+  CHECK(t.var(1).value().to_vector() == y.value().to_vector());
+  CHECK(t.backward(sum(t.var(3)), {.retain = true})[t.var(0)].to_vector() ==
+        std::vector<double>{1, 1});
+  CHECK(t.node(0).label == "parameter");
+  CHECK(t.node(0).parameter == &p);
+  CHECK(t.node(0).operation == nullptr);
+  CHECK(t.node(1).label == "relu");
+  CHECK(t.node(1).parameter == nullptr);
+  CHECK(t.node(1).operation->claim == Claim::exact_on_cell);
+  CHECK(t.node(2).label == "constant");
+  CHECK(t.node(3).operation->claim == Claim::surrogate);
+  CHECK(z.index() == 3);
+  CHECK_THROWS_WITH_AS(
+      t.var(9), "[tape] there is no node 9: the tape has 5. Nodes are counted from 0.", Error);
+}
+
 TEST_CASE("mark and rewind") {
   Tape t;
   const Var x = t.variable(row({1, 2}));
