@@ -12,6 +12,7 @@
 #include "lab/bias.h"
 #include "lab/fidelity.h"
 #include "lab/report.h"
+#include "lab/statistics.h"
 #include "lab/tape_page.h"
 #include "moe/balance.h"
 #include "moe/checks/check.h"

@@ -137,13 +137,15 @@ std::vector<std::string> problems_of_quote(const Block& block) {
     return {where + "not in " + block.comment};
   }
   // What examples in Python print is held to by the tests of the package.
-  if (block.language == "text" && block.comment.starts_with("output of examples/") &&
-      !block.comment.ends_with(".py")) {
-    const std::string name = fs::path(block.comment.substr(10)).stem().string();
+  static const std::regex quoted("(exact )?output of (examples/.*)\\.cc");
+  std::smatch words;
+  if (block.language == "text" && std::regex_match(block.comment, words, quoted)) {
+    const std::string name = fs::path(words[2].str()).filename().string();
     const fs::path program = fs::path(MOEGRAD_BINARY).parent_path() / ("example_" + name);
     const Output& output = run("'" + program.string() + "'");
     if (output.status != 0) return {where + program.string() + " fails"};
-    if (contains(without_numbers(lines_of(output.text)), without_numbers(block.lines))) return {};
+    const auto seen = words[1].matched ? without_indentation : without_numbers;
+    if (contains(seen(lines_of(output.text)), seen(block.lines))) return {};
     return {where + "not what " + program.string() + " prints"};
   }
   return {};
@@ -241,14 +243,14 @@ std::vector<std::string> problems_of(const fs::path& folder, const std::string& 
   return problems;
 }
 
-// README.md, CONTRIBUTING.md, docs/*.md and the README.md of each folder.
+// README.md, CONTRIBUTING.md, all of docs/ and the README.md of each folder.
 std::vector<fs::path> documents() {
   std::vector<fs::path> files = {kRoot / "README.md", kRoot / "CONTRIBUTING.md"};
   for (const auto& entry : fs::directory_iterator(kRoot)) {
     if (fs::is_regular_file(entry.path() / "README.md"))
       files.push_back(entry.path() / "README.md");
   }
-  for (const auto& entry : fs::directory_iterator(kRoot / "docs")) {
+  for (const auto& entry : fs::recursive_directory_iterator(kRoot / "docs")) {
     if (entry.path().extension() == ".md") files.push_back(entry.path());
   }
   return files;
@@ -304,4 +306,7 @@ TEST_CASE("the check finds what is wrong") {
   const std::string output = "<!-- output of examples/first_tape.cc -->\n";
   CHECK(count(output + "```text\nloss 0.5\n```\n") == 0);
   CHECK(count(output + "```text\nloos 0.5\n```\n") == 1);
+  const std::string exact = "<!-- exact output of examples/first_tape.cc -->\n";
+  CHECK(count(exact + "```text\nloss 0.736604\n```\n") == 0);
+  CHECK(count(exact + "```text\nloss 0.5\n```\n") == 1);
 }
