@@ -18,6 +18,7 @@ namespace {
 struct ReportArguments {
   std::vector<std::string> runs;
   std::string out = "report.html";
+  bool texts = false;
 };
 
 std::string counted(std::size_t n, std::string_view what) {
@@ -25,7 +26,7 @@ std::string counted(std::size_t n, std::string_view what) {
 }
 
 int run_report(const ReportArguments& a) {
-  const PageData data = page_data({a.runs.begin(), a.runs.end()});
+  const PageData data = page_data({a.runs.begin(), a.runs.end()}, a.texts);
   require_distinct("report", a.runs, {a.out});
   const std::string runs = counted(a.runs.size(), "run");
   const std::string page = page_of(PageOf::runs, "moegrad: " + runs, data.json);
@@ -47,6 +48,9 @@ void add_report(CLI::App& app, Global& global) {
       "moegrad report runs/synthetic-* --out report.html");
   command.add_option("RUNS", a->runs, "folders of moegrad train")->required()->type_name("");
   command.add_option("--out", a->out, "the page, one HTML file [report.html]")->type_name("FILE");
+  command.add_flag("--texts", a->texts,
+                   "of language runs also where their validation text goes: expert by domain, and "
+                   "examples; reads checkpoints and data");
   command.callback([a, &global] { global.exit_code = run_report(*a); });
 }
 

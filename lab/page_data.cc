@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lab/logged_run.h"
+#include "lab/text_routing.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
@@ -217,9 +218,22 @@ Json result_of(const LoggedRun& run) {
   return out;
 }
 
+// By run.
+std::vector<Json> texts_of(const LoggedRuns& runs, const std::vector<fs::path>& folders) {
+  std::vector<Json> texts(runs.size());
+  bool any = false;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (setting(runs[i], "task") != "language") continue;
+    any = true;
+    texts[i] = text_routing(folders[i]);
+  }
+  if (!any) fail("report", "--texts is given, and no run is of the task language. Leave it out.");
+  return texts;
+}
+
 }  // namespace
 
-PageData page_data(const std::vector<fs::path>& folders) {
+PageData page_data(const std::vector<fs::path>& folders, bool texts) {
   require_runs(folders);
   LoggedRuns runs;
   for (const fs::path& folder : folders) runs.push_back(read_run(folder));
@@ -229,9 +243,13 @@ PageData page_data(const std::vector<fs::path>& folders) {
   const std::size_t of_evaluations = every(runs, &LoggedRun::evaluations, kMostPoints);
   const std::size_t of_loads = every(runs, &LoggedRun::steps, kMostLoads);
 
+  const std::vector<Json> of_text =
+      texts ? texts_of(runs, folders) : std::vector<Json>(runs.size());
+
   PageData page{.json = {}, .groups = groups.size()};
   Json data = {{"runs", Json::array()}, {"groups", Json::array()}, {"differ", differ}};
-  for (const LoggedRun& run : runs) {
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const LoggedRun& run = runs[i];
     data["runs"].push_back({{"name", run.name},
                             {"state", name_of(run.state)},
                             {"step", run.last_step()},
@@ -244,7 +262,8 @@ PageData page_data(const std::vector<fs::path>& folders) {
                             {"notes", run.notes},
                             {"steps", columns(run.steps, of_steps)},
                             {"evaluations", columns(run.evaluations, of_evaluations)},
-                            {"loads", loads(run.steps, of_loads)}});
+                            {"loads", loads(run.steps, of_loads)},
+                            {"texts", of_text[i]}});
     for (const std::string& note : run.notes) page.notes.push_back(run.name + ": " + note);
   }
   for (const Group& group : groups) {

@@ -9,10 +9,12 @@ namespace moegrad {
 
 // The data of a page of runs, as one JSON object in ASCII:
 //   runs         of each what LoggedRun has: {name, state, step (its last), config, set, command,
-//                result, maths, late, notes, steps, evaluations, loads}
+//                result, maths, late, notes, steps, evaluations, loads, texts}
 //     late         of each test measure the mean of the last tenth of the evaluations
 //     steps, evaluations   {step, COLUMN...}, of every `every`-th line
 //     loads        {step, layers}: layers[layer][expert][i], its share of the choices at step[i]
+//     texts        where its text goes (lab/text_routing.h), of runs of the task language where
+//                  that was asked for; else null
 //   groups       [{name, runs}] of runs that differ by their seed alone, or by what changes no result
 //   differ       the settings that differ among the runs
 //   every        {steps, evaluations, loads}: of a run at most kMostPoints lines are kept, and
@@ -27,7 +29,7 @@ inline constexpr std::size_t kMostPoints = 400;
 inline constexpr std::size_t kMostLoads = 100;
 
 // Errors: no folder, one that holds no run, one that is named twice, a configuration that cannot be
-// read.
-PageData page_data(const std::vector<std::filesystem::path>& folders);
+// read; where `texts` are asked for those of text_routing, and no run of the task language.
+PageData page_data(const std::vector<std::filesystem::path>& folders, bool texts = false);
 
 }  // namespace moegrad

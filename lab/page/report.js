@@ -4,7 +4,8 @@ const thinned = (every) => every > 1 ? ` One of ${every} logged steps is shown.`
 
 // What the names of metrics.jsonl and result.json mean.
 const titles = {
-  loss: "Training loss", gradient_norm: "Gradient norm, before clipping", auxiliary: "Auxiliary losses, as added",
+  loss: "Training loss", gradient_norm: "Gradient norm, before clipping",
+  gradient_norm_clipped: "Gradient norm, after clipping", auxiliary: "Auxiliary losses, as added",
   dropped: "Dropped choices", learning_rate: "Learning rate", examples_per_second: "Examples per second",
   load_max_mean: "Load of the fullest expert over the mean",
 };
@@ -183,6 +184,14 @@ function lineChart(parent, name, note, series, hidden = new Set()) {
   figure(parent, name, note, draw, rows);
 }
 
+// What clipping leaves of the norm, where it did anything in any run.
+const clipOf = (r) => +r.config.clip || Infinity;
+if (runs.some((r) => r.steps.gradient_norm?.some((v) => v > clipOf(r)))) {
+  for (const r of runs) {
+    r.steps.gradient_norm_clipped = r.steps.gradient_norm?.map((v) => isNumber(v) ? Math.min(v, clipOf(r)) : v);
+  }
+}
+
 // Of each group the mean of a column over its runs, and the deviation where a step has several.
 function series(kind, name) {
   return groups.map((g, i) => {
@@ -216,7 +225,8 @@ function curves() {
     `Lines are means over the seeds of a group, bands one standard deviation to each side.${thinned(data.every.steps)}`), charts);
   const named = (prefix) => unique(runs.flatMap((r) => Object.keys(r.steps))).filter((k) => k.startsWith(prefix)).sort();
   const list = [["steps", "loss"], ...measures(runs.map((r) => r.evaluations)).map((k) => ["evaluations", k]),
-    ["steps", "load_max_mean"], ["steps", "gradient_norm"], ["steps", "auxiliary"],
+    ["steps", "load_max_mean"], ["steps", "gradient_norm"], ["steps", "gradient_norm_clipped"],
+    ["steps", "auxiliary"],
     ...named("losses.").map((k) => ["steps", k]), ["steps", "dropped"], ["steps", "learning_rate"],
     ["steps", "examples_per_second"]];
   const mayBeZero = (name) => name === "auxiliary" || name === "dropped" || name.startsWith("losses.");
@@ -316,6 +326,7 @@ summary();
 runTable();
 curves();
 loads();
+texts();
 configurations();
 // On paper nothing can be opened.
 addEventListener("beforeprint", () => document.querySelectorAll("details.run").forEach((d) => { d.open = true; }));

@@ -105,6 +105,8 @@ TEST_CASE("moegrad report: mistakes, each with its message and exit code 2, and 
         "[report] '" + path + "' and '" + path + "/' are one folder. Name it once.");
   check({folder.path().string()}, "[report] no config.json of a run in '" + folder.path().string() +
                                       "'. Leave out what moegrad train has not made.");
+  check({path, "--texts"},
+        "[report] --texts is given, and no run is of the task language. Leave it out.");
   check({"nowhere"}, "[report] there is no folder 'nowhere'. Give folders of moegrad train.");
   const Outcome inside = run(folder, {"report", path, "--out", path + "/config.json"});
   CHECK(inside.code == 2);

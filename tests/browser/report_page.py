@@ -38,6 +38,7 @@ def make_runs(moegrad, folder):
     for line in steps:
         line["layer_loads"] = [line["expert_load"], line["expert_load"][::-1]]
     steps[3]["loss"] = None
+    steps[2]["gradient_norm"] = 5.0  # more than --clip
     (layers / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
     return [stopped, *runs, layers]
 
@@ -61,8 +62,9 @@ def check_charts(page):
     }}))""")
     titles = [c["title"] for c in charts]
     for wanted in ("Training loss", "Test loss", "Test accuracy", "Gradient norm, before clipping",
-                   "Load of the fullest expert over the mean", "Examples per second",
-                   "Load per expert", "Load per expert, as a map"):  # fmt: skip
+                   "Gradient norm, after clipping", "Load of the fullest expert over the mean",
+                   "Examples per second", "Load per expert",
+                   "Load per expert, as a map"):  # fmt: skip
         check(wanted in titles, f"no chart '{wanted}' in {titles}")
     check(any(t.startswith("Auxiliary loss: ") for t in titles), f"no auxiliary loss in {titles}")
     for chart in charts:
@@ -171,6 +173,55 @@ def check_texts(page):
         check(command.startswith("moegrad train synthetic --"), command)
 
 
+def make_language_run(moegrad, folder):
+    for domain, text in (("prose", "a line of text, and more of it\n"), ("code", "f(x) { 1 }\n")):
+        place = folder / "data" / "language" / domain
+        place.mkdir(parents=True)
+        for name, times in (("train", 200), ("validation", 40)):
+            (place / f"{name}.txt").write_text(text * times)
+    options = ("--context 64 --width 16 --heads 2 --hidden 8 --layers 3 --experts 4 --steps 20 "
+               "--batch 8 --activation swiglu --domains prose,code")  # fmt: skip
+    subprocess.run([moegrad, "train", "language", *options.split(), "--data", folder / "data",
+                    "--out", folder / "run"], check=True, capture_output=True)  # fmt: skip
+    return folder / "run"
+
+
+def check_routed(page):
+    texts = page.run("JSON.parse(document.getElementById('data').textContent).runs[0].texts")
+    equal(texts["domains"], ["prose", "code"], "domains")
+    check(not page.run("document.getElementById('texts').hidden"), "the texts are hidden")
+    figures = "[...document.querySelectorAll('#texts figure')]"
+    equal(page.run(f"{figures}.map(f => f.querySelectorAll('rect.cell').length)"), [8, 0, 0],
+          "cells of the map")  # fmt: skip
+    spans = "[...document.querySelectorAll('#texts .routed')].map(t => t.children.length)"
+    equal(page.run(spans), [64, 64], "bytes of the texts")
+    first = "document.querySelector('#texts .routed').children"
+    equal(page.run(f"{first}[2].textContent"), "l", "the third byte")
+    page.point_at(f"{first}[2]")
+    told = page.run(TIP_TEXT)
+    chosen = texts["texts"][0]["chosen"][0][2]
+    check(told and told.startswith(f"l\nexpert {chosen}\n"), f"the tip says {told!r}")
+    for e, score in enumerate(texts["texts"][0]["scores"][0][2]):
+        check(f"expert {e}" in told and f"{score:.4f}"[:5] in told, f"no score {score} in {told!r}")
+    page.point_at("document.querySelector('h1')")
+    equal(page.run(TIP_TEXT), None, "the tip, away from the text")
+    page.run("document.getElementById('text-layer').focus()")
+    for _ in range(10):
+        page.press("Tab")
+        if page.run("document.activeElement.matches('.routed')"):
+            break
+    at = "[...document.activeElement.children].findIndex(s => s.matches('.at'))"
+    seen = [page.run(at)]
+    for key in ("ArrowRight", "ArrowRight", "End", "Home"):
+        page.press(key)
+        seen.append(page.run(at))
+    equal(seen, [0, 1, 2, 63, 0], "places that keys lead to")
+    page.press("Escape")
+    equal(page.run(TIP_TEXT), None, "Escape")
+    page.run("(s => { s.selectedIndex = 1; s.onchange(); })(document.getElementById('text-layer'))")
+    equal(page.run(spans), [64, 64], "bytes of the texts in the second layer")
+
+
 def check_report_looks(page, folder):
     check(check_looks(page, folder) < 390, "charts do not follow the width")
     opened = "[...document.querySelectorAll('details.run')].every(d => d.open)"
@@ -186,6 +237,12 @@ def main():
     subprocess.run([moegrad, "report", *runs, "--out", file], check=True, capture_output=True)
     visit(folder, file, check_charts, check_tables, check_texts, check_sorting, check_pointer,
           check_keyboard, check_choices, lambda page: check_report_looks(page, folder))  # fmt: skip
+    texts = folder / "texts"
+    run = make_language_run(moegrad, texts)
+    file = texts / "report.html"
+    subprocess.run([moegrad, "report", run, "--texts", "--out", file], check=True,
+                   capture_output=True)  # fmt: skip
+    visit(texts, file, check_tables, check_routed, lambda page: check_looks(page, texts))
     print(f"the page holds; screenshots are in {folder}")
 
 

@@ -30,7 +30,7 @@ TEST_CASE("page_of: every part is in it, once, and nothing is left of the templa
     CHECK(count(page, R"(<script type="application/json" id="data">{"runs": []}</script>)") == 1);
     std::vector<std::string_view> parts = {page_css, page_js, d3};
     if (kind == PageOf::runs) {
-      parts.insert(parts.end(), {report_css, report_js});
+      parts.insert(parts.end(), {report_css, report_texts_js, report_js});
     } else {
       parts.insert(parts.end(), {tape_css, tape_graph_js, tape_js});
     }
@@ -58,6 +58,7 @@ TEST_CASE("page_of: the files are those of the sources") {
                                    {"report.html", report_html},
                                    {"report.css", report_css},
                                    {"report.js", report_js},
+                                   {"report_texts.js", report_texts_js},
                                    {"tape.html", tape_html},
                                    {"tape.css", tape_css},
                                    {"tape.js", tape_js},
