@@ -1,7 +1,6 @@
 #include "train/byte_pairs.h"
 
 #include <algorithm>
-#include <map>
 
 #include "tensor/error.h"
 
@@ -49,6 +48,10 @@ std::uint64_t key_of(BytePairs::Pair pair) {
   return static_cast<std::uint64_t>(pair[0]) << 32U | static_cast<std::uint64_t>(pair[1]);
 }
 
+BytePairs::Pair pair_of(std::uint64_t key) {
+  return {static_cast<std::int32_t>(key >> 32U), static_cast<std::int32_t>(key & 0xffffffffU)};
+}
+
 std::vector<std::int32_t> bytes_of(std::string_view word) {
   std::vector<std::int32_t> pieces;
   for (const char c : word) pieces.push_back(static_cast<unsigned char>(c));
@@ -70,13 +73,11 @@ void join(std::vector<std::int32_t>& pieces, BytePairs::Pair pair, std::int32_t 
 class Neighbours {
  public:
   explicit Neighbours(std::span<const std::string> texts) {
-    std::map<std::string_view, std::int64_t> times;
-    std::unordered_map<std::string_view, std::int64_t> found;
+    std::unordered_map<std::string_view, std::int64_t> times;
     for (const std::string& text : texts) {
-      for_each_word(text, [&](std::string_view word) { ++found[word]; });
+      for_each_word(text, [&](std::string_view word) { ++times[word]; });
     }
-    times.insert(found.begin(), found.end());  // in an order of their own
-    for (const auto& [word, n] : times) {
+    for (const auto& [word, n] : times) {  // in any order: sums and the lowest pair have none
       words_.push_back({bytes_of(word), n});
       count(words_.size() - 1, 1);
     }
@@ -86,8 +87,9 @@ class Neighbours {
   BytePairs::Pair most_often() const {
     BytePairs::Pair best = {-1, -1};
     std::int64_t most = 1;
-    for (const auto& [pair, places] : pairs_) {
-      if (places.times <= most) continue;
+    for (const auto& [key, places] : pairs_) {
+      const BytePairs::Pair pair = pair_of(key);
+      if (places.times < most || (places.times == most && (most == 1 || pair > best))) continue;
       best = pair;
       most = places.times;
     }
@@ -95,7 +97,7 @@ class Neighbours {
   }
 
   void join_all(BytePairs::Pair pair, std::int32_t piece) {
-    std::vector<std::size_t> words = std::move(pairs_.at(pair).words);
+    std::vector<std::size_t> words = std::move(pairs_.at(key_of(pair)).words);
     std::ranges::sort(words);
     words.erase(std::unique(words.begin(), words.end()), words.end());
     for (const std::size_t w : words) {
@@ -103,7 +105,7 @@ class Neighbours {
       join(words_[w].pieces, pair, piece);
       count(w, 1);
     }
-    pairs_.erase(pair);
+    pairs_.erase(key_of(pair));
   }
 
  private:
@@ -119,14 +121,14 @@ class Neighbours {
   void count(std::size_t w, std::int64_t sign) {
     const Word& word = words_[w];
     for (std::size_t i = 0; i + 1 < word.pieces.size(); ++i) {
-      Places& places = pairs_[{word.pieces[i], word.pieces[i + 1]}];
+      Places& places = pairs_[key_of({word.pieces[i], word.pieces[i + 1]})];
       places.times += sign * word.times;
       if (sign > 0) places.words.push_back(w);
     }
   }
 
   std::vector<Word> words_;
-  std::map<BytePairs::Pair, Places> pairs_;
+  std::unordered_map<std::uint64_t, Places> pairs_;  // by key_of
 };
 
 }  // namespace
