@@ -92,7 +92,7 @@ TEST_CASE("byte pairs: errors") {
   CHECK(learned(300) ==
         "[byte-pairs] 300 pieces of texts that teach 257. Give fewer pieces, or more text.");
   const auto made = [](std::vector<Pair> pairs) {
-    return error_of([&] { const BytePairs made(pairs); });
+    return error_of([&] { const BytePairs all(pairs); });
   };
   CHECK(made({{'a', 256}}) ==
         "[byte-pairs] pair 0 is of the piece 256, and 256 come before it. Give earlier ones.");
