@@ -37,10 +37,10 @@ int run(const SampleArguments& a) {
   }
   std::string text = a.prompt;
   if (a.out.empty()) put(stdout, "{}", a.prompt);
-  sample_text(*model, stored.parameters, a.prompt, a.options, [&](char byte) {
-    text += byte;
+  sample_text(*model, stored.parameters, a.prompt, a.options, [&](std::string_view piece) {
+    text += piece;
     if (a.out.empty()) {
-      std::fputc(byte, stdout);
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
     }
     return std::ferror(stdout) == 0;
@@ -57,16 +57,16 @@ int run(const SampleArguments& a) {
 
 void add_sample(CLI::App& app, Global& global) {
   const auto a = std::make_shared<SampleArguments>();
-  CLI::App& command =
-      add_command(app, "sample", "Write text with a language model, byte by byte.", kSampleExample);
+  CLI::App& command = add_command(
+      app, "sample", "Write text with a language model, piece by piece.", kSampleExample);
   command.add_option("run", a->run, "the folder of a run, or one of its checkpoints")->required();
   command.add_option("--prompt", a->prompt, "what the text begins with")->type_name("TEXT");
   add_number<std::int64_t>(command, "--bytes", a->options.bytes, 1, 1'000'000'000,
                            "to write [256]");
   add_number(command, "--temperature", a->options.temperature, 0.0, 1e6,
-             "what logits are divided by; 0: always the likeliest byte [1]");
+             "what logits are divided by; 0: always the likeliest piece [1]");
   add_number(command, "--top-p", a->options.top_p, 1e-9, 1.0,
-             "draw from the likeliest bytes whose chances reach it [1]");
+             "draw from the likeliest pieces whose chances reach it [1]");
   add_number<std::uint64_t>(command, "--seed", a->options.seed, 0, (std::uint64_t{1} << 53) - 1,
                             "of the draws [1]");
   command

@@ -29,6 +29,7 @@ struct TrainConfig {
   std::int64_t layers = 3;  // of a language model: the first is dense, each other has a mixture
   std::int64_t heads = 4;
   std::int64_t context = 128;
+  std::int64_t pieces = 256;
   std::string domains = "all";  // of the language task
   std::string label = {};  // of the task own: of this on, what TaskOptions has under the same name
   std::int64_t classes = 0;

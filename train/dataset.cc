@@ -20,8 +20,11 @@ namespace {
 
 Task synthetic(const TaskOptions& o) { return make_synthetic(o.dtype, o.seed); }
 Task language(const TaskOptions& o) {
-  const Language read = load_language(o.folder, o.domains, o.context);
-  return {.targets = {{.name = "byte", .classes = kBytes}}, .train = read.train, .test = read.test};
+  const Language read = load_language(o.folder, o.domains, o.context, o.pieces);
+  return {.targets = {{.name = o.pieces == kBytes ? "byte" : "piece", .classes = o.pieces}},
+          .train = read.train,
+          .test = read.test,
+          .pairs = read.pairs.pairs()};
 }
 
 constexpr std::array<TaskInfo, 7> kTasks = {{

@@ -9,6 +9,7 @@
 
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
+#include "train/byte_pairs.h"
 
 namespace moegrad {
 
@@ -30,6 +31,8 @@ struct Target {
   std::int64_t classes = 0;
   bool partial = false;                 // of some examples it is not known
   std::vector<std::string> names = {};  // of the classes; none: they are numbers
+  std::vector<std::int32_t> lengths =
+      {};  // of the classes, in bytes, where they are pieces of text
 
   friend bool operator==(const Target&, const Target&) = default;
 };
@@ -65,6 +68,7 @@ struct TaskShape {
   bool ids = false;         // x are ids
   std::vector<Target> targets = {};
   std::vector<Field> fields = {};  // of ids, from the first column to the last; none: they are text
+  std::vector<BytePairs::Pair> pairs = {};  // of text: beside the bytes, what its pieces are
   // Of data of one's own: the columns of the table without the labels, and the place of the labels.
   std::vector<Column> columns = {};
   std::int64_t label = 0;
@@ -79,7 +83,8 @@ struct Task {
   std::vector<Target> targets = {};
   Dataset train = {};
   Dataset test = {};
-  std::vector<Field> fields = {};  // as in TaskShape
+  std::vector<Field> fields = {};  // as in TaskShape, here and below
+  std::vector<BytePairs::Pair> pairs = {};
   std::vector<Column> columns = {};
   std::int64_t label = 0;
 
@@ -88,6 +93,7 @@ struct Task {
             .ids = train.x.dtype() == DType::i32,
             .targets = targets,
             .fields = fields,
+            .pairs = pairs,
             .columns = columns,
             .label = label};
   }
@@ -100,6 +106,7 @@ struct TaskOptions {
   // Of the language task.
   std::string domains = "all";
   std::int64_t context = 128;
+  std::int64_t pieces = 256;
   // Of the task own (train/own.h).
   std::filesystem::path file = {};
   std::filesystem::path test_file = {};

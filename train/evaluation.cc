@@ -52,6 +52,10 @@ class Collected {
     std::ranges::transform(values_, guesses.begin(), [&](double v) {
       return target_.kind == Kind::classes ? static_cast<std::int32_t>(v) : (v > 0.0 ? 1 : 0);
     });
+    if (!target_.lengths.empty()) {
+      return {{"accuracy", accuracy(guesses, labels_)},
+              {"byte_perplexity", byte_perplexity(loss(), labels_, target_.lengths)}};
+    }
     if (target_.kind == Kind::classes) return {{"accuracy", accuracy(guesses, labels_)}};
     return {{"accuracy", accuracy(guesses, labels_)}, {"auc", area_under_curve(values_, labels_)}};
   }

@@ -12,7 +12,7 @@ namespace moegrad {
 struct Evaluation {
   double loss = 0.0;  // the sum over the targets of their mean losses
   // What the field measures of each target, over the examples where it is known: of classes the
-  // accuracy, of a binary one accuracy and auc, of a number rmse. Named alone, "accuracy", where the
+  // accuracy, of text the perplexity a byte too, of a binary one accuracy and auc, of a number rmse. Named alone, "accuracy", where the
   // model has one target; else "TARGET_accuracy".
   std::vector<std::pair<std::string, double>> measures = {};
   // Of each mixture layer, the part of the choices that fell on each expert; sums to 1.

@@ -12,6 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kTestWindows = 1024;
+constexpr const char* kTrain = "train";
+constexpr const char* kTest = "validation";
 
 std::vector<std::string> chosen(std::string_view domains) {
   const std::vector<std::string> all = language_domains();
@@ -32,28 +34,34 @@ std::vector<std::string> chosen(std::string_view domains) {
   return names;
 }
 
-std::string read_domain(const fs::path& folder, const std::string& domain, const char* part,
-                        std::int64_t context) {
+std::string read_domain(const fs::path& folder, const std::string& domain, const char* part) {
   const fs::path path = folder / "language" / domain / (std::string(part) + ".txt");
   if (!path_exists(path))
     fail("language", "'{}' is missing. Run scripts/data language.", path.string());
-  std::string text = read_file(path);
-  if (static_cast<std::int64_t>(text.size()) < context + 1) {
-    fail("language",
-         "{}: {} bytes, fewer than the {} of a window. Run scripts/data language again, "
-         "or give a shorter --context.",
-         path.string(), text.size(), context + 1);
-  }
-  return text;
+  return read_file(path);
 }
 
-// Where the windows of all texts begin: the text, and the byte in it.
+using Pieces = std::vector<std::int32_t>;
+
+Pieces pieces_of(const BytePairs& pairs, const std::string& text, const std::string& domain,
+                 const char* part, std::int64_t context) {
+  Pieces pieces = pairs.encode(text);
+  if (static_cast<std::int64_t>(pieces.size()) < context + 1) {
+    fail("language",
+         "{}/{}.txt: {} pieces of text, fewer than the {} of a window. Run scripts/data language "
+         "again, or give a shorter --context.",
+         domain, part, pieces.size(), context + 1);
+  }
+  return pieces;
+}
+
+// Where the windows of all texts begin: the text, and the piece in it.
 struct Place {
   std::size_t domain;
   std::size_t begin;
 };
 
-Dataset cut(const std::vector<std::string>& texts, const std::vector<Place>& windows,
+Dataset cut(const std::vector<Pieces>& texts, const std::vector<Place>& windows,
             std::int64_t context) {
   const auto n = static_cast<std::int64_t>(windows.size());
   Dataset data{.x = Tensor::empty({n, context + 1}, DType::i32, Device::cpu),
@@ -61,15 +69,14 @@ Dataset cut(const std::vector<std::string>& texts, const std::vector<Place>& win
   std::int32_t* id = data.x.write<std::int32_t>();
   std::int32_t* label = data.labels.write<std::int32_t>();
   for (const auto& [domain, begin] : windows) {
-    for (std::size_t i = 0; i <= static_cast<std::size_t>(context); ++i) {
-      *id++ = static_cast<unsigned char>(texts[domain][begin + i]);
-    }
+    const std::int32_t* const from = texts[domain].data() + begin;
+    id = std::copy(from, from + context + 1, id);
     *label++ = static_cast<std::int32_t>(domain);
   }
   return data;
 }
 
-std::vector<Place> windows_of(const std::vector<std::string>& texts, std::int64_t context) {
+std::vector<Place> windows_of(const std::vector<Pieces>& texts, std::int64_t context) {
   const auto step = static_cast<std::size_t>(context);
   std::vector<Place> windows;
   for (std::size_t d = 0; d < texts.size(); ++d) {
@@ -84,14 +91,22 @@ std::vector<std::string> language_domains() {
   return {"prose", "shakespeare", "glosses", "code", "jargon"};
 }
 
-Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context) {
-  if (context < 1) fail("language", "a context of {} bytes. Give 1 or more.", context);
-  Language language{.names = chosen(domains), .train = {}, .test = {}};
-  std::vector<std::string> train;
-  std::vector<std::string> test;
+Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context,
+                       std::int64_t pieces) {
+  if (context < 1) fail("language", "a context of {} pieces of text. Give 1 or more.", context);
+  Language language{.names = chosen(domains), .pairs = {}, .train = {}, .test = {}};
+  std::vector<std::string> texts;
   for (const std::string& name : language.names) {
-    train.push_back(read_domain(folder, name, "train", context));
-    test.push_back(read_domain(folder, name, "validation", context));
+    texts.push_back(read_domain(folder, name, kTrain));
+  }
+  language.pairs = BytePairs::learn(texts, pieces);
+  std::vector<Pieces> train;
+  std::vector<Pieces> test;
+  for (std::size_t d = 0; d < texts.size(); ++d) {
+    const std::string& name = language.names[d];
+    train.push_back(pieces_of(language.pairs, texts[d], name, kTrain, context));
+    test.push_back(
+        pieces_of(language.pairs, read_domain(folder, name, kTest), name, kTest, context));
   }
   language.train = cut(train, windows_of(train, context), context);
   std::vector<Place> windows = windows_of(test, context);

@@ -20,6 +20,15 @@ LayerConfig causal(LayerConfig config) {
   return config;
 }
 
+Target target_of(const BytePairs& pairs) {
+  Target target{.name = pairs.size() == kBytes ? "byte" : "piece", .classes = pairs.size()};
+  for (std::int64_t p = 0; p < pairs.size(); ++p) {
+    const std::string_view text = pairs.text(static_cast<std::int32_t>(p));
+    target.lengths.push_back(static_cast<std::int32_t>(text.size()));
+  }
+  return target;
+}
+
 std::string name_of_layer(std::int64_t layer) { return std::to_string(layer) + "."; }
 
 // [B T, heads d] as [B heads, T, d], and back.
@@ -39,8 +48,8 @@ Var join_heads(Var x, std::int64_t heads) {
 
 }  // namespace
 
-LanguageModel::LanguageModel(const Size& size, const LayerConfig& mixture)
-    : Model({{.name = "byte", .classes = kBytes}}, causal(mixture)), size_(size) {
+LanguageModel::LanguageModel(const Size& size, const LayerConfig& mixture, BytePairs pairs)
+    : Model({target_of(pairs)}, causal(mixture)), size_(size), pairs_(std::move(pairs)) {
   if (size.layers < 2) {
     fail("language-model", "{} layers. The first is dense: give 2 or more.", size.layers);
   }
@@ -67,7 +76,7 @@ void LanguageModel::declare(Parameters& parameters, const Rng& rng) const {
   const double in = 1.0 / std::sqrt(static_cast<double>(s.model));
   // What is added to the residual stream begins small (Radford et al. 2019).
   const double out = kEmbeddingDeviation / std::sqrt(2.0 * static_cast<double>(size_.layers));
-  matrix("embedding", kBytes, s.model, kEmbeddingDeviation);
+  matrix("embedding", pairs_.size(), s.model, kEmbeddingDeviation);
   const std::int64_t d = s.model / size_.heads;
   const Tensor cos = Tensor::empty({size_.context, d}, DType::f64, Device::cpu);
   const Tensor sin = Tensor::empty({size_.context, d}, DType::f64, Device::cpu);
@@ -177,7 +186,7 @@ Pass LanguageModel::forward(Tape& tape, const Batch& batch, const Parameters& pa
                             PassMode mode) const {
   const std::int64_t length = batch.x.size(1) - 1;
   if (batch.x.dtype() != DType::i32 || length < 1 || length > size_.context) {
-    fail("language-model", "x is {} {}. It must be windows of bytes, i32 [B, T + 1], T at most {}.",
+    fail("language-model", "x is {} {}. It must be windows of text, i32 [B, T + 1], T at most {}.",
          name_of(batch.x.dtype()), batch.x.shape(), size_.context);
   }
   const auto flat = [](const Tensor& t) { return t.reshape({t.numel()}); };
@@ -190,20 +199,20 @@ Pass LanguageModel::forward(Tape& tape, const Batch& batch, const Parameters& pa
   return pass;
 }
 
-Tensor LanguageModel::next(std::int32_t byte, const Parameters& parameters, Memory& memory) const {
+Tensor LanguageModel::next(std::int32_t piece, const Parameters& parameters, Memory& memory) const {
   if (memory.place >= size_.context) {
     fail("language-model", "place {} of a context of {}. Begin anew with less text.", memory.place,
          size_.context);
   }
   Tape tape(Tape::Options{.gradients = false});
-  const Tensor ids = Tensor::full({1}, byte, DType::i32, parameters.device());
+  const Tensor ids = Tensor::full({1}, piece, DType::i32, parameters.device());
   const Weights w = moegrad::bind(tape, parameters, "embedding");
   Pass pass;
   pass.mixtures.reserve(static_cast<std::size_t>(size_.layers));
   const Var logits = layers(embedding(w.at(""), ids), ids, 1, parameters,
                             {.training = false, .dropless = true}, pass, &memory);
   ++memory.place;
-  return logits.value().reshape({kBytes});
+  return logits.value().reshape({pairs_.size()});
 }
 
 }  // namespace moegrad

@@ -7,10 +7,10 @@
 
 namespace moegrad {
 
-// A decoder (Vaswani et al. 2017) of text as bytes; for windows of T + 1 bytes, of which it sees T
+// A decoder (Vaswani et al. 2017) of text in V pieces; for windows of T + 1, of which it sees T
 // and tells each next one:
 //
-//   h = embedding[byte]                                    [N, D], N = B T
+//   h = embedding[piece]                                   [N, D], N = B T
 //   for each layer l:
 //     h = h + attention(rms_norm(h)) Wo                    l.norm1, l.attention.{q,k,v,o}
 //     h = h + feed_forward(rms_norm(h))                    l.norm2, l.dense.{w1,w3,w2}, l.mixture.*
@@ -28,7 +28,7 @@ class LanguageModel : public Model {
     std::int64_t context = 128;
   };
   // Errors: heads that do not divide the width into even parts.
-  LanguageModel(const Size& size, const LayerConfig& mixture);
+  LanguageModel(const Size& size, const LayerConfig& mixture, BytePairs pairs = {});
 
   Pass forward(Tape& tape, const Batch& batch, const Parameters& parameters,
                PassMode mode = {}) const override;
@@ -40,10 +40,11 @@ class LanguageModel : public Model {
     std::vector<Tensor> values;
     std::int64_t place = 0;  // T
   };
-  // The logits [256] behind one more byte, at inference; an Error beyond the context.
-  Tensor next(std::int32_t byte, const Parameters& parameters, Memory& memory) const;
+  // The logits [V] behind one more piece, at inference; an Error beyond the context.
+  Tensor next(std::int32_t piece, const Parameters& parameters, Memory& memory) const;
 
   const Size& size() const { return size_; }
+  const BytePairs& pairs() const { return pairs_; }
 
  protected:
   void declare(Parameters& parameters, const Rng& rng) const override;
@@ -58,6 +59,7 @@ class LanguageModel : public Model {
   Var rotated(Var x, std::int64_t begin, const Weights& w) const;
 
   Size size_;
+  BytePairs pairs_;
 };
 
 }  // namespace moegrad

@@ -21,6 +21,13 @@ double accuracy(std::span<const std::int32_t> guesses, std::span<const std::int3
   return static_cast<double>(right) / static_cast<double>(labels.size());
 }
 
+double byte_perplexity(double loss, std::span<const std::int32_t> labels,
+                       std::span<const std::int32_t> lengths) {
+  double bytes = 0.0;
+  for (const std::int32_t label : labels) bytes += lengths[static_cast<std::size_t>(label)];
+  return std::exp(loss * static_cast<double>(labels.size()) / bytes);
+}
+
 double root_mean_square_error(std::span<const double> values,
                               std::span<const std::int32_t> labels) {
   if (labels.empty()) return kNotANumber;

@@ -15,7 +15,7 @@ std::unique_ptr<Model> make_model(const TaskShape& task, const TrainConfig& conf
     return std::make_unique<LanguageModel>(
         LanguageModel::Size{
             .layers = config.layers, .heads = config.heads, .context = task.inputs - 1},
-        config.layer());
+        config.layer(), BytePairs(task.pairs));
   }
   return std::make_unique<Classifier>(task.inputs, task.targets, config.layer());
 }

@@ -7,8 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "train/language.h"
-
 namespace moegrad {
 namespace {
 
@@ -17,7 +15,7 @@ constexpr std::uint64_t kSampleStream = 0x73616d70'00000000U;
 
 }  // namespace
 
-std::int32_t drawn_byte(std::span<const double> logits, const SampleOptions& options, double u) {
+std::int32_t drawn_piece(std::span<const double> logits, const SampleOptions& options, double u) {
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const auto logit = [&](std::int32_t i) { return logits[static_cast<std::size_t>(i)]; };
@@ -40,19 +38,21 @@ std::int32_t drawn_byte(std::span<const double> logits, const SampleOptions& opt
 }
 
 void sample_text(const LanguageModel& model, const Parameters& parameters, std::string_view prompt,
-                 const SampleOptions& options, const std::function<bool(char)>& write) {
+                 const SampleOptions& options, const std::function<bool(std::string_view)>& write) {
   const auto context = static_cast<std::size_t>(model.size().context);
-  std::string text = prompt.empty() ? std::string(1, '\0') : std::string(prompt);
+  std::vector<std::int32_t> text =
+      model.pairs().encode(prompt.empty() ? std::string_view("\0", 1) : prompt);
   LanguageModel::Memory memory;
   std::vector<double> logits;
   const auto read = [&](std::size_t from) {
     for (std::size_t i = from; i < text.size(); ++i) {
-      logits = model.next(static_cast<unsigned char>(text[i]), parameters, memory).to_vector();
+      logits = model.next(text[i], parameters, memory).to_vector();
     }
   };
   const auto begin_anew = [&] {
     memory = {};
-    text.erase(0, text.size() - std::min(text.size(), std::max<std::size_t>(1, context / 2)));
+    const std::size_t kept = std::min(text.size(), std::max<std::size_t>(1, context / 2));
+    text.erase(text.begin(), text.end() - static_cast<std::ptrdiff_t>(kept));
     read(0);
   };
   if (text.size() > context) {
@@ -61,11 +61,12 @@ void sample_text(const LanguageModel& model, const Parameters& parameters, std::
     read(0);
   }
   const Rng rng{options.seed, kSampleStream, 0};
-  for (std::int64_t i = 0; i < options.bytes; ++i) {
-    const double u = rng.uniform(static_cast<std::uint64_t>(i));
-    text += static_cast<char>(drawn_byte(logits, options, u));
-    if (!write(text.back())) return;
-    if (i + 1 == options.bytes) return;
+  auto left = static_cast<std::size_t>(options.bytes);
+  for (std::uint64_t i = 0; left > 0; ++i) {
+    text.push_back(drawn_piece(logits, options, rng.uniform(i)));
+    const std::string_view piece = model.pairs().text(text.back()).substr(0, left);
+    left -= piece.size();
+    if (!write(piece) || left == 0) return;
     if (static_cast<std::size_t>(memory.place) == context) {
       begin_anew();
     } else {

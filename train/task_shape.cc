@@ -126,6 +126,30 @@ std::vector<Field> fields_of(const Json& list, std::int64_t inputs, std::string_
   return fields;
 }
 
+std::vector<BytePairs::Pair> pairs_of(const Json& list, const TaskShape& shape,
+                                      std::string_view file) {
+  const auto whole = [](const Json& n) { return n.is_number_integer() && n.is_number_unsigned(); };
+  std::vector<BytePairs::Pair> pairs;
+  if (!list.is_array()) damaged(file, "has no list of 'pairs'");
+  for (const Json& pair : list) {
+    if (!pair.is_array() || pair.size() != 2 || !whole(pair[0]) || !whole(pair[1]) ||
+        pair[0] >= BytePairs::kMostPieces || pair[1] >= BytePairs::kMostPieces) {
+      damaged(file, "has a pair that is not two pieces");
+    }
+    pairs.push_back({pair[0].get<std::int32_t>(), pair[1].get<std::int32_t>()});
+  }
+  const std::int64_t classes = shape.targets.front().classes;
+  if (!shape.ids || BytePairs().size() + static_cast<std::int64_t>(pairs.size()) != classes) {
+    damaged(file, fmt::format("has {} pairs for {} pieces of text", pairs.size(), classes));
+  }
+  try {
+    const BytePairs sound(pairs);
+  } catch (const Error& error) {
+    damaged(file, fmt::format("has pairs that are none: {}", error.what()));
+  }
+  return pairs;
+}
+
 }  // namespace
 
 std::string to_json(const TaskShape& shape) {
@@ -141,6 +165,7 @@ std::string to_json(const TaskShape& shape) {
   for (const Field& f : shape.fields) {
     object["fields"].push_back({{"name", f.name}, {"values", f.values}, {"several", f.several}});
   }
+  if (!shape.pairs.empty()) object["pairs"] = shape.pairs;
   if (shape.columns.empty()) return object.dump();
   Json columns = Json::array();
   for (const Column& c : shape.columns) {
@@ -167,6 +192,9 @@ TaskShape read_shape(std::string_view json, std::string_view file) {
   if (const auto fields = object.find("fields"); fields != object.end()) {
     if (!shape.ids) damaged(file, "has fields, and its 'ids' is false");
     shape.fields = fields_of(*fields, shape.inputs, file);
+  }
+  if (const auto pairs = object.find("pairs"); pairs != object.end()) {
+    shape.pairs = pairs_of(*pairs, shape, file);
   }
   const auto columns = object.find("columns");
   if (columns == object.end()) return shape;
@@ -207,6 +235,7 @@ std::string difference(const TaskShape& there, const TaskShape& here) {
   }
   if (there.inputs != here.inputs) return differ("the inputs are", there.inputs, here.inputs);
   if (there.fields != here.fields) return "the fields are other ones";
+  if (there.pairs != here.pairs) return "the pieces of text are other ones";
   return "the targets are other ones";
 }
 

@@ -141,16 +141,76 @@ def transformer_loss(p, batch, layer):
     return F.mse_loss(h + mixture(p, norm(p, "norm2", h), 2, layer)[0], batch["target"])
 
 
+def rotary(x):
+    """x [B, heads, T, d]: columns i and i + d/2 turned by t / 10000^(2i/d)."""
+    length, d = x.shape[2:]
+    angle = torch.outer(torch.arange(length), 10000.0 ** (-torch.arange(0, d, 2) / d)).repeat(1, 2)
+    return x * angle.cos() + torch.cat([-x[..., d // 2:], x[..., :d // 2]], -1) * angle.sin()
+
+
+def gated_loop(x, gates, selected, w1, w3, w2):
+    y = torch.zeros_like(x)
+    for e in range(w1.shape[0]):
+        token, choice = torch.where(selected == e)
+        if token.numel() > 0:
+            rows = x[token]
+            h = (F.silu(rows @ w1[e]) * (rows @ w3[e])) @ w2[e]
+            y.index_add_(0, token, h * gates[token, choice, None])
+    return y
+
+
+def gated_grouped(x, gates, selected, w1, w3, w2):
+    flat, order, count = sort_choices(selected, w1.shape[0])
+    offsets = torch.cumsum(count, 0).to(torch.int32)
+    token = order // gates.shape[1]
+    rows = x[token]
+    h = F.silu(F.grouped_mm(rows, w1, offs=offsets)) * F.grouped_mm(rows, w3, offs=offsets)
+    h = F.grouped_mm(h, w2, offs=offsets) * gates.reshape(-1)[order, None]
+    return torch.zeros_like(x).index_add(0, token, h)
+
+
+def language_loss(p, batch, layer):
+    windows = batch["windows"]
+    seen, told = windows[:, :-1], windows[:, 1:].reshape(-1)
+    b, length = seen.shape
+    h = p["embedding"][seen].view(b * length, -1)
+    width = h.shape[1]
+    balance = 0.0
+    for block in range(1 + max(int(n.split(".")[0]) for n in p if n[0].isdigit())):
+        w = {n.removeprefix(f"{block}."): t for n, t in p.items() if n.startswith(f"{block}.")}
+        x = F.rms_norm(h, (width,), w["norm1"], 1e-6)
+        q, k, v = ((x @ w["attention." + n]).view(b, length, 4, -1).transpose(1, 2) for n in "qkv")
+        mixed = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=True)
+        h = h + mixed.transpose(1, 2).reshape(h.shape) @ w["attention.o"]
+        x = F.rms_norm(h, (width,), w["norm2"], 1e-6)
+        if block == 0:
+            h = h + (F.silu(x @ w["dense.w1"]) * (x @ w["dense.w3"])) @ w["dense.w2"]
+            continue
+        scores = torch.softmax(linear(w, "mixture.router", x), 1)
+        gates, selected = torch.topk(scores, 2)
+        h = h + layer(x, gates, selected, *(w["mixture.experts." + n] for n in ["w1", "w3", "w2"]))
+        share = torch.bincount(selected.reshape(-1), minlength=scores.shape[1]) * (scores.shape[1] / selected.numel())
+        balance = balance + (scores.mean(0) * share).sum()
+    return F.cross_entropy(F.rms_norm(h, (width,), p["norm"], 1e-6) @ p["embedding"].T, told) + 0.01 * balance
+
+
+MATRICES = {"embedding", "q", "k", "v", "o"}  # beside those that begin with w
+
+
 class Model:
     def __init__(self, tensors, loss, layer):
         self.p = {n.removeprefix("parameter."): torch.from_numpy(t.copy()).requires_grad_()
                   for n, t in tensors.items() if n.startswith("parameter.")}
-        self.batch = {n: torch.from_numpy(tensors[n]) for n in ["x", "labels", "target"] if n in tensors}
-        if "labels" in self.batch:
-            self.batch["labels"] = self.batch["labels"].long()
+        self.batch = {n: torch.from_numpy(tensors[n]) for n in ["x", "labels", "target", "windows"]
+                      if n in tensors}
+        for integers in {"labels", "windows"} & self.batch.keys():
+            self.batch[integers] = self.batch[integers].long()
         self.loss, self.layer = loss, layer
-        matrices = [t for n, t in self.p.items() if n.split(".")[-1].startswith("w")]
-        rest = [t for n, t in self.p.items() if not n.split(".")[-1].startswith("w")]
+        def decays(name):
+            return name.split(".")[-1] in MATRICES or name.split(".")[-1].startswith("w")
+
+        matrices = [t for n, t in self.p.items() if decays(n)]
+        rest = [t for n, t in self.p.items() if not decays(n)]
         self.optimiser = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
             lr=2e-3, fused=True)
@@ -189,8 +249,10 @@ def model_case(tensors, loss, variants):
 
 EAGER = {"eager": None}  # nothing to choose: no mixture
 LAYERS = {"loop": loop_layer, "grouped": grouped_layer}
+GATED = {"loop": gated_loop, "grouped": gated_grouped}
 MODELS = {"mlp": (mlp_loss, EAGER), "small-mlp": (mlp_loss, EAGER),
-          "vision": (vision_loss, LAYERS), "transformer": (transformer_loss, LAYERS)}
+          "vision": (vision_loss, LAYERS), "transformer": (transformer_loss, LAYERS),
+          "language": (language_loss, GATED)}
 
 # Compiling takes seconds for each size: one small and one large.
 COMPILED = {"N1024-D64-H128-E8-k2", "N4096-D256-H1024-E16-k2"}

@@ -9,6 +9,7 @@
 #include "tensor/kernels.h"
 #include "train/classifier.h"
 #include "train/config.h"
+#include "train/language_model.h"
 
 namespace moegrad::bench {
 void Model::start(Parameters parameters) {
@@ -44,6 +45,7 @@ TensorFile Model::file() {
   const Var l = loss(tape_);
   const Gradients g = tape_.backward(l);
   for (const Parameter& p : parameters_) {
+    if (!p.trained) continue;
     file.tensors["parameter." + p.name] = p.value.clone();
     file.tensors["gradient." + p.name] = g[p];
   }
@@ -170,6 +172,39 @@ class Transformer : public Model {
   Tensor x_, target_;
 };
 
+// The mixtures of examples/configs/language-xs.json.
+LayerConfig language_mixture() {
+  TrainConfig config;
+  config.activation = "swiglu";
+  config.hidden = 88;
+  config.aux = 0.01;
+  return config.layer();
+}
+
+class Language : public Model {
+  static constexpr std::int64_t kWindows = 16;
+
+ public:
+  Language() : model_({}, language_mixture()) {
+    const Tensor drawn = Rng{.seed = 1}.uniform({kWindows, model_.size().context + 1}, DType::f64);
+    windows_ = Tensor::empty(drawn.shape(), DType::i32, Device::cpu);
+    for (std::int64_t i = 0; i < drawn.numel(); ++i) {
+      windows_.write<std::int32_t>()[i] = static_cast<std::int32_t>(drawn.at(i) * 256.0);
+    }
+    start(model_.initial(1, DType::f32));
+  }
+
+ protected:
+  Var loss(Tape& tape) const override {
+    return model_.losses(tape, {.x = windows_, .labels = {}, .ids = {}}, parameters_).total;
+  }
+  void add_batch(TensorFile& file) const override { file.tensors["windows"] = windows_; }
+
+ private:
+  LanguageModel model_;
+  Tensor windows_;
+};
+
 }  // namespace
 
 std::unique_ptr<Model> make_mlp(std::int64_t rows, std::int64_t width, int layers) {
@@ -177,6 +212,7 @@ std::unique_ptr<Model> make_mlp(std::int64_t rows, std::int64_t width, int layer
 }
 std::unique_ptr<Model> make_vision() { return std::make_unique<Vision>(); }
 std::unique_ptr<Model> make_transformer() { return std::make_unique<Transformer>(); }
+std::unique_ptr<Model> make_language() { return std::make_unique<Language>(); }
 
 // --- the tape
 

@@ -51,6 +51,7 @@ Case make_case(const std::string& name) {
   if (name == "small-mlp") return model_case(make_mlp(8, 16, 4));
   if (name == "vision") return model_case(make_vision());
   if (name == "transformer") return model_case(make_transformer());
+  if (name == "language") return model_case(make_language());
   fail("serve", "there is no case '{}'.", name);
 }
 
@@ -78,7 +79,7 @@ std::string answer(const std::string& line, std::map<std::string, Case>& cases) 
   if (command == "cases") {
     std::string names;
     for (const Size& size : sizes()) names += size.name() + " ";
-    return names + "vision transformer mlp small-mlp";
+    return names + "vision transformer language mlp small-mlp";
   }
   if (command == "prepare") {
     const Case& c = cases[name] = make_case(name);

@@ -14,39 +14,17 @@ std::string text_of(int lines) {
 }
 
 // A trained run in folder/run.
-void train(const TemporaryFolder& folder) {
+void train(const TemporaryFolder& folder, const std::string& pieces = "256") {
   const auto domain = folder.path() / "data/language/jargon";
   moegrad::make_folder(domain);
   moegrad::write_file_atomic(domain / "train.txt", text_of(200));
   moegrad::write_file_atomic(domain / "validation.txt", text_of(20));
-  const Outcome outcome = run(folder, {"train",
-                                       "language",
-                                       "--domains",
-                                       "jargon",
-                                       "--data",
-                                       folder / "data",
-                                       "--context",
-                                       "16",
-                                       "--width",
-                                       "16",
-                                       "--heads",
-                                       "2",
-                                       "--layers",
-                                       "2",
-                                       "--activation",
-                                       "swiglu",
-                                       "--experts",
-                                       "4",
-                                       "--hidden",
-                                       "8",
-                                       "--steps",
-                                       "12",
-                                       "--batch",
-                                       "8",
-                                       "--evaluate-every",
-                                       "6",
-                                       "--out",
-                                       folder / "run"});
+  const Outcome outcome = run(
+      folder, {"train",     "language", "--domains",        "jargon", "--data",    folder / "data",
+               "--context", "16",       "--width",          "16",     "--heads",   "2",
+               "--layers",  "2",        "--activation",     "swiglu", "--experts", "4",
+               "--hidden",  "8",        "--steps",          "12",     "--batch",   "8",
+               "--pieces",  pieces,     "--evaluate-every", "6",      "--out",     folder / "run"});
   CHECK(outcome.code == 0);
   CHECK(outcome.err.find("step 6/12: test accuracy") != std::string::npos);
 }
@@ -72,6 +50,18 @@ TEST_CASE("sample: text from a run, the same for the same seed, bytes as they ar
       run(folder, {"sample", run_folder, "--temperature", "0", "--bytes", "3"});
   CHECK(likeliest.code == 0);
   CHECK(likeliest.out.size() == 4);
+}
+
+TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
+  const TemporaryFolder folder;
+  train(folder, "264");
+  const Outcome sampled =
+      run(folder, {"sample", folder / "run", "--prompt", "a line of text", "--bytes", "33"});
+  CHECK(sampled.code == 0);
+  CHECK(sampled.out.starts_with("a line of text"));
+  CHECK(sampled.out.size() == 14 + 33 + 1);
+  CHECK(moegrad::read_file(folder.path() / "run" / "metrics.jsonl").find("byte_perplexity") !=
+        std::string::npos);
 }
 
 TEST_CASE("sample: mistakes") {

@@ -73,6 +73,14 @@ TEST_CASE("a language model: nats a byte, and the load of each layer") {
                      .labels = Tensor::zeros({3}, DType::i32, Device::cpu)};
   const Evaluation e = evaluate(model, p, data);
   CHECK(e.loss == doctest::Approx(std::log(256.0)).epsilon(0.05));  // nothing is known yet
+  CHECK(e.measure("byte_perplexity") == doctest::Approx(std::exp(e.loss)));
+  // The same windows as pieces of two bytes each.
+  const LanguageModel pieces({.layers = 3, .heads = 2, .context = 7}, config,
+                             BytePairs(std::vector<BytePairs::Pair>{{'A', 'A'}}));
+  const Evaluation of_pieces =
+      evaluate(pieces, pieces.initial(1, DType::f64),
+               {.x = Tensor::full({3, 8}, 256, DType::i32, Device::cpu), .labels = data.labels});
+  CHECK(of_pieces.measure("byte_perplexity") == doctest::Approx(std::exp(of_pieces.loss / 2)));
   REQUIRE(e.layer_loads.size() == 2);
   for (std::size_t expert = 0; expert < 3; ++expert) {
     CHECK(e.expert_load[expert] ==

@@ -120,7 +120,7 @@ TEST_CASE("language model: errors") {
   const LanguageModel model(kSmall, layer());
   const Parameters p = model.initial(1, DType::f32);
   CHECK(error_of([&] { logits(model, p, windows(1, 6)); }) ==
-        "[language-model] x is i32 [1, 7]. It must be windows of bytes, i32 [B, T + 1], T at most "
+        "[language-model] x is i32 [1, 7]. It must be windows of text, i32 [B, T + 1], T at most "
         "5.");
   // Choices that look at other tokens are no causal model's.
   CHECK(error_of([&] { const LanguageModel m(kSmall, layer("expert-choice")); }) != "no error");

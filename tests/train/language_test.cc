@@ -47,6 +47,22 @@ TEST_CASE("windows tell each byte but the first once; bytes are bytes") {
   CHECK(load_language(data.path(), "code", 3).train.labels.at(0) == 0.0);
 }
 
+TEST_CASE("pieces are learned from the texts to train on") {
+  const TemporaryFolder data;
+  write_domain(data, "prose", "the then the", "then");
+  write_domain(data, "code", "xyxy", "xythe");
+  const Language both = load_language(data.path(), "prose,code", 1, 258);
+  CHECK(both.pairs.pairs() == std::vector<BytePairs::Pair>{{'h', 'e'}, {'t', 256}});
+  CHECK(both.train.x.to_vector() == std::vector<double>{257, ' ', ' ', 257, 257, 'n', 'n', ' ', ' ',
+                                                        257,  // the then the
+                                                        'x', 'y', 'y', 'x', 'x', 'y'});
+  CHECK(both.test.x.to_vector() == std::vector<double>{257, 'n', 'x', 'y', 'y', 257});
+  const Task task = load_task(
+      "language", {.folder = data.path(), .domains = "prose,code", .context = 1, .pieces = 258});
+  CHECK(task.targets[0].name == "piece");
+  CHECK(task.shape().pairs == both.pairs.pairs());
+}
+
 TEST_CASE("a long validation text is seen evenly") {
   const TemporaryFolder data;
   std::string text;
@@ -63,10 +79,9 @@ TEST_CASE("language: errors") {
   const auto error = [&](std::string_view domains, std::int64_t context) {
     return error_of([&] { load_language(data.path(), domains, context); });
   };
-  const std::string file = (data.path() / "language" / "prose" / "train.txt").string();
-  CHECK(error("prose", 2) == "[language] " + file +
-                                 ": 2 bytes, fewer than the 3 of a window. Run scripts/data "
-                                 "language again, or give a shorter --context.");
+  CHECK(error("prose", 2) ==
+        "[language] prose/train.txt: 2 pieces of text, fewer than the 3 of a window. Run "
+        "scripts/data language again, or give a shorter --context.");
   CHECK(error("prose,verse", 1) ==
         "[language] there is no domain 'verse'. Choose from: prose, shakespeare, glosses, code, "
         "jargon.");
@@ -75,7 +90,7 @@ TEST_CASE("language: errors") {
   CHECK(error("code", 1) == "[language] '" +
                                 (data.path() / "language" / "code" / "train.txt").string() +
                                 "' is missing. Run scripts/data language.");
-  CHECK(error("prose", 0) == "[language] a context of 0 bytes. Give 1 or more.");
+  CHECK(error("prose", 0) == "[language] a context of 0 pieces of text. Give 1 or more.");
 }
 
 }  // namespace

@@ -22,6 +22,12 @@ TEST_CASE("accuracy and root mean square error, by hand") {
   CHECK(std::isnan(root_mean_square_error(Numbers{}, Labels{})));
 }
 
+TEST_CASE("the perplexity a byte, by hand") {
+  // Two pieces of 3 and 1 bytes, 2 nats a piece: 4 nats over 4 bytes.
+  CHECK(byte_perplexity(2.0, Labels{1, 0}, Labels{1, 3}) == doctest::Approx(std::exp(1.0)));
+  CHECK(byte_perplexity(2.0, Labels{0, 0}, Labels{1, 3}) == doctest::Approx(std::exp(2.0)));
+}
+
 TEST_CASE("the area under the curve is the share of ordered pairs") {
   CHECK(area_under_curve(Numbers{0.1, 0.4, 0.35, 0.8}, Labels{0, 0, 1, 1}) == 0.75);
   CHECK(area_under_curve(Numbers{3, 2, 1}, Labels{1, 0, 0}) == 1.0);

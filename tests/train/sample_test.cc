@@ -21,7 +21,7 @@ std::map<int, double> shares_of(const std::vector<double>& logits, const SampleO
   std::map<int, double> shares;
   constexpr int kDraws = 10000;
   for (int i = 0; i < kDraws; ++i) {
-    shares[drawn_byte(logits, options, (i + 0.5) / kDraws)] += 1.0 / kDraws;
+    shares[drawn_piece(logits, options, (i + 0.5) / kDraws)] += 1.0 / kDraws;
   }
   return shares;
 }
@@ -45,7 +45,7 @@ TEST_CASE("bytes are drawn with the chances of the softmax") {
   CHECK(shares[65] == doctest::Approx(0.625).epsilon(1e-3));
   CHECK(shares_of(logits, {.top_p = 0.81}).size() == 3);
   CHECK(shares_of(logits, {.top_p = 1e-9}).size() == 1);
-  CHECK(drawn_byte(logits_of({{7, 0.0}, {9, 0.0}}), {.temperature = 0.0}, 0.9) == 7);
+  CHECK(drawn_piece(logits_of({{7, 0.0}, {9, 0.0}}), {.temperature = 0.0}, 0.9) == 7);
 }
 
 TEST_CASE("text goes on beyond the context, the same for the same seed") {
@@ -56,8 +56,8 @@ TEST_CASE("text goes on beyond the context, the same for the same seed") {
   const Parameters p = model.initial(1, DType::f32);
   const auto text = [&](std::string_view prompt, const SampleOptions& options) {
     std::string all;
-    sample_text(model, p, prompt, options, [&](char c) {
-      all += c;
+    sample_text(model, p, prompt, options, [&](std::string_view piece) {
+      all += piece;
       return all.size() < 30;
     });
     return all;
@@ -69,6 +69,33 @@ TEST_CASE("text goes on beyond the context, the same for the same seed") {
   CHECK(one.substr(0, 5) == text("abc", {.bytes = 5, .seed = 3}));
   CHECK(text("a prompt beyond the context", {.bytes = 40}).size() == 30);  // ended by the writer
   CHECK(text("", {.bytes = 1}).size() == 1);
+}
+
+TEST_CASE("pieces of several bytes are written whole, but for the last") {
+  LayerConfig layer;
+  layer.size = {.model = 8, .hidden = 4, .output = 8, .experts = 3, .active = 1};
+  layer.activation = Activation::swiglu;
+  const LanguageModel model({.layers = 2, .heads = 2, .context = 4}, layer,
+                            BytePairs(std::vector<BytePairs::Pair>{{'a', 'b'}, {256, 'c'}}));
+  Parameters p = model.initial(1, DType::f32);
+  // All hidden states are alike, and the tied head knows "abc" alone.
+  Parameter& embedding = *p.find("embedding");
+  embedding.value = Tensor::zeros({258, 8}, DType::f32, Device::cpu);
+  for (int i = 0; i < 8; ++i) embedding.value.write<float>()[257 * 8 + i] = 1.0F;
+  const auto text = [&](std::int64_t bytes, std::string_view prompt) {
+    std::vector<std::string> pieces;
+    sample_text(model, p, prompt, {.temperature = 0.0, .bytes = bytes}, [&](std::string_view s) {
+      pieces.emplace_back(s);
+      return true;
+    });
+    return pieces;
+  };
+  // The prompt is the one piece "abc".
+  const auto pieces = text(17, "abc");
+  REQUIRE(pieces.size() == 6);
+  for (std::size_t i = 0; i < 5; ++i) CHECK(pieces[i] == pieces[0]);
+  CHECK(pieces[0] == "abc");
+  CHECK(pieces[5] == "ab");
 }
 
 }  // namespace

@@ -35,6 +35,14 @@ TEST_CASE("the shape of a task goes through its text") {
   TaskShape with = shape;
   with.fields = {{.name = "user", .values = 5}, {.name = "genres", .values = 6, .several = true}};
   CHECK(read_shape(to_json(with), "f") == with);
+  const TaskShape text{.inputs = 5,
+                       .ids = true,
+                       .targets = {{.name = "piece", .classes = 258}},
+                       .pairs = {{116, 104}, {256, 101}}};
+  CHECK(read_shape(to_json(text), "f") == text);
+  TaskShape others = text;
+  others.pairs[1] = {256, 102};
+  CHECK(difference(text, others) == "the pieces of text are other ones");
   const Task task = make_synthetic(DType::f32, 1, {.train_size = 1, .test_size = 1});
   CHECK(task.shape() == shape_of_task("synthetic", "f"));
   CHECK(shape_of_task("vision", "f").inputs == 784);
@@ -87,6 +95,20 @@ TEST_CASE("a text that is no shape is refused with the name of its file") {
         std::string::npos);
   CHECK(columns(R"([{"name":"t","categories":["a","b"]}])", "1") == "no error");
   CHECK(target(R"({"name":7})").find("no text 'name'") != std::string::npos);
+  const auto pairs = [&](std::string_view list, int classes = 257) {
+    return error(fmt::format(
+        R"({{"inputs":4,"ids":true,"targets":[{{"name":"a","kind":"classes","classes":{},)"
+        R"("partial":false}}],"pairs":{}}})",
+        classes, list));
+  };
+  CHECK(pairs("[[1,2]]") == "no error");
+  CHECK(pairs("7").find("no list of 'pairs'") != std::string::npos);
+  for (const char* list : {"[[1]]", "[[1,-2]]", "[[1,1e30]]", "[[1,70000]]", "[[1,\"2\"]]"}) {
+    CHECK(pairs(list).find("a pair that is not two pieces") != std::string::npos);
+  }
+  CHECK(pairs("[[1,2]]", 256).find("has 1 pairs for 256 pieces of text") != std::string::npos);
+  CHECK(pairs("[[1,256]]").find("pairs that are none: [byte-pairs] pair 0 is of the piece 256") !=
+        std::string::npos);
   const auto fields = [&](std::string_view ids, std::string_view list) {
     return error(fmt::format(
         R"({{"inputs":4,"ids":{},"targets":[{{"name":"a","kind":"binary","classes":0,"partial":false}}],"fields":{}}})",
