@@ -74,11 +74,16 @@ Json domain_shares(const MixturePass& mixture) {
 }
 
 // Of the first window of the pass.
-Json routed_text(const Batch& batch, const Pass& pass, std::int64_t length) {
-  const std::int32_t* bytes = batch.x.data<std::int32_t>();
-  Json text = {{"bytes", std::vector<std::int32_t>(bytes, bytes + length)},
-               {"chosen", Json::array()},
-               {"scores", Json::array()}};
+Json routed_text(const Batch& batch, const BytePairs& pairs, const Pass& pass,
+                 std::int64_t length) {
+  Json text = {{"pieces", Json::array()}, {"chosen", Json::array()}, {"scores", Json::array()}};
+  for (std::int64_t t = 0; t < length; ++t) {
+    Json piece = Json::array();
+    for (const char byte : pairs.text(batch.x.data<std::int32_t>()[t])) {
+      piece.push_back(static_cast<int>(static_cast<unsigned char>(byte)));
+    }
+    text["pieces"].push_back(piece);
+  }
   for (const MixturePass& mixture : pass.mixtures) {
     const Routing& r = mixture.out.routing;
     const std::int64_t experts = r.scores.size(1);
@@ -107,7 +112,14 @@ Json text_routing(const std::filesystem::path& run) {
     fail("report", "'{}' was trained on the task {}, which has no text. Leave --texts out.",
          run.string(), config.task);
   }
-  const Language language = load_language(config.data, config.domains, config.context);
+  const Language language =
+      load_language(config.data, config.domains, config.context, config.pieces);
+  if (language.pairs.pairs() != stored.task.pairs) {
+    fail("report",
+         "the texts in '{}' teach other pieces than '{}' was trained on. Put back what it was "
+         "trained on, or leave --texts out.",
+         config.data, run.string());
+  }
   Json out = {{"domains", Json::array()},
               {"windows", Json::array()},
               {"shares", Json::array()},
@@ -125,7 +137,7 @@ Json text_routing(const std::filesystem::path& run) {
       if (out["shares"].size() == l) out["shares"].push_back(Json::array());
       out["shares"][l].push_back(domain_shares(pass.mixtures[l]));
     }
-    out["texts"].push_back(routed_text(batch, pass, config.context));
+    out["texts"].push_back(routed_text(batch, language.pairs, pass, config.context));
   }
   return out;
 }

@@ -3,9 +3,10 @@
 
 // An expert's colour; of many experts neighbours differ little, and the tip tells them apart.
 const expertColor = (e, experts) => experts <= 7 ? `var(--c${e})` : d3.interpolateSinebow((e + 0.5) / experts);
-// A byte as it can be read.
+// The bytes of a piece of text as they can be read: in a line by themselves, and in the text.
 const byteName = (b) => b === 10 ? "line feed" : b === 32 ? "space" : b > 32 && b < 127 ? String.fromCharCode(b) : `byte ${b}`;
-const byteText = (b) => b === 10 ? "↵\n" : b >= 32 && b < 127 ? String.fromCharCode(b) : "·";
+const pieceText = (piece) => piece.map((b) => b === 10 ? "↵\n" : b >= 32 && b < 127 ? String.fromCharCode(b) : "·").join("");
+const pieceName = (piece) => piece.length === 1 ? byteName(piece[0]) : `"${pieceText(piece).replaceAll("\n", "")}"`;
 
 function domainMap(parent, name, domains, shares) {
   const experts = shares[0].length, top = d3.max(shares, (row) => d3.max(row));
@@ -40,16 +41,16 @@ function domainMap(parent, name, domains, shares) {
       ...d3.range(experts).map((e) => ({ title: `expert ${e}`, value: (d) => shares[d][e] }))], d3.range(domains.length), false));
 }
 
-// Each byte in its expert's colour. Hover, or the arrow keys in the text, show its scores.
-function colouredText(parent, name, { bytes, chosen, scores }) {
+// Each piece in its expert's colour. Hover, or the arrow keys in the text, show its scores.
+function colouredText(parent, name, { pieces, chosen, scores }) {
   const experts = scores[0].length;
-  const spans = bytes.map((b, t) => {
-    const span = el("span", {}, byteText(b));
+  const spans = pieces.map((piece, t) => {
+    const span = el("span", {}, pieceText(piece));
     if (chosen[t] >= 0) span.style.setProperty("--expert", expertColor(chosen[t], experts));
     return span;
   });
   const all = el("pre", { class: "routed", tabindex: 0, role: "img",
-    "aria-label": `${name}. Arrow keys show the scores of a byte; the table below has them all.` }, ...spans);
+    "aria-label": `${name}. Arrow keys show the scores of a piece; the table below has them all.` }, ...spans);
   let place = null;
   const select = (t) => {
     if (place !== null) spans[place].classList.remove("at");
@@ -58,7 +59,7 @@ function colouredText(parent, name, { bytes, chosen, scores }) {
     spans[t].classList.add("at");
     const box = spans[t].getBoundingClientRect();
     const best = d3.range(experts).sort((a, b) => scores[t][b] - scores[t][a]).slice(0, 8);
-    showTip({ x: box.right, y: box.bottom }, [[null, byteName(bytes[t]), chosen[t] < 0 ? "no expert had room" : `expert ${chosen[t]}`],
+    showTip({ x: box.right, y: box.bottom }, [[null, pieceName(pieces[t]), chosen[t] < 0 ? "no expert had room" : `expert ${chosen[t]}`],
       ...best.map((e) => [{ color: expertColor(e, experts), dash: "" }, `expert ${e}`, text(scores[t][e])])]);
   };
   all.onpointermove = all.onpointerdown = (event) => {
@@ -70,14 +71,14 @@ function colouredText(parent, name, { bytes, chosen, scores }) {
   all.onkeydown = (event) => {
     if (!["ArrowLeft", "ArrowRight", "Home", "End", "Escape"].includes(event.key)) return;
     event.preventDefault();
-    select(event.key === "Escape" ? null : within(step(event.key, place ?? 0, bytes.length), bytes.length));
+    select(event.key === "Escape" ? null : within(step(event.key, place ?? 0, pieces.length), pieces.length));
   };
   const details = el("details", {}, el("summary", {}, "Table"));
   details.addEventListener("toggle", () => {
     if (details.children.length > 1) return;
-    details.append(table([{ title: "place", value: (t) => t }, { title: "byte", value: (t) => byteName(bytes[t]) },
+    details.append(table([{ title: "place", value: (t) => t }, { title: "piece", value: (t) => pieceName(pieces[t]) },
       { title: "chosen", value: (t) => chosen[t] < 0 ? null : chosen[t] },
-      ...d3.range(experts).map((e) => ({ title: `score ${e}`, value: (t) => scores[t][e] }))], d3.range(bytes.length), false));
+      ...d3.range(experts).map((e) => ({ title: `score ${e}`, value: (t) => scores[t][e] }))], d3.range(pieces.length), false));
   });
   parent.append(el("figure", {}, el("figcaption", {}, el("h3", {}, name)), all, details));
 }
@@ -91,7 +92,7 @@ function texts() {
   const charts = el("div", { class: "charts" });
   part("texts").append(el("p", {}, el("label", { for: "text-run" }, "Of the run "), runChoice, " ",
     el("label", { for: "text-layer" }, "the mixture layer "), layerChoice), el("p", { class: "soft" },
-    "Validation text at inference, by the newest checkpoint. A byte has the colour of the selected expert of the largest weight."), charts);
+    "Validation text at inference, by the newest checkpoint. A piece (a byte, or more) has the colour of the selected expert of the largest weight."), charts);
   const draw = () => {
     const { domains, windows, shares, texts } = runs[runChoice.value].texts, layer = +layerChoice.value;
     const experts = shares[layer][0].length;
@@ -101,7 +102,7 @@ function texts() {
       charts.firstChild.append(el("p", { class: "key" }, "Colours of the experts: ", ...d3.range(experts).map((e) =>
         el("span", {}, swatch({ color: expertColor(e, experts), dash: "" }), ` ${e}`))));
     }
-    domains.forEach((domain, d) => colouredText(charts, `A text of ${domain}`, { bytes: texts[d].bytes,
+    domains.forEach((domain, d) => colouredText(charts, `A text of ${domain}`, { pieces: texts[d].pieces,
       chosen: texts[d].chosen[layer], scores: texts[d].scores[layer] }));
   };
   runChoice.onchange = () => {

@@ -194,7 +194,7 @@ def check_routed(page):
     equal(page.run(f"{figures}.map(f => f.querySelectorAll('rect.cell').length)"), [8, 0, 0],
           "cells of the map")  # fmt: skip
     spans = "[...document.querySelectorAll('#texts .routed')].map(t => t.children.length)"
-    equal(page.run(spans), [64, 64], "bytes of the texts")
+    equal(page.run(spans), [64, 64], "pieces of the texts")
     first = "document.querySelector('#texts .routed').children"
     equal(page.run(f"{first}[2].textContent"), "l", "the third byte")
     page.point_at(f"{first}[2]")
@@ -219,7 +219,7 @@ def check_routed(page):
     page.press("Escape")
     equal(page.run(TIP_TEXT), None, "Escape")
     page.run("(s => { s.selectedIndex = 1; s.onchange(); })(document.getElementById('text-layer'))")
-    equal(page.run(spans), [64, 64], "bytes of the texts in the second layer")
+    equal(page.run(spans), [64, 64], "pieces of the texts in the second layer")
 
 
 def check_report_looks(page, folder):

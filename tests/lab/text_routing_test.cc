@@ -69,8 +69,8 @@ TEST_CASE("text_routing: shares of the domains, and a text of each with its scor
     }
   }
   REQUIRE(t["texts"].size() == 2);
-  CHECK(t["texts"][0]["bytes"] == ordered_json{97, 98, 99, 100, 101, 102, 103, 104});
-  CHECK(t["texts"][1]["bytes"][2] == '4');
+  for (int i = 0; i < 8; ++i) CHECK(t["texts"][0]["pieces"][i] == std::vector<int>{'a' + i});
+  CHECK(t["texts"][1]["pieces"][2] == std::vector<int>{'4'});
   for (const ordered_json& text : t["texts"]) {
     for (std::size_t l = 0; l < 2; ++l) {
       REQUIRE(text["chosen"][l].size() == 8);
@@ -84,6 +84,24 @@ TEST_CASE("text_routing: shares of the domains, and a text of each with its scor
       }
     }
   }
+}
+
+TEST_CASE("text_routing: pieces of several bytes") {
+  const TemporaryFolder folder;
+  const fs::path run = trained(folder, {{"router", "top-k"}, {"pieces", "260"}});
+  const ordered_json t = text_routing(run);
+  std::string text;
+  std::size_t longest = 0;
+  for (const ordered_json& piece : t["texts"].back()["pieces"]) {
+    longest = std::max(longest, piece.size());
+    for (const int byte : piece) text += static_cast<char>(byte);
+  }
+  CHECK(longest > 1);
+  const fs::path data = fs::path(folder / "data") / "language" / "code";
+  CHECK(read_file(data / "validation.txt").starts_with(text));
+  write_file_atomic(data / "train.txt", std::string(100, 'a') + std::string(100, 'b'));
+  CHECK(error_of([&] { (void)text_routing(run); }).find("teach other pieces than") !=
+        std::string::npos);
 }
 
 TEST_CASE("text_routing: a byte that no expert had room for has none") {
