@@ -98,6 +98,15 @@ void add_study(CLI::App& app, Global& global);
 void add_tape(CLI::App& app, Global& global);
 void add_study_bias(CLI::App& study, Global& global);
 void add_study_compare(CLI::App& study, Global& global);
+void add_study_sweep(CLI::App& study, Global& global);
+void add_study_scale(CLI::App& study, Global& global);
+void add_study_learning_rate(CLI::App& study, Global& global);
+void add_study_balance(CLI::App& study, Global& global);
+void add_study_closeness(CLI::App& study, Global& global);
+void add_study_finetune(CLI::App& study, Global& global);
+void add_study_specialise(CLI::App& study, Global& global);
+void add_study_inference(CLI::App& study, Global& global);
+void add_study_counterfactual(CLI::App& study, Global& global);
 void add_study_fidelity(CLI::App& study, Global& global);
 
 }  // namespace moegrad

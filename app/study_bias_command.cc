@@ -144,7 +144,7 @@ int run_bias(BiasArguments& a) {
   if (rows.empty()) fail("study", "nothing to measure: {}", skipped.empty() ? "" : skipped.front());
   ordered_json list = ordered_json::array();
   for (const BiasRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
-  report.write(list, bias_charts(rows), table_of(rows), a.study.device, kBiasLegend);
+  report.write(list, bias_charts(rows), {table_of(rows)}, a.study.device, kBiasLegend);
   for (const std::string& reason : skipped) put(stderr, "left out: {}\n", reason);
   return kOk;
 }

@@ -153,7 +153,7 @@ int run_fidelity(const FidelityArguments& a) {
   const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch, a.device);
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
-  report.write(list, fidelity_charts(rows, names), table_of(rows), a.device);
+  report.write(list, fidelity_charts(rows, names), {table_of(rows)}, a.device);
   return kOk;
 }
 

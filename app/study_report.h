@@ -10,7 +10,9 @@
 
 #include "app/commands.h"
 #include "app/table.h"
+#include "lab/logged_run.h"
 #include "lab/report.h"
+#include "lab/study_report.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tensor/put.h"
@@ -24,24 +26,46 @@ class Report {
   Report(const std::filesystem::path& folder, const JsonOutput& output,
          std::vector<std::string> inputs = {})
       : folder_(made(folder, output, std::move(inputs))), lock_(folder_), output_(output) {
-    for (const std::filesystem::path& file : {rows_file(), script_file(), plot_file()})
+    for (const std::filesystem::path& file :
+         {rows_file(), script_file(), plot_file(), study_report_of(folder_)})
       require_writable(file);
     output.require();
   }
 
-  // Writes rows.json and, where gnuplot is there, plot.svg; then prints the table, its legend, and
-  // says where they are, and where they were computed.
+  // Writes rows.json, report.json, which `moegrad report` reads, and, where gnuplot is there, plot.svg;
+  // then prints the tables, their legend, and says where they are, and where they were computed.
   void write(const nlohmann::ordered_json& rows, const std::vector<Chart>& charts,
-             const Table& table, Device device, std::string_view legend = {}) const {
+             const std::vector<Table>& tables, Device device, std::string_view legend = {},
+             std::string_view data = {}) const {
     const std::string text = json_text(rows);
     lock_.require_held();
     write_file_atomic(rows_file(), text + "\n");
+    StudyReport report{.study = "",
+                       .command = "",
+                       .version = MOEGRAD_VERSION,
+                       .machine = machine_text(),
+                       .device = std::string(name_of(device)),
+                       .data = std::string(data),
+                       .legend = std::string(legend),
+                       .tables = {},
+                       .charts = charts};
+    for (const std::string& word : own_command()) {
+      if (report.command.ends_with(" study ")) report.study = word;
+      report.command += shell_word(word) + " ";
+    }
+    if (!report.command.empty()) report.command.pop_back();
+    for (const Table& table : tables) report.tables.push_back(table.rows());
+    write_file_atomic(study_report_of(folder_), to_json(report) + "\n");
     if (!output_.file.empty()) output_.write(text);
     const Plot plot = plot_svg(plot_file(), charts);
     if (output_.wanted && output_.file.empty()) {
       output_.write(text);
     } else {
-      put(stdout, "{}{}{}computed on the {} device; written to {}: rows.json{}\n", table.text(),
+      std::string shown_tables;
+      for (const Table& table : tables) {
+        shown_tables += (shown_tables.empty() ? "" : "\n") + table.text();
+      }
+      put(stdout, "{}{}{}computed on the {} device; written to {}: rows.json{}\n", shown_tables,
           legend, legend.empty() ? "" : "\n", name_of(device), shown(folder_.string()),
           plot == Plot::drawn ? ", plot.svg" : "");
     }
@@ -57,10 +81,11 @@ class Report {
   std::filesystem::path script_file() const { return folder_ / "plot.gp"; }
   static std::filesystem::path made(const std::filesystem::path& folder, const JsonOutput& output,
                                     std::vector<std::string> inputs) {
-    const std::vector<std::string> plots = {folder / "plot.svg", folder / "plot.gp"};
-    require_distinct("study", inputs, {folder / "rows.json", plots[0], plots[1]});
+    const std::vector<std::string> others = {folder / "plot.svg", folder / "plot.gp",
+                                             study_report_of(folder)};
+    require_distinct("study", inputs, {folder / "rows.json", others[0], others[1], others[2]});
     // The rows may go to rows.json twice: they are the same.
-    inputs.insert(inputs.end(), plots.begin(), plots.end());
+    inputs.insert(inputs.end(), others.begin(), others.end());
     require_distinct("study", inputs, {output.file});
     make_folder(folder);
     return folder;

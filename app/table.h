@@ -23,6 +23,9 @@ class Table {
     rows_.push_back(std::move(row));
   }
 
+  // The head first.
+  const std::vector<std::vector<std::string>>& rows() const { return rows_; }
+
   std::string text() const {
     std::string out;
     for (const auto& row : rows_) {

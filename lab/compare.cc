@@ -6,10 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "moe/registry.h"
-#include "tensor/files.h"
-#include "tensor/folders.h"
-#include "train/run_folder.h"
+#include "lab/cost.h"
 
 namespace moegrad {
 namespace {
@@ -17,203 +14,150 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNoGap = std::numeric_limits<double>::quiet_NaN();
 
-std::string run_name(const std::string& method, int seed) {
-  return fmt::format("{}-s{}", method, seed);
+Json object_of(const RunFigures& figures) {
+  Json object = Json::object();
+  for (const NamedFigure& f : run_figures()) object[f.name] = figures.*f.member;
+  return object;
 }
 
-TrainConfig config_of(const ComparePlan& plan, const Method& method, int seed) {
-  TrainConfig config = plan.base;
-  config.seed = seed;
-  apply_settings(config, method.settings);
-  return config;
-}
-
-double mean_of(const std::vector<double>& numbers) {
-  double sum = 0.0;
-  for (const double n : numbers) sum += n;
-  return numbers.empty() ? kNotMeasured : sum / static_cast<double>(numbers.size());
-}
-
-// The largest by the mean.
-double imbalance(const Json& load) {
-  const auto numbers = load.get<std::vector<double>>();
-  return numbers.empty() ? kNotMeasured : *std::ranges::max_element(numbers) / mean_of(numbers);
-}
-
-std::vector<Json> lines_of(const fs::path& file) {
-  std::vector<Json> lines;
-  const std::string all = path_exists(file) ? read_file(file) : "";
-  for (std::size_t begin = 0; begin < all.size();) {
-    const std::size_t end = std::min(all.find('\n', begin), all.size());
-    Json line = Json::parse(all.substr(begin, end - begin), nullptr, false);
-    if (line.is_object()) lines.push_back(std::move(line));
-    begin = end + 1;
+// a - b - (c - d) of the seeds of which all have ended.
+PairedDifference change_of(const CompareRow& mine, const CompareRow& first_method,
+                           const CompareRow& there, const CompareRow& first_there, double margin) {
+  std::vector<double> here;
+  std::vector<double> other;
+  for (std::size_t s = 0; s < mine.runs.size(); ++s) {
+    const double a = mine.runs[s].loss - first_method.runs[s].loss;
+    const double b = there.runs[s].loss - first_there.runs[s].loss;
+    if (std::isnan(a) || std::isnan(b)) continue;
+    here.push_back(a);
+    other.push_back(b);
   }
-  return lines;
-}
-
-RunFigures mean_of(const std::vector<RunFigures>& runs) {
-  RunFigures mean;
-  for (const auto figure : {&RunFigures::loss, &RunFigures::load, &RunFigures::gradient_norm,
-                            &RunFigures::step_seconds}) {
-    std::vector<double> numbers;
-    for (const RunFigures& run : runs) numbers.push_back(run.*figure);
-    mean.*figure = mean_of(numbers);
-  }
-  return mean;
-}
-
-Json object_of(const RunFigures& f) {
-  return {{"loss", f.loss},
-          {"load", f.load},
-          {"gradient_norm", f.gradient_norm},
-          {"step_seconds", f.step_seconds}};
+  return paired_difference(here, other, margin);
 }
 
 }  // namespace
 
-Method read_method(std::string_view text) {
-  const std::size_t colon = text.find(':');
-  Method method{.name = std::string(text.substr(0, colon)), .settings = {}};
-  const bool plain = !method.name.empty() && method.name.front() != '.' &&
-                     method.name.find_first_of("/ \t\n") == std::string::npos;
-  if (!plain || colon == std::string_view::npos) {
-    fail("study", "the method '{}' has no name that a folder can have. Give NAME: key=value ...",
-         text);
-  }
-  std::size_t begin = text.find_first_not_of(' ', colon + 1);
-  while (begin < text.size()) {
-    const std::size_t end = std::min(text.find(' ', begin), text.size());
-    const std::string_view word = text.substr(begin, end - begin);
-    const std::size_t equals = word.find('=');
-    if (equals == std::string_view::npos || equals == 0) {
-      fail("study", "method {}: '{}' is no key=value.", method.name, word);
-    }
-    method.settings.emplace_back(word.substr(0, equals), word.substr(equals + 1));
-    begin = text.find_first_not_of(' ', end);
-  }
-  TrainConfig trial;
-  apply_settings(trial, method.settings);
-  return method;
-}
-
-std::vector<Method> usual_methods(const TrainConfig& base) {
-  std::vector<Method> all = {{"top-k", {}}};
-  const auto add = [&](const char* name, Settings settings) {
+std::vector<Variant> usual_methods(const TrainConfig& base) {
+  std::vector<Variant> all = {{"top-k", {}}};
+  const auto add = [&](const std::string& name, Settings settings) {
     all.push_back({name, std::move(settings)});
   };
   for (std::int64_t k = base.active + 1; k <= std::min(base.active + 2, base.experts); ++k) {
-    all.push_back({fmt::format("top-{}", k), {{"active", std::to_string(k)}}});
+    add(fmt::format("top-{}", k), {{"active", std::to_string(k)}});
   }
-  add("all", {{"router", "softmax"}});
+  add("all", {{"router", "softmax"}, {"aux", "-1"}});
   add("ste-dense", {{"estimator", "ste-dense"}});
   add("ste-dense-router", {{"estimator", "ste-dense-router"}});
+  add("ste-dense-norms", {{"norms_of", "ste-dense"}});
   add("expert-group", {{"estimator", "expert-group"}});
   add("expert-group-router", {{"router_gradient", "expert-group"}});
   add("default-ema", {{"estimator", "default-ema"}, {"options.forward", "false"}});
-  add("sparsemixer-v2", {{"router", "sparsemixer-v2"}, {"estimator", "sparsemixer-v2"}});
-  add("loss-free", {{"router", "loss-free"}});
-  add("moesart", {{"router", "moesart"}});
+  const auto add_router = [&](const char* name, Settings more = {}) {
+    more.insert(more.begin(), {{"router", name}, {"aux", "-1"}});
+    add(name, std::move(more));
+  };
+  add_router("sparsemixer-v2", {{"estimator", "sparsemixer-v2"}});
+  add_router("loss-free");
+  add_router("moesart");
   return all;
 }
 
-std::vector<PlannedRun> trunks_of(const ComparePlan& plan) {
-  std::vector<PlannedRun> runs;
-  for (int seed = 1; plan.trunk > 0 && seed <= plan.seeds; ++seed) {
-    TrainConfig config = config_of(plan, plan.methods.front(), seed);
-    config.steps = plan.trunk;
-    config.schedule = "constant";
-    runs.push_back({run_name("trunk", seed), config});
+std::vector<Variant> with_equal_operations(const TrainConfig& base,
+                                           const std::vector<Variant>& methods, const Task& task) {
+  const auto config_with = [&](const Variant& method) {
+    TrainConfig config = base;
+    apply_settings(config, method.settings);
+    return config;
+  };
+  const double least = operations_of_step(config_with(methods.front()), task.shape());
+  std::vector<Variant> all;
+  for (const Variant& method : methods) {
+    all.push_back(method);
+    const TrainConfig config = config_with(method);
+    const double ratio = least / operations_of_step(config, task.shape());
+    const auto steps = static_cast<double>(steps_of(config, task));
+    if (ratio > 0.995) continue;
+    Variant& less = all.emplace_back(method);
+    less.name += "@ops";
+    less.settings.emplace_back("steps",
+                               fmt::format("{}", std::max(1LL, std::llround(steps * ratio))));
   }
-  return runs;
+  return all;
 }
 
-std::vector<PlannedRun> runs_of(const ComparePlan& plan, const fs::path& folder) {
-  std::vector<PlannedRun> runs;
-  for (int seed = 1; seed <= plan.seeds; ++seed) {
-    for (const Method& method : plan.methods) {
-      TrainConfig config = config_of(plan, method, seed);
-      if (plan.trunk > 0) {
-        config.from = (folder / run_name("trunk", seed)).string();
-        config.warmup = 0;
-        config.seed = seed + plan.seeds;  // other data than the trunk's first
-      }
-      runs.push_back({run_name(method.name, seed), config});
-    }
+PairedDifference difference_of_losses(const std::vector<RunFigures>& a,
+                                      const std::vector<RunFigures>& b, double margin) {
+  std::vector<double> mine;
+  std::vector<double> other;
+  for (std::size_t s = 0; s < a.size(); ++s) {
+    if (std::isnan(a[s].loss) || std::isnan(b[s].loss)) continue;
+    mine.push_back(a[s].loss);
+    other.push_back(b[s].loss);
   }
-  return runs;
+  return paired_difference(mine, other, margin);
 }
 
-RunFigures figures_of(const fs::path& path) {
-  const RunFolder run(path);
-  RunFigures figures{kNotMeasured, kNotMeasured, kNotMeasured, kNotMeasured};
-  if (!path_exists(run.result())) return figures;
-  std::vector<double> losses;
-  std::vector<double> norms;
-  for (const Json& line : lines_of(run.metrics())) {
-    const auto number = [&](const char* key) {
-      const auto found = line.find(key);
-      return found != line.end() && found->is_number() ? found->get<double>() : kNotMeasured;
-    };
-    if (line.value("kind", "") == "step") {
-      norms.push_back(number("gradient_norm"));
-    } else {
-      losses.push_back(number("test_loss"));
-    }
-  }
-  const std::size_t last = std::min(losses.size(), std::max<std::size_t>(1, losses.size() / 10));
-  figures.loss =
-      mean_of(std::vector<double>(losses.end() - static_cast<std::ptrdiff_t>(last), losses.end()));
-  figures.gradient_norm = mean_of(norms);
-  const Json result = Json::parse(read_file(run.result()), nullptr, false);
-  if (!result.is_object()) return figures;
-  figures.step_seconds =
-      result.value("train_seconds", kNotMeasured) / result.value("steps", kNotMeasured);
-  if (result.contains("layer_loads")) {
-    std::vector<double> all;
-    for (const Json& load : result["layer_loads"]) all.push_back(imbalance(load));
-    figures.load = mean_of(all);
-  } else if (result.contains("expert_load")) {
-    figures.load = imbalance(result["expert_load"]);
-  }
-  return figures;
-}
-
-std::vector<CompareRow> compare(const ComparePlan& plan, const fs::path& folder, double margin) {
-  std::vector<CompareRow> rows;
-  for (const Method& method : plan.methods) {
-    CompareRow& row = rows.emplace_back();
-    row.method = method.name;
-    for (int seed = 1; seed <= plan.seeds; ++seed) {
-      row.runs.push_back(figures_of(folder / run_name(method.name, seed)));
-    }
-    row.mean = mean_of(row.runs);
-  }
+std::vector<Judged> judged(const std::vector<PairedDifference>& differences) {
   std::vector<double> different;
   std::vector<double> equivalent;
-  for (std::size_t i = 1; i < rows.size(); ++i) {
-    // Seeds of which both runs have ended.
-    std::vector<double> a;
-    std::vector<double> b;
-    for (std::size_t s = 0; s < rows[i].runs.size(); ++s) {
-      const double mine = rows[i].runs[s].loss;
-      const double other = rows[0].runs[s].loss;
-      if (std::isnan(mine) || std::isnan(other)) continue;
-      a.push_back(mine);
-      b.push_back(other);
-    }
-    rows[i].difference = paired_difference(a, b, margin);
-    different.push_back(rows[i].difference.p_different);
-    equivalent.push_back(rows[i].difference.p_equivalent);
+  for (const PairedDifference& d : differences) {
+    different.push_back(d.p_different);
+    equivalent.push_back(d.p_equivalent);
   }
   different = holm(different);
   equivalent = holm(equivalent);
-  for (std::size_t i = 1; i < rows.size(); ++i) {
-    rows[i].p_different = different[i - 1];
-    rows[i].p_equivalent = equivalent[i - 1];
-    rows[i].verdict = compared(rows[i].difference, different[i - 1], equivalent[i - 1]);
+  std::vector<Judged> all;
+  for (std::size_t i = 0; i < differences.size(); ++i) {
+    all.push_back({differences[i], different[i], equivalent[i],
+                   compared(differences[i], different[i], equivalent[i])});
+  }
+  return all;
+}
+
+std::vector<CompareRow> compare(const StudyPlan& plan, const fs::path& folder, double margin) {
+  std::vector<CompareRow> rows;
+  const std::size_t methods = plan.methods.size();
+  for (const Variant& point : plan.points) {
+    for (const Variant& method : plan.methods) {
+      CompareRow& row = rows.emplace_back();
+      row.point = point.name;
+      row.method = method.name;
+      for (int seed = 1; seed <= plan.seeds; ++seed) {
+        row.runs.push_back(figures_of(folder / run_name(point, method.name, seed)));
+      }
+      row.mean = mean_of(row.runs);
+    }
+  }
+  std::vector<std::size_t> places;
+  std::vector<PairedDifference> differences;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    CompareRow& row = rows[i];
+    const std::size_t method = i % methods;
+    const CompareRow* const here = &rows[i - method];
+    row.gap = kNoGap;
+    if (method == 0) continue;
+    row.difference = difference_of_losses(row.runs, here[0].runs, margin);
+    if (i >= methods) {
+      row.change = change_of(row, here[0], rows[method], rows[0], margin);
+    }
+    places.push_back(i);
+    differences.push_back(row.difference);
+  }
+  const std::vector<Judged> all = judged(differences);
+  for (std::size_t j = 0; j < places.size(); ++j) {
+    CompareRow& row = rows[places[j]];
+    row.p_different = all[j].p_different;
+    row.p_equivalent = all[j].p_equivalent;
+    row.verdict = all[j].verdict;
+  }
+  const auto whole = std::ranges::find(plan.methods, "all", &Variant::name);
+  if (whole == plan.methods.end()) return rows;
+  for (const std::size_t i : places) {
+    const auto dense = static_cast<std::size_t>(whole - plan.methods.begin());
+    const PairedDifference& gap = rows[i - i % methods + dense].difference;
+    if (gap.high < 0.0) rows[i].gap = rows[i].difference.mean / gap.mean;
   }
   return rows;
 }
@@ -222,18 +166,27 @@ std::string to_json(const CompareRow& row) {
   Json runs = Json::array();
   for (const RunFigures& run : row.runs) runs.push_back(object_of(run));
   const PairedDifference& d = row.difference;
-  return Json{{"method", row.method},
-              {"mean", object_of(row.mean)},
-              {"pairs", d.pairs},
-              {"difference", d.mean},
-              {"error", d.error},
-              {"low", d.low},
-              {"high", d.high},
-              {"p_different", row.p_different},
-              {"p_equivalent", row.p_equivalent},
-              {"verdict", name_of(row.verdict)},
-              {"runs", runs}}
-      .dump();
+  Json object = {{"method", row.method},
+                 {"mean", object_of(row.mean)},
+                 {"pairs", d.pairs},
+                 {"difference", d.mean},
+                 {"error", d.error},
+                 {"low", d.low},
+                 {"high", d.high},
+                 {"p_different", row.p_different},
+                 {"p_equivalent", row.p_equivalent},
+                 {"verdict", name_of(row.verdict)},
+                 {"gap", row.gap},
+                 {"runs", runs}};
+  if (!row.point.empty()) {
+    object["point"] = row.point;
+    object["change"] = {{"pairs", row.change.pairs},
+                        {"mean", row.change.mean},
+                        {"error", row.change.error},
+                        {"low", row.change.low},
+                        {"high", row.change.high}};
+  }
+  return object.dump();
 }
 
 }  // namespace moegrad

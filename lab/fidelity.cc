@@ -70,8 +70,8 @@ std::vector<Point> points_of(const StoredModel& stored, const Batch& host) {
 // One estimator on the layer's parameters.
 class Probe {
  public:
-  Probe(const StoredModel& model, const Point& point, const std::string& estimator)
-      : point_(point), layer_(config(model, estimator)) {
+  Probe(const StoredModel& model, const Point& point, const FidelityVariant& variant)
+      : point_(point), layer_(config(model, variant)) {
     Rng rng;
     layer_.declare("", parameters_, rng);
     for (Parameter& p : parameters_) {
@@ -131,13 +131,14 @@ class Probe {
 
  private:
   Device device() const { return point_.x.device(); }
-  static LayerConfig config(const StoredModel& model, const std::string& estimator) {
+  static LayerConfig config(const StoredModel& model, const FidelityVariant& variant) {
     LayerConfig layer = model.model->mixture().config();
     const EstimatorEntry& own = estimator_entry(layer.estimator);
-    if (estimator != own.name) {
+    if (variant.estimator != own.name) {
       for (const OptionSpec& spec : own.options) layer.options.erase(spec.name);
     }
-    layer.estimator = estimator;
+    layer.estimator = variant.estimator;
+    for (const auto& [option, value] : variant.options) layer.options[option] = value;
     layer.router_gradient.clear();
     layer.expert_gradient.clear();
     return layer;
@@ -183,25 +184,32 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
 
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators) {
+  std::vector<FidelityVariant> variants;
+  for (const std::string& name : estimators) variants.push_back({name, name});
+  return measure_variants(model, batch, variants);
+}
+
+std::vector<FidelityRow> measure_variants(const StoredModel& model, const Batch& batch,
+                                          const std::vector<FidelityVariant>& variants) {
   std::vector<FidelityRow> rows;
   const std::vector<Point> points = points_of(model, batch);
   for (std::size_t layer = 0; layer < points.size(); ++layer) {
     const Point& point = points[layer];
     const Device device = point.x.device();
     const Tensor ones = Tensor::full(point.gradient.shape(), 1.0, DType::f64, device);
-    const Probe dense(model, point, "ste-dense");
+    const Probe dense(model, point, {"ste-dense", "ste-dense"});
     const Tensor dense_real = dense.router_gradient(point.gradient);
     const Tensor dense_ones = dense.router_gradient(ones);
     Tensor selected;
     const std::vector<Tensor> dense_outputs = dense.outputs(selected);
-    for (const std::string& name : estimators) {
-      const Probe probe(model, point, name);
+    for (const FidelityVariant& variant : variants) {
+      const Probe probe(model, point, variant);
       const Tensor real = probe.router_gradient(point.gradient);
       const Tensor all_ones = probe.router_gradient(ones);
       FidelityRow row;
       row.step = model.step;
       row.layer = static_cast<int>(layer);
-      row.estimator = name;
+      row.estimator = variant.name;
       row.device = device;
       row.cosine_real = cosine(real, dense_real);
       row.norm_ratio_real = norm_ratio(real, dense_real);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,15 @@ struct FidelityRow {
 // An object; null for what is undefined.
 std::string to_json(const FidelityRow& row);
 
+// An estimator with options of its own, by a name for its rows.
+struct FidelityVariant {
+  std::string name;
+  std::string estimator;
+  std::map<std::string, std::string> options = {};
+};
+// Of each mixture layer and each variant: measure_fidelity of estimators says how.
+std::vector<FidelityRow> measure_variants(const StoredModel& model, const Batch& batch,
+                                          const std::vector<FidelityVariant>& variants);
 // Of each mixture layer and each named estimator, on a batch of the training data in training, on the
 // device of the model's parameters; the batch is on the host, of any floating type. Errors: a router
 // that an estimator does not go with, or whose weights are not those of selected experts.

@@ -77,18 +77,6 @@ void note_unknown(LoggedRun& run, std::string_view file, const Keys& keys) {
                                    fmt::format("{}", fmt::join(keys, "', '"))));
 }
 
-// Text as a shell reads it back.
-std::string shell_word(std::string_view text) {
-  constexpr std::string_view kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,:=+%@";
-  if (!text.empty() && text.find_first_not_of(kPlain) == std::string_view::npos) {
-    return std::string(text);
-  }
-  std::string out = "'";
-  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
 bool is_default(const TrainConfig& config, const TrainField& field) {
   if (field.spec.name != "aux") return field_text(config, field) == field.spec.default_value;
   const bool known = std::ranges::any_of(
@@ -263,6 +251,17 @@ std::int64_t LoggedRun::last_step() const {
     if (lines->size() > 0) last = std::max(last, lines->step.back());
   }
   return last;
+}
+
+std::string shell_word(std::string_view text) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,:=+%@";
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string_view::npos) {
+    return std::string(text);
+  }
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
 }
 
 std::string_view name_of(LoggedRun::State state) {

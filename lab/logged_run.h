@@ -42,6 +42,9 @@ struct LoggedRun {
 };
 std::string_view name_of(LoggedRun::State state);
 
+// Text as a word that a shell reads back.
+std::string shell_word(std::string_view text);
+
 // An Error where there is no config.json, or it is none.
 LoggedRun read_run(const std::filesystem::path& folder);
 

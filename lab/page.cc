@@ -30,7 +30,8 @@ struct PageKind {
 PageKind kind_of_page(PageOf kind) {
   using namespace page_files;
   if (kind == PageOf::runs) {
-    return {"report", report_html, report_css, std::string(report_texts_js).append(report_js)};
+    return {"report", report_html, report_css,
+            std::string(report_texts_js).append(report_studies_js).append(report_js)};
   }
   return {"tape", tape_html, tape_css, std::string(tape_graph_js).append(tape_js)};
 }

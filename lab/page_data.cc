@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lab/logged_run.h"
+#include "lab/study_report.h"
 #include "lab/text_routing.h"
 #include "tensor/error.h"
 #include "tensor/files.h"
@@ -35,14 +36,35 @@ Json number(double x, int digits) {
   return whole ? Json(static_cast<std::int64_t>(x)) : Json(rounded);
 }
 
+bool is_run(const fs::path& folder) {
+  return folder_exists(folder) && path_exists(RunFolder(folder).config());
+}
+bool is_study(const fs::path& folder) {
+  return folder_exists(folder) && path_exists(study_report_of(folder));
+}
+
+// The runs that a study has made, by their names.
+std::vector<fs::path> runs_of_study(const fs::path& folder) {
+  std::vector<fs::path> runs;
+  if (is_run(folder / "run")) runs.push_back(folder / "run");
+  if (!folder_exists(folder / "runs")) return runs;
+  for (const auto& entry : fs::directory_iterator(folder / "runs")) {
+    if (is_run(entry.path())) runs.push_back(entry.path());
+  }
+  std::ranges::sort(runs);
+  return runs;
+}
+
 void require_runs(const std::vector<fs::path>& folders) {
-  if (folders.empty()) fail("report", "no run is given. Give folders of moegrad train.");
+  if (folders.empty())
+    fail("report", "no run is given. Give folders of moegrad train or moegrad study.");
   std::string without;
   for (const fs::path& folder : folders) {
     if (!path_exists(folder)) {
-      fail("report", "there is no folder '{}'. Give folders of moegrad train.", folder.string());
+      fail("report", "there is no folder '{}'. Give folders of moegrad train or moegrad study.",
+           folder.string());
     }
-    if (folder_exists(folder) && path_exists(RunFolder(folder).config())) continue;
+    if (is_run(folder) || is_study(folder)) continue;
     without += (without.empty() ? "'" : ", '") + shown(folder.string()) + "'";
   }
   if (!without.empty()) {
@@ -236,18 +258,30 @@ std::vector<Json> texts_of(const LoggedRuns& runs, const std::vector<fs::path>& 
 PageData page_data(const std::vector<fs::path>& folders, bool texts) {
   require_runs(folders);
   LoggedRuns runs;
-  for (const fs::path& folder : folders) runs.push_back(read_run(folder));
+  std::vector<fs::path> paths;  // of the runs
+  Json studies = Json::array();
+  for (const fs::path& folder : folders) {
+    if (!is_study(folder)) {
+      paths.push_back(folder);
+      continue;
+    }
+    studies.push_back(Json::parse(to_json(read_study_report(study_report_of(folder)))));
+    const std::vector<fs::path> made = runs_of_study(folder);
+    paths.insert(paths.end(), made.begin(), made.end());
+  }
+  for (const fs::path& path : paths) runs.push_back(read_run(path));
   const std::vector<std::string> differ = differing(runs);
   const std::vector<Group> groups = groups_of(runs, differ);
   const std::size_t of_steps = every(runs, &LoggedRun::steps, kMostPoints);
   const std::size_t of_evaluations = every(runs, &LoggedRun::evaluations, kMostPoints);
   const std::size_t of_loads = every(runs, &LoggedRun::steps, kMostLoads);
 
-  const std::vector<Json> of_text =
-      texts ? texts_of(runs, folders) : std::vector<Json>(runs.size());
+  const std::vector<Json> of_text = texts ? texts_of(runs, paths) : std::vector<Json>(runs.size());
 
-  PageData page{.json = {}, .groups = groups.size()};
-  Json data = {{"runs", Json::array()}, {"groups", Json::array()}, {"differ", differ}};
+  PageData page{
+      .json = {}, .studies = studies.size(), .runs = runs.size(), .groups = groups.size()};
+  Json data = {
+      {"studies", studies}, {"runs", Json::array()}, {"groups", Json::array()}, {"differ", differ}};
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const LoggedRun& run = runs[i];
     data["runs"].push_back({{"name", run.name},

@@ -8,6 +8,8 @@
 namespace moegrad {
 
 // The data of a page of runs, as one JSON object in ASCII:
+//   studies      of each what StudyReport has: {study, command, version, machine, device, data, legend,
+//                tables, charts}; its runs are among the runs
 //   runs         of each what LoggedRun has: {name, state, step (its last), config, set, command,
 //                result, maths, late, notes, steps, evaluations, loads, texts}
 //     late         of each test measure the mean of the last tenth of the evaluations
@@ -22,14 +24,17 @@ namespace moegrad {
 // Numbers have 6 digits, shares 3; what is not finite is null.
 struct PageData {
   std::string json;
+  std::size_t studies = 0;
+  std::size_t runs = 0;
   std::size_t groups = 0;
   std::vector<std::string> notes = {};  // of the runs, behind their names
 };
 inline constexpr std::size_t kMostPoints = 400;
 inline constexpr std::size_t kMostLoads = 100;
 
-// Errors: no folder, one that holds no run, one that is named twice, a configuration that cannot be
-// read; where `texts` are asked for those of text_routing, and no run of the task language.
+// Of folders of moegrad train and of moegrad study. Errors: no folder, one that holds no run and no study,
+// one that is named twice, a configuration or a report that cannot be read; where `texts` are asked for
+// those of text_routing, and no run of the task language.
 PageData page_data(const std::vector<std::filesystem::path>& folders, bool texts = false);
 
 }  // namespace moegrad

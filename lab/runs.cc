@@ -212,6 +212,11 @@ std::vector<RunOutcome> make_runs(const std::vector<PlannedRun>& runs, const Run
   return StudyRuns(runs, options)();
 }
 
+std::int64_t steps_of(const TrainConfig& config, const Task& task) {
+  if (config.steps > 0) return config.steps;
+  return config.epochs * Batches(task.train, config.batch).size();
+}
+
 double seconds_of_step(const TrainConfig& config, const Task& task) {
   constexpr int kSteps = 3;
   const ThreadScope threads(1);

@@ -38,6 +38,8 @@ struct RunOutcome {
 // folder holds a run of another configuration: it names the differences.
 std::vector<RunOutcome> make_runs(const std::vector<PlannedRun>& runs, const RunsOptions& options);
 
+// Of a whole run.
+std::int64_t steps_of(const TrainConfig& config, const Task& task);
 // Seconds of a step of training, without its evaluations: the median of a few, on one thread.
 double seconds_of_step(const TrainConfig& config, const Task& task);
 

@@ -125,6 +125,11 @@ std::vector<TrainField> make_fields() {
        &C::router_gradient},
       {option::text("expert_gradient", "an estimator for the experts' gradient alone"),
        &C::expert_gradient},
+      {option::text(
+           "norms_of",
+           "an estimator: each parameter's gradient gets the norm that it has there, at the "
+           "cost of a second pass"),
+       &C::norms_of},
       // Sizes of the mixture: 0 and less, and k > E, are errors of the layer.
       {option::integer("experts", "number of experts E").from(-kWhole, 65536), &C::experts},
       {option::integer("active", "experts a token uses, k").from(-kWhole, 65536), &C::active},

@@ -21,6 +21,7 @@ struct TrainConfig {
   std::string estimator = "sparse";
   std::string router_gradient = {};  // an estimator whose router part replaces the estimator's
   std::string expert_gradient = {};  // likewise its expert part
+  std::string norms_of = {};         // an estimator whose norms the gradients get (StepOptions)
   std::int64_t experts = 8;
   std::int64_t active = 2;
   std::int64_t width = 64;

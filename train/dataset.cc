@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include <zlib.h>
+
 #include "train/adult.h"
 #include "train/fashion.h"
 #include "train/language.h"
@@ -143,6 +145,16 @@ Split split_of(std::int64_t n, Rng rng) {
   std::sort(places.begin(), middle);
   std::sort(middle, places.end());
   return {.train = {middle, places.end()}, .test = {places.begin(), middle}};
+}
+
+std::string checksum_of(const Task& task) {
+  uLong crc = ::crc32(0, nullptr, 0);
+  for (const Dataset* data : {&task.train, &task.test}) {
+    for (const Tensor* t : {&data->x, &data->labels}) {
+      crc = ::crc32_z(crc, reinterpret_cast<const Bytef*>(t->raw()), t->bytes());
+    }
+  }
+  return fmt::format("{:08x}", crc);
 }
 
 void check_finite(const Dataset& dataset, std::string_view name) {

@@ -151,6 +151,9 @@ struct Split {
 };
 Split split_of(std::int64_t n, Rng rng);
 
+// The CRC-32 of the elements of its training and test data, in hexadecimal.
+std::string checksum_of(const Task& task);
+
 // An error that names the first row and column where x is NaN or infinite; ids are neither.
 void check_finite(const Dataset& dataset, std::string_view name = "data set");
 

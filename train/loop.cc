@@ -110,6 +110,19 @@ void require_capturable(const TrainConfig& c, Device device) {
   }
 }
 
+TrainConfig with_other_estimator(TrainConfig config) {
+  config.estimator = config.norms_of;
+  config.router_gradient = config.expert_gradient = "";
+  return config;
+}
+
+// The model whose norms the gradients get; none where no estimator is named.
+std::unique_ptr<Model> other_model(const TaskShape& shape, TrainConfig config, bool capture) {
+  if (config.norms_of.empty()) return nullptr;
+  if (capture) fail("train", "norms_of is read on the host at each step. Do not capture.");
+  return make_model(shape, with_other_estimator(std::move(config)));
+}
+
 class TrainingRun {
  public:
   TrainingRun(const TrainConfig& config, const RunOptions& options, const Task& task)
@@ -118,6 +131,7 @@ class TrainingRun {
         task_(task),
         folder_(options.out),
         model_(make_model(task.shape(), config)),
+        norms_of_(other_model(task.shape(), config, options.capture)),
         checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true),
                      to_json(task.shape())) {
     const std::int64_t batches = Batches(task_.train, config.batch).size();
@@ -168,10 +182,11 @@ class TrainingRun {
     }
     for (Parameter& p : parameters_) p.value = p.value.to(options_.device);
     optimiser_ = make_optimiser(config_, parameters_);
-    step_.emplace(
-        *model_, parameters_, *optimiser_,
-        StepOptions{
-            .max_norm = config_.clip, .parts = config_.parts, .captures = options_.capture});
+    step_.emplace(*model_, parameters_, *optimiser_,
+                  StepOptions{.max_norm = config_.clip,
+                              .parts = config_.parts,
+                              .captures = options_.capture,
+                              .norms_of = norms_of_.get()});
   }
 
   // The parameters of another run, where it goes on from one.
@@ -373,6 +388,7 @@ class TrainingRun {
   RunFolder folder_;
   std::optional<FolderLock> lock_;
   std::unique_ptr<Model> model_;
+  std::unique_ptr<Model> norms_of_;  // null: the gradients keep their own
   Parameters parameters_;
   std::unique_ptr<Optimiser> optimiser_;
   std::optional<TrainingStep> step_;
@@ -417,6 +433,16 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
   return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
 }
 
+void check_run(const TrainConfig& config) {
+  const Layer mixture(config.layer());
+  if (config.norms_of.empty()) return;
+  if (const char* const state = estimator_entry(config.norms_of).traits.state; state[0] != '\0') {
+    fail("train", "norms_of is {}, which keeps {}. Name an estimator without a state.",
+         config.norms_of, state);
+  }
+  const Layer other(with_other_estimator(config).layer());
+}
+
 TrainResult train(const TrainConfig& config, const RunOptions& options) {
   if (options.maths != Maths::exact && options.device != Device::cuda) {
     fail("train", "maths is {}, and the device is {}. Use the device cuda, or exact.",
@@ -428,8 +454,8 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   }
   const MathsScope maths(options.maths);
   const ThreadScope threads(options.threads);
-  const Layer mixture(config.layer());  // its errors come before the data are read
-  mixture.say_where_silent();
+  check_run(config);
+  Layer(config.layer()).say_where_silent();
   if (options.capture) require_capturable(config, options.device);
   const Task loaded = options.task != nullptr ? *options.task : load_task(config);
   if (options.progress != nullptr && !loaded.columns.empty()) {

@@ -98,6 +98,7 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
   Tensor objective;
   StateOfStep state(parameters_);
   for (const Batch& part : parts) {
+    const Rng drawn_from = tape_.rng();
     const Model::Losses l = model_.losses(tape_, part, parameters_);
     const double weight =
         static_cast<double>(part.x.size(0)) / static_cast<double>(there.x.size(0));
@@ -124,6 +125,7 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
       objective = minimised.value();
     }
     Gradients more = tape_.backward(minimised);
+    if (options_.norms_of != nullptr) take_norms(more, part, drawn_from, weight);
     if (gradients) {
       gradients->add(more);
     } else {
@@ -140,6 +142,28 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
   all.push_back(norm);
   numbers.all = concatenated(all);
   return numbers;
+}
+
+void TrainingStep::take_norms(const Gradients& gradients, const Batch& part, const Rng& rng,
+                              double weight) const {
+  Tape tape(Tape::Options{.rng = rng});
+  const Gradients other = tape.backward(options_.norms_of->losses(tape, part, parameters_).total);
+  const Device device = parameters_.device();
+  const Tensor none = scalar(0.0, device);
+  for (const Parameter& p : parameters_) {
+    const Tensor own = gradients.find(p);
+    if (!p.trained || !own.defined()) continue;
+    const auto norm_of = [&](const Tensor& gradient) {
+      if (!gradient.defined()) return 0.0;
+      const ParameterStep step{.parameter = p.value, .gradient = gradient};
+      const Tensor norm = none.clone();
+      kernels(device).gradient_norm({&step, 1}, none, norm);
+      return norm.to_vector().front();
+    };
+    const double norm = norm_of(own);
+    if (norm == 0.0) continue;
+    kernels(device).accumulate(weight * norm_of(other.find(p)) / norm - 1.0, own.clone(), own);
+  }
 }
 
 TrainingStep::Recorded::Recorded(const Batch& there)

@@ -42,6 +42,10 @@ struct StepOptions {
   // parameter has moved to another place, or where Parameter::rate, decays or trained, or maths() is
   // another. The seed of the steps' numbers and their position must stay.
   bool captures = false;
+  // Another model of the same parameters and state: the gradient of each parameter is multiplied by
+  // its norm there, for the same batch and draws, over its own; where that is 0 it stays 0. It tells
+  // the direction of an estimator from its size. Not of captured steps: norms are read on the host.
+  const Model* norms_of = nullptr;
 };
 
 // Steps of training: forward, backward, the optimiser's rule, the new state of the mixtures. All on
@@ -73,6 +77,8 @@ class TrainingStep {
                   bool of_mixtures);
   // The same, captured.
   const Numbers& replay(const Batch& batch, const Rng& rng, double learning_rate);
+  void take_norms(const Gradients& gradients, const Batch& part, const Rng& rng,
+                  double weight) const;
   StepReport report_of(const Numbers& numbers) const;
   std::string cause_of_loss(const Batch& there, const Rng& rng) const;
   std::string cause_of_norm(const Batch& there, const Rng& rng) const;

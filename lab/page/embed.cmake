@@ -12,7 +12,7 @@ if(NOT EXISTS ${page_d3} OR NOT EXISTS ${page_licence})
   set(page_licence "")
   message(STATUS "[cmake] no d3: `moegrad report` and `moegrad tape` will say so. scripts/setup fetches it.")
 endif()
-foreach(name IN ITEMS page.html page.css page.js report.html report.css report.js report_texts.js
+foreach(name IN ITEMS page.html page.css page.js report.html report.css report.js report_studies.js report_texts.js
     tape.html tape.css tape.js tape_graph.js)
   string(REPLACE "." "_" variable ${name})
   set(page_${variable} ${page_folder}/${name})

@@ -1,5 +1,5 @@
 // Draws the page of runs from its JSON block (lab/page_data.h says what is in it).
-const { runs, groups } = data;
+const { studies, runs, groups } = data;
 const thinned = (every) => every > 1 ? ` One of ${every} logged steps is shown.` : "";
 
 // What the names of metrics.jsonl and result.json mean.
@@ -129,7 +129,7 @@ const step = (key, i, n) => ({ ArrowLeft: i - 1, ArrowRight: i + 1, Home: 0, End
 const within = (i, n) => Math.max(0, Math.min(n - 1, i));
 
 // series: [{name, color, dash, points: [{x, y, deviation}]}], hidden ones by name.
-function lineChart(parent, name, note, series, hidden = new Set()) {
+function lineChart(parent, name, note, series, hidden = new Set(), across = "step") {
   const height = 240, m = { left: 58, right: 20, top: 10, bottom: 26 };
   const xs = unique(series.flatMap((s) => s.points.map((p) => p.x))).sort(d3.ascending);
   const byStep = series.map((s) => new Map(s.points.map((p) => [p.x, p])));
@@ -148,7 +148,7 @@ function lineChart(parent, name, note, series, hidden = new Set()) {
       .call(d3.axisLeft(y).ticks(5).tickSize(-(width - m.left - m.right)).tickFormat(label).tickPadding(6));
     svg.append("g").attr("class", "axis").attr("transform", `translate(0,${height - m.bottom})`)
       .call(d3.axisBottom(x).ticks(Math.max(2, Math.floor(width / 90))).tickFormat(d3.format(",")))
-      .append("text").attr("x", m.left - 8).attr("y", 18).attr("text-anchor", "end").text("step");
+      .append("text").attr("x", m.left - 8).attr("y", 18).attr("text-anchor", "end").text(across);
     for (const s of seen) {
       if (s.points.some((p) => p.deviation > 0)) {
         svg.append("path").attr("class", "band").style("fill", s.color)
@@ -166,7 +166,7 @@ function lineChart(parent, name, note, series, hidden = new Set()) {
       show: (i) => {
         svg.append("line").attr("class", "rule").attr("x1", x(xs[i])).attr("x2", x(xs[i]))
           .attr("y1", m.top).attr("y2", height - m.bottom);
-        const lines = [[null, `step ${text(xs[i])}`]];
+        const lines = [[null, `${across} ${text(xs[i])}`]];
         series.forEach((s, k) => {
           const p = byStep[k].get(xs[i]);
           if (!p || hidden.has(s.name)) return;
@@ -177,7 +177,7 @@ function lineChart(parent, name, note, series, hidden = new Set()) {
       },
     };
   };
-  const rows = () => table([{ title: "step", value: (i) => xs[i] },
+  const rows = () => table([{ title: across || "at", value: (i) => xs[i] },
     ...series.map((s, k) => ({ title: s.name, value: (i) => byStep[k].get(xs[i])?.y ?? null,
       show: (i) => { const p = byStep[k].get(xs[i]); return p ? spread(p.y, p.deviation) : "–"; } }))],
     d3.range(xs.length), false);
@@ -322,11 +322,17 @@ function configurations() {
   });
 }
 
-summary();
-runTable();
-curves();
-loads();
-texts();
-configurations();
+const leaveOut = (ids) => ids.forEach((id) => { part(id).remove(); document.querySelector(`nav a[href="#${id}"]`).remove(); });
+if (studies.length === 0) leaveOut(["studies"]); else studyParts();
+if (runs.length === 0) {
+  leaveOut(["summary", "runs", "curves", "loads", "texts", "configurations"]);
+} else {
+  summary();
+  runTable();
+  curves();
+  loads();
+  texts();
+  configurations();
+}
 // On paper nothing can be opened.
 addEventListener("beforeprint", () => document.querySelectorAll("details.run").forEach((d) => { d.open = true; }));

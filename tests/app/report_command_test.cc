@@ -107,7 +107,8 @@ TEST_CASE("moegrad report: mistakes, each with its message and exit code 2, and 
                                       "'. Leave out what moegrad train has not made.");
   check({path, "--texts"},
         "[report] --texts is given, and no run is of the task language. Leave it out.");
-  check({"nowhere"}, "[report] there is no folder 'nowhere'. Give folders of moegrad train.");
+  check({"nowhere"},
+        "[report] there is no folder 'nowhere'. Give folders of moegrad train or moegrad study.");
   const Outcome inside = run(folder, {"report", path, "--out", path + "/config.json"});
   CHECK(inside.code == 2);
   CHECK(inside.err == "moegrad: [report] '" + path + "/config.json' would change '" + path +

@@ -106,6 +106,52 @@ TEST_CASE("compare: stopped, it saves, and goes on the next time") {
   CHECK(std::filesystem::exists(file));
 }
 
+TEST_CASE("sweep: every point of a grid, and the difference there") {
+  const TemporaryFolder folder;
+  std::vector<std::string> arguments =
+      command(folder, {"--grid", "k=1,2", "--grid", "batch=16,32"});
+  arguments[1] = "sweep";
+  const Outcome outcome = run(folder, arguments);
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("16 of 16 are done") != std::string::npos);
+  CHECK(outcome.out.find("k=2,batch=32") != std::string::npos);
+  CHECK(outcome.out.find("change") != std::string::npos);
+  const json all = rows(folder);
+  REQUIRE(all.size() == 8);
+  CHECK(all[7]["point"] == "k=2,batch=32");
+  CHECK(all[7]["change"]["pairs"] == 2);
+  const json config =
+      json::parse(moegrad::read_file(folder / "study/runs/k=1,batch=16.dense-s1/config.json"));
+  CHECK(config["active"] == 1);
+  CHECK(config["steps"] == 12);  // as many examples
+  CHECK(config["estimator"] == "ste-dense");
+}
+
+TEST_CASE("sweep, scale: mistakes") {
+  const TemporaryFolder folder;
+  const auto error = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), "study");
+    more.insert(more.end(), {"--task", "synthetic", "--out", (folder / "s").string()});
+    const Outcome outcome = run(folder, more);
+    CHECK(outcome.code == 2);
+    return outcome.err;
+  };
+  CHECK(error({"sweep"}) == "moegrad: [study] no grid is given. Give --grid.\n");
+  CHECK(error({"sweep", "--grid", "k=9,2"}).find("k is 9") != std::string::npos);
+  CHECK(error({"scale"}) ==
+        "moegrad: [study] the task is 'synthetic', and the sizes are those of a language model. "
+        "Give --task language, or use study sweep with points of your own.\n");
+  CHECK(!std::filesystem::exists(folder / "s/runs"));
+}
+
+TEST_CASE("compare: at equal operations") {
+  const TemporaryFolder folder;
+  const Outcome outcome = run(folder, command(folder, {"--equal-operations", "--estimate"}));
+  CHECK(outcome.code == 0);
+  CHECK(outcome.err.find("6 runs, ") != std::string::npos);
+  CHECK(!std::filesystem::exists(folder / "study/runs"));
+}
+
 TEST_CASE("compare: mistakes") {
   const TemporaryFolder folder;
   const auto error = [&](std::vector<std::string> more) {
@@ -117,11 +163,10 @@ TEST_CASE("compare: mistakes") {
   };
   CHECK(error({}) == "moegrad: [study] no task is given. Give --config or --task.\n");
   CHECK(error({"--task", "synthetic", "--method", "a/b: lr=1"}) ==
-        "moegrad: [study] the method 'a/b: lr=1' has no name that a folder can have. Give NAME: "
-        "key=value "
+        "moegrad: [study] 'a/b: lr=1' has no name that a folder can have. Give NAME: key=value "
         "...\n");
   CHECK(error({"--task", "synthetic", "--method", "a: lr"}) ==
-        "moegrad: [study] method a: 'lr' is no key=value.\n");
+        "moegrad: [study] a: 'lr' is no key=value.\n");
   CHECK(
       error({"--task", "synthetic", "--method", "a: rate=1"}).find("there is no setting 'rate'") !=
       std::string::npos);

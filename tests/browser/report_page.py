@@ -228,6 +228,49 @@ def check_report_looks(page, folder):
     check(page.run(opened), "the configurations are not printed")
 
 
+def make_studies(moegrad, folder, run):
+    """One with runs, an interval and lines; one of a trained model alone."""
+    rates, learns = folder / "rates", folder / "learns"
+    small = [v for key in ("steps=4", "evaluate_every=2", "width=8", "hidden=8", "batch=64")
+             for v in ("--set", key)]  # fmt: skip
+    for words in (
+        ["learning-rate", "--task", "synthetic", "--seeds", "2", "--rates", "0.001,0.01", *small,
+         "--method", "top-k:", "--method", "dense: estimator=ste-dense", "--out", rates],
+        ["specialise", run, "--out", learns],
+    ):  # fmt: skip
+        subprocess.run([moegrad, "study", *words], check=True, capture_output=True)
+    return rates, learns
+
+
+def check_study(page, folder, figures, tables, sections):
+    equal(page.run("document.querySelectorAll('main > section').length"), sections, "parts")
+    equal(page.run("document.querySelectorAll('nav a').length"), sections, "links")
+    equal(page.run("document.querySelectorAll('#studies > .scroll').length"), tables, "tables")
+    drawn = page.run("document.querySelectorAll('#studies figure').length")
+    check(drawn >= figures, f"{drawn} charts of the studies")
+    marks = page.run("[...document.querySelectorAll('#studies figure svg[role=img]')]"
+                     ".map(s => s.querySelectorAll('circle, path.line').length)")  # fmt: skip
+    check(all(count > 0 for count in marks), f"charts with so many marks: {marks}")
+    page.point_at("document.querySelector('#studies figure svg[role=img]')", 0.6)
+    check(page.run(TIP_TEXT), "no tip in a chart of a study")
+    first = page.run("document.querySelector('#studies pre').textContent")
+    check(first.startswith("moegrad study "), first)
+    page.screenshot(folder / "studies.png", 1280)
+    page.screenshot(folder / "studies-phone.png", 390, mobile=True)
+    width = page.run("document.documentElement.scrollWidth")
+    check(width <= 390, f"studies are {width} wide on a phone of 390")
+
+
+def check_studies(moegrad, folder, run):
+    rates, learns = make_studies(moegrad, folder, run)
+    file = folder / "studies.html"
+    for studies, figures, tables, sections in (((rates, learns), 2, 3, 7), ((learns,), 2, 1, 1)):
+        subprocess.run([moegrad, "report", *studies, "--out", file], check=True,
+                       capture_output=True)  # fmt: skip
+        parts = (figures, tables, sections)
+        visit(folder, file, lambda page, parts=parts: check_study(page, folder, *parts))
+
+
 def main():
     moegrad, folder = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     shutil.rmtree(folder, ignore_errors=True)
@@ -243,6 +286,7 @@ def main():
     subprocess.run([moegrad, "report", run, "--texts", "--out", file], check=True,
                    capture_output=True)  # fmt: skip
     visit(texts, file, check_tables, check_routed, lambda page: check_looks(page, texts))
+    check_studies(moegrad, folder, runs[1])
     print(f"the page holds; screenshots are in {folder}")
 
 

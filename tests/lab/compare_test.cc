@@ -4,50 +4,21 @@
 
 #include <doctest/doctest.h>
 
-#include "tensor/files.h"
-#include "tensor/folders.h"
+#include "lab/cost.h"
+#include "tests/lab/written_run.h"
 #include "tests/temporary_files.h"
 
 using namespace moegrad;
 using moegrad::test::error_of;
 using moegrad::test::TemporaryFolder;
-
-namespace {
-
-// A run that has ended, of evaluations with these losses.
-void write_run(const std::filesystem::path& path, const std::vector<double>& losses) {
-  make_folder(path);
-  std::string lines = R"({"kind":"step","step":1,"gradient_norm":2.0})"
-                      "\n";
-  lines += R"({"kind":"step","step":2,"gradient_norm":4.0})"
-           "\n";
-  for (std::size_t i = 0; i < losses.size(); ++i) {
-    lines +=
-        fmt::format("{{\"kind\":\"evaluation\",\"step\":{},\"test_loss\":{}}}\n", i + 1, losses[i]);
-  }
-  write_file_atomic(path / "metrics.jsonl", lines);
-  write_file_atomic(path / "result.json",
-                    R"({"steps":10,"train_seconds":5.0,"expert_load":[0.5,0.25,0.25],)"
-                    R"("layer_loads":[[0.5,0.25,0.25],[0.2,0.2,0.6]]})");
-}
-
-}  // namespace
-
-TEST_CASE("a method is a name and settings") {
-  const Method m = read_method("dense-2:  estimator=ste-dense  options.shared=1 ");
-  CHECK(m.name == "dense-2");
-  CHECK(m.settings == Settings{{"estimator", "ste-dense"}, {"options.shared", "1"}});
-  CHECK(read_method("top-k:").settings.empty());
-  CHECK(error_of([] { read_method("top-k"); }).find("has no name that a folder can have") !=
-        std::string::npos);
-  CHECK(error_of([] { read_method("..: lr=1"); }) != "no error");
-}
+using moegrad::test::write_run;
 
 TEST_CASE("the usual methods are ones that train") {
   TrainConfig base;
   base.task = "language";
   base.activation = "swiglu";
-  for (const Method& method : usual_methods(base)) {
+  base.aux = 0.01;
+  for (const Variant& method : usual_methods(base)) {
     TrainConfig config = base;
     apply_settings(config, method.settings);
     LayerConfig layer = config.layer();
@@ -56,52 +27,15 @@ TEST_CASE("the usual methods are ones that train") {
   }
 }
 
-TEST_CASE("branches begin with their seed's trunk, on other data") {
-  ComparePlan plan{.base = {},
-                   .methods = {read_method("a:"), read_method("b: lr=0.5")},
-                   .seeds = 2,
-                   .trunk = 30};
-  plan.base.steps = 100;
-  const auto trunks = trunks_of(plan);
-  REQUIRE(trunks.size() == 2);
-  CHECK(trunks[1].name == "trunk-s2");
-  CHECK(trunks[1].config.steps == 30);
-  const auto runs = runs_of(plan, "folder");
-  REQUIRE(runs.size() == 4);
-  CHECK(runs[3].name == "b-s2");
-  CHECK(runs[3].config.from == "folder/trunk-s2");
-  CHECK(runs[3].config.seed == runs[2].config.seed);
-  CHECK(runs[3].config.seed != trunks[1].config.seed);
-  CHECK(runs[3].config.lr == 0.5);
-  plan.trunk = 0;
-  CHECK(trunks_of(plan).empty());
-  CHECK(runs_of(plan, "folder")[3].config.from.empty());
-}
-
-TEST_CASE("what a run ended with: the mean of the last tenth of its evaluations") {
-  const TemporaryFolder folder;
-  std::vector<double> losses(25, 9.0);
-  losses[23] = 1.0;
-  losses[24] = 2.0;
-  write_run(folder / "r", losses);
-  const RunFigures f = figures_of(folder / "r");
-  CHECK(f.loss == 1.5);
-  CHECK(f.gradient_norm == 3.0);
-  CHECK(f.step_seconds == 0.5);
-  CHECK(f.load == doctest::Approx((1.5 + 1.8) / 2));
-  CHECK(std::isnan(figures_of(folder / "none").loss));
-}
-
 TEST_CASE("rows: seeds of which both have ended, against the first method") {
   const TemporaryFolder folder;
-  const ComparePlan plan{.base = {},
-                         .methods = {read_method("a:"), read_method("b:"), read_method("c:")},
-                         .seeds = 4,
-                         .trunk = 0};
+  const StudyPlan plan{.base = {},
+                       .methods = {read_variant("a:"), read_variant("b:"), read_variant("c:")}};
   for (int seed = 1; seed <= 4; ++seed) {
-    write_run(folder / fmt::format("a-s{}", seed), {1.0 + seed});
-    write_run(folder / fmt::format("b-s{}", seed), {0.5 + seed + 0.001 * seed});
-    if (seed != 2) write_run(folder / fmt::format("c-s{}", seed), {1.0 + seed + 1e-4 * seed});
+    write_run(folder / fmt::format("a-s{}", seed), {.losses = {1.0 + seed}});
+    write_run(folder / fmt::format("b-s{}", seed), {.losses = {0.5 + seed + 0.001 * seed}});
+    if (seed != 2)
+      write_run(folder / fmt::format("c-s{}", seed), {.losses = {1.0 + seed + 1e-4 * seed}});
   }
   const std::vector<CompareRow> rows = compare(plan, folder.path());
   REQUIRE(rows.size() == 3);
@@ -111,4 +45,55 @@ TEST_CASE("rows: seeds of which both have ended, against the first method") {
   CHECK(rows[2].verdict == Finding::equivalent);
   CHECK(to_json(rows[1]).find("\"verdict\":\"lower\"") != std::string::npos);
   CHECK(to_json(rows[2]).find("\"loss\":null") != std::string::npos);
+}
+
+TEST_CASE("over a grid: against the first method there, and how that changes") {
+  const TemporaryFolder folder;
+  const StudyPlan plan{.base = {},
+                       .points = grid_of({"k=1,2"}),
+                       .methods = {read_variant("a:"), read_variant("b:"), read_variant("all:")},
+                       .seeds = 3};
+  for (int seed = 1; seed <= 3; ++seed) {
+    const double s = seed;
+    const auto write = [&](const char* name, double loss) {
+      write_run(folder / fmt::format("{}-s{}", name, seed), {.losses = {loss}});
+    };
+    write("k=1.a", s);
+    write("k=1.b", s - 0.5);
+    write("k=1.all", s - 1.0);
+    write("k=2.a", 2 * s);
+    write("k=2.b", 2 * s - 0.2 - 0.01 * s);
+    write("k=2.all", 2 * s + 0.1);
+  }
+  const std::vector<CompareRow> rows = compare(plan, folder.path());
+  REQUIRE(rows.size() == 6);
+  CHECK(rows[4].point == "k=2");
+  CHECK(rows[4].method == "b");
+  CHECK(rows[4].difference.mean == doctest::Approx(-0.22));
+  CHECK(rows[4].change.mean == doctest::Approx(0.28));
+  CHECK(rows[4].change.error == doctest::Approx(0.01 / std::sqrt(3.0)));
+  CHECK(rows[1].change.pairs == 0);
+  CHECK(rows[1].gap == doctest::Approx(0.5));
+  CHECK(rows[2].gap == 1.0);
+  CHECK(std::isnan(rows[4].gap));  // all ends higher there: there is no gap to close
+  CHECK(to_json(rows[4]).find("\"point\":\"k=2\"") != std::string::npos);
+}
+
+TEST_CASE("equal operations: costlier methods once more, with fewer steps") {
+  const Task task = make_synthetic(DType::f32, 1, {.train_size = 64, .test_size = 8});
+  TrainConfig base;
+  base.task = "synthetic";
+  base.steps = 100;
+  const std::vector<Variant> methods = {read_variant("a:"), read_variant("b: lr=0.5"),
+                                        read_variant("dense: estimator=ste-dense")};
+  const auto all = with_equal_operations(base, methods, task);
+  REQUIRE(all.size() == 4);
+  CHECK(all[3].name == "dense@ops");
+  TrainConfig dense = base;
+  dense.estimator = "ste-dense";
+  const double ratio =
+      operations_of_step(base, task.shape()) / operations_of_step(dense, task.shape());
+  CHECK(ratio < 0.6);
+  CHECK(all[3].settings.back() ==
+        std::pair<std::string, std::string>("steps", fmt::format("{}", std::llround(100 * ratio))));
 }

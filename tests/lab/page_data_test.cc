@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "lab/study_report.h"
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tests/temporary_files.h"
@@ -47,6 +48,37 @@ std::string step(int number, const json& values) {
   json line = {{"kind", "step"}, {"step", number}};
   line.update(values);
   return line.dump() + "\n";
+}
+
+TEST_CASE("page_data: a study, with what it has shown and the runs that it made") {
+  Runs runs;
+  for (const char* seed : {"1", "2"}) runs.add({{"seed", seed}});
+  const TemporaryFolder folder;
+  make_folder(folder / "runs");
+  fs::rename(runs.paths[1], folder / "runs/b-s2");
+  fs::rename(runs.paths[0], folder / "runs/a-s1");
+  make_folder(folder / "runs/nothing");
+  const StudyReport report{.study = "compare",
+                           .command = "moegrad study compare",
+                           .version = "1",
+                           .machine = "m",
+                           .device = "cpu",
+                           .data = "",
+                           .legend = "l",
+                           .tables = {{{"method"}, {"a"}}},
+                           .charts = {{.title = "t", .labels = {"a"}, .series = {{"s", {1.0}}}}}};
+  write_file_atomic(study_report_of(folder.path()), to_json(report));
+  const PageData page = page_data({folder.path()});
+  CHECK(page.studies == 1);
+  CHECK(page.runs == 2);
+  const json data = json::parse(page.json);
+  CHECK(data["studies"][0]["tables"] == json{{{"method"}, {"a"}}});
+  CHECK(data["studies"][0]["charts"][0]["series"][0]["values"] == json{1.0});
+  CHECK(data["runs"][0]["name"] == (folder / "runs/a-s1").string());
+  fs::remove_all(folder / "runs");
+  const json alone = json::parse(page_data({folder.path()}).json);
+  CHECK(alone["runs"].empty());
+  CHECK(alone["studies"].size() == 1);
 }
 
 TEST_CASE("page_data: runs that differ by the seed, or by what changes no result, are one group") {
@@ -162,10 +194,10 @@ TEST_CASE("page_data: mistakes") {
   const auto error = [](const std::vector<fs::path>& paths) {
     return error_of([&] { page_data(paths); });
   };
-  CHECK(error({}) == "[report] no run is given. Give folders of moegrad train.");
-  CHECK(error({runs.paths[0], folder / "none"}) == "[report] there is no folder '" +
-                                                       (folder / "none").string() +
-                                                       "'. Give folders of moegrad train.");
+  CHECK(error({}) == "[report] no run is given. Give folders of moegrad train or moegrad study.");
+  CHECK(error({runs.paths[0], folder / "none"}) ==
+        "[report] there is no folder '" + (folder / "none").string() +
+            "'. Give folders of moegrad train or moegrad study.");
   fs::create_directory(folder / "empty");
   const std::string config = runs.paths[0] / "config.json";
   CHECK(error({folder / "empty", runs.paths[0], config}) ==

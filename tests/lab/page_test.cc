@@ -59,6 +59,7 @@ TEST_CASE("page_of: the files are those of the sources") {
                                    {"report.css", report_css},
                                    {"report.js", report_js},
                                    {"report_texts.js", report_texts_js},
+                                   {"report_studies.js", report_studies_js},
                                    {"tape.html", tape_html},
                                    {"tape.css", tape_css},
                                    {"tape.js", tape_js},

@@ -120,6 +120,54 @@ TEST_CASE("step: it tells the numbers of the pass that it made") {
   CHECK(training.step(batch, false).mixtures.empty());
 }
 
+TEST_CASE("step: the norms of another estimator, the directions of its own") {
+  const Classifier sparse(5, 3, layer("top-k", "sparse"));
+  const Classifier dense(5, 3, layer("top-k", "ste-dense"));
+  // Gradients: what a step of rate 1 takes away.
+  const auto gradients = [&](const Model& model, const Model* norms_of, std::int64_t parts) {
+    Parameters parameters = sparse.initial(1, DType::f64);
+    std::vector<Tensor> change;
+    for (const Parameter& p : parameters) change.push_back(p.value.clone());
+    SgdOptimiser optimiser(parameters, {.momentum = 0.0, .nesterov = false, .weight_decay = 0.0});
+    TrainingStep step(model, parameters, optimiser, {.parts = parts, .norms_of = norms_of});
+    Batch batch = Training::batch(1);
+    batch.x = batch.x.to(DType::f64);
+    CHECK(step(batch, Rng{.seed = 3}, 1.0, false).failure.empty());
+    std::size_t i = 0;
+    for (const Parameter& p : parameters) {
+      kernels(Device::cpu).accumulate(-1.0, p.value, change[i++]);
+    }
+    return change;
+  };
+  const auto inner = [](const Tensor& a, const Tensor& b) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.at(i) * b.at(i);
+    return sum;
+  };
+  const auto own = gradients(sparse, nullptr, 1);
+  const auto other = gradients(dense, nullptr, 1);
+  const auto matched = gradients(sparse, &dense, 1);
+  double most = 0.0;
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    const double norm = std::sqrt(inner(own[i], own[i]));
+    const double wanted = std::sqrt(inner(other[i], other[i]));
+    if (norm == 0.0) continue;
+    CHECK(std::sqrt(inner(matched[i], matched[i])) == doctest::Approx(wanted).epsilon(1e-6));
+    CHECK(inner(matched[i], own[i]) == doctest::Approx(wanted * norm).epsilon(1e-6));
+    most = std::max(most, std::abs(wanted / norm - 1.0));
+  }
+  CHECK(most > 0.01);  // the two differ in size
+  const auto itself = gradients(sparse, &sparse, 1);
+  for (std::size_t i = 0; i < own.size(); ++i) CHECK(itself[i].same_bits(own[i]));
+  const auto parts = gradients(sparse, &sparse, 3);
+  const auto plain = gradients(sparse, nullptr, 3);
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    for (std::int64_t j = 0; j < own[i].numel(); ++j) {
+      CHECK(parts[i].at(j) == doctest::Approx(plain[i].at(j)).epsilon(1e-6));
+    }
+  }
+}
+
 TEST_CASE("step: one that fails changes nothing, is named, and the next one is made") {
   // Routers and estimators with a state, too.
   for (const LayerConfig& config : {layer("top-k", "sparse"), layer("loss-free", "default-ema")}) {

@@ -1,0 +1,188 @@
+#include "app/training_study.h"
+
+#include <algorithm>
+#include <map>
+#include <thread>
+
+#include "app/stop_signal.h"
+#include "train/loop.h"
+#include "train/progress.h"
+
+namespace moegrad {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kQuickSteps = 60;
+
+// Tasks by what they are loaded from.
+class LoadedTasks {
+ public:
+  const Task& operator()(const TrainConfig& config) {
+    const std::string key =
+        fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}", config.task, config.data, config.test_data,
+                    config.domains, config.context, config.pieces, config.dtype);
+    const auto found = tasks_.find(key);
+    return found != tasks_.end() ? found->second
+                                 : tasks_.emplace(key, load_task(config)).first->second;
+  }
+
+ private:
+  std::map<std::string, Task> tasks_;
+};
+
+double seconds_of(const std::vector<PlannedRun>& runs, LoadedTasks& tasks) {
+  double seconds = 0.0;
+  std::map<std::string, double> of_step;  // of one method it is the same with any seed
+  for (const PlannedRun& run : runs) {
+    const std::string method = run.name.substr(0, run.name.rfind("-s"));
+    const Task& task = tasks(run.config);
+    if (!of_step.contains(method)) of_step[method] = seconds_of_step(run.config, task);
+    seconds += of_step[method] * static_cast<double>(steps_of(run.config, task));
+  }
+  return seconds;
+}
+
+}  // namespace
+
+std::string data_text(const Task& task) {
+  return fmt::format("data {}, crc {}", task.name, checksum_of(task));
+}
+
+CLI::Option* add_texts(CLI::App& command, const std::string& flag, std::vector<std::string>& texts,
+                       const std::string& help) {
+  return command.add_option(flag, texts, help)
+      ->type_name("TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+CLI::App& add_training_study(CLI::App& study, const std::shared_ptr<TrainingStudy>& a,
+                             const std::string& name, const std::string& summary,
+                             std::string_view example) {
+  CLI::App& command = add_command(study, name, summary, example);
+  a->out = "runs/" + name;
+  command.add_option("--config", a->config_file, "JSON with the settings that all have in common")
+      ->type_name("FILE");
+  command
+      .add_option_function<std::string>(
+          "--task", [a](const std::string& task) { a->settings.emplace_back("task", task); },
+          "what to learn")
+      ->type_name("NAME");
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--set",
+          [a](const std::vector<std::string>& pairs) {
+            for (const auto& [key, value] : option_map("study", pairs)) {
+              a->settings.emplace_back(key, value);
+            }
+          },
+          "a setting of moegrad train for all, as in its JSON; may be repeated")
+      ->type_name("key=value")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  add_texts(command, "--method", a->methods,
+            "\"NAME: key=value ...\", what one sets besides; the first is what others are "
+            "compared with; may be repeated");
+  add_number(command, "--seeds", a->seeds, 1, 1000, "runs of each method [4]");
+  add_number(command, "--margin", a->margin, 0.0, 1e6,
+             "nats within which a difference does not matter [0.005]");
+  add_number(command, "--jobs", a->jobs, 0, 1024, "processes at a time; 0: as many as cores [0]");
+  command.add_flag("--quick", a->quick, "two seeds of 60 steps: does it work?");
+  command.add_flag("--estimate", a->estimate, "only say how long it would take");
+  command.add_option("--out", a->out, "folder of the runs and the report [" + a->out + "]")
+      ->type_name("DIR");
+  add_json(command, a->json);
+  return command;
+}
+
+StudyPlan plan_of(const TrainingStudy& a) {
+  StudyPlan plan;
+  plan.seeds = a.seeds;
+  if (!a.config_file.empty()) apply_settings(plan.base, load_settings(a.config_file));
+  apply_settings(plan.base, a.settings);
+  if (plan.base.task.empty()) fail("study", "no task is given. Give --config or --task.");
+  for (const std::string& text : a.methods) plan.methods.push_back(read_variant(text));
+  if (!a.quick) return plan;
+  plan.seeds = std::min(plan.seeds, 2);
+  plan.most_steps = kQuickSteps;
+  return plan;
+}
+
+MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
+  const std::vector<PlannedRun> trunks = trunks_of(plan);
+  const std::vector<PlannedRun> runs = runs_of(plan, a.runs());
+  LoadedTasks tasks;
+  for (const PlannedRun& run : runs) check_run(run.config);
+  const int jobs =
+      a.jobs > 0 ? a.jobs : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const double estimate = (seconds_of(trunks, tasks) + seconds_of(runs, tasks)) / jobs;
+  Progress progress(stderr, Progress::style_for(stderr));
+  progress.message(fmt::format("{} runs, {} at a time: about {}, without evaluations",
+                               trunks.size() + runs.size(), jobs, duration_text(estimate)));
+  if (a.estimate) return {.code = kOk};
+  stop_on_signals();
+  const RunsOptions options{.folder = a.runs(),
+                            .program = fs::read_symlink("/proc/self/exe"),
+                            .jobs = jobs,
+                            .stop = &stop_signal,
+                            .message = [&](std::string_view line) { progress.message(line); }};
+  MadeRuns made;
+  made.data = data_text(tasks(plan.base));
+  for (const auto* const part : {&trunks, &runs}) {
+    for (const RunOutcome& outcome : make_runs(*part, options)) {
+      made.failed = made.failed || outcome.state == RunState::failed;
+    }
+  }
+  if (const int signal = stop_signal.load(); signal != 0) {
+    progress.message("stopped; the same command goes on");
+    made.code = 128 + signal;
+  }
+  return made;
+}
+
+Table table_of(const std::vector<CompareRow>& rows) {
+  const auto any = [&](const auto& has) { return std::ranges::any_of(rows, has); };
+  const bool grid = any([](const CompareRow& r) { return !r.point.empty(); });
+  const bool gap = any([](const CompareRow& r) { return !std::isnan(r.gap); });
+  Table table;
+  const auto add = [&](std::vector<std::string> row, const std::string& point,
+                       const std::string& change, const std::string& share) {
+    if (gap) row.insert(row.begin() + 6, share);
+    if (grid) row.insert(row.begin() + 6, change);
+    if (grid) row.insert(row.begin(), point);
+    table.add(std::move(row));
+  };
+  add({"method", "loss", "difference", "error", "95 % interval", "verdict", "load max/mean",
+       "gradient norm", "s/step"},
+      "at", "change", "gap closed");
+  for (const CompareRow& row : rows) {
+    const PairedDifference& d = row.difference;
+    const bool first = row.method == rows.front().method;
+    add({row.method, cell(row.mean.loss, 4), first ? "-" : cell(d.mean, 4),
+         first ? "-" : cell(d.error, 4),
+         first || d.pairs < 2 ? "-" : fmt::format("{:.4f} to {:.4f}", d.low, d.high),
+         first ? "-" : std::string(name_of(row.verdict)), cell(row.mean.load, 2),
+         cell(row.mean.gradient_norm, 3), cell(row.mean.step_seconds, 3)},
+        row.point,
+        row.change.pairs < 2 ? "-"
+                             : fmt::format("{:.4f} +- {:.4f}", row.change.mean, row.change.error),
+        std::isnan(row.gap) ? "-" : fmt::format("{:.0f} %", 100.0 * row.gap));
+  }
+  return table;
+}
+
+Chart chart_of(const std::vector<CompareRow>& rows) {
+  Chart chart{.title = "loss less that of " + rows.front().method, .axis = "nats"};
+  chart.series = {{"difference", {}}, {"low", {}}, {"high", {}}};
+  for (const CompareRow& row : rows) {
+    if (row.method == rows.front().method) continue;
+    chart.labels.push_back(row.point.empty() ? row.method : row.method + " " + row.point);
+    chart.series[0].values.push_back(row.difference.mean);
+    chart.series[1].values.push_back(row.difference.low);
+    chart.series[2].values.push_back(row.difference.high);
+  }
+  return chart;
+}
+
+}  // namespace moegrad

@@ -1,0 +1,99 @@
+#include "lab/inference.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <doctest/doctest.h>
+
+#include "tests/temporary_files.h"
+#include "train/evaluation.h"
+#include "train/loop.h"
+
+using namespace moegrad;
+using moegrad::test::error_of;
+using moegrad::test::TemporaryFolder;
+
+namespace {
+
+Task small() { return make_synthetic(DType::f32, 1, {.train_size = 256, .test_size = 600}); }
+
+StudyPlan plan_of_routers() {
+  StudyPlan plan{
+      .base = {},
+      .methods = {read_variant("top-k: router=top-k"), read_variant("moesart: router=moesart"),
+                  read_variant("none: router=top-k")},
+      .seeds = 2};
+  plan.base.task = "synthetic";
+  plan.base.steps = 8;
+  plan.base.batch = 64;
+  plan.base.width = plan.base.hidden = 8;
+  plan.base.experts = 4;
+  return plan;
+}
+
+}  // namespace
+
+TEST_CASE("training and inference: the same for top-k, not for a router that samples") {
+  const TemporaryFolder folder;
+  const Task task = small();
+  const StudyPlan plan = plan_of_routers();
+  for (const PlannedRun& run : runs_of(plan, folder.path())) {
+    if (run.name.starts_with("none")) continue;
+    train(run.config, {.out = folder / run.name, .task = &task});
+  }
+  const std::vector<GapRow> rows = gaps_of(plan, folder.path(), task.test, 2);
+  REQUIRE(rows.size() == 3);
+  CHECK(rows[0].runs == 2);
+  CHECK(rows[0].mean.training == rows[0].mean.inference);
+  double evaluated = 0.0;
+  for (int seed = 1; seed <= 2; ++seed) {
+    const StoredModel model = load_model(checkpoint_of(folder / run_name({}, "top-k", seed)));
+    evaluated += evaluate(*model.model, model.parameters, task.test).loss / 2;
+  }
+  CHECK(rows[0].mean.inference == doctest::Approx(evaluated).epsilon(1e-6));
+  CHECK(rows[0].mean.experts_training == doctest::Approx(2.0));
+  CHECK(std::abs(rows[1].mean.training - rows[1].mean.inference) > 1e-4);
+  CHECK(rows[2].runs == 0);
+  CHECK(to_json(rows[2]).find("\"gap\":null") != std::string::npos);
+}
+
+TEST_CASE("backward-only estimators change no bit; one that adds to the output does") {
+  const TemporaryFolder folder;
+  const Task task = small();
+  StudyPlan plan = plan_of_routers();
+  plan.seeds = 1;
+  const PlannedRun run = runs_of(plan, folder.path()).front();
+  train(run.config, {.out = folder / run.name, .task = &task});
+  const StoredModel model = load_model(checkpoint_of(folder / run.name));
+  const std::vector<BitsRow> rows = bits_of_estimators(model, Batches(task.test, 64).get(0));
+  CHECK(rows.size() > 5);
+  for (const char* name : {"ste-dense", "expert-group", "default-ema"}) {
+    CHECK(std::ranges::find(rows, name, &BitsRow::estimator) != rows.end());
+  }
+  for (const BitsRow& row : rows) {
+    CHECK_MESSAGE(row.backward_only == row.same_training, row.estimator);
+    CHECK_MESSAGE(row.same_inference, row.estimator);
+    if (row.same_training) CHECK(row.training == 0.0);
+  }
+}
+
+TEST_CASE("every router that the base can be trained with") {
+  TrainConfig base;
+  base.task = "synthetic";
+  base.aux = 0.01;
+  std::vector<std::string> left_out;
+  const std::vector<Variant> all = every_router(base, small().shape(), left_out);
+  CHECK(all.front().name == "top-k");
+  CHECK(all.size() > 20);
+  const auto found = std::ranges::find(all, "switch", &Variant::name);
+  REQUIRE(found != all.end());
+  CHECK(found->settings == Settings{{"router", "switch"}, {"aux", "-1"}, {"active", "1"}});
+  CHECK(std::ranges::find(all, "sparsemixer", &Variant::name)->settings.back() ==
+        std::pair<std::string, std::string>("estimator", "sparsemixer"));
+  for (const Variant& variant : all) {
+    TrainConfig config = base;
+    apply_settings(config, variant.settings);
+    CHECK_MESSAGE(error_of([&] { make_model(small().shape(), config); }) == "no error",
+                  variant.name);
+  }
+}
