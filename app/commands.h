@@ -98,6 +98,7 @@ void add_study(CLI::App& app, Global& global);
 void add_tape(CLI::App& app, Global& global);
 void add_study_bias(CLI::App& study, Global& global);
 void add_study_compare(CLI::App& study, Global& global);
+void add_study_distil(CLI::App& study, Global& global);
 void add_study_fidelity(CLI::App& study, Global& global);
 
 }  // namespace moegrad

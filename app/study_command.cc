@@ -8,6 +8,7 @@ void add_study(CLI::App& app, Global& global) {
   command.require_subcommand(1);
   add_study_bias(command, global);
   add_study_compare(command, global);
+  add_study_distil(command, global);
   add_study_fidelity(command, global);
 }
 
