@@ -107,6 +107,7 @@ void add_study_finetune(CLI::App& study, Global& global);
 void add_study_specialise(CLI::App& study, Global& global);
 void add_study_inference(CLI::App& study, Global& global);
 void add_study_counterfactual(CLI::App& study, Global& global);
+void add_study_distil(CLI::App& study, Global& global);
 void add_study_fidelity(CLI::App& study, Global& global);
 
 }  // namespace moegrad

@@ -17,6 +17,7 @@ void add_study(CLI::App& app, Global& global) {
   add_study_specialise(command, global);
   add_study_counterfactual(command, global);
   add_study_inference(command, global);
+  add_study_distil(command, global);
   add_study_fidelity(command, global);
 }
 

@@ -42,6 +42,7 @@ struct Point {
   Tensor gradient;                                      // dL/dy [N, D]
   Tensor ids;
   std::int64_t sequence = 1;
+  Tensor mask = {};
 };
 
 std::vector<Point> points_of(const StoredModel& stored, const Batch& host) {
@@ -60,7 +61,8 @@ std::vector<Point> points_of(const StoredModel& stored, const Batch& host) {
                       .x = mixture.out.x.value().clone(),
                       .gradient = {},
                       .ids = mixture.ids,
-                      .sequence = mixture.sequence});
+                      .sequence = mixture.sequence,
+                      .mask = mixture.mask});
   }
   const Gradients g = tape.backward(l.task, options);
   for (std::size_t i = 0; i < points.size(); ++i) points[i].gradient = g[options.keep[i]];
@@ -149,6 +151,7 @@ class Probe {
     LayerInput in{tape.constant(point_.x.to(DType::f64)), weights, true};
     in.ids = point_.ids;
     in.sequence = point_.sequence;
+    in.mask = point_.mask;
     return layer_.forward(in);
   }
 

@@ -217,7 +217,7 @@ std::vector<Variant> every_router(const TrainConfig& base, const TaskShape& task
     }
   }
   // What others are held against comes first.
-  std::ranges::stable_partition(all, [](const Variant& v) { return v.name == "top-k"; });
+  std::stable_partition(all.begin(), all.end(), [](const Variant& v) { return v.name == "top-k"; });
   return all;
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include <boost/math/distributions/binomial.hpp>
 #include <boost/math/distributions/students_t.hpp>
 
 #include "tensor/error.h"
@@ -86,6 +87,25 @@ Finding compared(const PairedDifference& d, double p_different, double p_equival
   if (p_equivalent < kLevel) return Finding::equivalent;
   if (p_different < kLevel) return d.mean < 0.0 ? Finding::lower : Finding::higher;
   return Finding::undecided;
+}
+
+PairedGuesses paired_guesses(std::span<const std::int32_t> a, std::span<const std::int32_t> b,
+                             std::span<const std::int32_t> labels) {
+  if (a.size() != labels.size() || b.size() != labels.size()) {
+    fail("statistics", "{} and {} guesses for {} labels. Give one of each for every example.",
+         a.size(), b.size(), labels.size());
+  }
+  PairedGuesses g;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    g.only_a += a[i] == labels[i] && b[i] != labels[i] ? 1 : 0;
+    g.only_b += b[i] == labels[i] && a[i] != labels[i] ? 1 : 0;
+  }
+  const auto n = static_cast<double>(g.only_a + g.only_b);
+  const auto fewer = static_cast<double>(std::min(g.only_a, g.only_b));
+  if (n > 0) {
+    g.p = std::min(1.0, 2.0 * boost::math::cdf(boost::math::binomial(n, 0.5), fewer));
+  }
+  return g;
 }
 
 double seeds_needed(double deviation, double difference) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,17 @@ std::string_view name_of(Finding finding);
 // From p-values that holm() has corrected, at 5 %. What is both different and equivalent (a real
 // difference within the margin) is equivalent.
 Finding compared(const PairedDifference& difference, double p_different, double p_equivalent);
+
+// Two classifiers of the same examples (McNemar 1947): of the n examples that one alone has right, are
+// they as often a's as b's? p = min(1, 2 P(X <= min(only_a, only_b))), X the heads of n coins: exact.
+// What both have right, or neither, says nothing. An Error for different numbers of examples.
+struct PairedGuesses {
+  std::int64_t only_a = 0;  // right where b is wrong
+  std::int64_t only_b = 0;
+  double p = 1.0;
+};
+PairedGuesses paired_guesses(std::span<const std::int32_t> a, std::span<const std::int32_t> b,
+                             std::span<const std::int32_t> labels);
 
 // Pairs of seeds that show a difference with 80 % power at 5 %: 7.85 (deviation / difference)^2 + 2.
 double seeds_needed(double deviation, double difference);

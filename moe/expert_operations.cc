@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "moe/convolution.h"
 #include "moe/dispatch_cases.h"
 #include "moe/experts.h"
 #include "ops/checks.h"
@@ -369,7 +370,7 @@ Var fused_straight_through_mixture(const Experts& experts, Var y, Var x, Var wei
 
 std::vector<OperationEntry> expert_operations() {
   return {entry_of<ExpertOutputs>(), entry_of<Mixture>(), entry_of<DenseBackwardMixture>(),
-          entry_of<StraightThroughMixture>()};
+          entry_of<StraightThroughMixture>(), entry_of<ConvolutionalExperts>()};
 }
 
 }  // namespace moegrad

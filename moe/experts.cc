@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "moe/convolution.h"
 #include "moe/dispatch.h"
 #include "moe/options.h"
 #include "ops/ops.h"
@@ -42,8 +43,9 @@ void Experts::require_gate() const {
 }
 
 Var Experts::operator()(Var x, const Plan& plan) const {
+  if (kind == ExpertKind::convolutional) return convolutional_experts(*this, x, plan);
   require_gate();
-  if (is_fused(form, x.tape())) return fused_experts(*this, x, plan);
+  if (fused(x.tape())) return fused_experts(*this, x, plan);
   const Var rows = dispatch(x, plan);
   const Var first = linear(rows, w1, b1, plan);
   Var hidden;
@@ -65,20 +67,20 @@ Var Experts::operator()(Var x, const Plan& plan) const {
 }
 
 Var Experts::mixture(Var x, Var weights, const Plan& plan) const {
-  if (is_fused(form, x.tape())) return fused_mixture(*this, x, weights, plan);
+  if (fused(x.tape())) return fused_mixture(*this, x, weights, plan);
   return combine((*this)(x, plan), weights, plan);
 }
 
 Var Experts::dense_backward_mixture(Var x, Var weights, const Plan& plan, Var rest_weights,
                                     const Plan& rest) const {
-  if (is_fused(form, x.tape())) {
+  if (fused(x.tape())) {
     return fused_dense_backward_mixture(*this, x, weights, plan, rest_weights, rest);
   }
   return straight_through_mixture(mixture(x, weights, plan), x, rest_weights, rest);
 }
 
 Var Experts::straight_through_mixture(Var y, Var x, Var weights, const Plan& plan) const {
-  if (is_fused(form, x.tape())) {
+  if (fused(x.tape())) {
     return fused_straight_through_mixture(*this, y, x, weights, plan);
   }
   return straight_through(y, y + mixture(x, weights, plan));
@@ -99,7 +101,9 @@ Experts Experts::merged(Var weights) const {
     const std::int64_t each = v->value().numel() / count();
     const Var sums = matmul(weights, reshape(*v, {count(), each}));
     const std::int64_t groups = weights.size(0);
-    *v = v->rank() == 3 ? reshape(sums, {groups, v->size(1), v->size(2)}) : sums;
+    Shape shape = v->shape();
+    shape[0] = groups;
+    *v = reshape(sums, shape);
   }
   return copy;
 }

@@ -19,17 +19,24 @@ Activation activation_of(std::string_view name);
 enum class Form { automatic, fused, written };
 bool is_fused(Form form, Tape& tape);
 
+// network: matrices, as below; convolutional: of images (moe/convolution.h), with parameters of the same
+// names and another rank. Only networks are fused.
+enum class ExpertKind { network, convolutional };
+
 // E experts as Vars of one tape, each a network of two matrices, act(x w1 + b1) w2 + b2, or of
 // three (SwiGLU, arXiv:2002.05202), (silu(x w1 + b1) * (x w3 + b3)) w2 + b2. w1, w3 [E, D, H], w2
 // [E, H, Dout]; the biases b1, b3 [E, H], b2 [E, Dout] may be undefined.
 struct Experts {
+  ExpertKind kind = ExpertKind::network;
   Activation activation = Activation::relu;
   Var w1, w2, w3;
   Var b1, b2, b3;
   Form form = Form::automatic;
 
   std::int64_t count() const { return w1.size(0); }
-  std::int64_t output_width() const { return w2.size(2); }
+  std::int64_t output_width() const {
+    return kind == ExpertKind::network ? w2.size(2) : w3.size(2);
+  }
   // Their outputs for the slots of the plan: tokens x [N, D] -> h [S, Dout]. Fused it is one
   // operation that keeps the pre-activations [S, H] and nothing else.
   Var operator()(Var x, const Plan& plan) const;
@@ -53,6 +60,9 @@ struct Experts {
   Experts detached() const;
   // G experts, each a sum of all: parameter'_g = sum_e weights[g, e] parameter_e, for [G, E].
   Experts merged(Var weights) const;
+
+ private:
+  bool fused(Tape& tape) const { return kind == ExpertKind::network && is_fused(form, tape); }
 };
 
 // The fused forms of Experts, as operations (moe/expert_operations.cc).

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "moe/balance.h"
+#include "moe/convolution.h"
 #include "moe/dispatch.h"
 #include "moe/padding.h"
 #include "moe/values.h"
@@ -94,6 +95,9 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, const Rng& 
       if (config_.biases)
         parameters.add(start + name, Tensor::zeros({count, out}, DType::f64, Device::cpu));
     };
+    if (config_.expert == ExpertKind::convolutional) {
+      return declare_convolutional(s, count, start, parameters, rng);
+    }
     matrix("w1", s.model, s.hidden);
     bias("b1", s.hidden);
     if (config_.activation == Activation::swiglu) {
@@ -110,13 +114,16 @@ void Layer::declare(std::string_view prefix, Parameters& parameters, const Rng& 
 Experts Layer::experts(const Weights& weights, std::string_view kind) const {
   const std::string start = std::string(kind) + ".";
   Experts e;
+  e.kind = config_.expert;
   e.activation = config_.activation;
   e.w1 = weights.at(start + "w1");
   e.w2 = weights.at(start + "w2");
-  if (config_.activation == Activation::swiglu) e.w3 = weights.at(start + "w3");
   e.b1 = weights.find(start + "b1");
   e.b2 = weights.find(start + "b2");
-  if (config_.activation == Activation::swiglu) e.b3 = weights.find(start + "b3");
+  if (e.kind == ExpertKind::convolutional || e.activation == Activation::swiglu) {
+    e.w3 = weights.at(start + "w3");
+    e.b3 = weights.find(start + "b3");
+  }
   return e;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "moe/by_parts.h"
+#include "moe/convolution.h"
 #include "moe/registry.h"
 #include "tensor/parse.h"
 
@@ -164,6 +165,14 @@ std::vector<const EstimatorEntry*> estimators_of(const LayerConfig& config,
   return parts;
 }
 
+void require_images(const LayerConfig& config, const LayerParts& parts) {
+  static_cast<void>(ConvolutionSize(config.size.model));
+  if (parts.coupling == 0.0) return;
+  fail("layer",
+       "erc is {}, of experts that are matrices, and these are convolutional. Leave it out.",
+       parts.coupling);
+}
+
 // The options given, each with whom it belongs to.
 struct OptionsOfParts {
   Options router;
@@ -188,6 +197,12 @@ OptionsOfParts options_of(const LayerConfig& config, const RouterEntry& router,
 }
 
 }  // namespace
+
+Shape first_shape(const LayerConfig& config) {
+  const LayerSize& s = config.size;
+  if (config.expert == ExpertKind::network) return {s.experts, s.model, s.hidden};
+  return {s.experts, kFirstFilters, 1, kFilterSide, kFilterSide};
+}
 
 LayerSize routed_size(const LayerConfig& config, const LayerParts& parts) {
   LayerSize size = config.size;
@@ -249,6 +264,7 @@ LayerParts parts_of(const LayerConfig& config) {
       .losses = loss_text(router, options.router, options.layer)};
   require_router_columns(router, options.layer);
   require_zero_experts(config, parts.zero);
+  if (config.expert == ExpertKind::convolutional) require_images(config, parts);
   parts.router->check(routed_size(config, parts));
   if (estimators.size() == 2) {
     parts.estimator =

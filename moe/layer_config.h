@@ -21,6 +21,7 @@ struct LayerConfig {
   // In place of the estimator's: the estimators whose router part and whose expert part are used.
   std::string router_gradient = {};
   std::string expert_gradient = {};
+  ExpertKind expert = ExpertKind::network;
   Activation activation = Activation::relu;
   bool biases = true;
   // Options by name: of the router, of the estimator, or of the layer itself (layer_options()).
@@ -30,6 +31,9 @@ struct LayerConfig {
   bool causal = false;
   bool force = false;
 };
+
+// The shape of the experts' w1.
+Shape first_shape(const LayerConfig& config);
 
 // Options that every layer has: aux (switch auxiliary), z-loss, simbal, erc (moe/balance.h), shared
 // (experts always on), zero (experts that return x: MoE++, Jin et al., arXiv:2410.07348;

@@ -4,6 +4,7 @@
 
 #include "autograd/operation_check.h"
 #include "ops/ops.h"
+#include "ops/padded_attention.h"
 
 namespace moegrad {
 
@@ -44,8 +45,8 @@ using AllOps = Joined<Mapped<Unary, UnaryFunctors>::type, Mapped<Binary, BinaryF
                       StructuredOps>::type;
 
 // Functions composed of the above that have a name, a claim and cases of their own.
-using ComposedFunctions =
-    TypeList<TopKValues, StopGradient, Embedding, EmbeddingPadded, Mse, BceWithLogits>;
+using ComposedFunctions = TypeList<PaddedAttention, TopKValues, StopGradient, Embedding,
+                                   EmbeddingPadded, Mse, BceWithLogits>;
 
 // One entry for each of both lists: what is checked, timed and documented.
 std::vector<OperationEntry> all_operations();

@@ -147,13 +147,12 @@ void require_sizes(const TensorFile& file, const LayerConfig& layer, DType dtype
     fail("checkpoint", "{}: it has no mixture layer. Is the file damaged?", file.path.string());
   }
   const Tensor& w1 = found->second;
-  const LayerSize& size = layer.size;
-  if (!(w1.shape() == Shape{size.experts, size.model, size.hidden}) || w1.dtype() != dtype) {
+  const Shape wanted = first_shape(layer);
+  if (!(w1.shape() == wanted) || w1.dtype() != dtype) {
     fail("checkpoint",
-         "{}: the experts are {} {} there, and its configuration asks for {} [{}, {}, {}]. Is the "
-         "file damaged?",
-         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), size.experts,
-         size.model, size.hidden);
+         "{}: the experts are {} {} there, and its configuration asks for {} {}. Is the file "
+         "damaged?",
+         file.path.string(), name_of(w1.dtype()), w1.shape(), name_of(dtype), wanted);
   }
 }
 

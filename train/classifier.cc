@@ -10,13 +10,6 @@ namespace {
 
 const std::string kMixture = "mixture.";
 
-// The columns of the head.
-std::int64_t width_of(const std::vector<Target>& targets) {
-  std::int64_t width = 0;
-  for (const Target& t : targets) width += outputs_of(t);
-  return width;
-}
-
 }  // namespace
 
 Classifier::Classifier(std::int64_t inputs, std::vector<Target> targets, LayerConfig config)
@@ -24,7 +17,7 @@ Classifier::Classifier(std::int64_t inputs, std::vector<Target> targets, LayerCo
       input_{inputs, mixture().config().size.model},
       norm1_{input_.outputs},
       norm2_{input_.outputs},
-      head_{input_.outputs, width_of(this->targets())} {}
+      head_{input_.outputs, outputs_of(this->targets())} {}
 
 Classifier::Classifier(std::int64_t inputs, std::int64_t classes, const LayerConfig& config)
     : Classifier(inputs, {{.name = "class", .classes = classes}}, config) {}
@@ -50,15 +43,7 @@ Pass Classifier::forward(Tape& tape, const Batch& batch, const Parameters& param
   in.dropless = mode.dropless;
   mix.out = mixture().forward(in);
   const Var heads = head_(norm2_(h + mix.out.y, weights("norm2.")), weights("head."));
-  std::int64_t begin = 0;
-  for (std::size_t i = 0; i < targets().size(); ++i) {
-    const Target& target = targets()[i];
-    const std::int64_t width = outputs_of(target);
-    const Var value = targets().size() == 1 ? heads : slice(heads, 1, begin, begin + width);
-    pass.predictions.push_back(
-        {predicted(target, value), column_of(batch.labels, static_cast<std::int64_t>(i))});
-    begin += width;
-  }
+  pass.predictions = predictions_of(targets(), heads, batch.labels);
   return pass;
 }
 

@@ -135,10 +135,16 @@ std::vector<TrainField> make_fields() {
       {option::integer("active", "experts a token uses, k").from(-kWhole, 65536), &C::active},
       {option::integer("width", "model width D").from(-kWhole, 65536), &C::width},
       {option::integer("hidden", "hidden width H of an expert").from(-kWhole, 1048576), &C::hidden},
+      {option::choice(
+           "expert", {"network", "cnn"},
+           "what an expert is: matrices, or of images a small convolutional network, whose "
+           "width is the pixels of an image and whose outputs are hidden"),
+       &C::expert},
       {option::choice("activation", {"relu", "gelu", "silu", "swiglu"},
                       "activation of the experts"),
        &C::activation},
-      {option::integer("layers", "layers of a language model; the first is dense").from(1, 1024),
+      {option::integer("layers", "layers of a language model, the first dense, or of a student")
+           .from(1, 1024),
        &C::layers},
       {option::integer("heads", "heads of its attention").from(1, 1024), &C::heads},
       {option::integer("context", "pieces of text that it sees at most").from(1, 65536),
@@ -148,6 +154,14 @@ std::vector<TrainField> make_fields() {
        &C::pieces},
       {option::text("domains", "what it reads: all, or some of the language task's domains, a,b"),
        &C::domains},
+      {option::number("teacher_kl",
+                      "what the teacher's logits count in the loss of a student, beside the labels")
+           .from(0, 1e6),
+       &C::teacher_kl},
+      {option::number("teacher_features", "likewise its embeddings").from(0, 1e6),
+       &C::teacher_features},
+      {option::number("temperature", "that both logits are divided by for it").from(1e-3, 1e3),
+       &C::temperature},
       {option::text("label", "column of the labels, by name or number; else 'label', or the last"),
        &C::label},
       {option::integer("classes", "classes of your own data; 0: as many as the labels have")
@@ -235,18 +249,23 @@ LayerConfig TrainConfig::layer() const {
   layer.router_gradient = router_gradient;
   layer.expert_gradient = expert_gradient;
   layer.activation = activation_of(activation);
+  if (expert == "cnn") {
+    layer.expert = ExpertKind::convolutional;
+    layer.size.output = hidden;
+  }
   layer.options = options;
   if (aux >= 0.0) layer.options["aux"] = fmt::format("{}", aux);
   return layer;
 }
 
-Task load_task(const TrainConfig& c) {
+Task load_task(const TrainConfig& c, const std::function<void(std::string_view)>& message) {
   return load_task(c.task, {.folder = c.data,
                             .dtype = c.type(),
                             .seed = static_cast<std::uint64_t>(c.seed),
                             .domains = c.domains,
                             .context = c.context,
                             .pieces = c.pieces,
+                            .message = message,
                             .file = c.data == TrainConfig().data ? "" : c.data,
                             .test_file = c.test_data,
                             .test_share = c.test_share,

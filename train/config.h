@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -26,12 +27,16 @@ struct TrainConfig {
   std::int64_t active = 2;
   std::int64_t width = 64;
   std::int64_t hidden = 128;
+  std::string expert = "network";
   std::string activation = "relu";
   std::int64_t layers = 3;  // of a language model: the first is dense, each other has a mixture
   std::int64_t heads = 4;
   std::int64_t context = 128;
   std::int64_t pieces = 256;
   std::string domains = "all";  // of the language task
+  double teacher_kl = 1.0;      // of the task distil, as in train/student.h
+  double teacher_features = 1.0;
+  double temperature = 2.0;
   std::string label = {};  // of the task own: of this on, what TaskOptions has under the same name
   std::int64_t classes = 0;
   double test_share = 0.2;
@@ -75,7 +80,9 @@ struct TrainConfig {
 };
 
 // The data that it asks for.
-Task load_task(const TrainConfig& config);
+Task load_task(
+    const TrainConfig& config,
+    const std::function<void(std::string_view)>& message = [](std::string_view) {});
 
 // One value of a TrainConfig: what the JSON key, the flag, the checks and --help come from.
 struct TrainField {

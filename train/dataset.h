@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "autograd/parameters.h"
 #include "tensor/rng.h"
 #include "tensor/tensor.h"
 #include "train/byte_pairs.h"
@@ -15,8 +17,9 @@ namespace moegrad {
 
 // Examples, by rows.
 struct Dataset {
-  Tensor x;       // what a model reads: floating [N, D], or ids, i32 [N, W]
-  Tensor labels;  // i32 [N], or [N, targets]; -1: not known
+  Tensor x;           // what a model reads: floating [N, D], or ids, i32 [N, W]
+  Tensor labels;      // i32 [N], or [N, targets]; -1: not known
+  Tensor guide = {};  // floating [N, G]: what a teacher tells of each; undefined: there is none
 };
 
 // What a model is to tell.
@@ -69,6 +72,8 @@ struct TaskShape {
   std::vector<Target> targets = {};
   std::vector<Field> fields = {};  // of ids, from the first column to the last; none: they are text
   std::vector<BytePairs::Pair> pairs = {};  // of text: beside the bytes, what its pieces are
+  // Of texts of word pieces, zeros behind each (train/encoder.h), how many pieces there are; else 0.
+  std::int64_t vocabulary = 0;
   // Of data of one's own: the columns of the table without the labels, and the place of the labels.
   std::vector<Column> columns = {};
   std::int64_t label = 0;
@@ -85,8 +90,11 @@ struct Task {
   Dataset test = {};
   std::vector<Field> fields = {};  // as in TaskShape, here and below
   std::vector<BytePairs::Pair> pairs = {};
+  std::int64_t vocabulary = 0;
   std::vector<Column> columns = {};
   std::int64_t label = 0;
+  // Sets what a model begins with where it is not drawn; undefined: nothing.
+  std::function<void(Parameters&)> begin = {};
 
   TaskShape shape() const {
     return {.inputs = train.x.size(1),
@@ -94,6 +102,7 @@ struct Task {
             .targets = targets,
             .fields = fields,
             .pairs = pairs,
+            .vocabulary = vocabulary,
             .columns = columns,
             .label = label};
   }
@@ -105,8 +114,10 @@ struct TaskOptions {
   std::uint64_t seed = 1;  // of tasks that are made up, divided or paired
   // Of the language task.
   std::string domains = "all";
-  std::int64_t context = 128;
+  std::int64_t context = 128;  // likewise of the task distil
   std::int64_t pieces = 256;
+  // Told of long work.
+  std::function<void(std::string_view)> message = [](std::string_view) {};
   // Of the task own (train/own.h).
   std::filesystem::path file = {};
   std::filesystem::path test_file = {};
@@ -161,12 +172,16 @@ void check_finite(const Dataset& dataset, std::string_view name = "data set");
 Rng epoch_rng(std::uint64_t seed, std::uint64_t epoch);
 
 struct Batch {
-  Tensor x;       // [B, D]
-  Tensor labels;  // i32 [B], or [B, targets]
-  Tensor ids;     // i32 [B]: the places of the rows in the data set
+  Tensor x;           // [B, D]
+  Tensor labels;      // i32 [B], or [B, targets]
+  Tensor ids;         // i32 [B]: the places of the rows in the data set
+  Tensor guide = {};  // as in Dataset
 
   // A copy on another device; itself where it is there already.
-  Batch to(Device device) const { return {x.to(device), labels.to(device), ids.to(device)}; }
+  Batch to(Device device) const {
+    return {x.to(device), labels.to(device), ids.to(device),
+            guide.defined() ? guide.to(device) : guide};
+  }
 };
 
 // A data set in batches of batch_size rows, the last of them smaller where the rows do not divide.

@@ -15,6 +15,11 @@ namespace {
 constexpr std::int64_t kRows = 512;     // in a pass, of models of one token an example
 constexpr std::int64_t kTokens = 8192;  // of others
 
+std::int64_t rows_of_pass(const Model& model) {
+  const std::int64_t tokens = model.tokens();
+  return tokens == 1 ? kRows : std::max<std::int64_t>(1, kTokens / tokens);
+}
+
 // Of one target, all predictions of a data set, on the host.
 class Collected {
  public:
@@ -104,8 +109,7 @@ Evaluation evaluate(const Model& model, const Parameters& parameters, const Data
   Evaluation evaluation;
   std::vector<std::vector<double>>& loads = evaluation.layer_loads;
   double dropped = 0.0;
-  const std::int64_t tokens = model.tokens();
-  const Batches batches(data, tokens == 1 ? kRows : std::max<std::int64_t>(1, kTokens / tokens));
+  const Batches batches(data, rows_of_pass(model));
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = batches.get(i).to(parameters.device());
     Tape tape(Tape::Options{.gradients = false});
@@ -149,20 +153,22 @@ Evaluation evaluate(const Model& model, const Parameters& parameters, const Data
 
 Tensor probabilities(const Model& model, const Parameters& parameters, const Tensor& x,
                      bool dropless) {
-  if (model.targets().size() != 1 || model.targets().front().kind != Target::Kind::classes ||
-      !is_floating(x.dtype())) {
-    fail("predict", "the model does not tell one class of numbers. Give another run.");
-  }
+  const auto require_one_class = [](bool one) {
+    if (!one) fail("predict", "the model does not tell one class of a row. Give another run.");
+  };
+  require_one_class(model.targets().size() == 1 &&
+                    model.targets().front().kind == Target::Kind::classes);
   const std::int64_t classes = model.targets().front().classes;
   Tensor all = Tensor::empty({x.size(0), classes}, DType::f64, Device::cpu);
   double* out = all.write<double>();
   const Batches batches({.x = x, .labels = Tensor::zeros({x.size(0)}, DType::i32, Device::cpu)},
-                        kRows);
+                        rows_of_pass(model));
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = batches.get(i).to(parameters.device());
     Tape tape(Tape::Options{.gradients = false});
     const Pass pass =
         model.forward(tape, batch, parameters, {.training = false, .dropless = dropless});
+    require_one_class(pass.predictions.front().value.size(0) == batch.x.size(0));
     const Tensor chances = softmax(pass.predictions.front().value).value().to(Device::cpu);
     for (std::int64_t j = 0; j < chances.numel(); ++j) *out++ = chances.at(j);
   }

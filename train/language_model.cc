@@ -31,21 +31,6 @@ Target target_of(const BytePairs& pairs) {
 
 std::string name_of_layer(std::int64_t layer) { return std::to_string(layer) + "."; }
 
-// [B T, heads d] as [B heads, T, d], and back.
-Var split_heads(Var x, std::int64_t length, std::int64_t heads) {
-  const std::int64_t batch = x.size(0) / length;
-  const std::int64_t d = x.size(1) / heads;
-  return reshape(transpose(reshape(x, {batch, length, heads, d}), 1, 2),
-                 {batch * heads, length, d});
-}
-Var join_heads(Var x, std::int64_t heads) {
-  const std::int64_t batch = x.size(0) / heads;
-  const std::int64_t length = x.size(1);
-  const std::int64_t d = x.size(2);
-  return reshape(transpose(reshape(x, {batch, heads, length, d}), 1, 2),
-                 {batch * length, heads * d});
-}
-
 }  // namespace
 
 LanguageModel::LanguageModel(const Size& size, const LayerConfig& mixture, BytePairs pairs)

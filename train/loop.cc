@@ -99,6 +99,8 @@ void require_capturable(const TrainConfig& c, Device device) {
          kind, name, what);
   };
   require("router", c.router, router_entry(c.router).traits.on_host);
+  require("expert", c.expert, c.expert == "cnn" ? "how many slots each has" : "");
+  require("task", c.task, c.task == "distil" ? "where the tokens of its texts lie" : "");
   for (const std::string& name : {c.estimator, c.router_gradient, c.expert_gradient}) {
     if (name.empty()) continue;
     const EstimatorTraits& traits = estimator_entry(name).traits;
@@ -177,6 +179,7 @@ class TrainingRun {
 
   void make_parameters() {
     parameters_ = model_->initial(static_cast<std::uint64_t>(config_.seed), config_.type());
+    if (task_.begin) task_.begin(parameters_);
     for (Parameter& p : parameters_) {
       if (p.router) p.rate *= config_.router_lr;
     }
@@ -457,7 +460,9 @@ TrainResult train(const TrainConfig& config, const RunOptions& options) {
   check_run(config);
   Layer(config.layer()).say_where_silent();
   if (options.capture) require_capturable(config, options.device);
-  const Task loaded = options.task != nullptr ? *options.task : load_task(config);
+  const Task loaded = options.task != nullptr ? *options.task : load_task(config, [&](auto text) {
+    if (options.progress != nullptr) options.progress->message(text);
+  });
   if (options.progress != nullptr && !loaded.columns.empty()) {
     options.progress->message(loaded.summary);
   }

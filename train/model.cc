@@ -54,6 +54,26 @@ Tensor column_of(const Tensor& labels, std::int64_t i) {
   return labels.rank() == 1 ? labels : columns_of(labels, i, i + 1).reshape({labels.size(0)});
 }
 
+std::int64_t outputs_of(const std::vector<Target>& targets) {
+  std::int64_t width = 0;
+  for (const Target& t : targets) width += outputs_of(t);
+  return width;
+}
+
+PoolVector<Prediction> predictions_of(const std::vector<Target>& targets, Var heads,
+                                      const Tensor& labels) {
+  PoolVector<Prediction> predictions;
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const std::int64_t end = begin + outputs_of(targets[i]);
+    const Var value = targets.size() == 1 ? heads : slice(heads, 1, begin, end);
+    predictions.push_back(
+        {predicted(targets[i], value), column_of(labels, static_cast<std::int64_t>(i))});
+    begin = end;
+  }
+  return predictions;
+}
+
 LayerConfig square(LayerConfig config) {
   config.size.output = config.size.model;
   return config;
@@ -92,7 +112,8 @@ Model::Losses Model::losses(Tape& tape, const Batch& batch, const Parameters& pa
   const std::int64_t n = estimator.samples();
   const Batch rows = {.x = repeated(batch.x, n),
                       .labels = repeated(batch.labels, n),
-                      .ids = repeated(batch.ids, n)};
+                      .ids = repeated(batch.ids, n),
+                      .guide = repeated(batch.guide, n)};
   Losses l;
   l.pass = forward(tape, rows, parameters, {.training = true});
   const auto add = [](Var& sum, Var v) { sum = sum.defined() ? sum + v : v; };

@@ -24,6 +24,7 @@ struct MixturePass {
   Tensor ids = {};  // as in LayerInput
   std::int64_t sequence = 1;
   LayerOutput out = {};
+  Tensor mask = {};  // as in LayerInput
 };
 
 struct Pass {
@@ -88,6 +89,12 @@ Var predicted(const Target& target, Var columns);
 Tensor column_of(const Tensor& labels, std::int64_t i);
 // The configuration of a mixture that maps D to D.
 LayerConfig square(LayerConfig config);
+
+// The columns of all targets, and what they tell: of heads [B, columns] the first are those of the first
+// target, and so on.
+std::int64_t outputs_of(const std::vector<Target>& targets);
+PoolVector<Prediction> predictions_of(const std::vector<Target>& targets, Var heads,
+                                      const Tensor& labels);
 
 // The mean loss of a prediction, over the rows whose label is known.
 Var loss_of(const Target& target, const Prediction& prediction);

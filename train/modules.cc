@@ -40,4 +40,19 @@ Var LayerNormModule::operator()(Var x, const Weights& weights) const {
   return layer_norm(x, weights.at("scale"), weights.at("shift"));
 }
 
+Var split_heads(Var x, std::int64_t length, std::int64_t heads) {
+  const std::int64_t batch = x.size(0) / length;
+  const std::int64_t d = x.size(1) / heads;
+  return reshape(transpose(reshape(x, {batch, length, heads, d}), 1, 2),
+                 {batch * heads, length, d});
+}
+
+Var join_heads(Var x, std::int64_t heads) {
+  const std::int64_t batch = x.size(0) / heads;
+  const std::int64_t length = x.size(1);
+  const std::int64_t d = x.size(2);
+  return reshape(transpose(reshape(x, {batch, heads, length, d}), 1, 2),
+                 {batch * length, heads * d});
+}
+
 }  // namespace moegrad

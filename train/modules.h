@@ -32,4 +32,8 @@ struct LayerNormModule {
   Var operator()(Var x, const Weights& weights) const;
 };
 
+// [B L, H d] as [B H, L, d], for H heads of sequences of L places, and back.
+Var split_heads(Var x, std::int64_t length, std::int64_t heads);
+Var join_heads(Var x, std::int64_t heads);
+
 }  // namespace moegrad

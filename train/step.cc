@@ -82,7 +82,9 @@ std::vector<Batch> TrainingStep::parts_of(const Batch& batch) const {
     const std::int64_t begin = rows * i / parts;
     const std::int64_t end = rows * (i + 1) / parts;
     const auto cut = [&](const Tensor& t) { return t.defined() ? t.rows(begin, end) : t; };
-    all.push_back(parts == 1 ? batch : Batch{cut(batch.x), cut(batch.labels), cut(batch.ids)});
+    all.push_back(parts == 1
+                      ? batch
+                      : Batch{cut(batch.x), cut(batch.labels), cut(batch.ids), cut(batch.guide)});
   }
   return all;
 }
@@ -171,7 +173,7 @@ TrainingStep::Recorded::Recorded(const Batch& there)
 
 bool TrainingStep::Recorded::is_for(const Batch& other) const {
   return alike(batch.x, other.x) && alike(batch.labels, other.labels) &&
-         alike(batch.ids, other.ids);
+         alike(batch.ids, other.ids) && alike(batch.guide, other.guide);
 }
 
 std::vector<std::uint64_t> TrainingStep::fixed_numbers() const {
@@ -197,6 +199,7 @@ const TrainingStep::Numbers& TrainingStep::replay(const Batch& batch, const Rng&
   device.upload(batch.x.raw(), r.batch.x);
   device.upload(batch.labels.raw(), r.batch.labels);
   if (batch.ids.defined()) device.upload(batch.ids.raw(), r.batch.ids);
+  if (batch.guide.defined()) device.upload(batch.guide.raw(), r.batch.guide);
   device.upload(reinterpret_cast<const std::byte*>(&learning_rate), r.learning_rate);
   r.work(rng, [&] {
     r.numbers = {};  // its memory is wanted again

@@ -166,6 +166,7 @@ std::string to_json(const TaskShape& shape) {
     object["fields"].push_back({{"name", f.name}, {"values", f.values}, {"several", f.several}});
   }
   if (!shape.pairs.empty()) object["pairs"] = shape.pairs;
+  if (shape.vocabulary > 0) object["vocabulary"] = shape.vocabulary;
   if (shape.columns.empty()) return object.dump();
   Json columns = Json::array();
   for (const Column& c : shape.columns) {
@@ -195,6 +196,10 @@ TaskShape read_shape(std::string_view json, std::string_view file) {
   }
   if (const auto pairs = object.find("pairs"); pairs != object.end()) {
     shape.pairs = pairs_of(*pairs, shape, file);
+  }
+  if (object.contains("vocabulary")) {
+    if (!shape.ids || !shape.fields.empty()) damaged(file, "has a 'vocabulary', and no texts");
+    shape.vocabulary = count(object, "vocabulary", 1, kMostClassesOfTarget, file);
   }
   const auto columns = object.find("columns");
   if (columns == object.end()) return shape;
@@ -234,6 +239,9 @@ std::string difference(const TaskShape& there, const TaskShape& here) {
     }
   }
   if (there.inputs != here.inputs) return differ("the inputs are", there.inputs, here.inputs);
+  if (there.vocabulary != here.vocabulary) {
+    return differ("the word pieces are", there.vocabulary, here.vocabulary);
+  }
   if (there.fields != here.fields) return "the fields are other ones";
   if (there.pairs != here.pairs) return "the pieces of text are other ones";
   return "the targets are other ones";

@@ -13,6 +13,7 @@ namespace moegrad {
 std::string to_json(const TaskShape& shape);
 // and, where there are some, "fields":[{"name":"user","values":943,"several":false}].
 // and "pairs":[[116,104]], as BytePairs has them, where there are some.
+// Of texts of word pieces "vocabulary":30522.
 // From there. The text is not trusted: errors name the file. Sizes are at most kMostInputs and
 // kMostClassesOfTarget, and there are at most kMostTargets and kMostFields.
 inline constexpr std::int64_t kMostInputs = 1 << 24;

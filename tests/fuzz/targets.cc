@@ -21,7 +21,9 @@
 #include "train/npy.h"
 #include "train/own.h"
 #include "train/plain_rows.h"
+#include "train/sentiment.h"
 #include "train/stored_model.h"
+#include "train/word_pieces.h"
 
 namespace moegrad::fuzz {
 namespace {
@@ -274,6 +276,31 @@ std::string change_plain(const std::string& input, std::uint64_t seed, std::uint
 
 void read_plain_file(const fs::path& file) { read_plain_rows(file, "set", '\t', "a\tb"); }
 
+// --- word pieces, and sentences with their ratings
+
+std::vector<std::string> tokenizer_files() {
+  return {R"({"normalizer":{"type":"BertNormalizer","lowercase":true},"model":{"type":"WordPiece",)"
+          R"("continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"[UNK]":0,)"
+          R"("[CLS]":1,"[SEP]":2,"a":3,"##b":4}}})"};
+}
+
+void read_tokenizer(const fs::path& file) {
+  static_cast<void>(WordPieces(file).ids("ab aB \xc3\xa9 \xe6\x9d\xb1 c", 8));
+}
+
+std::vector<std::string> sentence_files() {
+  return {"1_1\t0.5\tA film.\r\n1_2\t-4\tNo \xc3\xa9.\n", "7\t2.25\tTab\there"};
+}
+
+void read_sentence_file(const fs::path& file) {
+  const TemporaryFolder folder;
+  fs::create_directory(folder / "sentiment");
+  for (const fs::path& path : sentiment_files(folder.path())) {
+    fs::copy_file(file, path);
+  }
+  read_sentiment(folder.path());
+}
+
 void read_idx_file(const fs::path& file) {
   try {
     read_idx(file, 1);
@@ -344,7 +371,9 @@ const std::vector<Target>& targets() {
       {"run", run_files, changed_text, read_run_files},
       {"csv", csv_files, changed_text, [](const fs::path& file) { read_rows(file, "f.csv"); }},
       {"npy", npy_files, changed_text, [](const fs::path& file) { read_rows(file, "f.npy"); }},
-      {"plain-rows", plain_files, change_plain, read_plain_file}};
+      {"plain-rows", plain_files, change_plain, read_plain_file},
+      {"word-pieces", tokenizer_files, changed_text, read_tokenizer},
+      {"sentiment", sentence_files, change_plain, read_sentence_file}};
   return all;
 }
 

@@ -56,6 +56,30 @@ TEST_CASE("Holm: by hand") {
   CHECK(holm({}).empty());
 }
 
+TEST_CASE("McNemar's test: by hand") {
+  using Guesses = std::vector<std::int32_t>;
+  // Of ten examples a alone has five right, b alone one: both tails of six coins with one head at
+  // most, 2 (1 + 6) / 64.
+  const Guesses labels = {0, 1, 2, 0, 1, 2, 0, 1, 2, 0};
+  const Guesses a = {0, 1, 2, 0, 1, 0, 0, 2, 2, 0};
+  const Guesses b = {1, 0, 0, 1, 0, 2, 0, 2, 2, 0};
+  const PairedGuesses g = paired_guesses(a, b, labels);
+  CHECK(g.only_a == 5);
+  CHECK(g.only_b == 1);
+  CHECK(g.p == doctest::Approx(14.0 / 64.0));
+  const PairedGuesses turned = paired_guesses(b, a, labels);
+  CHECK(turned.only_a == 1);
+  CHECK(turned.p == g.p);
+  // As often one as the other; never; always.
+  CHECK(paired_guesses(Guesses{0, 1}, Guesses{1, 0}, Guesses{0, 0}).p == 1.0);
+  CHECK(paired_guesses(a, a, labels).p == 1.0);
+  CHECK(paired_guesses({}, {}, {}).p == 1.0);
+  CHECK(paired_guesses(Guesses(20, 0), Guesses(20, 1), Guesses(20, 0)).p ==
+        doctest::Approx(std::ldexp(1.0, -19)));
+  CHECK(test::error_of([&] { paired_guesses(a, b, Guesses{0}); }) ==
+        "[statistics] 10 and 10 guesses for 1 labels. Give one of each for every example.");
+}
+
 TEST_CASE("verdicts") {
   const PairedDifference d{.pairs = 4, .mean = -1.0};
   CHECK(compared(d, 0.01, 0.5) == Finding::lower);

@@ -16,7 +16,7 @@ namespace {
 using test::error_of;
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 7);
+  CHECK(tasks().size() == 8);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
@@ -24,11 +24,12 @@ TEST_CASE("tasks: the list, and a name that is not on it") {
   CHECK(tasks()[4].name == "fashion-pairs");
   CHECK(tasks()[5].name == "movielens");
   CHECK(tasks()[6].name == "adult");
+  CHECK(tasks()[7].name == "distil");
   CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
         "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own, "
-        "fashion-pairs, movielens, adult.");
+        "fashion-pairs, movielens, adult, distil.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
@@ -155,6 +156,22 @@ TEST_CASE("batches: every row once, in an order of (seed, epoch) alone") {
   // A batch does not depend on those taken before it.
   const Batches batches(dataset, 4, epoch_rng(1, 0));
   CHECK(batches.get(2).labels.at(0) == order(1, 0)[8]);
+}
+
+TEST_CASE("batches: a guide goes with its rows") {
+  Dataset dataset = counted(5);
+  CHECK(!Batches(dataset, 2).get(0).guide.defined());
+  dataset.guide = Tensor::empty({5, 3}, DType::f64, Device::cpu);
+  for (std::int64_t i = 0; i < 15; ++i)
+    dataset.guide.write<double>()[i] = static_cast<double>(i / 3);
+  const Batches batches(dataset, 2, epoch_rng(1, 0));
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Batch batch = batches.get(i);
+    REQUIRE(batch.guide.shape() == Shape{batch.x.size(0), 3});
+    for (std::int64_t r = 0; r < batch.x.size(0); ++r) {
+      CHECK(batch.guide.at(3 * r + 2) == batch.labels.data<std::int32_t>()[r]);
+    }
+  }
 }
 
 TEST_CASE("batches: without a generator, the order of the data set") {

@@ -8,8 +8,10 @@
 #include "tests/temporary_files.h"
 #include "train/classifier.h"
 #include "train/config.h"
+#include "train/image_classifier.h"
 #include "train/language_model.h"
 #include "train/recommender.h"
+#include "train/student.h"
 
 namespace moegrad {
 namespace {
@@ -66,12 +68,21 @@ TEST_CASE("the model that a task asks for") {
   TrainConfig config;
   config.width = 16;
   CHECK(dynamic_cast<Classifier*>(make_model(task.shape(), config).get()) != nullptr);
+  task.train.x = Tensor::zeros({2, 256}, DType::f32, Device::cpu);
+  config.width = 256;
+  config.expert = "cnn";
+  CHECK(dynamic_cast<ImageClassifier*>(make_model(task.shape(), config).get()) != nullptr);
+  config.width = 16;
+  config.expert = "network";
   task.train.x = Tensor::zeros({2, 9}, DType::i32, Device::cpu);
   const auto model = make_model(task.shape(), config);
   const auto* const language = dynamic_cast<LanguageModel*>(model.get());
   REQUIRE(language != nullptr);
   CHECK(language->size().context == 8);
   CHECK(language->size().layers == 3);
+  task.vocabulary = 20;
+  CHECK(dynamic_cast<Student*>(make_model(task.shape(), config).get()) != nullptr);
+  task.vocabulary = 0;
   task.fields = {{.name = "user", .values = 5}};
   CHECK(dynamic_cast<Recommender*>(make_model(task.shape(), config).get()) != nullptr);
 }

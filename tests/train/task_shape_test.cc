@@ -43,6 +43,10 @@ TEST_CASE("the shape of a task goes through its text") {
   TaskShape others = text;
   others.pairs[1] = {256, 102};
   CHECK(difference(text, others) == "the pieces of text are other ones");
+  TaskShape texts = shape;
+  texts.vocabulary = 30522;
+  CHECK(read_shape(to_json(texts), "f") == texts);
+  CHECK(difference(texts, shape) == "the word pieces are 30522 there and 0 here");
   const Task task = make_synthetic(DType::f32, 1, {.train_size = 1, .test_size = 1});
   CHECK(task.shape() == shape_of_task("synthetic", "f"));
   CHECK(shape_of_task("vision", "f").inputs == 784);
@@ -73,6 +77,14 @@ TEST_CASE("a text that is no shape is refused with the name of its file") {
   }
   CHECK(names("7").find("no list 'names'") != std::string::npos);
   CHECK(names("[1,2]").find("no texts in 'names'") != std::string::npos);
+  const auto vocabulary = [&](const char* ids, const char* number) {
+    return error(
+        fmt::format(R"({{"inputs":2,"ids":{},"targets":[{{"name":"a","kind":"classes","classes":2,)"
+                    R"("partial":false}}],"vocabulary":{}}})",
+                    ids, number));
+  };
+  CHECK(vocabulary("false", "5").find("has a 'vocabulary', and no texts") != std::string::npos);
+  CHECK(vocabulary("true", "0").find("has no 'vocabulary' from 1 to") != std::string::npos);
   const auto columns = [&](std::string_view list, std::string_view label = "0") {
     return error(fmt::format(
         R"({{"inputs":2,"ids":false,"targets":[{{"name":"a","kind":"classes","classes":2,)"
