@@ -64,6 +64,17 @@ TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
         std::string::npos);
 }
 
+TEST_CASE("sample: a reader who is gone ends it, and is not taken for success") {
+  const TemporaryFolder folder;
+  train(folder);
+  for (const std::string out : {"/dev/full", "closed"}) {
+    const Outcome o =
+        run({out, folder / "stderr"}, {"sample", folder / "run", "--bytes", "100000000"});
+    CHECK(o.code == 2);
+    CHECK(o.err.find("could not be written") != std::string::npos);
+  }
+}
+
 TEST_CASE("sample: mistakes") {
   const TemporaryFolder folder;
   CHECK(run(folder, {"train", "synthetic", "--steps", "2", "--out", folder / "run"}).code == 0);
