@@ -200,6 +200,13 @@ class TrainingRun {
     if (!missing.empty()) {
       message(shown_format("not there, drawn anew: {}", fmt::join(missing, ", ")));
     }
+    const TrainConfig there = stored_run(checkpoint.settings);
+    if (there.task != config_.task || there.seed == config_.seed || !is_drawn(there.task)) return;
+    message(
+        fmt::format("its data were drawn from the seed {}, and these from {}: what is tested here "
+                    "may have been "
+                    "trained on there",
+                    there.seed, config_.seed));
   }
 
   void require_same_task(const Checkpoint& checkpoint) const {
