@@ -194,6 +194,12 @@ class TrainingRun {
     if (config_.from.empty()) return;
     const std::filesystem::path path = checkpoint_of(config_.from);
     const Checkpoint checkpoint = read_checkpoint(path);
+    if (const auto& other = checkpoint.task;
+        other && other->pairs.size() == task_.pairs.size() && other->pairs != task_.pairs) {
+      fail("train",
+           "{}: its pieces of text are others. Give the --domains and --pieces of that run.",
+           path.string());
+    }
     const std::vector<std::string> missing =
         Checkpoints::copy_common(checkpoint, parameters_, *optimiser_);
     message(shown_format("beginning with the parameters of {}", path.string()));
