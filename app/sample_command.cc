@@ -39,14 +39,11 @@ int run(const SampleArguments& a) {
   if (a.out.empty()) put(stdout, "{}", a.prompt);
   sample_text(*model, stored.parameters, a.prompt, a.options, [&](std::string_view piece) {
     text += piece;
-    if (a.out.empty()) {
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    }
-    return std::ferror(stdout) == 0;
+    if (a.out.empty()) put(stdout, "{}", piece);
+    return lost_text == 0;
   });
   if (a.out.empty()) {
-    std::fputc('\n', stdout);
+    put(stdout, "\n");
   } else {
     write_file_atomic(a.out, text);
   }

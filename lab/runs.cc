@@ -29,6 +29,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kPause = std::chrono::milliseconds(20);
 
+// Whether a value changes neither a run nor how it is measured.
+bool is_free(const TrainField& field, const TrainConfig& config) {
+  const std::string& name = field.spec.name;
+  if (name == "data") return config.task != "own";  // the data sets may lie elsewhere
+  return name == "log_every" || name == "checkpoint_every" || name == "keep";
+}
+
 // "lr is 0.002 there and 0.001 here, seed is ..."; empty where they are the same.
 std::string difference(const TrainConfig& there, const TrainConfig& here) {
   std::string all;
@@ -37,7 +44,8 @@ std::string difference(const TrainConfig& there, const TrainConfig& here) {
       all += fmt::format("{}{} is '{}' there and '{}' here", all.empty() ? "" : ", ", name, a, b);
   };
   for (const TrainField& field : train_fields()) {
-    if (!field.result_free) add(field.spec.name, field_text(there, field), field_text(here, field));
+    if (is_free(field, here)) continue;
+    add(field.spec.name, field_text(there, field), field_text(here, field));
   }
   std::map<std::string, std::string> options = there.options;
   options.insert(here.options.begin(), here.options.end());
@@ -131,6 +139,14 @@ class StudyRuns {
       outcomes_[i].state = RunState::was_there;
       ++done_;
       options_.message(fmt::format("{} is there already", run.name));
+      return;
+    }
+    // What begins with another run of the study needs the whole of it.
+    const fs::path from = run.config.from;
+    if (from.parent_path() == options_.folder && !path_exists(RunFolder(from).result())) {
+      outcomes_[i] = {RunState::failed, fmt::format("'{}' has not ended", from.string())};
+      ++done_;
+      options_.message(fmt::format("{} FAILED ({})", run.name, outcomes_[i].why));
       return;
     }
     const fs::path config = path(run, ".json");

@@ -11,8 +11,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kTrunk = "trunk";
+constexpr int kMostSeeds = 1000;
+
 bool can_be_folder(const std::string& name) {
-  return !name.empty() && name.front() != '.' && name.find_first_of("/ \t\n") == std::string::npos;
+  return !name.empty() && name.front() != '.' &&
+         name.find_first_of("/ \t\n") == std::string::npos && is_utf8(name);
 }
 
 // A text between commas.
@@ -52,6 +56,28 @@ void require_names(const std::vector<Variant>& variants) {
   for (const Variant& v : variants) {
     if (names.insert(v.name).second) continue;
     fail("study", "'{}' is there twice. Give each a name of its own.", v.name);
+  }
+}
+
+// Names of their own, and the same data for all methods.
+void require_comparable(const StudyPlan& plan) {
+  static const std::set<std::string> of_data = {"task",   "seed",  "domains",  "context",
+                                                "pieces", "label", "classes",  "test_share",
+                                                "header", "data",  "test_data"};
+  require_names(plan.points);
+  require_names(plan.methods);
+  for (const Variant& method : plan.methods) {
+    if (method.name == kTrunk && !plan.trunk.empty()) {
+      fail("study", "the name '{}' is taken. Give each method one of its own.", method.name);
+    }
+    for (const auto& [key, value] : method.settings) {
+      if (!of_data.contains(key) && (key != "from" || plan.trunk.empty())) continue;
+      fail(
+          "study",
+          "method {} sets '{}', which all have in common: their losses would be of different data. "
+          "Leave it out, or give it to all with --set.",
+          method.name, key);
+    }
   }
 }
 
@@ -132,24 +158,26 @@ std::vector<PlannedRun> trunks_of(const StudyPlan& plan) {
       TrainConfig config = config_of(plan, point, plan.methods.front(), seed);
       apply_settings(config, plan.trunk);
       if (plan.most_steps > 0) keep_short(config, std::max<std::int64_t>(1, plan.most_steps / 2));
-      runs.push_back({run_name(point, "trunk", seed), config});
+      runs.push_back({run_name(point, kTrunk, seed), config});
     }
   }
   return runs;
 }
 
 std::vector<PlannedRun> runs_of(const StudyPlan& plan, const fs::path& folder) {
-  require_names(plan.points);
-  require_names(plan.methods);
+  require_comparable(plan);
+  StudyPlan branches = plan;
+  if (!plan.trunk.empty()) branches.base.warmup = 0;
   std::vector<PlannedRun> runs;
   for (int seed = 1; seed <= plan.seeds; ++seed) {
     for (const Variant& point : plan.points) {
       for (const Variant& method : plan.methods) {
-        TrainConfig config = config_of(plan, point, method, seed);
+        TrainConfig config = config_of(branches, point, method, seed);
         if (!plan.trunk.empty()) {
-          config.from = (folder / run_name(point, "trunk", seed)).string();
-          config.warmup = 0;
-          config.seed = seed + plan.seeds;  // other data than the trunk's first
+          config.from = (folder / run_name(point, kTrunk, seed)).string();
+          // Other examples than the trunk's first; where the seed draws the data themselves, the same
+          // data, or the trunk had seen what is tested.
+          if (!is_drawn(config.task)) config.seed = kMostSeeds + seed;
         }
         runs.push_back({run_name(point, method.name, seed), config});
       }

@@ -76,6 +76,23 @@ void require_same_config(const Checkpoint& checkpoint, const std::string& here_t
   }
 }
 
+// Of the parameters by name.
+std::map<std::string, std::int64_t> read_fewer_steps(const TensorFile& file) {
+  std::map<std::string, std::int64_t> fewer;
+  const auto text = file.metadata.find("fewer_steps");
+  if (text == file.metadata.end()) return fewer;
+  const nlohmann::json object = nlohmann::json::parse(text->second, nullptr, false);
+  const auto number = [](const nlohmann::json& n) {
+    return n.is_number_unsigned() && n.get<std::uint64_t>() <= kMostSteps;
+  };
+  if (!object.is_object() || !std::ranges::all_of(object, number)) {
+    fail("checkpoint", "{}: 'fewer_steps' is no JSON object of whole numbers. Is the file damaged?",
+         file.path.string());
+  }
+  for (const auto& [name, steps] : object.items()) fewer[name] = steps.get<std::int64_t>();
+  return fewer;
+}
+
 struct CheckpointEntry {
   std::string name;
   Tensor tensor;
@@ -128,6 +145,7 @@ Checkpoint read_checkpoint(const fs::path& path) {
   c.state.rng = {metadata_word(c.file, "rng_seed"), metadata_word(c.file, "rng_stream"),
                  metadata_word(c.file, "rng_position")};
   c.optimiser_steps = metadata_count(c.file, "optimiser_steps");
+  c.fewer_steps = read_fewer_steps(c.file);
   if (const auto on = c.file.metadata.find("device"); on != c.file.metadata.end()) {
     c.device = on->second;
   }
@@ -198,6 +216,9 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
       {"device", std::string(kernels_of(parameters.device()))},
       {"config", nlohmann::json::parse(config_).dump()},
   };
+  if (const auto fewer = optimiser.fewer_steps(); !fewer.empty()) {
+    file.metadata["fewer_steps"] = nlohmann::json(fewer).dump();
+  }
   if (!task_.empty()) file.metadata["task"] = task_;
   file.metadata["checksum"] = checksum_of(file);
   const fs::path path = folder_ / fmt::format("{}{:08}{}", kPrefix, state.step, kSuffix);
@@ -260,7 +281,7 @@ void Checkpoints::restore(const Checkpoint& checkpoint, Parameters& parameters,
     const Tensor& target = wanted[i].tensor;
     kernels(target.device()).copy(stored[i]->to(target.device()), target);
   }
-  optimiser.set_steps(checkpoint.optimiser_steps);
+  optimiser.set_steps(checkpoint.optimiser_steps, checkpoint.fewer_steps);
 }
 
 std::vector<std::string> Checkpoints::copy_common(const Checkpoint& checkpoint,
@@ -285,7 +306,19 @@ std::vector<std::string> Checkpoints::copy_common(const Checkpoint& checkpoint,
     const Tensor* const there = common(t.name, t.tensor);
     if (there != nullptr) kernels(t.tensor.device()).copy(there->to(t.tensor.device()), t.tensor);
   }
-  optimiser.set_steps(checkpoint.optimiser_steps);
+  std::map<std::string, std::int64_t> steps;
+  std::int64_t most = 0;
+  for (const auto& [name, moments] : optimiser.state()) {
+    if (moments.numel() == 0) continue;  // of what is not trained
+    const std::string parameter = name.substr(name.find('.') + 1);
+    const bool known = common("optimiser." + name, moments) != nullptr;
+    const auto own = checkpoint.fewer_steps.find(parameter);
+    const bool fewer = own != checkpoint.fewer_steps.end();
+    steps[parameter] = !known ? 0 : fewer ? own->second : checkpoint.optimiser_steps;
+    most = std::max(most, steps[parameter]);
+  }
+  std::erase_if(steps, [&](const auto& entry) { return entry.second == most; });
+  optimiser.set_steps(most, steps);
   return missing;
 }
 

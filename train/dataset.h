@@ -132,10 +132,13 @@ struct TaskInfo {
   std::string_view summary;
   std::string_view source;
   Task (*load)(const TaskOptions& options);  // its targets and data
+  bool drawn = false;                        // what is to train on and to test on, from the seed
 };
 
 // Every task there is.
 std::span<const TaskInfo> tasks();
+// TaskInfo::drawn, by the name; false where there is none.
+bool is_drawn(std::string_view task);
 // A task by its name.
 Task load_task(std::string_view name, const TaskOptions& options);
 

@@ -197,12 +197,25 @@ class TrainingRun {
     if (config_.from.empty()) return;
     const std::filesystem::path path = checkpoint_of(config_.from);
     const Checkpoint checkpoint = read_checkpoint(path);
+    if (const auto& other = checkpoint.task;
+        other && other->pairs.size() == task_.pairs.size() && other->pairs != task_.pairs) {
+      fail("train",
+           "{}: its pieces of text are others. Give the --domains and --pieces of that run.",
+           path.string());
+    }
     const std::vector<std::string> missing =
         Checkpoints::copy_common(checkpoint, parameters_, *optimiser_);
     message(shown_format("beginning with the parameters of {}", path.string()));
     if (!missing.empty()) {
       message(shown_format("not there, drawn anew: {}", fmt::join(missing, ", ")));
     }
+    const TrainConfig there = stored_run(checkpoint.settings);
+    if (there.task != config_.task || there.seed == config_.seed || !is_drawn(there.task)) return;
+    message(
+        fmt::format("its data were drawn from the seed {}, and these from {}: what is tested here "
+                    "may have been "
+                    "trained on there",
+                    there.seed, config_.seed));
   }
 
   void require_same_task(const Checkpoint& checkpoint) const {

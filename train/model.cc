@@ -26,6 +26,15 @@ Tensor repeated(const Tensor& rows, std::int64_t n) {
   return out;
 }
 
+// f64 []: the part of the labels that are known, or would be if one were.
+Tensor known_share(const Tensor& labels) {
+  const std::int64_t n = labels.numel();
+  const Tensor known = greater(labels, scalar_like(labels, -1.0)).to(DType::f64).reshape({1, n});
+  const Tensor count = reduce_rows(Reduction::sum, known).reshape({});
+  return compute<functor::Affine>(compute<functor::Maximum>(count, scalar_like(count, 1.0)),
+                                  {1.0 / static_cast<double>(n), 0.0});
+}
+
 // Of each row, for an estimator that weighs the losses of its samples.
 Var loss_of_each(const Model& model, const Pass& pass) {
   if (pass.predictions.size() != 1 || pass.mixtures.size() != 1 || pass.other.defined() ||
@@ -107,7 +116,8 @@ Parameters Model::initial(std::uint64_t seed, DType dtype) const {
   return parameters;
 }
 
-Model::Losses Model::losses(Tape& tape, const Batch& batch, const Parameters& parameters) const {
+Model::Losses Model::losses(Tape& tape, const Batch& batch, const Parameters& parameters,
+                            const Tensor& labels) const {
   const Estimator& estimator = mixture_.estimator();
   const std::int64_t n = estimator.samples();
   const Batch rows = {.x = repeated(batch.x, n),
@@ -118,7 +128,14 @@ Model::Losses Model::losses(Tape& tape, const Batch& batch, const Parameters& pa
   l.pass = forward(tape, rows, parameters, {.training = true});
   const auto add = [](Var& sum, Var v) { sum = sum.defined() ? sum + v : v; };
   for (std::size_t i = 0; i < targets_.size(); ++i) {
-    add(l.task, loss_of(targets_[i], l.pass.predictions[i]));
+    Var loss = loss_of(targets_[i], l.pass.predictions[i]);
+    if (labels.defined() && targets_[i].partial) {
+      const auto column = static_cast<std::int64_t>(i);
+      const Tensor of_part = known_share(column_of(batch.labels, column));
+      const Tensor of_whole = known_share(column_of(labels, column));
+      loss = loss * tape.constant(compute<functor::Div>(of_part, of_whole).to(loss.dtype()));
+    }
+    add(l.task, loss);
   }
   l.total = l.task;
   if (estimator.needs_losses()) {

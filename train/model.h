@@ -63,7 +63,10 @@ class Model {
     Var auxiliary;  // of all mixtures; undefined: none
     Pass pass;
   };
-  Losses losses(Tape& tape, const Batch& batch, const Parameters& parameters) const;
+  // `labels`: of the whole batch, where this is a part of it. Then the mean over the parts, each by
+  // its rows, is the loss of the whole, also of a target that is known of more rows in one part.
+  Losses losses(Tape& tape, const Batch& batch, const Parameters& parameters,
+                const Tensor& labels = {}) const;
 
   // Of an example, that a mixture layer sees.
   virtual std::int64_t tokens() const { return 1; }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <utility>
@@ -36,9 +38,11 @@ class Optimiser {
 
   // The state as handles {name, tensor}: copy from them to save, into them to restore.
   const std::vector<std::pair<std::string, Tensor>>& state() const { return state_; }
-  // How many steps have been made; reads it from the device.
-  std::int64_t steps() const { return static_cast<std::int64_t>(steps_.item()); }
-  void set_steps(std::int64_t steps);
+  // How many steps the moments have seen, which AdamW corrects them by; and, by name, those of
+  // parameters whose moments began later than others. Both are read from the device.
+  std::int64_t steps() const { return static_cast<std::int64_t>(steps_.front().item()); }
+  std::map<std::string, std::int64_t> fewer_steps() const;
+  void set_steps(std::int64_t steps, const std::map<std::string, std::int64_t>& fewer = {});
 
  protected:
   // `slots` tensors for each parameter, two at most: "momentum", ...
@@ -50,7 +54,8 @@ class Optimiser {
   std::vector<const Parameter*> known_;
   std::size_t slots_;
   std::vector<std::pair<std::string, Tensor>> state_;  // parameter by parameter
-  Tensor steps_;                                       // f64 []
+  std::vector<Tensor> steps_;                          // f64 [] each: the different numbers
+  std::vector<std::size_t> count_;                     // by parameter, which of them is its own
 };
 
 // g += decay p; u = momentum u + g; p -= lr u, with Nesterov's look-ahead lr (g + momentum u).

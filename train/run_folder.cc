@@ -62,7 +62,13 @@ TrainConfig RunFolder::resumed(const Settings& settings) const {
     const std::string there = field_text(base, field);
     const std::string here = field_text(wanted, field);
     if (field.result_free || there == here) continue;
-    if (field.spec.name == "epochs" && wanted.epochs > base.epochs) continue;
+    if (field.spec.name == "epochs" && wanted.epochs > base.epochs) {
+      if (base.steps == 0) continue;
+      fail("train",
+           "the run in '{}' ends after {} steps, whatever its epochs. Leave --epochs out, or start "
+           "another run from it with --from {}.",
+           path_.string(), base.steps, path_.string());
+    }
     fail("train",
          "{} {} contradicts the run in '{}', which has {}. Leave it out, or start another run with "
          "--out.",

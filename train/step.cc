@@ -99,9 +99,10 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
   std::optional<Gradients> gradients;
   Tensor objective;
   StateOfStep state(parameters_);
+  const Tensor labels = parts.size() > 1 ? there.labels : Tensor();
   for (const Batch& part : parts) {
     const Rng drawn_from = tape_.rng();
-    const Model::Losses l = model_.losses(tape_, part, parameters_);
+    const Model::Losses l = model_.losses(tape_, part, parameters_, labels);
     const double weight =
         static_cast<double>(part.x.size(0)) / static_cast<double>(there.x.size(0));
     const Var minimised = parts.size() == 1 ? l.total : affine(l.total, weight, 0.0);
@@ -127,7 +128,7 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
       objective = minimised.value();
     }
     Gradients more = tape_.backward(minimised);
-    if (options_.norms_of != nullptr) take_norms(more, part, drawn_from, weight);
+    if (options_.norms_of != nullptr) take_norms(more, part, labels, drawn_from, weight);
     if (gradients) {
       gradients->add(more);
     } else {
@@ -146,10 +147,11 @@ TrainingStep::Numbers TrainingStep::compute(const Batch& there, const Rng& rng,
   return numbers;
 }
 
-void TrainingStep::take_norms(const Gradients& gradients, const Batch& part, const Rng& rng,
-                              double weight) const {
+void TrainingStep::take_norms(const Gradients& gradients, const Batch& part, const Tensor& labels,
+                              const Rng& rng, double weight) const {
   Tape tape(Tape::Options{.rng = rng});
-  const Gradients other = tape.backward(options_.norms_of->losses(tape, part, parameters_).total);
+  const Gradients other =
+      tape.backward(options_.norms_of->losses(tape, part, parameters_, labels).total);
   const Device device = parameters_.device();
   const Tensor none = scalar(0.0, device);
   for (const Parameter& p : parameters_) {

@@ -77,8 +77,8 @@ class TrainingStep {
                   bool of_mixtures);
   // The same, captured.
   const Numbers& replay(const Batch& batch, const Rng& rng, double learning_rate);
-  void take_norms(const Gradients& gradients, const Batch& part, const Rng& rng,
-                  double weight) const;
+  void take_norms(const Gradients& gradients, const Batch& part, const Tensor& labels,
+                  const Rng& rng, double weight) const;
   StepReport report_of(const Numbers& numbers) const;
   std::string cause_of_loss(const Batch& there, const Rng& rng) const;
   std::string cause_of_norm(const Batch& there, const Rng& rng) const;

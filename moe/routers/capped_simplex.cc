@@ -114,8 +114,9 @@ class CappedSimplexRouter : public Router {
     const Tensor count = reduce_rows(Reduction::sum, free.to(DType::f64)).to(Device::cpu);
     const Tensor w = inner.value().to(Device::cpu);
     for (std::int64_t i = 0; i < w.numel(); ++i) {
-      // A weight that is alone is 1, with no gradient on either side.
-      if (count.at(i / w.size(1)) < 2.0) continue;
+      // One that is free alone has the weight 1, as those at the cap: there is no gradient on either
+      // side, until another opens.
+      if (count.at(i / w.size(1)) < 2.0 && w.at(i) > 0.5) continue;
       tape.cell().distance(lambda_ * std::min(std::abs(w.at(i)), std::abs(1.0 - w.at(i))));
     }
   }

@@ -64,6 +64,40 @@ TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
         std::string::npos);
 }
 
+TEST_CASE("--from: rows of the embedding are not taken for those of other pieces") {
+  const TemporaryFolder folder;
+  train(folder, "264");
+  const auto domain = folder.path() / "data/language/code";
+  moegrad::make_folder(domain);
+  for (const char* part : {"train.txt", "validation.txt"}) {
+    std::string text;
+    for (int i = 0; i < 200; ++i) text += "return value of " + std::to_string(7 * i) + "\n";
+    moegrad::write_file_atomic(domain / part, text);
+  }
+  std::vector<std::string> command = {"train",    "language",     "--data",  folder / "data",
+                                      "--pieces", "264",          "--steps", "1",
+                                      "--from",   folder / "run", "--out",   folder / "next"};
+  command.insert(command.end(), {"--domains", "code"});
+  const Outcome other = run(folder, command);
+  CHECK(other.code == 2);
+  CHECK(other.err.find("its pieces of text are others. Give the --domains and --pieces of that "
+                       "run.") != std::string::npos);
+  command.back() = "jargon";
+  command.insert(command.end(), {"--context", "16", "--width", "16", "--heads", "2"});
+  CHECK(run(folder, command).code == 0);
+}
+
+TEST_CASE("sample: a reader who is gone ends it, and is not taken for success") {
+  const TemporaryFolder folder;
+  train(folder);
+  for (const std::string out : {"/dev/full", "closed"}) {
+    const Outcome o =
+        run({out, folder / "stderr"}, {"sample", folder / "run", "--bytes", "100000000"});
+    CHECK(o.code == 2);
+    CHECK(o.err.find("could not be written") != std::string::npos);
+  }
+}
+
 TEST_CASE("sample: mistakes") {
   const TemporaryFolder folder;
   CHECK(run(folder, {"train", "synthetic", "--steps", "2", "--out", folder / "run"}).code == 0);

@@ -64,6 +64,42 @@ TEST_CASE("compare: runs paired by seed, a table, rows; done runs are not made a
       std::string::npos);
 }
 
+TEST_CASE("compare: runs that were measured in another way are not those") {
+  const TemporaryFolder folder;
+  CHECK(run(folder, command(folder)).code == 0);
+  for (const auto& [setting, what] :
+       {std::pair("evaluate_every=2", "evaluate_every is '3' there and '2' here"),
+        {"dropless=true", "dropless is 'false' there and 'true' here"}}) {
+    const Outcome other = run(folder, command(folder, {"--set", setting}));
+    CHECK(other.code == 2);
+    CHECK(other.err.find(what) != std::string::npos);
+  }
+  // What is only kept may differ.
+  CHECK(run(folder, command(folder, {"--set", "keep=5", "--set", "log_every=9"})).code == 0);
+}
+
+TEST_CASE("compare: nothing goes on from a trunk that has not ended") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> trunk = {"--trunk", "4", "--set", "checkpoint_every=1"};
+  CHECK(run(folder, command(folder, trunk)).code == 0);
+  const auto runs = folder / "study/runs";
+  const std::filesystem::path path(runs);
+  // Of the first seed the trunk fails, behind a checkpoint.
+  std::filesystem::remove(path / "trunk-s1/result.json");
+  for (const char* name : {"top-k-s1", "top-k-s2", "dense-s1"}) {
+    std::filesystem::remove_all(path / name);
+  }
+  moegrad::write_file_atomic(path / "trunk-s1/checkpoints/step-00000009.safetensors", "damaged");
+  const Outcome outcome = run(folder, command(folder, trunk));
+  CHECK(outcome.code == 1);
+  CHECK(outcome.err.find("trunk-s1 FAILED (") != std::string::npos);
+  CHECK(outcome.err.find("dense-s1 FAILED ('" + (path / "trunk-s1").string() +
+                         "' has not ended)") != std::string::npos);
+  CHECK(outcome.err.find("top-k-s2 is made") != std::string::npos);
+  CHECK(!std::filesystem::exists(path / "top-k-s1"));
+  CHECK(rows(folder)[1]["pairs"] == 1);
+}
+
 TEST_CASE("compare: from a common trunk") {
   const TemporaryFolder folder;
   const Outcome outcome = run(folder, command(folder, {"--trunk", "4", "--jobs", "1"}));

@@ -78,6 +78,7 @@ TEST_CASE("branches begin with their seed's trunk, on other data") {
                  .methods = {read_variant("a:"), read_variant("b: lr=0.5")},
                  .seeds = 2,
                  .trunk = {{"steps", "30"}, {"schedule", "constant"}}};
+  plan.base.task = "language";
   plan.base.steps = 100;
   const auto trunks = trunks_of(plan);
   REQUIRE(trunks.size() == 2);
@@ -92,10 +93,56 @@ TEST_CASE("branches begin with their seed's trunk, on other data") {
   CHECK(runs[3].config.seed != trunks[1].config.seed);
   CHECK(runs[3].config.lr == 0.5);
   CHECK(runs[3].config.schedule == "cosine");
+  CHECK(runs[3].config.warmup == 0);
+  // More seeds leave those there are.
+  plan.seeds = 3;
+  const auto more = runs_of(plan, "folder");
+  CHECK(to_json(more[3].config) == to_json(runs[3].config));
+  CHECK(more[5].config.seed != runs[3].config.seed);
   plan.most_steps = 20;
   CHECK(runs_of(plan, "folder")[3].config.steps == 20);
   CHECK(trunks_of(plan)[0].config.steps == 10);
   plan.trunk.clear();
   CHECK(trunks_of(plan).empty());
   CHECK(runs_of(plan, "folder")[3].config.from.empty());
+}
+
+TEST_CASE("a trunk: what a method sets holds, and nothing that is tested was trained on") {
+  StudyPlan plan{.base = {},
+                 .methods = {read_variant("a:"), read_variant("b: warmup=7")},
+                 .trunk = {{"steps", "30"}}};
+  for (const TaskInfo& task : tasks()) {
+    plan.base.task = task.name;
+    const auto runs = runs_of(plan, "folder");
+    CHECK(runs[1].config.warmup == 7);
+    // Where the seed draws the data, those of another seed have this one's test rows.
+    CHECK((runs[0].config.seed == trunks_of(plan)[0].config.seed) == task.drawn);
+  }
+}
+
+TEST_CASE("methods have names of their own, and the data in common") {
+  StudyPlan plan;
+  const auto error = [&](std::vector<std::string> methods) {
+    plan.methods.clear();
+    for (const std::string& text : methods) plan.methods.push_back(read_variant(text));
+    return error_of([&] { runs_of(plan, "folder"); });
+  };
+  CHECK(error({"a: lr=0.1", "b: lr=0.1"}) == "no error");
+  CHECK(error({"a: lr=0.1", "a: lr=0.2"}) ==
+        "[study] 'a' is there twice. Give each a name of its own.");
+  for (const char* setting : {"task=vision", "seed=7", "domains=code", "context=9", "pieces=300",
+                              "label=x", "classes=3", "test_share=0.5", "header=yes", "data=d"}) {
+    const std::string key = std::string(setting).substr(0, std::string(setting).find('='));
+    CHECK(error({"a:", std::string("b: ") + setting}) ==
+          "[study] method b sets '" + key +
+              "', which all have in common: their losses would be of different data. Leave it out, "
+              "or give it to all with --set.");
+  }
+  CHECK(error({"a:", "b: from=run"}) == "no error");
+  CHECK(error({"a:", "trunk:"}) == "no error");
+  plan.trunk = {{"steps", "5"}};
+  CHECK(error({"a:", "b: from=run"}) != "no error");
+  CHECK(error({"a:", "trunk:"}) ==
+        "[study] the name 'trunk' is taken. Give each method one of its own.");
+  CHECK(error_of([] { read_variant("\xff: lr=1"); }) != "no error");
 }

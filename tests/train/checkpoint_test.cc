@@ -198,6 +198,52 @@ TEST_CASE("checkpoint: another model") {
             ": 10 tensors; this model has 9. Train with the model that it was made with.");
 }
 
+// For a run that goes on from another: moments that were not there have seen no step.
+TEST_CASE("checkpoint: what two models have in common, with the steps of its moments") {
+  const TemporaryFolder folder;
+  const Checkpoints checkpoints = in(folder.path());
+  const Model saved(40);
+  const Checkpoint there = checkpoints.read(save(checkpoints, 1, saved));
+  using Steps = std::map<std::string, std::int64_t>;
+
+  Model more(1);
+  more.parameters.add("b.weight", Tensor::full({2}, 7.0, DType::f32, Device::cpu));
+  AdamWOptimiser adam(more.parameters, {});
+  CHECK(Checkpoints::copy_common(there, more.parameters, adam) ==
+        std::vector<std::string>{"b.weight"});
+  CHECK(more.parameters.find("a.weight")->value.at(0) == 40.0);
+  CHECK(more.parameters.find("b.weight")->value.at(0) == 7.0);
+  CHECK(adam.state()[0].second.at(0) == 43.0);
+  CHECK(adam.steps() == 40);
+  CHECK(adam.fewer_steps() == Steps{{"b.weight", 0}});
+
+  // They come back, and go on to a third.
+  adam.set_steps(50, {{"b.weight", 10}});
+  const fs::path file = checkpoints.save(kState, more.parameters, adam);
+  const Checkpoint later = checkpoints.read(file);
+  AdamWOptimiser again(more.parameters, {});
+  Checkpoints::restore(later, more.parameters, again);
+  CHECK(again.steps() == 50);
+  CHECK(again.fewer_steps() == Steps{{"b.weight", 10}});
+  AdamWOptimiser third(more.parameters, {});
+  CHECK(Checkpoints::copy_common(later, more.parameters, third).empty());
+  CHECK(third.fewer_steps() == Steps{{"b.weight", 10}});
+
+  // Another optimiser has none of the moments.
+  SgdOptimiser sgd(more.parameters, {});
+  CHECK(Checkpoints::copy_common(later, more.parameters, sgd).empty());
+  CHECK(sgd.steps() == 0);
+  CHECK(sgd.fewer_steps().empty());
+
+  for (const char* bad : {"", "[1]", R"({"b.weight": -1})", R"({"b.weight": 1.5})",
+                          R"({"b.weight": 9007199254740992})"}) {
+    forge(file, "fewer_steps", bad);
+    CHECK(error_of([&] { read_checkpoint(file); }) ==
+          "[checkpoint] " + file.string() +
+              ": 'fewer_steps' is no JSON object of whole numbers. Is the file damaged?");
+  }
+}
+
 TEST_CASE("checkpoint: a damaged one is refused, and the error names the one before it") {
   const TemporaryFolder folder;
   const Checkpoints checkpoints = in(folder.path());

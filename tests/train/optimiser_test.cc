@@ -8,6 +8,7 @@
 #include <doctest/doctest.h>
 
 #include "ops/ops.h"
+#include "tests/devices.h"
 #include "tests/temporary_files.h"
 
 namespace moegrad {
@@ -98,6 +99,27 @@ TEST_CASE("optimiser: adamw against a plain loop") {
     const Parameter& of = *p.find(i < 3 ? "layer.weight" : "layer.router.weight");
     CHECK(of.value.at(i < 3 ? i : i - 3) ==
           doctest::Approx(value[static_cast<std::size_t>(i)]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("optimiser: moments that began later than others are corrected by their own steps") {
+  for (const Device device : test::devices()) {
+    const auto trained = [&](bool together) {
+      Parameters p = two();
+      for (Parameter& each : p) each.value = each.value.to(device);
+      AdamWOptimiser optimiser(p, {});
+      if (!together) optimiser.set_steps(100, {{"layer.router.weight", 0}});
+      for (const auto& slopes : kSlopes) optimiser.step(p, gradients_of(p, slopes), 0.01);
+      CHECK(optimiser.steps() == (together ? 3 : 103));
+      using Steps = std::map<std::string, std::int64_t>;
+      CHECK(optimiser.fewer_steps() == (together ? Steps{} : Steps{{"layer.router.weight", 3}}));
+      return std::pair(p.find("layer.weight")->value.to(Device::cpu),
+                       p.find("layer.router.weight")->value.to(Device::cpu));
+    };
+    const auto [first, later] = trained(false);
+    const auto [weight, router] = trained(true);
+    CHECK(later.same_bits(router));
+    CHECK(!first.same_bits(weight));
   }
 }
 

@@ -107,6 +107,22 @@ TEST_CASE(
         }).find("Not a directory") != std::string::npos);
 }
 
+TEST_CASE("run folder: more epochs are no extension of a run of so many steps") {
+  const TemporaryFolder folder;
+  TrainConfig config = small();
+  config.steps = 5;
+  const RunFolder run(folder / "run");
+  run.start(config, false);
+  CHECK(run.resumed({{"steps", "5"}}).steps == 5);
+  CHECK(error_of([&] {
+          run.resumed({{"epochs", "1000"}});
+        }) ==
+        "[train] the run in '" + run.path().string() +
+            "' ends after 5 steps, whatever its epochs. Leave --epochs out, or start another run "
+            "from it with --from " +
+            run.path().string() + ".");
+}
+
 TEST_CASE("run folder: a folder in use is refused, by name") {
   const TemporaryFolder folder;
   const TrainConfig config = small();

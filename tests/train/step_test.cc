@@ -459,6 +459,54 @@ TEST_CASE("a batch in parts: the step of the whole batch, within rounding") {
   }
 }
 
+// The mean over the rows that are known is not the mean of those of the parts. `classes`: those of a
+// class, too, which are counted on the host: such a step is not captured.
+void compare_parts(bool classes) {
+  const std::vector<Target> targets = {
+      {.name = "a", .kind = Target::Kind::number, .partial = true},
+      {.name = "b", .kind = Target::Kind::classes, .classes = 3, .partial = classes},
+      {.name = "c", .kind = Target::Kind::binary}};
+  const Classifier model(5, targets, layer("top-k", "sparse"));
+  Batch batch = Training::batch(1, 13);
+  batch.x = batch.x.to(DType::f64);
+  batch.labels = Tensor::empty({13, 3}, DType::i32, Device::cpu);
+  for (std::int32_t i = 0; i < 13; ++i) {
+    std::int32_t* const label = batch.labels.write<std::int32_t>() + 3 * i;
+    label[0] = i < 4 || i == 9 ? i : -1;  // some parts have none
+    label[1] = classes && i % 5 == 0 ? -1 : i % 3;
+    label[2] = i % 2;
+  }
+  const auto after = [&](std::int64_t parts, Device device) {
+    Parameters p = model.initial(1, DType::f64);
+    for (Parameter& each : p) each.value = each.value.to(device);
+    SgdOptimiser optimiser(p, {});
+    TrainingStep step(model, p, optimiser,
+                      {.parts = parts, .captures = device == Device::cuda && !classes});
+    StepReport report;
+    for (int i = 0; i < 3; ++i) report = step(batch, Rng{.seed = 3}, 1e-2, true);
+    return std::pair(report, p.find("mixture.experts.w1")->value.to(Device::cpu));
+  };
+  const auto [want, whole] = after(1, Device::cpu);
+  for (const std::int64_t parts : {2, 3, 13}) {
+    for (const Device device : test::devices()) {
+      CAPTURE(parts);
+      CAPTURE(name_of(device));
+      const auto [got, there] = after(parts, device);
+      CHECK(got.failure.empty());
+      CHECK(got.loss == doctest::Approx(want.loss).epsilon(1e-12));
+      CHECK(got.objective == doctest::Approx(want.objective).epsilon(1e-12));
+      CHECK(got.gradient_norm == doctest::Approx(want.gradient_norm).epsilon(1e-12));
+      for (std::int64_t j = 0; j < whole.numel(); ++j) {
+        CHECK(there.at(j) == doctest::Approx(whole.at(j)).epsilon(1e-12));
+      }
+    }
+  }
+}
+TEST_CASE("a batch in parts: targets that are known of some rows only") {
+  compare_parts(false);
+  compare_parts(true);
+}
+
 TEST_CASE("the state of a mixture goes on from part to part, and is not lost with a step") {
   const auto bias = [](Training& training) {
     return training.parameters().find("mixture.router.balance")->value;

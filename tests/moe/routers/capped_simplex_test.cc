@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "autograd/gradcheck.h"
 #include "moe/checks/check.h"
 #include "ops/ops.h"
 #include "tests/moe/router_cases.h"
@@ -128,4 +129,25 @@ TEST_CASE("capped-simplex: a logit that moves a weight through its walls moves y
     before = r.weights[0];
   }
   CHECK(before == 1.0);
+}
+
+// Two logits, apart by lambda and a gap: within it the second opens, and both get a gradient.
+TEST_CASE("capped-simplex: the kink is as far as the next expert is from opening") {
+  for (const double gap : {0.3, 1e-6, -1e-6, -0.1}) {
+    CAPTURE(gap);
+    for (const std::int64_t k : {1, 2}) {
+      const Tensor o = k == 1 ? Tensor::of<double>({1, 3}, {0.5 + gap, 0.0, -3.0})
+                              : Tensor::of<double>({1, 3}, {9.0, 0.5 + gap, 0.0});
+      const Program program = [&](Tape& tape, std::span<const Var> x) {
+        const Routing r = router_of("capped-simplex", {{"lambda", "0.5"}})
+                              ->route(square_size(3, k), {x[0], identity_weights(tape, 3), true});
+        const Var a = tape.constant(Tensor::of<double>({1, 3}, {1.0, 2.0, 4.0}));
+        return sum(r.weights * take_columns(a, r.selected));
+      };
+      const GradcheckReport report = gradcheck(program, {o});
+      CHECK(report.verdict == Verdict::pass);
+      // Of two that are free, each moves by half.
+      CHECK(report.wall == doctest::Approx(gap > 0.0 ? gap : -gap / 2.0).epsilon(1e-6));
+    }
+  }
 }
