@@ -46,7 +46,7 @@ double mean_of_known(const std::vector<double>& numbers) {
 }
 
 // Of seeds of which both have ended.
-PairedDifference difference_of(const DistilRow& row, const DistilRow& first) {
+PairedDifference accuracy_difference(const DistilRow& row, const DistilRow& first) {
   std::vector<double> a;
   std::vector<double> b;
   for (std::size_t s = 0; s < row.accuracy.size(); ++s) {
@@ -148,7 +148,7 @@ std::vector<DistilRow> compare_students(const DistilPlan& plan, const fs::path& 
       if (i > 0) p.push_back(rows[i].guesses.back().p);
     }
     rows[i].mean = mean_of_known(rows[i].accuracy);
-    if (i > 0) rows[i].difference = difference_of(rows[i], rows[0]);
+    if (i > 0) rows[i].difference = accuracy_difference(rows[i], rows[0]);
   }
   const std::vector<double> corrected = holm(p);
   for (std::size_t i = 1; i < rows.size(); ++i) {
