@@ -17,7 +17,7 @@ std::int64_t after_convolution(std::int64_t side) { return (side - kFilterSide +
 Var pooled(Var x) { return max_pool2d(relu(x), kPool, kPool); }
 
 // Of expert e.
-Var of_expert(Var parameters, std::int64_t e) {
+Var parameter_of_expert(Var parameters, std::int64_t e) {
   const Shape& all = parameters.shape();
   Shape one;
   for (int axis = 1; axis < all.rank(); ++axis) one.push_back(all[axis]);
@@ -66,10 +66,13 @@ Var convolutional_experts(const Experts& experts, Var x, const Plan& plan) {
     const bool last_of_none = parts.empty() && e + 1 == plan.experts;
     if (begin == end && !last_of_none) continue;
     const Var images = reshape(slice(rows, 0, begin, end), {end - begin, 1, size.side, size.side});
-    const Var first = pooled(conv2d(images, of_expert(experts.w1, e), of_expert(experts.b1, e)));
-    const Var second = pooled(conv2d(first, of_expert(experts.w2, e), of_expert(experts.b2, e)));
-    parts.push_back(matmul(reshape(second, {end - begin, size.row}), of_expert(experts.w3, e)) +
-                    of_expert(experts.b3, e));
+    const Var first = pooled(
+        conv2d(images, parameter_of_expert(experts.w1, e), parameter_of_expert(experts.b1, e)));
+    const Var second = pooled(
+        conv2d(first, parameter_of_expert(experts.w2, e), parameter_of_expert(experts.b2, e)));
+    parts.push_back(
+        matmul(reshape(second, {end - begin, size.row}), parameter_of_expert(experts.w3, e)) +
+        parameter_of_expert(experts.b3, e));
   }
   const std::int64_t behind = plan.slots() - offsets.data<std::int32_t>()[plan.experts];
   if (behind > 0) parts.push_back(constant_like(x, {behind, experts.output_width()}, 0.0));
