@@ -110,6 +110,7 @@ std::vector<OperationCase> ConvolutionalExperts::cases() {
   };
   add("two experts", 2, 2, 2, {1, 0, 1, -1});
   add("empty experts", 3, 1, 1, {1});
+  add("one expert", 1, 1, 1, {0});
   add("no token", 2, 0, 2, {});
   return cases;
 }
