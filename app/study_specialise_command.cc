@@ -26,7 +26,7 @@ std::vector<fs::path> checkpoints_of(const std::string& run) {
   return all.empty() ? std::vector<fs::path>{checkpoint_of(run)} : all;
 }
 
-std::string told(const Telling& t) {
+std::string told_text(const Telling& t) {
   const bool chance = t.information < 2.0 * t.by_chance;
   return fmt::format("{:.4f} ({}){}", t.information,
                      std::isnan(t.share) ? "-" : fmt::format("{:.1f} %", 100.0 * t.share),
@@ -42,7 +42,7 @@ Table table_of(const std::vector<SpecialiseRow>& rows) {
   for (const SpecialiseRow& row : rows) {
     std::vector<std::string> cells = {shown(row.run), fmt::format("{}", row.step),
                                       fmt::format("{}", row.layer)};
-    for (const Telling& t : row.tellings) cells.push_back(told(t));
+    for (const Telling& t : row.tellings) cells.push_back(told_text(t));
     cells.push_back(row.together.first < 0
                         ? "-"
                         : fmt::format("{} and {}, {:.2f} x chance", row.together.first,

@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kNoGap = std::numeric_limits<double>::quiet_NaN();
 
-Json object_of(const RunFigures& figures) {
+Json figures_object(const RunFigures& figures) {
   Json object = Json::object();
   for (const NamedFigure& f : run_figures()) object[f.name] = figures.*f.member;
   return object;
@@ -164,10 +164,10 @@ std::vector<CompareRow> compare(const StudyPlan& plan, const fs::path& folder, d
 
 std::string to_json(const CompareRow& row) {
   Json runs = Json::array();
-  for (const RunFigures& run : row.runs) runs.push_back(object_of(run));
+  for (const RunFigures& run : row.runs) runs.push_back(figures_object(run));
   const PairedDifference& d = row.difference;
   Json object = {{"method", row.method},
-                 {"mean", object_of(row.mean)},
+                 {"mean", figures_object(row.mean)},
                  {"pairs", d.pairs},
                  {"difference", d.mean},
                  {"error", d.error},

@@ -190,7 +190,7 @@ class OtherRoutes {
   std::vector<TokenRoutes> tokens_;
 };
 
-CounterfactualRow row_of(std::span<const TokenRoutes> tokens) {
+CounterfactualRow summary_of(std::span<const TokenRoutes> tokens) {
   CounterfactualRow row{.tokens = static_cast<std::int64_t>(tokens.size())};
   double routes = 0.0;
   for (const TokenRoutes& t : tokens) {
@@ -241,13 +241,13 @@ std::vector<CounterfactualRow> rows_by_confidence(std::vector<TokenRoutes> token
   std::vector<CounterfactualRow> rows;
   if (tokens.empty()) return rows;
   std::ranges::stable_sort(tokens, {}, &TokenRoutes::confidence);
-  rows.push_back(row_of(tokens));
+  rows.push_back(summary_of(tokens));
   for (int part = 1; part <= parts; ++part) {
     const auto at = [&](int i) {
       return tokens.size() * static_cast<std::size_t>(i) / static_cast<std::size_t>(parts);
     };
     if (at(part) == at(part - 1)) continue;
-    rows.push_back(row_of(std::span(tokens).subspan(at(part - 1), at(part) - at(part - 1))));
+    rows.push_back(summary_of(std::span(tokens).subspan(at(part - 1), at(part) - at(part - 1))));
     rows.back().part = part;
   }
   return rows;

@@ -70,7 +70,7 @@ StoredModel with_estimator(const StoredModel& model, const std::string& estimato
   return other;
 }
 
-std::vector<Tensor> told(const StoredModel& model, const Batch& batch, bool training) {
+std::vector<Tensor> predictions_of(const StoredModel& model, const Batch& batch, bool training) {
   Tape tape(Tape::Options{.gradients = false, .rng = {.seed = 1, .stream = kModeStream}});
   const Pass pass = model.model->forward(tape, batch, model.parameters, {.training = training});
   std::vector<Tensor> values;
@@ -165,8 +165,8 @@ std::string to_json(const GapRow& row) {
 std::vector<BitsRow> bits_of_estimators(const StoredModel& model, const Batch& host) {
   const Batch batch = of_model_type(host, model);
   const StoredModel sparse = with_estimator(model, "sparse");
-  const std::vector<Tensor> training = told(sparse, batch, true);
-  const std::vector<Tensor> inference = told(sparse, batch, false);
+  const std::vector<Tensor> training = predictions_of(sparse, batch, true);
+  const std::vector<Tensor> inference = predictions_of(sparse, batch, false);
   std::vector<BitsRow> rows;
   for (const std::string& name : comparable_estimators()) {
     StoredModel other;
@@ -182,8 +182,9 @@ std::vector<BitsRow> bits_of_estimators(const StoredModel& model, const Batch& h
                         std::ranges::any_of(entry.options, [](const OptionSpec& option) {
                           return option.name == "forward";
                         });
-    row.training = difference_of(training, told(other, batch, true), row.same_training);
-    row.inference = difference_of(inference, told(other, batch, false), row.same_inference);
+    row.training = difference_of(training, predictions_of(other, batch, true), row.same_training);
+    row.inference =
+        difference_of(inference, predictions_of(other, batch, false), row.same_inference);
   }
   return rows;
 }

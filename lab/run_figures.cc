@@ -24,12 +24,12 @@ double mean_of_last(std::span<const double> numbers, std::size_t count) {
   return sum / static_cast<double>(count);
 }
 
-std::vector<double> column_of(const LoggedLines& lines, const char* name) {
+std::vector<double> logged_column(const LoggedLines& lines, const char* name) {
   const auto found = lines.columns.find(name);
   return found == lines.columns.end() ? std::vector<double>() : found->second;
 }
 
-double result_of(const LoggedRun& run, std::string_view name) {
+double result_number(const LoggedRun& run, std::string_view name) {
   const auto found =
       std::ranges::find_if(run.result, [&](const auto& r) { return r.first == name; });
   return found == run.result.end() ? kNotEnded : found->second;
@@ -53,12 +53,12 @@ RunFigures figures_of(const fs::path& path) {
   for (const NamedFigure& f : run_figures()) figures.*f.member = kNotEnded;
   if (!path_exists(RunFolder(path).result())) return figures;
   const LoggedRun run = read_run(path);
-  const std::vector<double> losses = column_of(run.evaluations, "test_loss");
+  const std::vector<double> losses = logged_column(run.evaluations, "test_loss");
   figures.loss = mean_of_last(losses, std::max<std::size_t>(1, losses.size() / 10));
-  const std::vector<double> loads = column_of(run.evaluations, "load_max_mean");
+  const std::vector<double> loads = logged_column(run.evaluations, "load_max_mean");
   figures.load = loads.empty() ? kNotEnded : loads.back();
 
-  const std::vector<double> norms = column_of(run.steps, "gradient_norm");
+  const std::vector<double> norms = logged_column(run.steps, "gradient_norm");
   const double clip = std::strtod(run.config.at("clip").c_str(), nullptr);
   std::vector<double> after;
   std::vector<double> clipped;
@@ -70,7 +70,7 @@ RunFigures figures_of(const fs::path& path) {
   figures.gradient_norm = mean_of_last(norms, norms.size());
   figures.clipped_norm = mean_of_last(after, after.size());
   figures.clipped = mean_of_last(clipped, clipped.size());
-  figures.step_seconds = result_of(run, "train_seconds") / result_of(run, "steps");
+  figures.step_seconds = result_number(run, "train_seconds") / result_number(run, "steps");
   return figures;
 }
 

@@ -20,7 +20,7 @@ bool can_be_folder(const std::string& name) {
 }
 
 // A text between commas.
-std::vector<std::string> values_of(const std::string& text) {
+std::vector<std::string> comma_values(const std::string& text) {
   std::vector<std::string> values;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
@@ -117,7 +117,7 @@ std::vector<Variant> grid_of(const std::vector<std::string>& texts) {
     if (!keys.insert(key).second) fail("study", "the grid has '{}' twice. Give it once.", key);
     std::vector<Variant> more;
     for (const Variant& point : points) {
-      for (const std::string& value : values_of(text.substr(equals + 1))) {
+      for (const std::string& value : comma_values(text.substr(equals + 1))) {
         Variant next = point;
         next.name += (point.name.empty() ? "" : ",") + key + "=" + value;
         next.settings.emplace_back(key == "k" ? "active" : key, value);

@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json object_of(const Chart& chart) {
+Json chart_object(const Chart& chart) {
   Json series = Json::array();
   for (const Series& s : chart.series) series.push_back({{"name", s.name}, {"values", s.values}});
   return {{"title", chart.title},
@@ -45,7 +45,7 @@ Chart chart_from(const Json& object) {
 
 std::string to_json(const StudyReport& report) {
   Json charts = Json::array();
-  for (const Chart& chart : report.charts) charts.push_back(object_of(chart));
+  for (const Chart& chart : report.charts) charts.push_back(chart_object(chart));
   return Json{{"study", report.study},     {"command", report.command}, {"version", report.version},
               {"machine", report.machine}, {"device", report.device},   {"data", report.data},
               {"legend", report.legend},   {"tables", report.tables},   {"charts", charts}}

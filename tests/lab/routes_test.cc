@@ -59,6 +59,16 @@ TEST_CASE("classes of the tokens of text") {
   CHECK(classes[2].of_token == std::vector<std::int32_t>{'a', '7', ' ', '!', 200, 10, 'Z', 0});
 }
 
+TEST_CASE("a piece of several bytes is of the kind of its first one that is no space") {
+  StoredModel model = text_model("top-k");
+  model.task.pairs = {{' ', '7'}, {' ', ' '}};
+  const Dataset data{.x = Tensor::of<std::int32_t>({1, 4}, {256, 257, 'a', 0}),
+                     .labels = Tensor::of<std::int32_t>({1}, {0})};
+  const std::vector<TokenClasses> classes = token_classes(model, data);
+  CHECK(classes[1].of_token == std::vector<std::int32_t>{1, 2, 0});
+  CHECK(classes[2].of_token == std::vector<std::int32_t>{256, 257, 'a'});
+}
+
 TEST_CASE("a router that mixes tokens has no routes") {
   StoredModel stored;
   stored.config.task = "synthetic";
