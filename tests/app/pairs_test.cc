@@ -120,7 +120,7 @@ TEST_CASE(
   CHECK(first.wait().code == 128 + SIGKILL);
   const Outcome third = run(folder, small);
   CHECK_MESSAGE(third.code == 0, third.err);
-  CHECK(files_in(folder / "bias").size() == 3);
+  CHECK(files_in(folder / "bias").size() == 4);
 }
 
 }  // namespace
