@@ -73,4 +73,7 @@ if(cuda STREQUAL "emulated")
   set(CUDA_EMULATOR_INSTALL ON)
   add_subdirectory(cuda/emulator)
   cuda_emulator_kernels(${device_kernels})
+elseif(CUDA_EMULATOR_TESTS)  # for itself
+  enable_testing()
+  add_subdirectory(cuda/emulator)
 endif()

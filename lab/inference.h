@@ -41,7 +41,7 @@ struct BitsRow {
   double inference = 0.0;
 };
 // Of the estimators that go with the model's router.
-std::vector<BitsRow> bits_of_estimators(const StoredModel& model, const Batch& batch);
+std::vector<BitsRow> bits_of_estimators(const StoredModel& model, const Batch& host);
 std::string to_json(const BitsRow& row);
 
 // Every router, as far as the base can be trained with it, with as many experts active as it takes; why

@@ -15,9 +15,9 @@ namespace moegrad {
 // the names of train/encoder.h, and l.dense.{w1,w2}.{weight,bias} of the networks.
 class Teacher {
  public:
-  // From folder/teacher/{model.safetensors,tokenizer.json}. Errors: files that are missing, or not of
+  // From data/teacher/{model.safetensors,tokenizer.json}. Errors: files that are missing, or not of
   // a model of this kind.
-  Teacher(const std::filesystem::path& folder, DType dtype);
+  Teacher(const std::filesystem::path& data, DType dtype);
 
   // i32 [B, W]: the ids of texts, W of each at most, zeros behind the end.
   Tensor ids(std::span<const std::string_view> texts, std::int64_t most) const;
