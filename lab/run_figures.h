@@ -18,7 +18,7 @@ struct RunFigures {
   double step_seconds = 0.0;
 };
 // NaN in all where the run has not ended.
-RunFigures figures_of(const std::filesystem::path& run);
+RunFigures figures_of(const std::filesystem::path& path);
 RunFigures mean_of(const std::vector<RunFigures>& runs);
 // Their names and values, for tables and JSON.
 struct NamedFigure {
