@@ -1,43 +1,31 @@
-#include <cmath>
 #include <memory>
-#include <thread>
 
 #include "app/commands.h"
-#include "app/stop_signal.h"
 #include "app/study_report.h"
+#include "app/training_study.h"
 #include "lab/distil.h"
-#include "moe/layer.h"
-#include "train/progress.h"
 
 namespace moegrad {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr std::string_view kDistilExample =
     "moegrad study distil --config examples/configs/distil.json --seeds 3\n"
     "  moegrad study distil --config examples/configs/distil.json --students top-k,moesart,all";
 
-struct DistilArguments {
-  std::string config_file;
-  Settings settings;
+struct DistilArguments : TrainingStudy {
   std::vector<std::string> students;
-  int seeds = 3;
-  int jobs = 0;
-  bool quick = false;
-  std::string out = "runs/distil";
-  JsonOutput json;
 };
 
-std::vector<DistilStudent> chosen_students(const TrainConfig& base,
-                                           const std::vector<std::string>& names) {
-  const std::vector<DistilStudent> all = distil_students(base);
+std::vector<Variant> chosen_students(const TrainConfig& base,
+                                     const std::vector<std::string>& names) {
+  const std::vector<Variant> all = distil_students(base);
   if (names.empty()) return all;
-  std::vector<DistilStudent> chosen;
+  std::vector<Variant> chosen;
   for (const std::string& name : names) {
     std::vector<std::string> known;
-    for (const DistilStudent& student : all) {
+    for (const Variant& student : all) {
       known.push_back(student.name);
       if (student.name == name) chosen.push_back(student);
     }
@@ -78,85 +66,46 @@ std::vector<Chart> distil_charts(const std::vector<DistilRow>& rows) {
   return {chart};
 }
 
-int run_distil(const DistilArguments& a) {
-  DistilPlan plan{.base = {}, .students = {}, .seeds = a.quick ? std::min(a.seeds, 2) : a.seeds};
-  if (!a.config_file.empty()) apply_settings(plan.base, load_settings(a.config_file));
-  apply_settings(plan.base, a.settings);
-  if (plan.base.task.empty()) plan.base.task = "distil";
+int run_distil(DistilArguments a) {
+  if (a.config_file.empty()) a.settings.insert(a.settings.begin(), {"task", "distil"});
+  StudyPlan plan = plan_of(a);
   if (plan.base.task != "distil") {
     fail("study", "the task is '{}'. Students learn the task distil.", plan.base.task);
   }
   plan.base.keep = 1;  // a student has 14 million numbers
-  if (a.quick) plan.base.steps = 20;
-  plan.students = chosen_students(plan.base, a.students);
-  const fs::path folder = fs::path(a.out) / "runs";
-  const Report report(a.out, a.json, {a.config_file, folder});
-  const std::vector<PlannedRun> runs = distil_runs(plan);
-  for (const PlannedRun& run : runs)
-    const Layer layer(run.config.layer());  // its errors come first
-
-  Progress progress(stderr, Progress::style_for(stderr));
-  const Task task = load_task(plan.base, [&](std::string_view text) { progress.message(text); });
-  stop_on_signals();
-  const int jobs =
-      a.jobs > 0 ? a.jobs : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const RunsOptions options{.folder = folder,
-                            .program = fs::read_symlink("/proc/self/exe"),
-                            .jobs = jobs,
-                            .stop = &stop_signal,
-                            .message = [&](std::string_view line) { progress.message(line); }};
-  bool failed = false;
-  for (const RunOutcome& outcome : make_runs(runs, options)) {
-    failed = failed || outcome.state == RunState::failed;
-  }
-  if (const int signal = stop_signal.load(); signal != 0) {
-    progress.message("stopped; the same command goes on");
-    return 128 + signal;
-  }
-  progress.message("reading the texts held out with each student");
-  const std::vector<DistilRow> rows = compare_students(plan, folder, task);
+  if (plan.methods.empty()) plan.methods = chosen_students(plan.base, a.students);
+  const Report report(a.out, a.json, {a.config_file, a.runs()});
+  const MadeRuns made = make_study(a, plan);
+  if (made.code) return *made.code;
+  const Task task = load_task(plan.base);
+  const std::vector<DistilRow> rows = compare_students(plan, a.runs(), task);
   ordered_json list = ordered_json::array();
   for (const DistilRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   report.write(
       list, distil_charts(rows), {distil_table(rows)}, Device::cpu,
       fmt::format("accuracy over {} texts held out; difference to the first, paired by seed; "
                   "McNemar's exact test text by text, by Holm over the table",
-                  task.test.x.size(0)));
-  return failed ? kCheckFailed : kOk;
+                  task.test.x.size(0)),
+      made.data);
+  return made.failed ? kCheckFailed : kOk;
 }
 
 }  // namespace
 
 void add_study_distil(CLI::App& study, Global& global) {
   const auto a = std::make_shared<DistilArguments>();
-  CLI::App& command = add_command(
-      study, "distil", "Does the router matter for what a student learns of its teacher?",
+  a->seeds = 3;
+  a->quick_steps = 20;
+  CLI::App& command = add_training_study(
+      study, a, "distil", "Does the router matter for what a student learns of its teacher?",
       kDistilExample);
-  command.add_option("--config", a->config_file, "JSON with the settings that all have in common")
-      ->type_name("FILE");
-  command
-      .add_option_function<std::vector<std::string>>(
-          "--set",
-          [a](const std::vector<std::string>& pairs) {
-            for (const auto& [key, value] : option_map("study", pairs)) {
-              a->settings.emplace_back(key, value);
-            }
-          },
-          "a setting of moegrad train for all, as in its JSON; may be repeated")
-      ->type_name("key=value")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.remove_option(command.get_option("--margin"));  // of losses
   command
       .add_option("--students", a->students,
                   "some of them, a,b; the first is what others are compared with [all]")
       ->type_name("NAMES")
-      ->delimiter(',');
-  add_number(command, "--seeds", a->seeds, 1, 1000, "runs of each student [3]");
-  add_number(command, "--jobs", a->jobs, 0, 1024, "processes at a time; 0: as many as cores [0]");
-  command.add_flag("--quick", a->quick, "two seeds of 20 steps: does it work?");
-  command.add_option("--out", a->out, "folder of the runs and the report [runs/distil]")
-      ->type_name("DIR");
-  add_json(command, a->json);
+      ->delimiter(',')
+      ->excludes("--method");
   command.callback([a, &global] { global.exit_code = run_distil(*a); });
 }
 

@@ -13,21 +13,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kQuickSteps = 60;
-
 // Tasks by what they are loaded from.
 class LoadedTasks {
  public:
+  explicit LoadedTasks(Progress& progress) : progress_(progress) {}
   const Task& operator()(const TrainConfig& config) {
     const std::string key =
         fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}", config.task, config.data, config.test_data,
                     config.domains, config.context, config.pieces, config.dtype);
     const auto found = tasks_.find(key);
-    return found != tasks_.end() ? found->second
-                                 : tasks_.emplace(key, load_task(config)).first->second;
+    if (found != tasks_.end()) return found->second;
+    const auto message = [&](std::string_view text) { progress_.message(text); };
+    return tasks_.emplace(key, load_task(config, message)).first->second;
   }
 
  private:
+  Progress& progress_;
   std::map<std::string, Task> tasks_;
 };
 
@@ -84,11 +85,13 @@ CLI::App& add_training_study(CLI::App& study, const std::shared_ptr<TrainingStud
   add_texts(command, "--method", a->methods,
             "\"NAME: key=value ...\", what one sets besides; the first is what others are "
             "compared with; may be repeated");
-  add_number(command, "--seeds", a->seeds, 1, 1000, "runs of each method [4]");
+  add_number(command, "--seeds", a->seeds, 1, 1000,
+             fmt::format("runs of each method [{}]", a->seeds));
   add_number(command, "--margin", a->margin, 0.0, 1e6,
              "nats within which a difference does not matter [0.005]");
   add_number(command, "--jobs", a->jobs, 0, 1024, "processes at a time; 0: as many as cores [0]");
-  command.add_flag("--quick", a->quick, "two seeds of 60 steps: does it work?");
+  command.add_flag("--quick", a->quick,
+                   fmt::format("two seeds of {} steps: does it work?", a->quick_steps));
   command.add_flag("--estimate", a->estimate, "only say how long it would take");
   command.add_option("--out", a->out, "folder of the runs and the report [" + a->out + "]")
       ->type_name("DIR");
@@ -105,19 +108,19 @@ StudyPlan plan_of(const TrainingStudy& a) {
   for (const std::string& text : a.methods) plan.methods.push_back(read_variant(text));
   if (!a.quick) return plan;
   plan.seeds = std::min(plan.seeds, 2);
-  plan.most_steps = kQuickSteps;
+  plan.most_steps = a.quick_steps;
   return plan;
 }
 
 MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
   const std::vector<PlannedRun> trunks = trunks_of(plan);
   const std::vector<PlannedRun> runs = runs_of(plan, a.runs());
-  LoadedTasks tasks;
   for (const PlannedRun& run : runs) check_run(run.config);
   const int jobs =
       a.jobs > 0 ? a.jobs : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const double estimate = (seconds_of(trunks, tasks) + seconds_of(runs, tasks)) / jobs;
   Progress progress(stderr, Progress::style_for(stderr));
+  LoadedTasks tasks(progress);
+  const double estimate = (seconds_of(trunks, tasks) + seconds_of(runs, tasks)) / jobs;
   progress.message(fmt::format("{} runs, {} at a time: about {}, without evaluations",
                                trunks.size() + runs.size(), jobs, duration_text(estimate)));
   if (a.estimate) return {.code = kOk};

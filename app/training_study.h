@@ -25,6 +25,7 @@ struct TrainingStudy {
   double margin = kMargin;
   int jobs = 0;
   bool quick = false;
+  std::int64_t quick_steps = 60;
   bool estimate = false;
   std::string out;
   JsonOutput json;

@@ -89,14 +89,12 @@ std::vector<Variant> with_equal_operations(const TrainConfig& base,
 
 PairedDifference difference_of_losses(const std::vector<RunFigures>& a,
                                       const std::vector<RunFigures>& b, double margin) {
-  std::vector<double> mine;
-  std::vector<double> other;
-  for (std::size_t s = 0; s < a.size(); ++s) {
-    if (std::isnan(a[s].loss) || std::isnan(b[s].loss)) continue;
-    mine.push_back(a[s].loss);
-    other.push_back(b[s].loss);
-  }
-  return paired_difference(mine, other, margin);
+  const auto losses = [](const std::vector<RunFigures>& runs) {
+    std::vector<double> all;
+    for (const RunFigures& run : runs) all.push_back(run.loss);
+    return all;
+  };
+  return difference_of_ended(losses(a), losses(b), margin);
 }
 
 std::vector<Judged> judged(const std::vector<PairedDifference>& differences) {

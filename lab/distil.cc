@@ -23,10 +23,6 @@ using Guesses = std::vector<std::int32_t>;
 
 constexpr double kNoRun = std::numeric_limits<double>::quiet_NaN();
 
-std::string student_run(const DistilStudent& student, int seed) {
-  return fmt::format("{}-s{}", student.name, seed);
-}
-
 Guesses largest_columns(const Tensor& x) {
   const Tensor places = largest_places(x, 1);
   const auto values = places.values<std::int32_t>();
@@ -45,21 +41,9 @@ double mean_of_known(const std::vector<double>& numbers) {
   return known == 0 ? kNoRun : sum / known;
 }
 
-// Of seeds of which both have ended.
-PairedDifference accuracy_difference(const DistilRow& row, const DistilRow& first) {
-  std::vector<double> a;
-  std::vector<double> b;
-  for (std::size_t s = 0; s < row.accuracy.size(); ++s) {
-    if (std::isnan(row.accuracy[s]) || std::isnan(first.accuracy[s])) continue;
-    a.push_back(row.accuracy[s]);
-    b.push_back(first.accuracy[s]);
-  }
-  return paired_difference(a, b, 0.0);
-}
-
 }  // namespace
 
-std::vector<DistilStudent> distil_students(const TrainConfig& base) {
+std::vector<Variant> distil_students(const TrainConfig& base) {
   return {{"top-k", {}},
           {"top-k-aux", {{"aux", "0.01"}}},
           {"moesart", {{"router", "moesart"}}},
@@ -72,19 +56,6 @@ std::vector<DistilStudent> distil_students(const TrainConfig& base) {
           {"ste-dense", {{"estimator", "ste-dense"}}},
           {"half", {{"router", "softmax"}, {"experts", std::to_string(base.active)}}},
           {"all", {{"router", "softmax"}}}};
-}
-
-std::vector<PlannedRun> distil_runs(const DistilPlan& plan) {
-  std::vector<PlannedRun> runs;
-  for (int seed = 1; seed <= plan.seeds; ++seed) {
-    for (const DistilStudent& student : plan.students) {
-      TrainConfig config = plan.base;
-      config.seed = seed;
-      apply_settings(config, student.settings);
-      runs.push_back({student_run(student, seed), config});
-    }
-  }
-  return runs;
 }
 
 std::int64_t active_parameters(const TrainConfig& config) {
@@ -117,19 +88,18 @@ std::vector<std::int32_t> guesses_of_run(const fs::path& run, const Task& task) 
   return guesses;
 }
 
-std::vector<DistilRow> compare_students(const DistilPlan& plan, const fs::path& folder,
+std::vector<DistilRow> compare_students(const StudyPlan& plan, const fs::path& folder,
                                         const Task& task) {
   const std::span<const std::int32_t> labels = task.test.labels.values<std::int32_t>();
   const auto seeds = static_cast<std::size_t>(plan.seeds);
   std::vector<DistilRow> rows;
   std::vector<std::vector<Guesses>> all;  // by row and seed; empty where there is no run
-  for (const DistilStudent& student : plan.students) {
-    TrainConfig config = plan.base;
-    apply_settings(config, student.settings);
-    rows.push_back({.student = student.name, .active = active_parameters(config)});
+  for (const Variant& student : plan.methods) {
+    rows.push_back(
+        {.student = student.name, .active = active_parameters(config_of(plan, {}, student, 1))});
     all.emplace_back();
     for (int seed = 1; seed <= plan.seeds; ++seed) {
-      const fs::path run = folder / student_run(student, seed);
+      const fs::path run = folder / run_name({}, student.name, seed);
       const bool ended = path_exists(RunFolder(run).result());
       all.back().push_back(ended ? guesses_of_run(run, task) : Guesses());
     }
@@ -148,7 +118,7 @@ std::vector<DistilRow> compare_students(const DistilPlan& plan, const fs::path& 
       if (i > 0) p.push_back(rows[i].guesses.back().p);
     }
     rows[i].mean = mean_of_known(rows[i].accuracy);
-    if (i > 0) rows[i].difference = accuracy_difference(rows[i], rows[0]);
+    if (i > 0) rows[i].difference = difference_of_ended(rows[i].accuracy, rows[0].accuracy, 0.0);
   }
   const std::vector<double> corrected = holm(p);
   for (std::size_t i = 1; i < rows.size(); ++i) {

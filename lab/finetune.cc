@@ -50,14 +50,7 @@ std::vector<ForgettingRow> forgetting(const StudyPlan& plan, const fs::path& fol
     row.seeds = losses_of(method.name);
     row.after = mean_of_seeds(row.seeds);
     if (rows.size() == 1) continue;
-    std::vector<double> a;
-    std::vector<double> b;
-    for (std::size_t s = 0; s < row.seeds.size(); ++s) {
-      if (std::isnan(row.seeds[s]) || std::isnan(rows.front().seeds[s])) continue;
-      a.push_back(row.seeds[s]);
-      b.push_back(rows.front().seeds[s]);
-    }
-    differences.push_back(paired_difference(a, b, margin));
+    differences.push_back(difference_of_ended(row.seeds, rows.front().seeds, margin));
   }
   const std::vector<Judged> all = judged(differences);
   for (std::size_t i = 1; i < rows.size(); ++i) rows[i].judged = all[i - 1];

@@ -57,6 +57,19 @@ PairedDifference paired_difference(std::span<const double> a, std::span<const do
   return d;
 }
 
+PairedDifference difference_of_ended(std::span<const double> a, std::span<const double> b,
+                                     double margin) {
+  if (a.size() != b.size()) return paired_difference(a, b, margin);  // its error
+  std::vector<double> mine;
+  std::vector<double> other;
+  for (std::size_t s = 0; s < a.size(); ++s) {
+    if (std::isnan(a[s]) || std::isnan(b[s])) continue;
+    mine.push_back(a[s]);
+    other.push_back(b[s]);
+  }
+  return paired_difference(mine, other, margin);
+}
+
 std::vector<double> holm(std::span<const double> p) {
   std::vector<std::size_t> order(p.size());
   std::iota(order.begin(), order.end(), std::size_t{0});

@@ -26,6 +26,9 @@ struct PairedDifference {
 };
 PairedDifference paired_difference(std::span<const double> a, std::span<const double> b,
                                    double margin);
+// Of the seeds of which both have ended: a NaN stands for a run that has not.
+PairedDifference difference_of_ended(std::span<const double> a, std::span<const double> b,
+                                     double margin);
 
 // The p-values of a table, each times the hypotheses that are left, largest so far (Holm 1979): any
 // below 0.05 means so with a chance of error of 5 % for the whole table.

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tensor/folders.h"
+#include "tests/app/page_data.h"
 #include "tests/app/program.h"
 
 namespace moegrad {
@@ -15,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using test::Outcome;
+using test::page_data;
 using test::run;
 using test::TemporaryFolder;
 
@@ -22,13 +24,6 @@ Outcome trained(const TemporaryFolder& folder, const std::string& name, const st
   return run(folder, {"train", "synthetic", "--experts", "4", "--width", "8", "--hidden", "8",
                       "--batch", "512", "--epochs", "1", "--log-every", "4", "--seed", seed,
                       "--out", (folder / name).string()});
-}
-
-json data_of(const fs::path& file) {
-  const std::string page = read_file(file);
-  constexpr std::string_view kOpen = R"(id="data">)";
-  const std::size_t begin = page.find(kOpen) + kOpen.size();
-  return json::parse(page.substr(begin, page.find("</script>", begin) - begin));
 }
 
 TEST_CASE("moegrad report: a page of runs, and what it says") {
@@ -40,7 +35,7 @@ TEST_CASE("moegrad report: a page of runs, and what it says") {
   CHECK(o.code == 0);
   CHECK(o.err.empty());
   CHECK(o.out.starts_with("2 runs in 1 group, 0.3 MB, written to " + out.string()));
-  const json data = data_of(out);
+  const json data = page_data(out);
   REQUIRE(data["runs"].size() == 2);
   CHECK(data["runs"][0]["state"] == "finished");
   CHECK(data["runs"][1]["steps"]["loss"].size() == 4);
@@ -59,7 +54,7 @@ TEST_CASE("moegrad report: the command that it shows makes the same run") {
   REQUIRE(trained(folder, "run", "3").code == 0);
   const fs::path out = folder / "page.html";
   REQUIRE(run(folder, {"report", (folder / "run").string(), "--out", out.string()}).code == 0);
-  const auto command = data_of(out)["runs"][0]["command"].get<std::string>();
+  const auto command = page_data(out)["runs"][0]["command"].get<std::string>();
   CHECK(command ==
         "moegrad train synthetic --experts 4 --width 8 --hidden 8 --epochs 1 --batch "
         "512 --seed 3 --log-every 4 --out " +
@@ -81,7 +76,7 @@ TEST_CASE("moegrad report: what a run has not, or another version has, is told; 
         std::string::npos);
   CHECK(o.err.find(started.string() + ": metrics.jsonl has no step and no evaluation\n") !=
         std::string::npos);
-  CHECK(data_of(out)["runs"][0]["state"] == "going on");
+  CHECK(page_data(out)["runs"][0]["state"] == "going on");
 }
 
 TEST_CASE("moegrad report: mistakes, each with its message and exit code 2, and no page") {

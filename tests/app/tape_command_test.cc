@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lab/tape_programs.h"
+#include "tests/app/page_data.h"
 #include "tests/app/program.h"
 
 namespace moegrad {
@@ -15,15 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using test::Outcome;
+using test::page_data;
 using test::run;
 using test::TemporaryFolder;
-
-json data_of(const fs::path& file) {
-  const std::string page = read_file(file);
-  constexpr std::string_view kOpen = R"(id="data">)";
-  const std::size_t begin = page.find(kOpen) + kOpen.size();
-  return json::parse(page.substr(begin, page.find("</script>", begin) - begin));
-}
 
 TEST_CASE("moegrad tape: a page of every program, and what it says") {
   const TemporaryFolder folder;
@@ -32,7 +27,7 @@ TEST_CASE("moegrad tape: a page of every program, and what it says") {
     const Outcome o = run(folder, {"tape", p.name, "--out", out});
     CHECK(o.code == 0);
     CHECK(o.err.empty());
-    const json data = data_of(out);
+    const json data = page_data(out);
     CHECK(o.out.starts_with(fmt::format("{} nodes, ", data["nodes"].size())));
     CHECK(o.out.ends_with(" MB, written to " + out + "\n"));
     CHECK(data["text"] == p.text);
@@ -53,7 +48,7 @@ TEST_CASE("moegrad tape: a layer by its flags; the same flags give the same byte
   command.insert(command.end(), {"--out", out});
   REQUIRE(run(folder, command).code == 0);
   const std::string first = read_file(out);
-  const json data = data_of(out);
+  const json data = page_data(out);
   std::map<std::string, json> shapes;
   for (const json& node : data["nodes"]) shapes[node["name"]] = node["shape"];
   CHECK(shapes["x"] == json{5, 4});

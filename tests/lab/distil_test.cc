@@ -18,8 +18,9 @@ namespace fs = std::filesystem;
 using test::SmallTeacher;
 using test::TemporaryFolder;
 
-DistilPlan small_plan(const fs::path& data) {
-  DistilPlan plan{.base = {}, .students = {}, .seeds = 2};
+StudyPlan small_plan(const fs::path& data) {
+  StudyPlan plan;
+  plan.seeds = 2;
   apply_settings(plan.base, {{"task", "distil"},
                              {"data", data.string()},
                              {"width", "32"},
@@ -32,7 +33,7 @@ DistilPlan small_plan(const fs::path& data) {
                              {"context", "6"},
                              {"steps", "3"},
                              {"batch", "3"}});
-  plan.students = {{"top-k", {}}, {"half", {{"router", "softmax"}, {"experts", "2"}}}};
+  plan.methods = {{"top-k", {}}, {"half", {{"router", "softmax"}, {"experts", "2"}}}};
   return plan;
 }
 
@@ -41,9 +42,9 @@ DistilPlan small_plan(const fs::path& data) {
 TEST_CASE("distil: accuracies by seed, paired text by text") {
   const SmallTeacher small;
   const TemporaryFolder out;
-  const DistilPlan plan = small_plan(small.data());
+  const StudyPlan plan = small_plan(small.data());
   const Task task = load_task(plan.base);
-  const std::vector<PlannedRun> runs = distil_runs(plan);
+  const std::vector<PlannedRun> runs = runs_of(plan, out.path());
   REQUIRE(runs.size() == 4);
   CHECK(runs[1].name == "half-s1");
   CHECK(runs[1].config.experts == 2);
@@ -79,7 +80,7 @@ TEST_CASE("distil: equal active parameters, but for all") {
   const SmallTeacher small;
   const TrainConfig base = small_plan(small.data()).base;
   std::set<std::string> names;
-  for (const DistilStudent& student : distil_students(base)) {
+  for (const Variant& student : distil_students(base)) {
     CAPTURE(student.name);
     TrainConfig config = base;
     apply_settings(config, student.settings);

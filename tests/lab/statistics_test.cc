@@ -44,6 +44,13 @@ TEST_CASE("one pair, none, equal numbers, what is not finite") {
   CHECK(test::error_of([] {
           paired_difference(Numbers{1}, Numbers{1, 2}, 0.1);
         }) == "[statistics] 1 and 2 numbers. Pairs have one of each.");
+  const PairedDifference ended =
+      difference_of_ended(Numbers{2, NAN, 4, 6, 8}, Numbers{1, 7, 2, 3, NAN}, 0.5);
+  CHECK(ended.pairs == 3);
+  CHECK(ended.mean == doctest::Approx(2.0));
+  CHECK(test::error_of([] {
+          difference_of_ended(Numbers{1}, Numbers{1, 2}, 0.1);
+        }) == "[statistics] 1 and 2 numbers. Pairs have one of each.");
 }
 
 TEST_CASE("Holm: by hand") {
