@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "app/stop_signal.h"
-#include "train/loop.h"
 #include "train/progress.h"
+#include "train/run_checks.h"
 
 namespace moegrad {
 namespace {

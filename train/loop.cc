@@ -12,12 +12,13 @@
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "tensor/threads.h"
+#include "train/begin_from.h"
 #include "train/checkpoint.h"
 #include "train/optimiser.h"
+#include "train/run_checks.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/step.h"
-#include "train/stored_model.h"
 #include "train/task_shape.h"
 
 namespace moegrad {
@@ -87,37 +88,6 @@ const Task& checked(const Task& task) {
   return task;
 }
 
-void require_capturable(const TrainConfig& c, Device device) {
-  if (device == Device::cpu) {
-    fail("train", "the cpu has no graphs to capture steps in. Use cuda, or do not capture.");
-  }
-  const auto require = [](std::string_view kind, const std::string& name, std::string_view what) {
-    if (what.empty()) return;
-    fail("train",
-         "the {} '{}' computes {} on the host, and a captured step cannot wait for it. Use "
-         "another, or do not capture.",
-         kind, name, what);
-  };
-  require("router", c.router, router_entry(c.router).traits.on_host);
-  require("expert", c.expert, c.expert == "cnn" ? "how many slots each has" : "");
-  require("task", c.task, c.task == "distil" ? "where the tokens of its texts lie" : "");
-  for (const std::string& name : {c.estimator, c.router_gradient, c.expert_gradient}) {
-    if (name.empty()) continue;
-    const EstimatorTraits& traits = estimator_entry(name).traits;
-    const auto& [option, value] = traits.on_host_with;
-    const auto given = c.options.find(option);
-    if (option.empty() || (given != c.options.end() && given->second == value)) {
-      require("estimator", name, traits.on_host);
-    }
-  }
-}
-
-TrainConfig with_other_estimator(TrainConfig config) {
-  config.estimator = config.norms_of;
-  config.router_gradient = config.expert_gradient = "";
-  return config;
-}
-
 // The model whose norms the gradients get; none where no estimator is named.
 std::unique_ptr<Model> other_model(const TaskShape& shape, TrainConfig config, bool capture) {
   if (config.norms_of.empty()) return nullptr;
@@ -146,7 +116,8 @@ class TrainingRun {
     state_.rng = {static_cast<std::uint64_t>(config.seed), kStepStream, 0};
     if (options_.resume) return;
     make_parameters();
-    begin_from_another();
+    begin_from(config_, task_, parameters_, *optimiser_,
+               [&](std::string_view text) { message(text); });
   }
 
   TrainResult operator()() {
@@ -192,32 +163,6 @@ class TrainingRun {
                               .norms_of = norms_of_.get()});
   }
 
-  // The parameters of another run, where it goes on from one.
-  void begin_from_another() {
-    if (config_.from.empty()) return;
-    const std::filesystem::path path = checkpoint_of(config_.from);
-    const Checkpoint checkpoint = read_checkpoint(path);
-    if (const auto& other = checkpoint.task;
-        other && other->pairs.size() == task_.pairs.size() && other->pairs != task_.pairs) {
-      fail("train",
-           "{}: its pieces of text are others. Give the --domains and --pieces of that run.",
-           path.string());
-    }
-    const std::vector<std::string> missing =
-        Checkpoints::copy_common(checkpoint, parameters_, *optimiser_);
-    message(shown_format("beginning with the parameters of {}", path.string()));
-    if (!missing.empty()) {
-      message(shown_format("not there, drawn anew: {}", fmt::join(missing, ", ")));
-    }
-    const TrainConfig there = stored_run(checkpoint.settings);
-    if (there.task != config_.task || there.seed == config_.seed || !is_drawn(there.task)) return;
-    message(
-        fmt::format("its data were drawn from the seed {}, and these from {}: what is tested here "
-                    "may have been "
-                    "trained on there",
-                    there.seed, config_.seed));
-  }
-
   void require_same_task(const Checkpoint& checkpoint) const {
     if (!checkpoint.task) return;
     const std::string other = difference(*checkpoint.task, task_.shape());
@@ -254,7 +199,8 @@ class TrainingRun {
       }
     } else {
       make_parameters();
-      begin_from_another();
+      begin_from(config_, task_, parameters_, *optimiser_,
+                 [&](std::string_view text) { message(text); });
       message(shown_format("no checkpoint in {}: starting from the beginning",
                            folder_.checkpoints().string()));
     }
@@ -447,16 +393,6 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
                  {"checkpoint", r.checkpoint.string()}};
   if (r.signal == 0) add_to(object, r.test);
   return object.dump(2, ' ', true, Json::error_handler_t::replace);  // also for a terminal
-}
-
-void check_run(const TrainConfig& config) {
-  const Layer mixture(config.layer());
-  if (config.norms_of.empty()) return;
-  if (const char* const state = estimator_entry(config.norms_of).traits.state; state[0] != '\0') {
-    fail("train", "norms_of is {}, which keeps {}. Name an estimator without a state.",
-         config.norms_of, state);
-  }
-  const Layer other(with_other_estimator(config).layer());
 }
 
 TrainResult train(const TrainConfig& config, const RunOptions& options) {

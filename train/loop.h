@@ -41,10 +41,6 @@ struct RunOptions {
   const Task* task = nullptr;
 };
 
-// An Error, before the data are read, for a mixture that makes no sense and for norms_of an estimator that
-// keeps a state, or does not go with the router.
-void check_run(const TrainConfig& config);
-
 // By its name; an Error for any other.
 Maths maths_named(const std::string& name);
 
