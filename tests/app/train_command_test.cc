@@ -227,14 +227,14 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
   check_mistake(
       {"train", "synthetics", "--out", out.string()},
       "[task] there is no task 'synthetics'. Choose one of: vision, synthetic, language, own, "
-      "fashion-pairs, movielens, adult, distil.");
+      "fashion-pairs, movielens, adult, reviews, distil.");
   check_mistake(with({"--router", ""}), "[router] no router ''. Did you mean 'hash'?");
   check_mistake({"train", ""},
                 "[train] no task is given. Give one of: vision, synthetic, language, own, "
-                "fashion-pairs, movielens, adult, distil.");
+                "fashion-pairs, movielens, adult, reviews, distil.");
   check_mistake({"train"},
                 "[train] no task is given. Give one of: vision, synthetic, language, own, "
-                "fashion-pairs, movielens, adult, distil.");
+                "fashion-pairs, movielens, adult, reviews, distil.");
   check_mistake({"train", "vision", "--data", "nowhere", "--out", out.string()},
                 "[vision] there is no folder 'nowhere/fashion-mnist'. Run scripts/data.");
   check_mistake(with({"--resume"}), "[train] there is no run in '" + out.string() +

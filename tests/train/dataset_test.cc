@@ -16,7 +16,7 @@ namespace {
 using test::error_of;
 
 TEST_CASE("tasks: the list, and a name that is not on it") {
-  CHECK(tasks().size() == 8);
+  CHECK(tasks().size() == 9);
   CHECK(tasks()[0].name == "vision");
   CHECK(tasks()[1].name == "synthetic");
   CHECK(tasks()[2].name == "language");
@@ -24,12 +24,13 @@ TEST_CASE("tasks: the list, and a name that is not on it") {
   CHECK(tasks()[4].name == "fashion-pairs");
   CHECK(tasks()[5].name == "movielens");
   CHECK(tasks()[6].name == "adult");
-  CHECK(tasks()[7].name == "distil");
+  CHECK(tasks()[7].name == "reviews");
+  CHECK(tasks()[8].name == "distil");
   CHECK(load_task("synthetic", {.folder = "", .seed = 3})
             .train.x.same_bits(make_synthetic(DType::f32, 3).train.x));
   CHECK(error_of([] { load_task("visoin", {}); }) ==
         "[task] there is no task 'visoin'. Choose one of: vision, synthetic, language, own, "
-        "fashion-pairs, movielens, adult, distil.");
+        "fashion-pairs, movielens, adult, reviews, distil.");
 }
 
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
