@@ -51,14 +51,19 @@ std::vector<Variant> usual_methods(const TrainConfig& base) {
   add("ste-dense", {{"estimator", "ste-dense"}});
   add("ste-dense-router", {{"estimator", "ste-dense-router"}});
   add("ste-dense-norms", {{"norms_of", "ste-dense"}});
+  add("ste-probe", {{"estimator", "ste-probe"}});
   add("expert-group", {{"estimator", "expert-group"}});
   add("expert-group-router", {{"router_gradient", "expert-group"}});
+  add("expert-group-experts", {{"expert_gradient", "expert-group"}});
   add("default-ema", {{"estimator", "default-ema"}, {"options.forward", "false"}});
   const auto add_router = [&](const char* name, Settings more = {}) {
     more.insert(more.begin(), {{"router", name}, {"aux", "-1"}});
     add(name, std::move(more));
   };
   add_router("sparsemixer-v2", {{"estimator", "sparsemixer-v2"}});
+  all.push_back(all.back());
+  all.back().name += "-group";
+  all.back().settings.emplace_back("expert_gradient", "expert-group");
   add_router("loss-free");
   add_router("moesart");
   return all;
