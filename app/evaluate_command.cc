@@ -13,12 +13,14 @@ namespace {
 
 constexpr std::string_view kEvaluateExample =
     "moegrad evaluate runs/flowers --data more.csv\n"
-    "  moegrad evaluate runs/vision-top-k-sparse";
+    "  moegrad evaluate runs/vision-top-k-sparse\n"
+    "  moegrad evaluate runs/language-xs --domains prose";
 
 struct EvaluateArguments {
   std::string run;
   std::string data;
   std::string header;
+  std::string domains;
   Device device = Device::cpu;
   JsonOutput json;
 };
@@ -31,6 +33,13 @@ Dataset test_data(const EvaluateArguments& a, const StoredModel& stored, TrainCo
         {.dtype = config.type(), .header = a.header.empty() ? config.header : a.header});
   }
   if (!a.data.empty()) config.data = a.data;
+  if (!a.domains.empty()) {
+    if (config.task != "language") {
+      fail("evaluate", "--domains is of language models, and '{}' was trained on {}. Leave it out.",
+           shown(a.run), config.task);
+    }
+    config.domains = a.domains;
+  }
   Task task = load_task(config);
   require_shape(stored, task.shape());
   return std::move(task.test);
@@ -72,6 +81,10 @@ void add_evaluate(CLI::App& app, Global& global) {
                   "of the task own another file, with labels; else the folder of the data sets "
                   "[that of the run]")
       ->type_name("PATH");
+  command
+      .add_option("--domains", a->domains,
+                  "of a language model: the test text of these alone, a,b [those of the run]")
+      ->type_name("NAMES");
   add_header(command, a->header);
   add_device(command, a->device);
   add_json(command, a->json);

@@ -1,5 +1,7 @@
 // `moegrad train language` and `moegrad sample` on a text of a few lines.
 
+#include <nlohmann/json.hpp>
+
 #include "tensor/folders.h"
 #include "tests/app/program.h"
 
@@ -50,6 +52,28 @@ TEST_CASE("sample: text from a run, the same for the same seed, bytes as they ar
       run(folder, {"sample", run_folder, "--temperature", "0", "--bytes", "3"});
   CHECK(likeliest.code == 0);
   CHECK(likeliest.out.size() == 4);
+}
+
+TEST_CASE("evaluate: of some domains alone") {
+  const TemporaryFolder folder;
+  train(folder);
+  const auto other = folder.path() / "data/language/code";
+  moegrad::make_folder(other);
+  moegrad::write_file_atomic(other / "train.txt", text_of(20));
+  moegrad::write_file_atomic(other / "validation.txt", std::string(200, 'x') + '\0');
+  const std::string run_folder = folder / "run";
+  const auto loss = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"evaluate", run_folder, "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Outcome outcome = run(folder, command);
+    CHECK(outcome.code == 0);
+    return nlohmann::json::parse(outcome.out).at("test_loss").get<double>();
+  };
+  CHECK(loss({"--domains", "jargon"}) == loss({}));
+  CHECK(loss({"--domains", "code"}) != loss({}));
+  const Outcome none = run(folder, {"evaluate", run_folder, "--domains", "poems"});
+  CHECK(none.code == 2);
+  CHECK(none.err.find("poems") != std::string::npos);
 }
 
 TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
