@@ -103,18 +103,16 @@ PairedDifference difference_of_losses(const std::vector<RunFigures>& a,
 }
 
 std::vector<Judged> judged(const std::vector<PairedDifference>& differences) {
-  std::vector<double> different;
-  std::vector<double> equivalent;
-  for (const PairedDifference& d : differences) {
-    different.push_back(d.p_different);
-    equivalent.push_back(d.p_equivalent);
+  const std::size_t n = differences.size();
+  std::vector<double> p(2 * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    p[i] = differences[i].p_different;
+    p[n + i] = differences[i].p_equivalent;
   }
-  different = holm(different);
-  equivalent = holm(equivalent);
+  p = holm(p, n);
   std::vector<Judged> all;
-  for (std::size_t i = 0; i < differences.size(); ++i) {
-    all.push_back({differences[i], different[i], equivalent[i],
-                   compared(differences[i], different[i], equivalent[i])});
+  for (std::size_t i = 0; i < n; ++i) {
+    all.push_back({differences[i], p[i], p[n + i], compared(differences[i], p[i], p[n + i])});
   }
   return all;
 }

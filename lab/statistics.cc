@@ -70,14 +70,15 @@ PairedDifference difference_of_ended(std::span<const double> a, std::span<const 
   return paired_difference(mine, other, margin);
 }
 
-std::vector<double> holm(std::span<const double> p) {
+std::vector<double> holm(std::span<const double> p, std::size_t most_true) {
   std::vector<std::size_t> order(p.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::stable_sort(order, {}, [&](std::size_t i) { return p[i]; });
   std::vector<double> corrected(p.size());
   double largest = 0.0;
   for (std::size_t rank = 0; rank < order.size(); ++rank) {
-    largest = std::max(largest, p[order[rank]] * static_cast<double>(p.size() - rank));
+    const std::size_t left = std::min(most_true, p.size() - rank);
+    largest = std::max(largest, p[order[rank]] * static_cast<double>(left));
     corrected[order[rank]] = std::min(1.0, largest);
   }
   return corrected;

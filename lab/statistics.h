@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -31,8 +33,10 @@ PairedDifference difference_of_ended(std::span<const double> a, std::span<const 
                                      double margin);
 
 // The p-values of a table, each times the hypotheses that are left, largest so far (Holm 1979): any
-// below 0.05 means so with a chance of error of 5 % for the whole table.
-std::vector<double> holm(std::span<const double> p);
+// below 0.05 means so with a chance of error of 5 % for the whole table. Where at most `most_true` of
+// the hypotheses can be true at once, each times so many at most (Shaffer 1986).
+std::vector<double> holm(std::span<const double> p,
+                         std::size_t most_true = std::numeric_limits<std::size_t>::max());
 
 // What a comparison may say. `lower` and `higher`: the mean is, whatever the margin.
 enum class Finding { lower, higher, equivalent, undecided };

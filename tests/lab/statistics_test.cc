@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include "lab/compare.h"
 #include "tensor/rng.h"
 #include "tests/temporary_files.h"
 
@@ -61,6 +62,12 @@ TEST_CASE("Holm: by hand") {
   CHECK(p[1] == doctest::Approx(0.06));  // 0.04 alone, and not below the one before it
   CHECK(holm(Numbers{0.9, 0.8})[1] == 1.0);
   CHECK(holm({}).empty());
+  // Of four hypotheses two at most are true: times 2, 2, 2, 1.
+  const std::vector<double> two = holm(Numbers{0.01, 0.04, 0.03, 0.005}, 2);
+  CHECK(two[3] == doctest::Approx(0.01));
+  CHECK(two[0] == doctest::Approx(0.02));
+  CHECK(two[2] == doctest::Approx(0.06));
+  CHECK(two[1] == doctest::Approx(0.06));
 }
 
 TEST_CASE("McNemar's test: by hand") {
@@ -116,4 +123,30 @@ TEST_CASE("errors of a whole table are as rare as promised") {
   }
   CHECK(tables_wrong > 0.03 * kTables);
   CHECK(tables_wrong < 0.07 * kTables);
+}
+
+// One mean is 0 and the other at the margin: the first may be called different, the second equivalent,
+// and about 5 % of the tables may say either. Corrected apart, each test has 5 % of its own.
+TEST_CASE("both tests of a table together err as rarely as promised") {
+  int together = 0;
+  int apart = 0;
+  Rng rng{.seed = 6};
+  constexpr int kTables = 2000;
+  constexpr double kWide = 6.0;
+  for (int table = 0; table < kTables; ++table) {
+    const Numbers none = rng.normal({6}, DType::f64).to_vector();
+    Numbers wide = rng.normal({6}, DType::f64).to_vector();
+    for (double& d : wide) d += kWide;
+    const Numbers zeros(6, 0.0);
+    const std::vector<PairedDifference> differences = {paired_difference(none, zeros, kWide),
+                                                       paired_difference(wide, zeros, kWide)};
+    const std::vector<Judged> all = judged(differences);
+    together += all[0].p_different < 0.05 || all[1].p_equivalent < 0.05;
+    const Numbers different = {differences[0].p_different, differences[1].p_different};
+    const Numbers equivalent = {differences[0].p_equivalent, differences[1].p_equivalent};
+    apart += holm(different)[0] < 0.05 || holm(equivalent)[1] < 0.05;
+  }
+  CHECK(together > 0.03 * kTables);
+  CHECK(together < 0.06 * kTables);
+  CHECK(apart > 0.08 * kTables);
 }
