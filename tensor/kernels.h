@@ -26,7 +26,7 @@ struct AxisView {
 enum class Reduction { sum, sum_of_squares, max, logsumexp };
 
 // What makes scores [N, E] of logits [N, E].
-enum class Score { sigmoid, softmax };
+enum class Score { sigmoid, softmax, root_softplus };
 
 // Sizes of a convolution or pooling window over images [N, C, H, W].
 struct Window {

@@ -50,6 +50,27 @@ MOEGRAD_HD ExactSum of_softmax(double o, double b, double log_total) {
   return s;
 }
 
+// sqrt(log(1 + e^o)) + b: of a negative logit from e^(o/2), which lives longer.
+MOEGRAD_HD ExactSum of_root_softplus(double o, double b) {
+  const double root = math::exp(0.5 * o);
+  const double s =
+      o < -40.0 ? root : std::sqrt((o > 0.0 ? o : 0.0) + math::log1p(math::exp(-std::abs(o))));
+  ExactSum sum = two_sum(b, s);
+  sum.logit = o;
+  return sum;
+}
+
+MOEGRAD_HD ExactSum score_of(Score score, double o, double b, double log_total) {
+  switch (score) {
+    case Score::sigmoid:
+      return of_sigmoid(o, b);
+    case Score::root_softplus:
+      return of_root_softplus(o, b);
+    default:
+      return of_softmax(o, b, log_total);
+  }
+}
+
 // The next `count` of those that are open, the largest first; they are closed. A NaN is never
 // larger.
 template <class T>
@@ -124,8 +145,7 @@ MOEGRAD_HD void order_exactly(Score score, const Groups& g, const double* o, con
     log_total = top + math::log(log_total);
   }
   for (std::int64_t i = 0; i < g.experts; ++i) {
-    w.sums[i] =
-        score == Score::sigmoid ? of_sigmoid(o[i], b[i]) : of_softmax(o[i], b[i], log_total);
+    w.sums[i] = score_of(score, o[i], b[i], log_total);
     w.open[i] = 1;
   }
   if (g.kept < g.groups) {

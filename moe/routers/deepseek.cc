@@ -6,7 +6,8 @@
 //   auxiliary   the layer's `aux`, 0.01: E sum_i f_i P_i, the paper's expert-level loss
 //
 // deepseek-v3
-//   s = sigmoid(x W + b_0);  a = s + b, for the selection only
+//   o = x W + b_0;  s = sigmoid(o), or sqrt(log(1 + e^o)) with score=sqrt-softplus;  a = s + b, for the
+//   selection only
 //   groups      the E experts are `groups` groups of neighbours, each with the sum of its two
 //               largest a for a score; the best `kept-groups` stay
 //   S = the k largest a of those
@@ -24,6 +25,7 @@
 // Training and inference select alike. No capacity: no token is dropped.
 
 #include <cmath>
+#include <limits>
 
 #include "moe/balance.h"
 #include "moe/registry.h"
@@ -49,7 +51,14 @@ struct DeepseekV3Settings {
   std::int64_t groups, kept;
   double scale, rate, balance;
   bool quantile;
+  bool root;  // the scores are sqrt(softplus)
 };
+
+// log sqrt(softplus(o)): below -40 softplus(o) is e^o to all digits, and would underflow.
+Var log_root_softplus(Var o) {
+  constexpr double kNone = std::numeric_limits<double>::infinity();
+  return 0.5 * (log(softplus(clamp(o, -40.0, kNone))) + clamp(o + 40.0, -kNone, 0.0));
+}
 
 class DeepseekV3Router : public Router {
  public:
@@ -91,14 +100,14 @@ class DeepseekV3Router : public Router {
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
-    r.scores = sigmoid(r.logits);
-    r.log_scores = -softplus(-r.logits);
+    r.log_scores = settings_.root ? log_root_softplus(r.logits) : -softplus(-r.logits);
+    r.scores = settings_.root ? exp(r.log_scores) : sigmoid(r.logits);
     const std::int64_t tokens = in.x.size(0);
     const std::int64_t k = size.active;
     const Tensor bias = in.weights.at("router.balance").value();
     r.selected = in.x.tape().decisions().decide("selected", DType::i32, {tokens, k}, [&] {
-      return top_biased(Score::sigmoid, r.scores.value(), r.logits.value(), bias, k,
-                        settings_.groups, settings_.kept);
+      return top_biased(settings_.root ? Score::root_softplus : Score::sigmoid, r.scores.value(),
+                        r.logits.value(), bias, k, settings_.groups, settings_.kept);
     });
     const Var chosen = take_columns(r.log_scores, r.selected);
     r.weights = settings_.scale * softmax(chosen);
@@ -145,7 +154,8 @@ RouterEntry deepseek_v3_router() {
       .summary = "sigmoid scores, selection limited to groups and balanced by a bias",
       .source = "DeepSeek-AI 2024, arXiv:2412.19437",
       .formula =
-          "s = sigmoid(x W + b_0); S = the k largest s + b within the kept-groups best groups\n"
+          "s = sigmoid(x W + b_0), or sqrt(log(1 + e^(x W + b_0)));\n"
+          "S = the k largest s + b within the kept-groups best groups\n"
           "(a group's score: the sum of its two largest s + b); w = scale s / sum_S s\n"
           "y = sum of the shared experts + sum_S w_i f_i; the same at inference\n"
           "loss: balance E/(k L) sum_i count_i P_i of each sequence, count those of TopK(s)\n"
@@ -179,11 +189,14 @@ RouterEntry deepseek_v3_router() {
                       .initially("0.001")
                       .from(0.0, 1.0)
                       .tried({"0", "0.1"}),
-                  balancing_option()},
+                  balancing_option(),
+                  option::choice("score", {"sigmoid", "sqrt-softplus"},
+                                 "what makes scores of logits; the second saturates nowhere")},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<DeepseekV3Router>(DeepseekV3Settings{
             o.integer("groups"), o.integer("kept-groups"), o.number("scale"), o.number("bias-rate"),
-            o.number("balance"), o.choice("balancing") == "quantile"});
+            o.number("balance"), o.choice("balancing") == "quantile",
+            o.choice("score") == "sqrt-softplus"});
       },
       .layer_options = {{"shared", "1"}}};
 }

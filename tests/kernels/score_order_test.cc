@@ -50,26 +50,29 @@ KERNEL_TEST("the k largest of score and bias, in groups too") {
         Case{300, 6, 2, 6, 3}, Case{40, 70, 9, 1, 1}, Case{50, 72, 6, 36, 20}}) {
     const Tensor o = random({c.tokens, c.experts}, DType::f64, 3);
     const Tensor b = random({c.experts}, DType::f64, 4, -0.2, 0.2);
-    const Tensor s = o.like();  // the scores are inputs: every device is given the same
-    kernels(Device::cpu).unary(UnaryFunctors::index_of<functor::Sigmoid>(), {}, o, s);
-    const Values want = largest(s, b, c.k, c.groups, c.kept);
-    const Tensor logits = on(o);
-    const Tensor scores = on(s);
-    const Tensor bias = on(b);
-    check_close(on.run({c.tokens, c.k}, DType::i32,
-                       [&](const Tensor& out) {
-                         on->top_biased(Score::sigmoid, scores, logits, bias, c.groups, c.kept,
-                                        out);
-                       }),
-                want, 0.0);
-    // In f32 sums within 1e-4 of each other are made of the logits: the same order.
-    const Tensor rounded = scores.to(DType::f32);
-    check_close(on.run({c.tokens, c.k}, DType::i32,
-                       [&](const Tensor& out) {
-                         on->top_biased(Score::sigmoid, rounded, logits, bias.to(DType::f32),
-                                        c.groups, c.kept, out);
-                       }),
-                largest(s, b.to(DType::f32), c.k, c.groups, c.kept), 0.0);
+    // The scores are inputs: every device is given the same.
+    const auto unary = [](std::size_t functor, const Tensor& x) {
+      const Tensor y = x.like();
+      kernels(Device::cpu).unary(functor, {}, x, y);
+      return y;
+    };
+    const auto check = [&](Score score, const Tensor& s) {
+      const Tensor logits = on(o);
+      const Tensor scores = on(s);
+      const Tensor bias = on(b);
+      const auto run = [&](const Tensor& of, const Tensor& with) {
+        return on.run({c.tokens, c.k}, DType::i32, [&](const Tensor& out) {
+          on->top_biased(score, of, logits, with, c.groups, c.kept, out);
+        });
+      };
+      check_close(run(scores, bias), largest(s, b, c.k, c.groups, c.kept), 0.0);
+      // In f32 sums within 1e-4 of each other are made of the logits: the same order.
+      check_close(run(scores.to(DType::f32), bias.to(DType::f32)),
+                  largest(s, b.to(DType::f32), c.k, c.groups, c.kept), 0.0);
+    };
+    check(Score::sigmoid, unary(UnaryFunctors::index_of<functor::Sigmoid>(), o));
+    check(Score::root_softplus, unary(UnaryFunctors::index_of<functor::Sqrt>(),
+                                      unary(UnaryFunctors::index_of<functor::Softplus>(), o)));
   }
 }
 

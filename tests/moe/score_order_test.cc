@@ -29,6 +29,7 @@ Tensor row(const std::vector<double>& values) {
 Tensor scores_of(Score score, const Tensor& logits) {
   Tape tape;
   const Var o = tape.constant(logits);
+  if (score == Score::root_softplus) return sqrt(softplus(o)).value();
   return (score == Score::softmax ? softmax(o) : sigmoid(o)).value();
 }
 
@@ -79,17 +80,29 @@ TEST_CASE("softmax + bias: what underflows beside the largest is still in order"
   CHECK(best(Score::softmax, {800, 0, 50}, {0, 1e-30, 0}, 2) == Ids{0, 1});
 }
 
+TEST_CASE("sqrt(softplus) + bias: what underflows is still in order, and nothing saturates") {
+  CHECK(best(Score::root_softplus, {17.5, 18.5, 19.5}, {}, 1) == Ids{2});
+  CHECK(best(Score::root_softplus, {800, 900, 850}, {}, 3) == Ids{1, 2, 0});
+  CHECK(best(Score::root_softplus, {-800, -900, -850}, {}, 3) == Ids{0, 2, 1});
+  CHECK(best(Score::root_softplus, {-1800, -1900, -1850}, {}, 3) == Ids{0, 2, 1});
+  CHECK(best(Score::root_softplus, {-60, -59}, {1e-12, 0}, 1) == Ids{0});
+  CHECK(best(Score::root_softplus, {9, 4}, {0, 0.98}, 1) == Ids{0});  // 3.00002 and 2.004 + 0.98
+  CHECK(best(Score::root_softplus, {9, 4}, {0, 1.0}, 1) == Ids{1});
+}
+
 TEST_CASE("where nothing is rounded away the order is that of the sums") {
   const Tensor o = Rng{6, 0, 0}.normal({200, 7}, DType::f64);
   const Tensor b = Rng{6, 1, 0}.normal({7}, DType::f64, 0.0, 0.3);
-  for (const Score score : {Score::sigmoid, Score::softmax}) {
+  for (const Score score : {Score::sigmoid, Score::softmax, Score::root_softplus}) {
     const Tensor got = top_biased(score, scores_of(score, o), o, b, 3);
     for (std::int64_t t = 0; t < 200; ++t) {
       const std::vector<double> g = test::softmax_row(o, t);
       std::vector<std::pair<double, std::int32_t>> sums;
       for (std::int64_t e = 0; e < 7; ++e) {
-        const double s = score == Score::softmax ? g[static_cast<std::size_t>(e)]
-                                                 : 1.0 / (1.0 + std::exp(-o.at(t * 7 + e)));
+        const double power = std::exp(o.at(t * 7 + e));
+        const double s = score == Score::softmax   ? g[static_cast<std::size_t>(e)]
+                         : score == Score::sigmoid ? power / (1.0 + power)
+                                                   : std::sqrt(std::log1p(power));
         sums.emplace_back(-(s + b.at(e)), static_cast<std::int32_t>(e));
       }
       std::sort(sums.begin(), sums.end());

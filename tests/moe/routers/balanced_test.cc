@@ -272,6 +272,38 @@ TEST_CASE("deepseek-v3: sigmoid scores, selection by s + b, weights by s alone")
   }
 }
 
+TEST_CASE("deepseek-v3: scores sqrt(softplus), by hand and where they underflow") {
+  const auto router = router_of("deepseek-v3", {{"score", "sqrt-softplus"}, {"scale", "1"}});
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    Tape tape;
+    Weights weights;
+    weights.set("router.weight", tape.constant(test::identity(3).to(dtype)));
+    weights.set("router.balance", tape.constant(Tensor::zeros({3}, dtype, Device::cpu)));
+    const Tensor o =
+        Tensor::of<double>({3, 3}, {2.0, -1.0, 0.5, 100.0, 64.0, -30.0, -300.0, -302.0, -500.0});
+    const Var x = tape.variable(o.to(dtype));
+    const Routing r = router->route(square_size(3, 2), {x, weights, false});
+    const double a = std::sqrt(std::log1p(std::exp(2.0)));
+    const double c = std::sqrt(std::log1p(std::exp(0.5)));
+    const double tolerance = dtype == DType::f64 ? 1e-12 : 1e-5;
+    const auto close = [&](double got, double want) {
+      CHECK(std::abs(got - want) <= tolerance * std::abs(want));
+    };
+    CHECK(ids_of(r.selected) == std::vector<std::int32_t>{0, 2, 0, 1, 0, 1});
+    close(r.scores.value().at(0), a);
+    close(r.weights.value().at(0), a / (a + c));
+    close(r.weights.value().at(2), 10.0 / 18.0);  // no saturation: sqrt(100), sqrt(64)
+    close(r.weights.value().at(4), 1.0 / (1.0 + std::exp(-1.0)));
+    // d log s / do is 1/2 where s vanishes: that of the first weight is w (1 - w) / 2.
+    const Var loss = sum(slice(slice(r.weights, 0, 2, 3), 1, 0, 1));
+    const double w = r.weights.value().at(4);
+    const Tensor dx = tape.backward(loss)[x];
+    close(dx.at(6), 0.5 * w * (1.0 - w));
+    close(dx.at(7), -0.5 * w * (1.0 - w));
+    CHECK(dx.at(8) == 0.0);
+  }
+}
+
 TEST_CASE("deepseek-v3: the balance loss of each sequence") {
   constexpr std::int64_t kLength = 3;
   const Tensor o = Rng{7, 0, 0}.normal({2 * kLength, 4}, DType::f64, 0.0, 1.5);
