@@ -15,6 +15,10 @@
 // The paper draws from independent Bernoulli variables of sigmoid(o_i), given that k of them are 1:
 // their odds are e^{o_i}, and P is the same. Its code stops the gradient of the logarithms of
 // 1 - sigmoid(o_i), which multiplies dmu/do_i by 1 - sigmoid(o_i); here nothing is stopped.
+// With least=l the variables are given that l to k of them are 1: a token runs |S| experts,
+//   P(|S| = j) = e_j / (e_l + .. + e_k), and given that P(S) as above;  mu_i = P(i in S)
+//   inference   S = the most probable set: the l largest o, and those up to the k-th that are
+//               above 0 (the paper's inference has one k)
 //
 // The mean of w is mu/k (probmoe: mu pi), not the softmax of o. With an estimator that has values
 // for the experts off S (ste-dense-router) SIMPLE's router gradient is sum_i a_i d mu_i / k, that
@@ -31,8 +35,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "moe/on_host.h"
+#include "moe/probability/log_space.h"
 #include "moe/registry.h"
 #include "moe/sampling.h"
 #include "moe/values.h"
@@ -50,18 +56,51 @@ std::vector<double> walk_of(const Tensor& logits, std::int64_t token, std::int64
   return conditional_bernoulli_walk(logits.values<double>().subspan(row, experts), k);
 }
 
-// k of the experts by the backward walk, lowest first: i32 [N, k]. Token t takes expert i where
-// number (E-1-i) N + t of the generator is below its probability. Logits on the host.
-Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
+// How many experts a token may run.
+struct Range {
+  std::int64_t least, most;
+  bool one() const { return least == most; }
+};
+
+// P(|S| = j), j = least .. most, of a token.
+std::vector<double> sizes_of(const Tensor& logits, std::int64_t token, const Range& range) {
+  const auto experts = static_cast<std::size_t>(logits.size(1));
+  const auto row = static_cast<std::size_t>(token) * experts;
+  const std::vector<double> log_e =
+      log_elementary_symmetric(logits.values<double>().subspan(row, experts), range.most);
+  const std::span<const double> open =
+      std::span(log_e).subspan(static_cast<std::size_t>(range.least));
+  const double total = log_sum_exp(open);
+  std::vector<double> p;
+  for (const double log_j : open) p.push_back(std::exp(log_j - total));
+  return p;
+}
+
+// The size whose interval of [0, 1) has u.
+std::int64_t drawn_size(const std::vector<double>& p, double u, const Range& range) {
+  std::int64_t size = range.least;
+  for (std::size_t j = 0; j + 1 < p.size() && u >= p[j]; ++j, ++size) u -= p[j];
+  return size;
+}
+
+// Up to `most` of the experts by the backward walk, lowest first, then -1: i32 [N, most]. Token t takes
+// expert i where number (E-1-i) N + t of the generator is below its probability; where its size is drawn
+// too, by number E N + t. Logits on the host.
+Tensor walk_backwards(const Tensor& logits, const Range& range, const Rng& rng) {
+  const std::int64_t k = range.most;
   const std::int64_t tokens = logits.size(0);
   const std::int64_t experts = logits.size(1);
   const Tensor o = logits.to(DType::f64);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32, o.device());
+  Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, o.device());
   std::int32_t* const ids = selected.write<std::int32_t>();
   parallel_on_host(tokens, kTokensPerWalk, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const std::vector<double> take = walk_of(o, t, k);
       std::int64_t left = k;
+      if (!range.one()) {
+        const double u = rng.uniform(static_cast<std::uint64_t>(experts * tokens + t));
+        left = drawn_size(sizes_of(o, t, range), u, range);
+      }
       for (std::int64_t i = experts; i-- > 0;) {
         const double u = rng.uniform(static_cast<std::uint64_t>((experts - 1 - i) * tokens + t));
         if (u < take[static_cast<std::size_t>(i * (k + 1) + left)]) {
@@ -74,11 +113,21 @@ Tensor walk_backwards(const Tensor& logits, std::int64_t k, const Rng& rng) {
 }
 
 // The same with a draw of its own for every expert, all of whose outcomes are run.
-Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
+Tensor walk_enumerated(Tape& tape, const Tensor& logits, const Range& range) {
+  const std::int64_t k = range.most;
   const std::int64_t tokens = logits.size(0);
   const Tensor o = logits.to(DType::f64);
   std::vector<std::int64_t> left(static_cast<std::size_t>(tokens), k);
-  Tensor selected = Tensor::empty({tokens, k}, DType::i32, o.device());
+  if (!range.one()) {
+    const Tensor sizes = o.like({tokens, k - range.least + 1});
+    double* p = sizes.write<double>();
+    for (std::int64_t t = 0; t < tokens; ++t) p = std::ranges::copy(sizes_of(o, t, range), p).out;
+    const Tensor drawn = tape.decisions().categorical("size", sizes, tape.rng());
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      left[static_cast<std::size_t>(t)] = range.least + drawn.data<std::int32_t>()[t];
+    }
+  }
+  Tensor selected = Tensor::full({tokens, k}, -1.0, DType::i32, o.device());
   const Tensor probabilities = o.like({tokens, 2});
   for (std::int64_t i = logits.size(1); i-- > 0;) {
     for (std::int64_t t = 0; t < tokens; ++t) {
@@ -97,16 +146,18 @@ Tensor walk_enumerated(Tape& tape, const Tensor& logits, std::int64_t k) {
   return selected;
 }
 
-Tensor sample_set(Var logits, std::int64_t k) {
+Tensor sample_set(Var logits, const Range& range) {
   Tape& tape = logits.tape();
   Decisions& decisions = tape.decisions();
   if (decisions.mode() == Decisions::Mode::enumerate && !decisions.has("selected")) {
-    return on_host([&](const Tensor& o) { return walk_enumerated(tape, o, k); }, logits.value());
+    return on_host([&](const Tensor& o) { return walk_enumerated(tape, o, range); },
+                   logits.value());
   }
-  return decisions.decide("selected", DType::i32, {logits.size(0), k}, [&] {
+  return decisions.decide("selected", DType::i32, {logits.size(0), range.most}, [&] {
     const Tensor o = logits.value();
-    const Rng rng = tape.rng().take(static_cast<std::uint64_t>(o.numel()));
-    return on_host([&](const Tensor& host) { return walk_backwards(host, k, rng); }, o);
+    const std::int64_t numbers = o.numel() + (range.one() ? 0 : o.size(0));
+    const Rng rng = tape.rng().take(static_cast<std::uint64_t>(numbers));
+    return on_host([&](const Tensor& host) { return walk_backwards(host, range, rng); }, o);
   });
 }
 
@@ -124,16 +175,20 @@ Var log_ratio_with(Var log_r, Var d, Var oi, std::int64_t k) {
 }
 
 // d [i] of each expert, i > 0: [N, min(i, k)]; d_j is the log of the odds to take expert i where j
-// are still to be taken from the experts 0 .. i.
-std::vector<Var> odds_to_take(Var o, std::int64_t k) {
-  std::vector<Var> d(1);
-  Var log_r = slice(o, 1, 0, 1);
+// are still to be taken from the experts 0 .. i. And log r_j of all experts, j = 1 .. k.
+struct Odds {
+  std::vector<Var> d = std::vector<Var>(1);
+  Var log_r;
+};
+Odds odds_to_take(Var o, std::int64_t k) {
+  Odds odds;
+  Var& log_r = odds.log_r = slice(o, 1, 0, 1);
   for (std::int64_t i = 1; i < o.size(1); ++i) {
     const Var oi = slice(o, 1, i, i + 1);
-    d.push_back(oi - log_r);
-    log_r = log_ratio_with(log_r, d.back(), oi, k);
+    odds.d.push_back(oi - log_r);
+    log_r = log_ratio_with(log_r, odds.d.back(), oi, k);
   }
-  return d;
+  return odds;
 }
 
 // Columns 1 .. count of x, with a column of zeros where x has only `count` columns.
@@ -143,18 +198,34 @@ Var next_columns(Var x, std::int64_t count) {
   return concat({slice(x, 1, 1, count), column_of(x, 0.0)}, 1);
 }
 
+// P(|S| = j) [N, most], j = 1 .. most: in proportion to e_j of the logits, which is that of logits less
+// `shift` [N, 1] times e^(j shift); zeros below `least`.
+Var size_probabilities(Var log_r, Var shift, const Range& range) {
+  const std::int64_t most = range.most;
+  Tensor j = Tensor::empty({1, most}, DType::f64, Device::cpu);
+  for (std::int64_t i = 0; i < most; ++i) j.write<double>()[i] = static_cast<double>(i + 1);
+  const Var log_e = cumulative_sum(log_r, 1) +
+                    shift * log_r.tape().constant(j.to(log_r.dtype()).to(log_r.value().device()));
+  const Var p = softmax(slice(log_e, 1, range.least - 1, most));
+  if (range.least == 1) return p;
+  return concat({constant_like(p, {p.size(0), range.least - 1}, 0.0), p}, 1);
+}
+
 // mu [N, E], by the walk from the last expert to the first. reach_j, j = 1 .. min(i+1, k), is the
-// probability that j are still to be taken from the experts 0 .. i:
+// probability that j are still to be taken from the experts 0 .. i, P(|S| = j) of all:
 //   taken_j  = reach_j sigmoid(d_j); reach_j where all must be taken, j = i+1
 //   mu_i     = sum_j taken_j
 //   reach_j' = reach_j sigmoid(-d_j) + taken_{j+1}, of the experts 0 .. i-1
 // The k-th largest logit of each token is subtracted first: what decides is near 0, in f32 too.
-Var marginals(Var logits, std::int64_t k) {
+Var marginals(Var logits, const Range& range) {
+  const std::int64_t k = range.most;
   const std::int64_t experts = logits.size(1);
   const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
-  const std::vector<Var> d = odds_to_take(logits - stop_gradient(slice(largest, 1, k - 1, k)), k);
-  Var reach = column_of(logits, 1.0);
-  if (k > 1) reach = concat({constant_like(logits, {logits.size(0), k - 1}, 0.0), reach}, 1);
+  const Var pivot = stop_gradient(slice(largest, 1, k - 1, k));
+  const auto [d, log_r] = odds_to_take(logits - pivot, k);
+  Var reach = range.one() ? column_of(logits, 1.0) : size_probabilities(log_r, pivot, range);
+  if (range.one() && k > 1)
+    reach = concat({constant_like(logits, {logits.size(0), k - 1}, 0.0), reach}, 1);
   std::vector<Var> mu(d.size());
   for (std::int64_t i = experts - 1; i > 0; --i) {
     const auto at = static_cast<std::size_t>(i);
@@ -171,25 +242,26 @@ Var marginals(Var logits, std::int64_t k) {
 
 class ConditionalBernoulliRouter : public Router {
  public:
-  explicit ConditionalBernoulliRouter(bool probmoe) : probmoe_(probmoe) {}
+  ConditionalBernoulliRouter(bool probmoe, std::int64_t least) : probmoe_(probmoe), least_(least) {}
 
   Routing route(const LayerSize& size, const LayerInput& in) const override {
     Routing r;
     r.logits = router_logits(in.x, in.weights);
     const std::int64_t k = size.active;
+    const Range range = {least_ > 0 ? std::min(least_, k) : k, k};
     if (probmoe_) {
       r.scores = softmax(r.logits);
-      r.selected = in.training ? sample_set(r.logits, k) : top_k_indices(r.logits, k, "selected");
+      r.selected = in.training ? sample_set(r.logits, range) : most_probable(r.logits, range);
       r.weights = take_columns(r.scores, r.selected);
       if (!in.training) return r;
-      const Var mu = take_columns(marginals(r.logits, k), r.selected);
+      const Var mu = take_columns(marginals(r.logits, range), r.selected);
       r.weights = r.weights * (1.0 + (mu - stop_gradient(mu)));
       return r;
     }
     const double even = 1.0 / static_cast<double>(k);
-    r.scores = marginals(r.logits, k) * even;
+    r.scores = marginals(r.logits, range) * even;
     if (in.training) {
-      r.selected = sample_set(r.logits, k);
+      r.selected = sample_set(r.logits, range);
       const Var p = take_columns(r.scores, r.selected);
       r.weights = even + (p - stop_gradient(p));
     } else {
@@ -200,46 +272,83 @@ class ConditionalBernoulliRouter : public Router {
   }
 
  private:
+  // i32 [N, most], the largest logit first, -1 behind the set.
+  static Tensor most_probable(Var logits, const Range& range) {
+    if (range.one()) return top_k_indices(logits, range.most, "selected");
+    const std::int64_t tokens = logits.size(0);
+    return logits.tape().decisions().decide("selected", DType::i32, {tokens, range.most}, [&] {
+      const Tensor o = logits.value();
+      const Tensor places = largest_places(o, range.most);
+      Tensor needed = Tensor::zeros({1, range.most}, DType::f64, Device::cpu);
+      for (std::int64_t j = 0; j < range.least; ++j) {
+        needed.write<double>()[j] = -std::numeric_limits<double>::infinity();
+      }
+      const Tensor above = greater(take_columns(o, places), needed.to(o.dtype()).to(o.device()));
+      return where(above, places, scalar_like(places, -1.0));
+    });
+  }
+
   bool probmoe_;
+  std::int64_t least_;
 };
 
 }  // namespace
 
 RouterEntry conditional_bernoulli_router() {
-  return {.name = "conditional-bernoulli",
-          .summary = "k-subset sampling, with the gradient of the marginals",
-          .source = "Ahmed et al. 2022, arXiv:2210.01941; ProbMoE 2026, arXiv:2606.01509",
-          .formula =
-              "P(S) = prod_S e^{o_i} / e_k(e^o), o = x W + b;  mu_i = P(i in S)\n"
-              "training: S drawn from P, w = 1/k in value and mu/k in gradient, on S\n"
-              "inference: S = TopK(o), w = 1/k;  scores p = mu/k\n"
-              "probmoe: w = softmax(o) on S, in training with the gradient of (sg(z - mu) + mu)\n"
-              "softmax(o), z the indicator of S; scores softmax(o)",
-          .claim = Claim::documented,
-          .traits = {.samples = true, .on_host = "the draw of the sets in training"},
-          .options = {option::choice("variant", {"simple", "probmoe"},
-                                     "weights: 1/k with the gradient of mu/k (SIMPLE), or the "
-                                     "softmax with that of mu besides (ProbMoE)")},
-          .make = [](const Options& o) -> std::unique_ptr<Router> {
-            return std::make_unique<ConditionalBernoulliRouter>(o.choice("variant") == "probmoe");
-          },
-          .recorded = {{{}, 4, 2, 0.436338176904, 0.207063329367, 0.450301587540, 0.011190966409},
-                       {{}, 8, 2, 0.148658842876, 0.299800984022, 0.294970039624, 0.010356409537},
-                       {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256},
-                       {{{"variant", "probmoe"}},
-                        4,
-                        2,
-                        0.195580444385,
-                        0.061957347398,
-                        0.059846732547,
-                        0.019112741695},
-                       {{{"variant", "probmoe"}},
-                        8,
-                        4,
-                        0.269213337294,
-                        0.044712400058,
-                        0.063958566213,
-                        0.024123692898}}};
+  return {
+      .name = "conditional-bernoulli",
+      .summary = "k-subset sampling, with the gradient of the marginals",
+      .source = "Ahmed et al. 2022, arXiv:2210.01941; ProbMoE 2026, arXiv:2606.01509",
+      .formula =
+          "P(S) = prod_S e^{o_i} / e_k(e^o), o = x W + b;  mu_i = P(i in S)\n"
+          "training: S drawn from P, w = 1/k in value and mu/k in gradient, on S\n"
+          "inference: S = TopK(o), w = 1/k;  scores p = mu/k\n"
+          "probmoe: w = softmax(o) on S, in training with the gradient of (sg(z - mu) + mu)\n"
+          "softmax(o), z the indicator of S; scores softmax(o)\n"
+          "least=l: sets of l to k experts, P(S) in proportion to prod_S e^{o_i}; at inference\n"
+          "the l largest o, and those up to the k-th that are above 0",
+      .claim = Claim::documented,
+      .traits = {.samples = true, .on_host = "the draw of the sets in training"},
+      .options = {option::choice("variant", {"simple", "probmoe"},
+                                 "weights: 1/k with the gradient of mu/k (SIMPLE), or the "
+                                 "softmax with that of mu besides (ProbMoE)"),
+                  option::integer("least",
+                                  "experts that a token runs at least, k at most, by ProbMoE; 0: k")
+                      .initially("0")
+                      .from(0.0, 1e6)},
+      .make = [](const Options& o) -> std::unique_ptr<Router> {
+        const bool probmoe = o.choice("variant") == "probmoe";
+        const std::int64_t least = o.integer("least");
+        if (least > 0 && !probmoe) {
+          fail("conditional-bernoulli", "least is {} and variant simple. Use variant=probmoe.",
+               least);
+        }
+        return std::make_unique<ConditionalBernoulliRouter>(probmoe, least);
+      },
+      .recorded = {{{}, 4, 2, 0.436338176904, 0.207063329367, 0.450301587540, 0.011190966409},
+                   {{}, 8, 2, 0.148658842876, 0.299800984022, 0.294970039624, 0.010356409537},
+                   {{}, 8, 4, 0.429090029425, 0.130488661521, 0.345792905720, 0.005257655256},
+                   {{{"variant", "probmoe"}},
+                    4,
+                    2,
+                    0.195580444385,
+                    0.061957347398,
+                    0.059846732547,
+                    0.019112741695},
+                   {{{"variant", "probmoe"}},
+                    8,
+                    4,
+                    0.269213337294,
+                    0.044712400058,
+                    0.063958566213,
+                    0.024123692898},
+                   {{{"variant", "probmoe"}, {"least", "1"}},
+                    4,
+                    2,
+                    0.371421478800,
+                    0.142711050013,
+                    0.095817939271,
+                    0.041214781885}}};
 }
 
 }  // namespace moegrad
