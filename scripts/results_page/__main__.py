@@ -1,5 +1,6 @@
-"""docs/results.md: runs what its sections need, and writes their tables below its marker."""
+"""docs/results.md: makes what its sections need, and writes their tables below its marker."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,25 +10,39 @@ from others import COUNTERFACTUAL, LANGUAGE_RUN, ORDERS, SPECIALISE, VISION, WEI
 from studies import FIDELITY, LANGUAGE, TASKS
 
 PAGE = Path("docs/results.md")
+MARKER = "<!-- scripts/results writes what follows -->\n"
 SECTIONS = [
     *LANGUAGE,
     *[LANGUAGE_RUN, SPECIALISE, COUNTERFACTUAL],
     *TASKS,
     *[VISION, WEIGHTS, ORDERS, FIDELITY],
 ]
-MARKER = "<!-- scripts/results writes what follows -->\n"
 
 
-def made(section, quick):
-    """Makes a section; keeps its text in a file, from which the page is put together."""
+def read_page():
+    """What stands above the marker, and below it the text of each section by its title."""
+    above, marker, below = PAGE.read_text().partition(MARKER)
+    if not marker:
+        raise Problem(f"{PAGE} has no line {MARKER.strip()}. Put it where the tables begin.")
+    parts = re.split(r"^## (.*)\n", below, flags=re.MULTILINE)
+    return above, dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def write_section(section, text):
+    above, texts = read_page()
+    texts[section.title] = f"\n{text}"
+    ours = [f"## {s.title}\n\n{texts[s.title].strip()}\n" for s in SECTIONS if s.title in texts]
+    PAGE.write_text(f"{above}{MARKER}\n" + "\n".join(ours))
+
+
+def make(section, quick):
     print(f"[results] {section.name}", file=sys.stderr, flush=True)
     begun = time.monotonic()
     text = section.make(quick)
+    if not quick:
+        write_section(section, text)
     seconds = time.monotonic() - begun
     print(f"[results] {section.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
-    if not quick:
-        section.folder(quick).mkdir(parents=True, exist_ok=True)
-        section.page().write_text(f"## {section.title}\n\n{text}")
 
 
 def main(arguments):
@@ -41,20 +56,16 @@ def main(arguments):
                 file=sys.stderr,
             )
             return 2
-    above, marker, _ = PAGE.read_text().partition(MARKER)
-    if not marker:
-        raise Problem(f"{PAGE} has no line {MARKER.strip()}. Put it where the tables begin.")
+    read_page()  # its errors before the work
     for section in SECTIONS:
         if not names or section.name in names:
-            made(section, quick)
+            make(section, quick)
     if quick:
         return 0
-    there = [section for section in SECTIONS if section.page().exists()]
-    for section in SECTIONS:
-        if section not in there:
-            print(f"[results] not made yet: {section.name}", file=sys.stderr)
-    PAGE.write_text(above + MARKER + "".join(f"\n{s.page().read_text()}" for s in there))
-    print(f"[results] written to {PAGE}", file=sys.stderr)
+    _, there = read_page()
+    missing = [section.name for section in SECTIONS if section.title not in there]
+    if missing:
+        print(f"[results] not in {PAGE} yet: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 

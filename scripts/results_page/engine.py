@@ -49,9 +49,6 @@ class Section:
     def folder(self, quick):
         return RUNS / ("quick" if quick else "") / self.name
 
-    def page(self):
-        return RUNS / f"{self.name}.md"
-
     def words(self):
         return textwrap.dedent(self.text).strip() + "\n"
 

@@ -42,12 +42,12 @@ LANGUAGE_RUN = Language(
     "A language model",
     """
     The default run, size M, 14 M bytes: top-k with 8 experts, 2 active, and a dense model with as
-    many active parameters (two experts, both run), on the same bytes. Compressors on the same
-    texts (`xz -9e`): prose 1.39 nats a byte, shakespeare 1.73, code 0.90, glosses 1.41, jargon
-    1.64.
+    many active parameters (one expert of twice the width), on the same bytes. Compressors on the
+    same texts (`xz -9e`): prose 1.39 nats a byte, shakespeare 1.73, code 0.90, glosses 1.41,
+    jargon 1.64.
     """,
     ["compare", "--config", "examples/configs/language-m.json", "--seeds", "1"]
-    + methods(TOP_K, "dense: router=softmax experts=2 aux=-1"),
+    + methods(TOP_K, "dense: router=softmax experts=1 active=1 hidden=352 aux=-1"),
 )
 
 
