@@ -54,28 +54,33 @@ Table table_of(const std::vector<FidelityRow>& rows) {
   return table;
 }
 
+// Of each layer, along the steps.
 std::vector<Chart> fidelity_charts(const std::vector<FidelityRow>& rows,
                                    const std::vector<std::string>& names) {
-  Chart cosine{.title = "Router gradient: cosine to ste-dense, real dL/dy", .axis = "cosine"};
-  Chart ratio{.title = "Router gradient: norm over ste-dense's, real dL/dy", .axis = "norm ratio"};
-  for (const FidelityRow& r : rows) {
-    const std::string label = fmt::format("{}", r.step);
-    if (cosine.labels.empty() || cosine.labels.back() != label) cosine.labels.push_back(label);
-  }
-  ratio.labels = cosine.labels;
-  for (const std::string& name : names) {
-    Series c{name, {}};
-    Series n{name, {}};
-    for (const FidelityRow& r : rows) {
-      if (r.estimator != name) continue;
-      c.values.push_back(r.cosine_real);
-      n.values.push_back(r.norm_ratio_real);
+  std::vector<Chart> charts;
+  const int layers = rows.back().layer + 1;
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string of = layers > 1 ? fmt::format(", layer {}", layer) : "";
+    Chart cosine{.title = "Router gradient: cosine to ste-dense, real dL/dy" + of,
+                 .axis = "cosine"};
+    Chart ratio{.title = "Router gradient: norm over ste-dense's, real dL/dy" + of,
+                .axis = "norm ratio"};
+    for (const std::string& name : names) {
+      cosine.series.push_back({name, {}});
+      ratio.series.push_back({name, {}});
     }
-    cosine.series.push_back(c);
-    ratio.series.push_back(n);
+    for (const FidelityRow& r : rows) {
+      if (r.layer != layer) continue;
+      const auto at = std::ranges::find(names, r.estimator) - names.begin();
+      cosine.series[static_cast<std::size_t>(at)].values.push_back(r.cosine_real);
+      ratio.series[static_cast<std::size_t>(at)].values.push_back(r.norm_ratio_real);
+      if (at == 0) cosine.labels.push_back(fmt::format("{}", r.step));
+    }
+    ratio.labels = cosine.labels;
+    cosine.lines = ratio.lines = cosine.labels.size() > 1;
+    charts.insert(charts.end(), {cosine, ratio});
   }
-  cosine.lines = ratio.lines = cosine.labels.size() > 1;
-  return {cosine, ratio};
+  return charts;
 }
 
 // The configuration that a study has trained with: of its own run, it is that in config.json.
@@ -97,7 +102,7 @@ bool may_start_over(const RunFolder& run) {
 // What to measure on: of a checkpoint on somebody's own data, all rows of the file as it reads them.
 Task task_of(const TrainConfig& config, const FidelityArguments& a) {
   if (a.along_training || config.task != "own") return load_task(config);
-  const StoredModel stored = load_model(a.checkpoint);
+  const StoredModel stored = load_model(checkpoint_of(a.checkpoint));
   Task task{.name = config.task,
             .summary = {},
             .source = a.data,
@@ -111,15 +116,18 @@ Task task_of(const TrainConfig& config, const FidelityArguments& a) {
 
 int run_fidelity(const FidelityArguments& a) {
   if (a.along_training == !a.checkpoint.empty()) {
-    fail("study", "give --checkpoint FILE or --along-training, one of them.");
+    fail("study", "give --checkpoint PATH or --along-training, one of them.");
   }
   for (const std::string& name : a.estimators) estimator_entry(name);
   const std::vector<std::string> names =
       a.estimators.empty() ? comparable_estimators() : a.estimators;
-  std::vector<fs::path> checkpoints = {a.checkpoint};
+  std::vector<fs::path> checkpoints;
   TrainConfig of_data;
   of_data.task = a.task;
-  if (!a.along_training) of_data = stored_config(a.checkpoint);
+  if (!a.along_training) {
+    checkpoints = checkpoints_of(a.checkpoint);
+    of_data = stored_config(checkpoints.back());
+  }
   of_data.data = a.data;
   of_data.seed = a.seed;
   of_data.dtype = "f32";
@@ -165,9 +173,11 @@ void add_study_fidelity(CLI::App& study, Global& global) {
       add_command(study, "fidelity",
                   "How each estimator's router gradient follows ste-dense in a trained model.",
                   "moegrad study fidelity --along-training\n  moegrad study fidelity --checkpoint "
-                  "runs/vision-top-k-sparse/checkpoints/step-00000469.safetensors");
-  command.add_option("--checkpoint", a->checkpoint, "a checkpoint of moegrad train")
-      ->type_name("FILE");
+                  "runs/language-xs");
+  command
+      .add_option("--checkpoint", a->checkpoint,
+                  "a checkpoint of moegrad train; or the folder of a run: all that it has")
+      ->type_name("PATH");
   command.add_flag("--along-training", a->along_training,
                    "train a model and measure at points on the way");
   command.add_option("--estimators", a->estimators, "[all that need no router of their own]")

@@ -4,8 +4,7 @@
 #include "app/study_report.h"
 #include "app/training_study.h"
 #include "lab/specialise.h"
-#include "train/checkpoint.h"
-#include "train/run_folder.h"
+#include "train/stored_model.h"
 
 namespace moegrad {
 namespace {
@@ -19,12 +18,6 @@ constexpr std::string_view kSpecialiseExample =
 constexpr std::string_view kSpecialiseLegend =
     "what the expert of a choice tells of its token, in nats and as a part of all there is to tell "
     "(* no more than by chance)\nalready chosen: of the experts that the last checkpoint chooses";
-
-std::vector<fs::path> checkpoints_of(const std::string& run) {
-  if (!folder_exists(run)) return {run};
-  std::vector<fs::path> all = Checkpoints(RunFolder(run).checkpoints(), 1).list();
-  return all.empty() ? std::vector<fs::path>{checkpoint_of(run)} : all;
-}
 
 std::string told_text(const Telling& t) {
   const bool chance = t.information < 2.0 * t.by_chance;

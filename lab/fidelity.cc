@@ -187,8 +187,16 @@ double output_error(const std::vector<Tensor>& mine, const std::vector<Tensor>& 
 
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators) {
+  const bool causal = model.model->mixture().config().causal;
   std::vector<FidelityVariant> variants;
-  for (const std::string& name : estimators) variants.push_back({name, name});
+  for (const std::string& name : estimators) {
+    FidelityVariant& variant = variants.emplace_back(FidelityVariant{name, name});
+    if (!causal) continue;
+    for (const OptionSpec& option : estimator_entry(name).options) {
+      if (option.name == "causal") variant.options["causal"] = "true";
+      if (option.name == "forward") variant.options["forward"] = "false";
+    }
+  }
   return measure_variants(model, batch, variants);
 }
 

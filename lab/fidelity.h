@@ -39,7 +39,8 @@ struct FidelityVariant {
 std::vector<FidelityRow> measure_variants(const StoredModel& model, const Batch& batch,
                                           const std::vector<FidelityVariant>& variants);
 // Of each mixture layer and each named estimator, on a batch of the training data in training, on the
-// device of the model's parameters; the batch is on the host, of any floating type. Errors: a router
+// device of the model's parameters; the batch is on the host, of any floating type. In a causal model
+// estimators have the options with which no token is given what later ones computed. Errors: a router
 // that an estimator does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators);

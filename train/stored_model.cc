@@ -11,14 +11,18 @@ TrainConfig stored_config(const std::filesystem::path& checkpoint) {
   return stored_run(read_checkpoint(checkpoint).settings);
 }
 
-std::filesystem::path checkpoint_of(const std::filesystem::path& run) {
-  if (!folder_exists(run)) return run;
-  const auto newest = Checkpoints(RunFolder(run).checkpoints()).newest();
-  if (!newest) {
+std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run) {
+  if (!folder_exists(run)) return {run};
+  std::vector<std::filesystem::path> all = Checkpoints(RunFolder(run).checkpoints()).list();
+  if (all.empty()) {
     fail("model", "'{}' has no checkpoint. Give the folder of a run, or a checkpoint.",
          run.string());
   }
-  return *newest;
+  return all;
+}
+
+std::filesystem::path checkpoint_of(const std::filesystem::path& run) {
+  return checkpoints_of(run).back();
 }
 
 StoredModel load_model(const std::filesystem::path& path, Device device) {

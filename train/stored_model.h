@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "train/config.h"
 #include "train/model.h"
@@ -22,6 +23,8 @@ struct StoredModel {
 TrainConfig stored_config(const std::filesystem::path& checkpoint);
 // The newest checkpoint of a run, by the run's folder; or the file itself.
 std::filesystem::path checkpoint_of(const std::filesystem::path& run);
+// All checkpoints of a run from oldest to newest, by the run's folder; or the file itself.
+std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& run);
 // Errors: those of read_checkpoint, and another set of parameters than the configuration asks for,
 // which is found before the memory for them is taken: at most 1 MiB and 8 times the file's size.
 StoredModel load_model(const std::filesystem::path& path, Device device = Device::cpu);

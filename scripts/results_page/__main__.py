@@ -6,13 +6,22 @@ import time
 from pathlib import Path
 
 from engine import Problem
-from others import COUNTERFACTUAL, LANGUAGE_RUN, ORDERS, SPECIALISE, VISION, WEIGHTS
+from others import (
+    COUNTERFACTUAL,
+    FIDELITY_OF_LANGUAGE,
+    LANGUAGE_RUN,
+    ORDERS,
+    SPECIALISE,
+    VISION,
+    WEIGHTS,
+)
 from studies import FIDELITY, LANGUAGE, TASKS
 
 PAGE = Path("docs/results.md")
 MARKER = "<!-- scripts/results writes what follows -->\n"
 SECTIONS = [
     *LANGUAGE,
+    FIDELITY_OF_LANGUAGE,
     *[LANGUAGE_RUN, SPECIALISE, COUNTERFACTUAL],
     *TASKS,
     *[VISION, WEIGHTS, ORDERS, FIDELITY],

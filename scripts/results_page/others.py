@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from engine import Section, Study, digits, moegrad, table
-from studies import TOP_K, methods
+from studies import LANGUAGE, TOP_K, methods
 
 DOMAINS = ["prose", "shakespeare", "glosses", "code", "jargon"]
 
@@ -12,9 +12,6 @@ DOMAINS = ["prose", "shakespeare", "glosses", "code", "jargon"]
 @dataclass
 class Language(Study):
     """The default language run, whose checkpoints other sections read."""
-
-    def run(self, quick):
-        return self.folder(quick) / "runs" / "top-k-s1"
 
     def make(self, quick):
         text = super().make(quick)
@@ -52,21 +49,19 @@ LANGUAGE_RUN = Language(
 
 
 @dataclass
-class OfTheLanguageRun(Section):
-    """A study of its checkpoint."""
+class OfARun(Section):
+    """A study of the checkpoints of top-k's first run in another section."""
 
-    arguments: list
+    of: Study
+    before: list  # its arguments before the run
+    after: list  # and behind it
+    can_be_quick: bool = True
 
     def make(self, quick):
-        name, *rest = self.arguments
-        examples = ["--examples", "20"] if quick else []
-        study = Study(
-            self.name,
-            self.title,
-            self.text,
-            [name, LANGUAGE_RUN.run(quick), *rest, *examples],
-            can_be_quick=False,
-        )
+        run = self.of.folder(quick) / "runs" / "top-k-s1"
+        arguments = [*self.before, run, *self.after]
+        study = Study(self.name, self.title, self.text, arguments)
+        study.can_be_quick = self.can_be_quick
         return study.make(quick)
 
 
@@ -204,15 +199,28 @@ ORDERS = Orders(
     """,
 )
 
-SPECIALISE = OfTheLanguageRun(
+FIDELITY_OF_LANGUAGE = OfARun(
+    "fidelity-language",
+    "How the router gradient follows ste-dense in a language model",
+    "The first run of the first table, top-k with seed 1: its last checkpoints, 16 windows.",
+    of=LANGUAGE[0],
+    before=["fidelity", "--checkpoint"],
+    after=["--batch", "16"],
+    can_be_quick=False,
+)
+SPECIALISE = OfARun(
     "specialise",
     "What do experts learn?",
     "The default language run.",
-    ["specialise", "--examples", "400"],
+    of=LANGUAGE_RUN,
+    before=["specialise"],
+    after=["--examples", "400"],
 )
-COUNTERFACTUAL = OfTheLanguageRun(
+COUNTERFACTUAL = OfARun(
     "counterfactual",
     "Were better routes of equal cost not chosen?",
     "The default language run; after Yoon et al., arXiv:2605.07260.",
-    ["counterfactual", "--examples", "100"],
+    of=LANGUAGE_RUN,
+    before=["counterfactual"],
+    after=["--examples", "100"],
 )

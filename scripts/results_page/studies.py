@@ -152,7 +152,7 @@ TASKS = [
 
 FIDELITY = Study(
     "fidelity",
-    "How the router gradient follows ste-dense in a trained model",
+    "How the router gradient follows ste-dense in a model of images",
     """
     Top-k with the estimator sparse and no auxiliary loss, one epoch of images, 512 tokens; the
     gradient of the router's matrix for the model's own dL/dy, and for ones. Output error: ‖V - E‖

@@ -1,4 +1,4 @@
-// `moegrad train language` and `moegrad sample` on a text of a few lines.
+// `moegrad train language`, and what reads its runs, on a text of a few lines.
 
 #include <nlohmann/json.hpp>
 
@@ -16,17 +16,20 @@ std::string text_of(int lines) {
 }
 
 // A trained run in folder/run.
-void train(const TemporaryFolder& folder, const std::string& pieces = "256") {
+void train(const TemporaryFolder& folder, const std::string& pieces = "256",
+           const std::string& layers = "2") {
   const auto domain = folder.path() / "data/language/jargon";
   moegrad::make_folder(domain);
   moegrad::write_file_atomic(domain / "train.txt", text_of(200));
   moegrad::write_file_atomic(domain / "validation.txt", text_of(20));
-  const Outcome outcome = run(
-      folder, {"train",     "language", "--domains",        "jargon", "--data",    folder / "data",
-               "--context", "16",       "--width",          "16",     "--heads",   "2",
-               "--layers",  "2",        "--activation",     "swiglu", "--experts", "4",
-               "--hidden",  "8",        "--steps",          "12",     "--batch",   "8",
-               "--pieces",  pieces,     "--evaluate-every", "6",      "--out",     folder / "run"});
+  const std::vector<std::string> command = {
+      "train",     "language",    "--domains",        "jargon", "--data",    folder / "data",
+      "--context", "16",          "--width",          "16",     "--heads",   "2",
+      "--layers",  layers,        "--activation",     "swiglu", "--experts", "4",
+      "--hidden",  "8",           "--steps",          "12",     "--batch",   "8",
+      "--pieces",  pieces,        "--evaluate-every", "6",      "--keep",    "9",
+      "--out",     folder / "run"};
+  const Outcome outcome = run(folder, command);
   CHECK(outcome.code == 0);
   CHECK(outcome.err.find("step 6/12: test accuracy") != std::string::npos);
 }
@@ -52,6 +55,32 @@ TEST_CASE("sample: text from a run, the same for the same seed, bytes as they ar
       run(folder, {"sample", run_folder, "--temperature", "0", "--bytes", "3"});
   CHECK(likeliest.code == 0);
   CHECK(likeliest.out.size() == 4);
+}
+
+TEST_CASE("study fidelity: of each layer along the checkpoints of a run") {
+  const TemporaryFolder folder;
+  train(folder, "256", "3");
+  const Outcome outcome =
+      run(folder, {"study", "fidelity", "--checkpoint", folder / "run", "--data", folder / "data",
+                   "--estimators", "sparse,ste-dense,default-ema,attention", "--batch", "4",
+                   "--out", folder / "f"});
+  CHECK(outcome.code == 0);
+  const nlohmann::json report =
+      nlohmann::json::parse(moegrad::read_file(folder.path() / "f/report.json"));
+  const nlohmann::json& charts = report.at("charts");
+  REQUIRE(charts.size() == 4);  // cosine and norm of two mixtures
+  for (const nlohmann::json& chart : charts) {
+    CHECK(chart.at("labels") == nlohmann::json({"6", "12"}));
+    REQUIRE(chart.at("series").size() == 4);
+    for (const nlohmann::json& series : chart.at("series")) {
+      CHECK(series.at("values").size() == 2);
+    }
+  }
+  CHECK(charts[0].at("title") == "Router gradient: cosine to ste-dense, real dL/dy, layer 0");
+  CHECK(charts[3].at("title").get<std::string>().ends_with("layer 1"));
+  for (const nlohmann::json& cosine : charts[2].at("series")[1].at("values")) {
+    CHECK(cosine.get<double>() == doctest::Approx(1.0));
+  }
 }
 
 TEST_CASE("evaluate: of some domains alone") {

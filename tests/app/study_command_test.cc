@@ -133,7 +133,7 @@ TEST_CASE("study: mistakes are named, with exit code 2") {
         "moegrad: [study] nothing to measure: [layer] k is 1, too few for router moesart. Use k >= "
         "2.\n");
   CHECK(refused({"fidelity"}) ==
-        "moegrad: [study] give --checkpoint FILE or --along-training, one of them.\n");
+        "moegrad: [study] give --checkpoint PATH or --along-training, one of them.\n");
   CHECK(refused({"bios"}) == "moegrad: [study] there is no command 'bios'. Did you mean 'bias'?\n");
 }
 
