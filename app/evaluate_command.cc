@@ -27,19 +27,25 @@ struct EvaluateArguments {
 
 // The test data that the run was given; those of `data`, where that is given.
 Dataset test_data(const EvaluateArguments& a, const StoredModel& stored, TrainConfig config) {
+  if (!a.domains.empty()) {
+    if (config.task != "language") {
+      fail("evaluate", "--domains is of language models, and '{}' was trained on {}. Leave it out.",
+           shown(a.run), config.task);
+    }
+    if (!stored.task.pairs.empty()) {
+      fail("evaluate",
+           "--domains is of models of bytes: the pieces of '{}' are those of the texts that it was "
+           "trained on. Leave it out.",
+           shown(a.run));
+    }
+    config.domains = a.domains;
+  }
   if (config.task == "own" && !a.data.empty()) {
     return read_own(
         a.data, stored.task,
         {.dtype = config.type(), .header = a.header.empty() ? config.header : a.header});
   }
   if (!a.data.empty()) config.data = a.data;
-  if (!a.domains.empty()) {
-    if (config.task != "language") {
-      fail("evaluate", "--domains is of language models, and '{}' was trained on {}. Leave it out.",
-           shown(a.run), config.task);
-    }
-    config.domains = a.domains;
-  }
   Task task = load_task(config);
   require_shape(stored, task.shape());
   return std::move(task.test);
@@ -82,8 +88,9 @@ void add_evaluate(CLI::App& app, Global& global) {
                   "[that of the run]")
       ->type_name("PATH");
   command
-      .add_option("--domains", a->domains,
-                  "of a language model: the test text of these alone, a,b [those of the run]")
+      .add_option(
+          "--domains", a->domains,
+          "of a language model of bytes: the test text of these alone, a,b [those of the run]")
       ->type_name("NAMES");
   add_header(command, a->header);
   add_device(command, a->device);

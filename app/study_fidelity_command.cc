@@ -118,7 +118,12 @@ int run_fidelity(const FidelityArguments& a) {
   if (a.along_training == !a.checkpoint.empty()) {
     fail("study", "give --checkpoint PATH or --along-training, one of them.");
   }
-  for (const std::string& name : a.estimators) estimator_entry(name);
+  for (const std::string& name : a.estimators) {
+    estimator_entry(name);
+    if (std::ranges::count(a.estimators, name) > 1) {
+      fail("study", "estimator '{}' is given twice. Give it once.", name);
+    }
+  }
   const std::vector<std::string> names =
       a.estimators.empty() ? comparable_estimators() : a.estimators;
   std::vector<fs::path> checkpoints;

@@ -42,8 +42,8 @@ std::vector<CompareRow> compare(const StudyPlan& plan, const std::filesystem::pa
                                 double margin = kMargin);
 std::string to_json(const CompareRow& row);
 
-// Corrects the p-values of differences by holm(), those of both tests together, and finds the verdicts. A
-// mean is not 0 and beyond the margin: of the two hypotheses of a difference one at most is true.
+// Corrects the p-values of differences by holm(), those of both tests together, and finds the verdicts. No
+// mean is both 0 and beyond the margin: of the two hypotheses of a difference one at most is true.
 struct Judged {
   PairedDifference difference;
   double p_different = 1.0, p_equivalent = 1.0;

@@ -40,7 +40,8 @@ std::vector<FidelityRow> measure_variants(const StoredModel& model, const Batch&
                                           const std::vector<FidelityVariant>& variants);
 // Of each mixture layer and each named estimator, on a batch of the training data in training, on the
 // device of the model's parameters; the batch is on the host, of any floating type. In a causal model
-// estimators have the options with which no token is given what later ones computed. Errors: a router
+// estimators have the options with which no token computes with what later ones did; means over groups, and
+// running ones, are of the whole batch in the gradient. Errors: a router
 // that an estimator does not go with, or whose weights are not those of selected experts.
 std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch& batch,
                                           const std::vector<std::string>& estimators);

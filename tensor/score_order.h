@@ -50,7 +50,8 @@ MOEGRAD_HD ExactSum of_softmax(double o, double b, double log_total) {
   return s;
 }
 
-// sqrt(log(1 + e^o)) + b: of a negative logit from e^(o/2), which lives longer.
+// sqrt(log(1 + e^o)) + b: of a negative logit from e^(o/2), which lives longer. The root is rounded, to
+// 16 digits: logits that are neighbours in f64 may change places.
 MOEGRAD_HD ExactSum of_root_softplus(double o, double b) {
   const double root = math::exp(0.5 * o);
   const double s =

@@ -24,18 +24,18 @@
 // for the experts off S (ste-dense-router) SIMPLE's router gradient is sum_i a_i d mu_i / k, that
 // of the paper.
 //
-// e_k is never formed: with r_j(i) = e_j / e_{j-1} of the experts before i, expert i is taken with
+// Of a fixed size no e_k is formed: with r_j(i) = e_j / e_{j-1} of the experts before i, expert i is taken with
 // the probability q_j(i) = sigmoid(o_i - log r_j(i)) where j are still to be taken from the experts
 // up to i (q_j = 1 where all of them must be), and
 //   log r_j' = log r_j + softplus(o_i - log r_j) - softplus(o_i - log r_{j-1}).
-// S is drawn, and mu summed up, by a walk from the last expert to the first. Only differences of
-// logits enter, so their gradients sum to zero to the last digit. About 13 operations an expert.
+// S is drawn, and mu summed up, by a walk from the last expert to the first. Of a fixed size only
+// differences of logits enter, so their gradients sum to zero to the last digit; of a drawn one
+// their level does too. About 13 operations an expert.
 
 #include "moe/probability/conditional_bernoulli.h"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "moe/on_host.h"
 #include "moe/probability/log_space.h"
@@ -198,15 +198,11 @@ Var next_columns(Var x, std::int64_t count) {
   return concat({slice(x, 1, 1, count), column_of(x, 0.0)}, 1);
 }
 
-// P(|S| = j) [N, most], j = 1 .. most: in proportion to e_j of the logits, which is that of logits less
-// `shift` [N, 1] times e^(j shift); zeros below `least`.
+// P(|S| = j) [N, most], j = 1 .. most, of logits less `shift` [N, 1], that have these log r: in proportion
+// to e_j, with e_j / e_least the product of r_i e^shift over least < i <= j; 0 below `least`.
 Var size_probabilities(Var log_r, Var shift, const Range& range) {
-  const std::int64_t most = range.most;
-  Tensor j = Tensor::empty({1, most}, DType::f64, Device::cpu);
-  for (std::int64_t i = 0; i < most; ++i) j.write<double>()[i] = static_cast<double>(i + 1);
-  const Var log_e = cumulative_sum(log_r, 1) +
-                    shift * log_r.tape().constant(j.to(log_r.dtype()).to(log_r.value().device()));
-  const Var p = softmax(slice(log_e, 1, range.least - 1, most));
+  const Var ratios = slice(log_r, 1, range.least, range.most) + shift;
+  const Var p = softmax(concat({column_of(ratios, 0.0), cumulative_sum(ratios, 1)}, 1));
   if (range.least == 1) return p;
   return concat({constant_like(p, {p.size(0), range.least - 1}, 0.0), p}, 1);
 }
@@ -216,16 +212,20 @@ Var size_probabilities(Var log_r, Var shift, const Range& range) {
 //   taken_j  = reach_j sigmoid(d_j); reach_j where all must be taken, j = i+1
 //   mu_i     = sum_j taken_j
 //   reach_j' = reach_j sigmoid(-d_j) + taken_{j+1}, of the experts 0 .. i-1
-// The k-th largest logit of each token is subtracted first: what decides is near 0, in f32 too.
+// Of each token a logit near those that decide is subtracted first, for they are near 0 then, in f32
+// too: the k-th largest; of a drawn size 0, or the nearest between the least-th and the k-th largest.
 Var marginals(Var logits, const Range& range) {
   const std::int64_t k = range.most;
   const std::int64_t experts = logits.size(1);
   const Var largest = take_columns(logits, top_k_indices(logits, k, "pivot"));
-  const Var pivot = stop_gradient(slice(largest, 1, k - 1, k));
+  Var pivot = slice(largest, 1, k - 1, k);
+  if (!range.one()) pivot = minimum(relu(pivot), slice(largest, 1, range.least - 1, range.least));
+  pivot = stop_gradient(pivot);
   const auto [d, log_r] = odds_to_take(logits - pivot, k);
   Var reach = range.one() ? column_of(logits, 1.0) : size_probabilities(log_r, pivot, range);
-  if (range.one() && k > 1)
+  if (range.one() && k > 1) {
     reach = concat({constant_like(logits, {logits.size(0), k - 1}, 0.0), reach}, 1);
+  }
   std::vector<Var> mu(d.size());
   for (std::int64_t i = experts - 1; i > 0; --i) {
     const auto at = static_cast<std::size_t>(i);
@@ -275,16 +275,16 @@ class ConditionalBernoulliRouter : public Router {
   // i32 [N, most], the largest logit first, -1 behind the set.
   static Tensor most_probable(Var logits, const Range& range) {
     if (range.one()) return top_k_indices(logits, range.most, "selected");
-    const std::int64_t tokens = logits.size(0);
-    return logits.tape().decisions().decide("selected", DType::i32, {tokens, range.most}, [&] {
+    const Shape shape = {logits.size(0), range.most};
+    return logits.tape().decisions().decide("selected", DType::i32, shape, [&] {
       const Tensor o = logits.value();
       const Tensor places = largest_places(o, range.most);
-      Tensor needed = Tensor::zeros({1, range.most}, DType::f64, Device::cpu);
-      for (std::int64_t j = 0; j < range.least; ++j) {
-        needed.write<double>()[j] = -std::numeric_limits<double>::infinity();
+      Tensor always = Tensor::zeros(shape, DType::i32, Device::cpu);
+      for (std::int64_t i = 0; i < always.numel(); ++i) {
+        always.write<std::int32_t>()[i] = i % range.most < range.least ? 1 : 0;
       }
-      const Tensor above = greater(take_columns(o, places), needed.to(o.dtype()).to(o.device()));
-      return where(above, places, scalar_like(places, -1.0));
+      const Tensor least = where(always.to(o.device()), places, scalar_like(places, -1.0));
+      return where(greater(take_columns(o, places), scalar_like(o, 0.0)), places, least);
     });
   }
 

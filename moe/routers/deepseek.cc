@@ -6,8 +6,8 @@
 //   auxiliary   the layer's `aux`, 0.01: E sum_i f_i P_i, the paper's expert-level loss
 //
 // deepseek-v3
-//   o = x W + b_0;  s = sigmoid(o), or sqrt(log(1 + e^o)) with score=sqrt-softplus;  a = s + b, for the
-//   selection only
+//   o = x W + b_0;  s = sigmoid(o), or sqrt(log(1 + e^o)) with score=sqrt-softplus (a score function of
+//   Kimi K3, below);  a = s + b, for the selection only
 //   groups      the E experts are `groups` groups of neighbours, each with the sum of its two
 //               largest a for a score; the best `kept-groups` stay
 //   S = the k largest a of those
@@ -25,7 +25,6 @@
 // Training and inference select alike. No capacity: no token is dropped.
 
 #include <cmath>
-#include <limits>
 
 #include "moe/balance.h"
 #include "moe/registry.h"
@@ -56,8 +55,8 @@ struct DeepseekV3Settings {
 
 // log sqrt(softplus(o)): below -40 softplus(o) is e^o to all digits, and would underflow.
 Var log_root_softplus(Var o) {
-  constexpr double kNone = std::numeric_limits<double>::infinity();
-  return 0.5 * (log(softplus(clamp(o, -40.0, kNone))) + clamp(o + 40.0, -kNone, 0.0));
+  const Var low = constant_like(o, {}, -40.0);
+  return 0.5 * (log(softplus(maximum(o, low))) + minimum(o - low, constant_like(o, {}, 0.0)));
 }
 
 class DeepseekV3Router : public Router {
@@ -190,8 +189,9 @@ RouterEntry deepseek_v3_router() {
                       .from(0.0, 1.0)
                       .tried({"0", "0.1"}),
                   balancing_option(),
-                  option::choice("score", {"sigmoid", "sqrt-softplus"},
-                                 "what makes scores of logits; the second saturates nowhere")},
+                  option::choice(
+                      "score", {"sigmoid", "sqrt-softplus"},
+                      "what makes scores of logits; the second grows on with large ones")},
       .make = [](const Options& o) -> std::unique_ptr<Router> {
         return std::make_unique<DeepseekV3Router>(DeepseekV3Settings{
             o.integer("groups"), o.integer("kept-groups"), o.number("scale"), o.number("bias-rate"),

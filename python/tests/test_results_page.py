@@ -61,6 +61,22 @@ def test_a_section_takes_its_place_and_the_others_stay(page, tmp_path, monkeypat
     assert path.read_text() == before
 
 
+def test_a_page_that_cannot_be_written_stays(page, tmp_path, monkeypatch):
+    path = tmp_path / "results.md"
+    before = f"# Results\n\n{page.MARKER}\n## {page.SECTIONS[0].title}\n\nold\n"
+    path.write_text(before)
+    monkeypatch.setattr(page, "PAGE", path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(page.os, "replace", full)
+    with pytest.raises(page.Problem, match="cannot be written: .*No space left"):
+        page.write_section(page.SECTIONS[1], "new\n")
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_page_without_its_marker_is_left_alone(page, tmp_path, monkeypatch):
     path = tmp_path / "results.md"
     path.write_text("# Results\n")

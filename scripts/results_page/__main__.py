@@ -1,5 +1,6 @@
 """docs/results.md: makes what its sections need, and writes their tables below its marker."""
 
+import os
 import re
 import sys
 import time
@@ -40,8 +41,17 @@ def read_page():
 def write_section(section, text):
     above, texts = read_page()
     texts[section.title] = f"\n{text}"
+    known = {s.title for s in SECTIONS}
+    for title in texts.keys() - known:
+        print(f"[results] left out: '{title}', which is no section", file=sys.stderr)
     ours = [f"## {s.title}\n\n{texts[s.title].strip()}\n" for s in SECTIONS if s.title in texts]
-    PAGE.write_text(f"{above}{MARKER}\n" + "\n".join(ours))
+    beside = PAGE.with_name(PAGE.name + ".new")
+    try:
+        beside.write_text(f"{above}{MARKER}\n" + "\n".join(ours))
+        os.replace(beside, PAGE)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise Problem(f"{PAGE} cannot be written: {error}. It is as it was.") from error
 
 
 def make(section, quick):

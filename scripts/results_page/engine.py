@@ -92,10 +92,16 @@ class Study(Section):
         if not self.measures:
             return []
         rows = [["method", *(name.replace("_", " ") for name in self.measures)]]
+        planned = {row.get("method") for row in json.loads((folder / "rows.json").read_text())}
         for method, results in self.results(folder).items():
+            if method not in planned:
+                continue
             row = [method]
             for name in self.measures:
                 values = [r[f"test_{name}"] for r in results]
+                if None in values:
+                    row.append("-")
+                    continue
                 spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
                 row.append(f"{statistics.mean(values):.4f}{spread}")
             rows.append(row)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from engine import Section, Study, digits, moegrad, table
+from engine import Problem, Section, Study, digits, moegrad, table
 from studies import LANGUAGE, TOP_K, methods
 
 DOMAINS = ["prose", "shakespeare", "glosses", "code", "jargon"]
@@ -59,6 +59,8 @@ class OfARun(Section):
 
     def make(self, quick):
         run = self.of.folder(quick) / "runs" / "top-k-s1"
+        if not (run / "result.json").exists():
+            raise Problem(f"'{run}' is missing. Make the section {self.of.name} first.")
         arguments = [*self.before, run, *self.after]
         study = Study(self.name, self.title, self.text, arguments)
         study.can_be_quick = self.can_be_quick

@@ -152,6 +152,8 @@ TEST_CASE("own data: mistakes") {
   const Outcome evaluated = run(f.folder, {"evaluate", (f.folder / "s").string()});
   CHECK(evaluated.code == 0);
   CHECK(evaluated.out.find("; 2048 rows\n") != std::string::npos);
+  mistake(run(f.folder, {"evaluate", r, "--data", data, "--domains", "prose"}),
+          "[evaluate] --domains is of language models, and ");
   mistake(run(f.folder, {"evaluate", (f.folder / "s").string(), "--domains", "prose"}),
           "[evaluate] --domains is of language models, and '" + (f.folder / "s").string() +
               "' was trained on synthetic. Leave it out.");

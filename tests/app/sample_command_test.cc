@@ -65,6 +65,10 @@ TEST_CASE("study fidelity: of each layer along the checkpoints of a run") {
                    "--estimators", "sparse,ste-dense,default-ema,attention", "--batch", "4",
                    "--out", folder / "f"});
   CHECK(outcome.code == 0);
+  const Outcome twice = run(folder, {"study", "fidelity", "--checkpoint", folder / "run",
+                                     "--estimators", "sparse,sparse"});
+  CHECK(twice.code == 2);
+  CHECK(twice.err == "moegrad: [study] estimator 'sparse' is given twice. Give it once.\n");
   const nlohmann::json report =
       nlohmann::json::parse(moegrad::read_file(folder.path() / "f/report.json"));
   const nlohmann::json& charts = report.at("charts");
@@ -108,6 +112,9 @@ TEST_CASE("evaluate: of some domains alone") {
 TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
   const TemporaryFolder folder;
   train(folder, "264");
+  const Outcome domains = run(folder, {"evaluate", folder / "run", "--domains", "jargon"});
+  CHECK(domains.code == 2);
+  CHECK(domains.err.find("[evaluate] --domains is of models of bytes") != std::string::npos);
   const Outcome sampled =
       run(folder, {"sample", folder / "run", "--prompt", "a line of text", "--bytes", "33"});
   CHECK(sampled.code == 0);

@@ -125,6 +125,16 @@ TEST_CASE("errors of a whole table are as rare as promised") {
   CHECK(tables_wrong < 0.07 * kTables);
 }
 
+TEST_CASE("judged: of both tests of n differences, times n at most") {
+  PairedDifference d;
+  d.p_different = 0.02;
+  d.p_equivalent = 1.0;
+  const std::vector<Judged> all = judged({d, d});
+  CHECK(all[0].p_different == doctest::Approx(0.04));
+  CHECK(all[1].p_different == doctest::Approx(0.04));
+  CHECK(all[0].p_equivalent == 1.0);
+}
+
 // One mean is 0 and the other at the margin: the first may be called different, the second equivalent,
 // and about 5 % of the tables may say either. Corrected apart, each test has 5 % of its own.
 TEST_CASE("both tests of a table together err as rarely as promised") {

@@ -1,5 +1,6 @@
 #include "train/reviews.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -75,21 +76,37 @@ TEST_CASE("reviews: words, targets, each text once") {
 
 TEST_CASE("reviews: the words are those of most training texts, the first of as many") {
   const Fixture fixture;
-  // 1,201 words: "common" in every text, the others in one each, all in the training rows or not.
+  // 2,000 words in a text each, "common" in all: of some 1,600 words of training texts 999 have a column,
+  // the first by the alphabet. The ratings follow the alphabet.
   std::string text = kHeader;
-  for (int i = 0; i < 1200; ++i) {
+  for (int i = 0; i < 2000; ++i) {
     const std::string word = {static_cast<char>('a' + i / 676),
                               static_cast<char>('a' + i / 26 % 26),
                               static_cast<char>('a' + i % 26)};
-    text += fmt::format("common {},3,1,Tops\n", word);
+    text += fmt::format("common {},{},1,Tops\n", word, 1 + i / 400);
   }
   const Task task = fixture.load(text);
-  CHECK(task.train.x.shape() == Shape{960, 961});
-  CHECK(task.test.x.shape() == Shape{240, 961});
-  for (std::int64_t i = 0; i < 240; ++i) {
-    double words = 0.0;
-    for (std::int64_t c = 0; c < 961; ++c) words += task.test.x.at(961 * i + c);
-    CHECK(words == 1.0);  // what the test alone has is no word
+  REQUIRE(task.train.x.shape() == Shape{1600, 1000});
+  REQUIRE(task.test.x.shape() == Shape{400, 1000});
+  double last_with = 0.0;
+  double first_without = 6.0;
+  int with = 0;
+  for (std::int64_t i = 0; i < 1600; ++i) {
+    const auto row =
+        task.train.x.values<std::int32_t>().subspan(static_cast<std::size_t>(i) * 1000, 1000);
+    CHECK(row[0] == 1);  // "common"
+    const bool has = std::ranges::count(row, 1) == 2;
+    const double rating = task.train.labels.at(3 * i);
+    if (has) last_with = std::max(last_with, rating);
+    if (!has) first_without = std::min(first_without, rating);
+    with += has ? 1 : 0;
+  }
+  CHECK(with == 999);
+  CHECK(last_with <= first_without);
+  for (std::int64_t i = 0; i < 400; ++i) {
+    const auto row =
+        task.test.x.values<std::int32_t>().subspan(static_cast<std::size_t>(i) * 1000, 1000);
+    CHECK(std::ranges::count(row, 1) == 1);  // what the test alone has is no word
   }
 }
 

@@ -1,5 +1,6 @@
 // probmoe with a number of experts that is drawn too, by plain loops over sets.
 
+#include "tests/moe/router_cases.h"
 #include "tests/moe/sampling_cases.h"
 #include "tests/temporary_files.h"
 
@@ -129,6 +130,21 @@ TEST_CASE("probmoe of 1 to k experts: draws follow the law, large logits too") {
     const double error = std::sqrt(sets.mu[e] * (1.0 - sets.mu[e]) / static_cast<double>(kDraws));
     CHECK(std::abs(found[e] - sets.mu[e]) < 4.5 * error);
   }
+  // In f32 as in f64, of logits far from those that decide.
+  const Tensor wide = Tensor::of<double>({3, 5}, {1e4, 0.3, -0.2, -1.0, -2.0, 0.3, -0.2, -1e4,
+                                                  -1.1e4, -2e4, 1e4, 1e4 + 0.5, 0.3, -0.2, -1e4});
+  Tape tape;
+  Weights weights;
+  weights.set("router.weight", tape.constant(identity(5).to(DType::f32)));
+  const Var x = tape.variable(wide.to(DType::f32));
+  const Routing narrow =
+      make("conditional-bernoulli", options(1))->route({5, 1, 1, 5, 3}, {x, weights, true});
+  const Tensor slope = tape.backward(sum(narrow.weights))[x];
+  const Run exact =
+      run("conditional-bernoulli", wide, {{"selected", narrow.selected}}, 3, {}, true, options(1));
+  for (std::int64_t i = 0; i < slope.numel(); ++i) {
+    CHECK(std::abs(slope.at(i) - exact.gradient.at(i)) < 1e-6);
+  }
   // All far above 0: as many as may be. All far below: as few.
   const Tensor far = Tensor::of<double>({2, 3}, {700.0, 701.0, 702.0, -700.0, -701.0, -702.0});
   const Run sure = run("conditional-bernoulli", far, {}, 2, {}, true, options(1));
@@ -161,6 +177,15 @@ TEST_CASE("probmoe of 1 to k experts: inference runs the most probable set; refu
   }
   const Run all = run("conditional-bernoulli", o, {}, 3, {}, false, options(4));
   CHECK(all.selected.same_bits(run("top-k", o, {}, 3, {}, false).selected));
+  // A broken router is not hidden: the least-th expert is read whatever its logit is.
+  for (const double bad : {std::nan(""), -std::numeric_limits<double>::infinity()}) {
+    const Run broken =
+        run("conditional-bernoulli", Tensor::full({1, 4}, bad, DType::f64, Device::cpu), {}, 3, {},
+            false, options(2));
+    CHECK(broken.selected.data<std::int32_t>()[1] >= 0);
+    CHECK(broken.selected.data<std::int32_t>()[2] == -1);
+    CHECK(std::isnan(broken.weights.at(0)));
+  }
   CHECK(error_of([] {
           make("conditional-bernoulli", {{"least", "1"}});
         }) == "[conditional-bernoulli] least is 1 and variant simple. Use variant=probmoe.");
