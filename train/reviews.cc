@@ -21,10 +21,10 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kReviewStream = 0x72657669'65770000U;
 
 constexpr std::size_t kMostDepartments = 100;
-constexpr std::string_view kColumns[] = {"Review Text", "Rating", "Recommended IND",
-                                         "Department Name"};
+constexpr std::string_view kReviewColumns[] = {"Review Text", "Rating", "Recommended IND",
+                                               "Department Name"};
 
-std::set<std::string> words_of(std::string_view text) {
+std::set<std::string> distinct_words(std::string_view text) {
   std::set<std::string> words;
   std::string word;
   for (const char c : text) {
@@ -51,13 +51,13 @@ std::vector<Review> read_reviews(const fs::path& path) {
     fail("reviews", "'{}' is missing. Run scripts/data reviews.", path.string());
   }
   const CsvFile file = read_csv(path);
-  std::size_t at[std::size(kColumns)];
-  for (std::size_t i = 0; i < std::size(kColumns); ++i) {
+  std::size_t at[std::size(kReviewColumns)];
+  for (std::size_t i = 0; i < std::size(kReviewColumns); ++i) {
     at[i] = 0;
-    while (at[i] < file.columns && file.cell(0, at[i]) != kColumns[i]) ++at[i];
+    while (at[i] < file.columns && file.cell(0, at[i]) != kReviewColumns[i]) ++at[i];
     if (at[i] < file.columns) continue;
     fail("reviews", "{}: there is no column '{}'. Run scripts/data reviews again.", path.string(),
-         kColumns[i]);
+         kReviewColumns[i]);
   }
   std::vector<Review> reviews;
   std::unordered_set<std::string_view> texts;
@@ -69,9 +69,9 @@ std::vector<Review> read_reviews(const fs::path& path) {
       const auto number = parse_number<std::int32_t>(cell, least, most);
       if (number) return *number;
       fail("reviews", "{}: line {}: {} '{}' is not from {} to {}. Run scripts/data reviews again.",
-           path.string(), file.lines[row], kColumns[i], shown(cell), least, most);
+           path.string(), file.lines[row], kReviewColumns[i], shown(cell), least, most);
     };
-    reviews.push_back({.words = words_of(text),
+    reviews.push_back({.words = distinct_words(text),
                        .rating = whole(1, 1, 5),
                        .recommended = whole(2, 0, 1),
                        .department = std::string(file.cell(row, at[3]))});
