@@ -29,6 +29,7 @@
 #include "moe/balance.h"
 #include "moe/registry.h"
 #include "moe/score_order.h"
+#include "moe/values.h"
 #include "ops/ops.h"
 
 namespace moegrad {

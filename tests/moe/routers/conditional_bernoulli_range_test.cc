@@ -62,7 +62,9 @@ std::map<std::string, std::string> options(std::int64_t least) {
 }  // namespace
 
 TEST_CASE("probmoe of 1 to k experts: the mean and the spread of its weights, over all sets") {
-  for (const auto& [least, most] : {std::pair<std::int64_t, std::int64_t>{1, 2}, {1, 4}, {2, 3}}) {
+  for (const auto& range : {std::pair<std::int64_t, std::int64_t>{1, 2}, {1, 4}, {2, 3}}) {
+    const std::int64_t least = range.first;
+    const std::int64_t most = range.second;
     CAPTURE(least);
     CAPTURE(most);
     const std::vector<double> o = recorded_logits(5);
@@ -81,7 +83,9 @@ TEST_CASE("probmoe of 1 to k experts: the mean and the spread of its weights, ov
 
 TEST_CASE("probmoe of 1 to k experts: dw_j = z_j dpi_j + pi_j dmu_j on the drawn set") {
   const Tensor o = logits();
-  for (const auto& [least, most] : {std::pair<std::int64_t, std::int64_t>{1, 2}, {1, 5}, {2, 4}}) {
+  for (const auto& range : {std::pair<std::int64_t, std::int64_t>{1, 2}, {1, 5}, {2, 4}}) {
+    const std::int64_t least = range.first;
+    const std::int64_t most = range.second;
     CAPTURE(least);
     CAPTURE(most);
     const Tensor a = Rng{6, 1, 0}.normal({kTokens, most}, DType::f64);
