@@ -115,4 +115,4 @@ class Study(Section):
         if not results:
             return ""
         minutes = sum(r["train_seconds"] for r in results) / 60
-        return f"{len(results)} runs, {minutes:.0f} minutes of training on one core each. "
+        return f"{len(results)} runs, {minutes:.1f} minutes of training in all, one core a run. "
