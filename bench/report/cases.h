@@ -8,6 +8,7 @@
 
 #include "moe/layer.h"
 #include "tensor/safetensors.h"
+#include "train/config.h"
 #include "train/model.h"
 #include "train/optimiser.h"
 
@@ -121,9 +122,11 @@ std::unique_ptr<Model> make_vision();
 // One block, h = x + attention(norm(x)) W; y = h + mixture(norm(h)), with mse(y, target): 8
 // sequences of 128 tokens, width 128, one head, 2 of 8 experts of hidden width 256.
 std::unique_ptr<Model> make_transformer();
-// The language model of examples/configs/language-xs.json, on 16 windows of 128 random bytes: width 64,
-// 3 layers, two of them with 2 of 8 SwiGLU experts of hidden width 88.
-std::unique_ptr<Model> make_language();
+// The language models of examples/configs/language-{xs,m}.json, on 16 windows of 128 random bytes, with
+// 2 of 8 SwiGLU experts in all layers but the first. XS: width 64, 3 layers, hidden width 88; M: 128, 4, 176.
+TrainConfig language_xs();
+TrainConfig language_m();
+std::unique_ptr<Model> make_language(const TrainConfig& config);
 
 // A chain of operations on tensors of one element: seconds for each recorded and for each replayed.
 struct TapeTimes {

@@ -172,22 +172,14 @@ class Transformer : public Model {
   Tensor x_, target_;
 };
 
-// The mixtures of examples/configs/language-xs.json.
-LayerConfig language_mixture() {
-  TrainConfig config;
-  config.activation = "swiglu";
-  config.hidden = 88;
-  config.aux = 0.01;
-  return config.layer();
-}
-
 class Language : public Model {
-  static constexpr std::int64_t kWindows = 16;
-
  public:
-  Language() : model_({}, language_mixture()) {
-    const Tensor drawn = Rng{.seed = 1}.uniform({kWindows, model_.size().context + 1}, DType::f64);
-    windows_ = Tensor::empty(drawn.shape(), DType::i32, Device::cpu);
+  explicit Language(const TrainConfig& config)
+      : model_({.layers = config.layers, .heads = config.heads, .context = config.context},
+               config.layer()) {
+    const Shape shape{config.batch, config.context + 1};
+    const Tensor drawn = Rng{.seed = 1}.uniform(shape, DType::f64);
+    windows_ = Tensor::empty(shape, DType::i32, Device::cpu);
     for (std::int64_t i = 0; i < drawn.numel(); ++i) {
       windows_.write<std::int32_t>()[i] = static_cast<std::int32_t>(drawn.at(i) * 256.0);
     }
@@ -205,6 +197,17 @@ class Language : public Model {
   Tensor windows_;
 };
 
+TrainConfig language(std::int64_t width, std::int64_t layers, std::int64_t hidden) {
+  TrainConfig config;
+  config.activation = "swiglu";
+  config.width = width;
+  config.layers = layers;
+  config.hidden = hidden;
+  config.aux = 0.01;
+  config.batch = 16;
+  return config;
+}
+
 }  // namespace
 
 std::unique_ptr<Model> make_mlp(std::int64_t rows, std::int64_t width, int layers) {
@@ -212,7 +215,12 @@ std::unique_ptr<Model> make_mlp(std::int64_t rows, std::int64_t width, int layer
 }
 std::unique_ptr<Model> make_vision() { return std::make_unique<Vision>(); }
 std::unique_ptr<Model> make_transformer() { return std::make_unique<Transformer>(); }
-std::unique_ptr<Model> make_language() { return std::make_unique<Language>(); }
+
+TrainConfig language_xs() { return language(64, 3, 88); }
+TrainConfig language_m() { return language(128, 4, 176); }
+std::unique_ptr<Model> make_language(const TrainConfig& config) {
+  return std::make_unique<Language>(config);
+}
 
 // --- the tape
 

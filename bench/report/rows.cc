@@ -7,7 +7,9 @@
 
 #include "bench/report/cases.h"
 #include "bench/report/product.h"
+#include "lab/cost.h"
 #include "tensor/threads.h"
+#include "train/language.h"
 
 namespace moegrad::bench {
 namespace {
@@ -35,6 +37,7 @@ class Report {
       threads_ = threads;
       layers();
       against_bare();
+      language();
       ste_dense();
       if (most == 1) break;
     }
@@ -103,6 +106,23 @@ class Report {
                                    std::make_unique<BareLayer>(size));
       add("dense layer of equal operations over bare layer", size.name(), "", s.ratio);
     }
+  }
+
+  // A training step of the default language model, by the operations of its matrix products, beside a
+  // bare layer of its tokens whose experts have as many operations: 2 matrices of 264 for 3 of 176.
+  void language() {
+    const TrainConfig config = language_m();
+    const Size bare{2048, 128, 264, 8, 2};
+    const SideBySide s =
+        compare("language model, size M", std::make_unique<BareLayer>(bare), make_language(config));
+    const TaskShape text{.inputs = config.context + 1,
+                         .ids = true,
+                         .targets = {{.name = "byte", .classes = kBytes}}};
+    const double operations = operations_of_step(config, text);
+    add("rate of a step over bare layer's", "language model, size M", "",
+        times(s.ratio, operations / bare.operations()), at_least(0.8));
+    add("rate of a step", "language model, size M", "GFLOP/s", rate(s.b, operations));
+    add("time of a step", "language model, size M", "ms", times(s.b, 1e3));
   }
 
   void tape() {

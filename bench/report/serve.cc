@@ -51,7 +51,7 @@ Case make_case(const std::string& name) {
   if (name == "small-mlp") return model_case(make_mlp(8, 16, 4));
   if (name == "vision") return model_case(make_vision());
   if (name == "transformer") return model_case(make_transformer());
-  if (name == "language") return model_case(make_language());
+  if (name == "language") return model_case(make_language(language_xs()));
   fail("serve", "there is no case '{}'.", name);
 }
 
