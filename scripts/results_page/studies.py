@@ -54,11 +54,12 @@ LANGUAGE = [
         "learning-rate",
         "Is it only a larger gradient?",
         """
-        Three rates, 500 steps, two seeds. The controls `-norms` have the sparse gradient with the
+        Four rates, 500 steps, two seeds. The controls `-norms` have the sparse gradient with the
         norms that another estimator's has.
         """,
-        ["learning-rate", *steps(500), "--seeds", "2", "--rates", "0.001,0.002,0.004"]
-        + methods(TOP_K, STE_DENSE, EXPERT_GROUP),
+        ["learning-rate", *steps(500), "--seeds", "2", "--rates", "0.001,0.002,0.004,0.008"]
+        + methods(TOP_K, STE_DENSE, "ste-dense-norms: norms_of=ste-dense")
+        + methods(EXPERT_GROUP, "expert-group-norms: norms_of=expert-group"),
     ),
     Study(
         "shapes",
