@@ -22,7 +22,7 @@ class Language(Section):
 
     def make(self, quick):
         commands = []
-        rows = [["run", "parameters", "loss", "byte perplexity", "minutes"]]
+        rows = [["run", "parameters", "loss", "byte perplexity"]]
         by_domain = [["run", *DOMAINS]]
         for name, flags in self.trained.items():
             command = ["train", "--config", "examples/configs/language-m.json", *flags]
@@ -33,8 +33,7 @@ class Language(Section):
                 moegrad(*command, *length, "--seed", 1, "--force", "--out", run)
             r = json.loads((run / "result.json").read_text())
             figures = [digits(r["test_loss"], 4), digits(r["test_byte_perplexity"], 3)]
-            minutes = digits(r["train_seconds"] / 60, 1)
-            rows.append([name, f"{r['parameters']:,}", *figures, minutes])
+            rows.append([name, f"{r['parameters']:,}", *figures])
             by_domain.append([name, *(digits(self.loss(run, d), 4) for d in DOMAINS)])
         return "\n".join(
             [self.words(), *commands, table(rows)]
@@ -51,9 +50,9 @@ LANGUAGE_RUN = Language(
     "A language model",
     """
     The default run, size M, 14 M bytes: top-k with 8 experts, 2 active, and a dense model with as
-    many active parameters (one expert of twice the width), on the same bytes, each with all cores
-    of this machine. Compressors on the same texts (`xz -9e`): prose 1.39 nats a byte, shakespeare
-    1.73, code 0.90, glosses 1.41, jargon 1.64.
+    many active parameters (one expert of twice the width), on the same bytes. Compressors on the
+    same texts (`xz -9e`): prose 1.39 nats a byte, shakespeare 1.73, code 0.90, glosses 1.41, jargon
+    1.64.
     """,
 )
 
