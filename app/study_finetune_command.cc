@@ -26,8 +26,7 @@ Table table_of_forgetting(const std::vector<ForgettingRow>& rows) {
     const PairedDifference& d = row.judged.difference;
     const bool first = &row == &rows.front();
     table.add({row.method, cell(row.before, 4), cell(row.after, 4), first ? "-" : cell(d.mean, 4),
-               first ? "-" : cell(d.error, 4),
-               first ? "-" : std::string(name_of(row.judged.verdict))});
+               first ? "-" : cell(d.error, 4), first ? "-" : verdict_text(d, row.judged.verdict)});
   }
   return table;
 }

@@ -44,7 +44,7 @@ Table table_of_best(const std::vector<BestRate>& rows) {
                cell(row.mean.loss, 4), first || d.pairs == 0 ? "-" : cell(d.mean, 4),
                first || d.pairs < 2 ? "-" : cell(d.error, 4),
                first || d.pairs < 2 ? "-" : fmt::format("{:.4f} to {:.4f}", d.low, d.high),
-               first ? "-" : std::string(name_of(row.judged.verdict))});
+               first ? "-" : verdict_text(d, row.judged.verdict)});
   }
   return table;
 }

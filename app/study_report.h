@@ -29,6 +29,7 @@ class Report {
     for (const std::filesystem::path& file :
          {rows_file(), script_file(), plot_file(), study_report_of(folder_)})
       require_writable(file);
+    require_same_study();
     output.require();
   }
 
@@ -49,11 +50,9 @@ class Report {
                        .legend = std::string(legend),
                        .tables = {},
                        .charts = charts};
-    for (const std::string& word : own_command()) {
-      if (report.command.ends_with(" study ")) report.study = word;
-      report.command += shell_word(word) + " ";
-    }
+    for (const std::string& word : own_command()) report.command += shell_word(word) + " ";
     if (!report.command.empty()) report.command.pop_back();
+    report.study = own_study();
     for (const Table& table : tables) report.tables.push_back(table.rows());
     write_file_atomic(study_report_of(folder_), to_json(report) + "\n");
     if (!output_.file.empty()) output_.write(text);
@@ -76,6 +75,21 @@ class Report {
   }
 
  private:
+  // Another study's report would be lost.
+  void require_same_study() const {
+    const std::filesystem::path file = study_report_of(folder_);
+    if (!path_exists(file)) return;
+    std::string there;
+    try {
+      there = read_study_report(file).study;
+    } catch (const Error&) {
+      return;  // of another version, or half a file: made again
+    }
+    const std::string here = own_study();
+    if (there == here) return;
+    fail("study", "'{}' has the report of the study {}, and this is {}. Choose another --out.",
+         folder_.string(), there, here);
+  }
   std::filesystem::path rows_file() const { return folder_ / "rows.json"; }
   std::filesystem::path plot_file() const { return folder_ / "plot.svg"; }
   std::filesystem::path script_file() const { return folder_ / "plot.gp"; }

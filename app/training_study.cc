@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Tasks by what they are loaded from.
+// Tasks by what they are loaded from; of one that depends on the seed any.
 class LoadedTasks {
  public:
   explicit LoadedTasks(Progress& progress) : progress_(progress) {}
@@ -26,10 +26,18 @@ class LoadedTasks {
     const auto message = [&](std::string_view text) { progress_.message(text); };
     return tasks_.emplace(key, load_task(config, message)).first->second;
   }
+  std::string checksum(const TrainConfig& config) {
+    if (is_drawn(config.task) || config.task == "own") return checksum_of(load_task(config));
+    const Task& task = (*this)(config);
+    std::string& known = checksums_[&task];
+    if (known.empty()) known = checksum_of(task);
+    return known;
+  }
 
  private:
   Progress& progress_;
   std::map<std::string, Task> tasks_;
+  std::map<const Task*, std::string> checksums_;
 };
 
 double seconds_of(const std::vector<PlannedRun>& runs, LoadedTasks& tasks) {
@@ -128,6 +136,7 @@ MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
   const RunsOptions options{.folder = a.runs(),
                             .program = fs::read_symlink("/proc/self/exe"),
                             .jobs = jobs,
+                            .data = [&](const TrainConfig& c) { return tasks.checksum(c); },
                             .stop = &stop_signal,
                             .message = [&](std::string_view line) { progress.message(line); }};
   MadeRuns made;
@@ -165,7 +174,7 @@ Table table_of(const std::vector<CompareRow>& rows) {
     add({row.method, cell(row.mean.loss, 4), first ? "-" : cell(d.mean, 4),
          first ? "-" : cell(d.error, 4),
          first || d.pairs < 2 ? "-" : fmt::format("{:.4f} to {:.4f}", d.low, d.high),
-         first ? "-" : std::string(name_of(row.verdict)), cell(row.mean.load, 2),
+         first ? "-" : verdict_text(d, row.verdict), cell(row.mean.load, 2),
          cell(row.mean.gradient_norm, 3), cell(row.mean.step_seconds, 3)},
         row.point,
         row.change.pairs < 2 ? "-"

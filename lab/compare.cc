@@ -163,6 +163,10 @@ std::vector<CompareRow> compare(const StudyPlan& plan, const fs::path& folder, d
   return rows;
 }
 
+std::string verdict_text(const PairedDifference& difference, Finding verdict) {
+  return difference.pairs == 0 ? "-" : std::string(name_of(verdict));
+}
+
 std::string to_json(const CompareRow& row) {
   Json runs = Json::array();
   for (const RunFigures& run : row.runs) runs.push_back(figures_object(run));
@@ -176,7 +180,7 @@ std::string to_json(const CompareRow& row) {
                  {"high", d.high},
                  {"p_different", row.p_different},
                  {"p_equivalent", row.p_equivalent},
-                 {"verdict", name_of(row.verdict)},
+                 {"verdict", verdict_text(d, row.verdict)},
                  {"gap", row.gap},
                  {"runs", runs}};
   if (!row.point.empty()) {

@@ -50,6 +50,8 @@ struct Judged {
   Finding verdict = Finding::undecided;
 };
 std::vector<Judged> judged(const std::vector<PairedDifference>& differences);
+// The name of the verdict; a dash where no seed has both.
+std::string verdict_text(const PairedDifference& difference, Finding verdict);
 // Of the seeds of which both have ended.
 PairedDifference difference_of_losses(const std::vector<RunFigures>& a,
                                       const std::vector<RunFigures>& b, double margin);

@@ -70,7 +70,7 @@ std::string to_json(const ForgettingRow& row) {
                                 {"high", d.high},
                                 {"p_different", row.judged.p_different},
                                 {"p_equivalent", row.judged.p_equivalent},
-                                {"verdict", name_of(row.judged.verdict)}}
+                                {"verdict", verdict_text(d, row.judged.verdict)}}
       .dump();
 }
 

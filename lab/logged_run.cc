@@ -47,10 +47,10 @@ const Keys& keys_of_an_evaluation() {
   return keys;
 }
 const Keys& keys_of_a_result() {
-  static const Keys keys = {"task",        "router",     "estimator", "auxiliary_losses",
-                            "interrupted", "steps",      "seed",      "parameters",
-                            "maths",       "checkpoint", "dropped",   "train_seconds",
-                            "expert_load", "layer_loads"};
+  static const Keys keys = {"task",        "router",      "estimator", "auxiliary_losses",
+                            "interrupted", "steps",       "seed",      "parameters",
+                            "maths",       "checkpoint",  "dropped",   "train_seconds",
+                            "expert_load", "layer_loads", "data"};
   return keys;
 }
 

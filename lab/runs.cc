@@ -9,6 +9,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -125,11 +126,25 @@ class StudyRuns {
     if (!path_exists(folder.config())) return;
     const TrainConfig here = stored_run(read_settings(to_json(run.config), run.name));
     const std::string other = difference(folder.resumed({}), here);
-    if (other.empty()) return;
+    if (other.empty()) return require_same_data(run, folder);
     fail("study",
          "'{}' holds a run of another configuration: {}. Choose another folder with --out, or "
          "remove that one.",
          folder.path().string(), other);
+  }
+
+  // Runs begun find out themselves; results of before have no checksum.
+  void require_same_data(const PlannedRun& run, const RunFolder& folder) const {
+    if (!options_.data || !path_exists(folder.result())) return;
+    const nlohmann::json result = nlohmann::json::parse(read_file(folder.result()), nullptr, false);
+    if (!result.is_object() || !result.contains("data") || !result["data"].is_string()) return;
+    const auto there = result["data"].get<std::string>();
+    const std::string here = options_.data(run.config);
+    if (there == here) return;
+    fail("study",
+         "'{}' holds a run of other data: their checksum is {} there and {} here. Choose another "
+         "folder with --out, or remove that one.",
+         folder.path().string(), there, here);
   }
 
   void begin(std::size_t i) {

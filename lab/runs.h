@@ -21,6 +21,8 @@ struct RunsOptions {
   std::filesystem::path folder;
   std::filesystem::path program;  // moegrad, whose command `train` each run is
   int jobs = 1;                   // processes at a time, of one thread each
+  // The checksum of the data of a run; a finished one must have been made of these.
+  std::function<std::string(const TrainConfig&)> data;
   // Becomes the number of a signal when all are to stop: runs are saved, and go on the next time.
   const std::atomic<int>* stop = nullptr;
   // Called with a line whenever a run begins or ends: what, how many are done, the time left.
@@ -35,7 +37,7 @@ struct RunOutcome {
 
 // Makes the runs that are not there yet, each in folder/NAME, its output in folder/NAME.log. One that
 // was begun goes on; one that fails stops no other. An Error, before anything is begun, where a
-// folder holds a run of another configuration: it names the differences.
+// folder holds a run of another configuration, or a finished one of other data: it says which.
 std::vector<RunOutcome> make_runs(const std::vector<PlannedRun>& runs, const RunsOptions& options);
 
 // Of a whole run.

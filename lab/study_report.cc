@@ -80,6 +80,11 @@ std::vector<std::string> own_command() {
   return words;
 }
 
+std::string own_study() {
+  const std::vector<std::string> words = own_command();
+  return words.size() > 2 && words[1] == "study" ? words[2] : "";
+}
+
 std::string machine_text() {
   std::ifstream file("/proc/cpuinfo");
   std::string name = "unknown processor";

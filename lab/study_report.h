@@ -29,6 +29,8 @@ inline std::filesystem::path study_report_of(const std::filesystem::path& folder
 }
 // This process's own words: "moegrad study compare --seeds 4".
 std::vector<std::string> own_command();
+// The word behind "study" of it; empty where there is none.
+std::string own_study();
 // The processor and the number of its cores.
 std::string machine_text();
 

@@ -153,6 +153,9 @@ Checkpoint read_checkpoint(const fs::path& path) {
   if (const auto task = c.file.metadata.find("task"); task != c.file.metadata.end()) {
     c.task = read_shape(task->second, path.string());
   }
+  if (const auto data = c.file.metadata.find("data"); data != c.file.metadata.end()) {
+    c.data = data->second;
+  }
   return c;
 }
 
@@ -196,8 +199,13 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
   return *there;
 }
 
-Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config, std::string task)
-    : folder_(std::move(folder)), keep_(keep), config_(std::move(config)), task_(std::move(task)) {}
+Checkpoints::Checkpoints(fs::path folder, std::int64_t keep, std::string config, std::string task,
+                         std::string data)
+    : folder_(std::move(folder)),
+      keep_(keep),
+      config_(std::move(config)),
+      task_(std::move(task)),
+      data_(std::move(data)) {}
 
 fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters,
                            const Optimiser& optimiser) const {
@@ -220,6 +228,7 @@ fs::path Checkpoints::save(const TrainState& state, const Parameters& parameters
     file.metadata["fewer_steps"] = nlohmann::json(fewer).dump();
   }
   if (!task_.empty()) file.metadata["task"] = task_;
+  if (!data_.empty()) file.metadata["data"] = data_;
   file.metadata["checksum"] = checksum_of(file);
   const fs::path path = folder_ / fmt::format("{}{:08}{}", kPrefix, state.step, kSuffix);
   write_safetensors(path, file);
@@ -293,13 +302,17 @@ std::vector<std::string> Checkpoints::copy_common(const Checkpoint& checkpoint,
     return same ? there : nullptr;
   };
   std::vector<std::string> missing;
-  std::size_t trained = 0;
+  bool learned = false;  // a matrix is there: vectors have a shape of their own rarely
   for (const Parameter& p : parameters) {
-    trained += p.trained ? 1 : 0;
-    if (p.trained && common("parameter." + p.name, p.value) == nullptr) missing.push_back(p.name);
+    if (!p.trained) continue;
+    const bool there = common("parameter." + p.name, p.value) != nullptr;
+    if (!there) missing.push_back(p.name);
+    learned = learned || (there && p.value.rank() > 1);
   }
-  if (missing.size() == trained) {
-    fail("checkpoint", "{}: none of its parameters is one of this model. Give one of its kind.",
+  if (!learned) {
+    fail("checkpoint",
+         "{}: none of its matrices is one of this model, by name, shape and type. Give one of its "
+         "kind and sizes.",
          checkpoint.file.path.string());
   }
   for (const CheckpointEntry& t : targets(parameters, optimiser)) {

@@ -36,6 +36,7 @@ struct Checkpoint {
   Settings settings;                                     // of the configuration
   std::string device;             // of kernels_of(); empty where an older file does not say
   std::optional<TaskShape> task;  // older files do not say
+  std::string data;               // checksum_of(Task); likewise
   TensorFile file;
 };
 // What its metadata "checksum" has to be: the CRC-32 of names, shapes and elements in the order of
@@ -57,15 +58,15 @@ const Tensor& stored_tensor(const TensorFile& file, std::string_view name, const
 // Checkpoints of one run: safetensors files step-00001234.safetensors in a folder.
 //   tensors   "parameter.NAME" (buffers too), "optimiser.SLOT.NAME"
 //   metadata  version, step, epoch, batch, rng, optimiser_steps, device, config (JSON), task (JSON),
-//             checksum; fewer_steps (JSON) where there are some
+//             data, checksum; fewer_steps (JSON) where there are some
 class Checkpoints {
  public:
   static constexpr int kVersion = 1;
 
-  // `config`: a JSON object of what the parameters depend on; `task`: to_json(TaskShape). Neither is
-  // needed to list or remove.
+  // `config`: a JSON object of what the parameters depend on; `task`: to_json(TaskShape); `data`:
+  // checksum_of(Task). None is needed to list or remove.
   Checkpoints(std::filesystem::path folder, std::int64_t keep = 1, std::string config = "{}",
-              std::string task = "");
+              std::string task = "", std::string data = "");
 
   // Writes atomically, then removes all but the newest `keep`. On an error all that were there
   // stay.
@@ -82,7 +83,7 @@ class Checkpoints {
   // For another run that goes on from its parameters: copies those that have the same name, shape and
   // type, with their moments and the steps that these have seen; moments that it does not have, as
   // those of another optimiser, begin with 0 steps. Returns the names of the trained parameters that it
-  // does not have, which stay as they are; an Error where it has none of them.
+  // does not have, which stay as they are; an Error where it has none of their matrices.
   static std::vector<std::string> copy_common(const Checkpoint& checkpoint, Parameters& parameters,
                                               Optimiser& optimiser);
   void remove_all() const;
@@ -92,6 +93,7 @@ class Checkpoints {
   std::int64_t keep_;
   std::string config_;
   std::string task_;
+  std::string data_;
 };
 
 }  // namespace moegrad

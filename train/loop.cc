@@ -101,11 +101,12 @@ class TrainingRun {
       : config_(config),
         options_(options),
         task_(task),
+        data_(checksum_of(task)),
         folder_(options.out),
         model_(make_model(task.shape(), config)),
         norms_of_(other_model(task.shape(), config, options.capture)),
         checkpoints_(folder_.checkpoints(), config.keep, to_json(config, true),
-                     to_json(task.shape())) {
+                     to_json(task.shape()), data_) {
     const std::int64_t batches = Batches(task_.train, config.batch).size();
     total_ = config.steps > 0 ? config.steps : config.epochs * batches;
     schedule_ = {.kind = kind_of(config.schedule),
@@ -165,7 +166,10 @@ class TrainingRun {
 
   void require_same_task(const Checkpoint& checkpoint) const {
     if (!checkpoint.task) return;
-    const std::string other = difference(*checkpoint.task, task_.shape());
+    std::string other = difference(*checkpoint.task, task_.shape());
+    if (other.empty() && !checkpoint.data.empty() && checkpoint.data != data_) {
+      other = fmt::format("their checksum is {} there and {} here", checkpoint.data, data_);
+    }
     if (other.empty()) return;
     fail("train", "{}: it was trained on other data: {}. Resume with the data of the run.",
          checkpoint.file.path.string(), other);
@@ -341,12 +345,14 @@ class TrainingRun {
     r.maths = options_.maths;
     r.signal = signal_;
     r.checkpoint = checkpoint_;
+    r.data = data_;
     return r;
   }
 
   const TrainConfig& config_;
   const RunOptions& options_;
   const Task& task_;
+  std::string data_;  // its checksum
   RunFolder folder_;
   std::optional<FolderLock> lock_;
   std::unique_ptr<Model> model_;
@@ -387,6 +393,7 @@ std::string to_json(const TrainResult& r, const TrainConfig& config) {
                  {"interrupted", r.signal != 0},
                  {"steps", r.steps},
                  {"seed", r.seed},
+                 {"data", r.data},
                  {"parameters", r.parameters},
                  {"maths", name_of(r.maths)},
                  {"train_seconds", r.train_seconds},

@@ -53,6 +53,7 @@ struct TrainResult {
   Maths maths = Maths::exact;        // of the last part
   int signal = 0;                    // where it was stopped: `test` is not set
   std::filesystem::path checkpoint;  // the newest
+  std::string data;                  // checksum_of(Task)
 };
 std::string to_json(const TrainResult& result, const TrainConfig& config);
 

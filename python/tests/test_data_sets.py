@@ -66,7 +66,10 @@ def test_a_set_is_made_once_with_its_source(shop, capfd):
     source = (data / "a/SOURCE").read_text().splitlines()
     assert source[:2] == ["two texts", "licence: MIT"]
     assert source[2].endswith(": a.whl")
-    assert source[3:] == ["texts: 2"]
+    assert source[3] == "texts: 2"
+    assert source[4:] == [
+        f"bytes {len(TEXTS[name])} {name}" for name in ("part/one.txt", "two.txt")
+    ]
     assert "data/a is ready; licence: MIT" in capfd.readouterr().out
 
     Path(sets["a"].packages[0].file).unlink()

@@ -23,9 +23,11 @@ def list_sets(sets):
         print(f"{'':22}source: {s.source}")
 
 
-def source_text(s, archives, notes):
+def source_text(s, archives, notes, files):
+    """What moegrad reads of it: the lines with "bytes"."""
     packages = [f"{p}: {archive.name}" for p, archive in zip(s.packages, archives)]
-    return "\n".join([s.what, f"licence: {s.licence}", *packages, *notes, ""])
+    sizes = [f"bytes {len(content)} {name}" for name, content in files.items()]
+    return "\n".join([s.what, f"licence: {s.licence}", *packages, *notes, *sizes, ""])
 
 
 def make(name, s, data, temporary):
@@ -34,7 +36,7 @@ def make(name, s, data, temporary):
     for note in notes:
         say(f"  {note}")
     store.check(name, files, store.sums_of(name))
-    files["SOURCE"] = source_text(s, archives, notes).encode()
+    files["SOURCE"] = source_text(s, archives, notes, files).encode()
     store.put(data / name, files, temporary)
     say(f"{data / name} is ready; licence: {s.licence}")
 

@@ -64,6 +64,40 @@ TEST_CASE("compare: runs paired by seed, a table, rows; done runs are not made a
       std::string::npos);
 }
 
+TEST_CASE("compare: runs of other data are not those, nor is the report of another study its own") {
+  const TemporaryFolder folder;
+  const std::string data = (folder / "own.csv").string();
+  const auto write = [&](int period) {
+    std::string text = "a,b,label\n";
+    for (int i = 0; i < 40; ++i) text += fmt::format("{},{},{}\n", i, i % 7, i / period % 2);
+    moegrad::write_file_atomic(data, text);
+  };
+  write(1);
+  std::vector<std::string> words = {"study",    "compare",
+                                    "--task",   "own",
+                                    "--seeds",  "1",
+                                    "--out",    (folder / "study").string(),
+                                    "--set",    "data=" + data,
+                                    "--set",    "steps=2",
+                                    "--set",    "width=8",
+                                    "--set",    "hidden=8",
+                                    "--method", "top-k:"};
+  CHECK(run(folder, words).code == 0);
+  CHECK(run(folder, words).code == 0);
+  write(2);
+  const Outcome other = run(folder, words);
+  CHECK(other.code == 2);
+  CHECK(other.err.find("holds a run of other data: their checksum is") != std::string::npos);
+
+  const std::string report = moegrad::read_file(folder / "study/report.json");
+  words[1] = "learning-rate";
+  const Outcome study = run(folder, words);
+  CHECK(study.code == 2);
+  CHECK(study.err.find("has the report of the study compare, and this is learning-rate") !=
+        std::string::npos);
+  CHECK(moegrad::read_file(folder / "study/report.json") == report);
+}
+
 TEST_CASE("compare: runs that were measured in another way are not those") {
   const TemporaryFolder folder;
   CHECK(run(folder, command(folder)).code == 0);

@@ -217,6 +217,18 @@ TEST_CASE("checkpoint: what two models have in common, with the steps of its mom
   CHECK(adam.steps() == 40);
   CHECK(adam.fewer_steps() == Steps{{"b.weight", 0}});
 
+  // A bias alone is no model that it begins with.
+  Parameters wider;
+  wider.add("a.weight", Tensor::zeros({2, 9}, DType::f32, Device::cpu));
+  for (const Parameter& p : saved.parameters) {
+    if (p.value.rank() == 1) wider.add(p.name, p.value.clone());
+  }
+  REQUIRE(wider.find("a.bias") != nullptr);
+  AdamWOptimiser of_wider(wider, {});
+  CHECK(error_of([&] {
+          Checkpoints::copy_common(there, wider, of_wider);
+        }).find("none of its matrices is one of this model") != std::string::npos);
+
   // They come back, and go on to a third.
   adam.set_steps(50, {{"b.weight", 10}});
   const fs::path file = checkpoints.save(kState, more.parameters, adam);

@@ -263,6 +263,14 @@ TEST_CASE("own: a run goes on with its data alone, and keeps what it knows of th
   CHECK(f.error([&] {
            train(config, {.out = out, .resume = true});
          }).find("it was trained on other data: column 'n' has the mean") != std::string::npos);
+  // The same columns and means: labels that are exchanged.
+  std::string exchanged = ten_rows();
+  exchanged.replace(exchanged.find("2,no"), 4, "2,yes");
+  exchanged.replace(exchanged.find("3,yes"), 5, "3,no");
+  f.write(exchanged);
+  CHECK(f.error([&] {
+           train(config, {.out = out, .resume = true});
+         }).find("it was trained on other data: their checksum is") != std::string::npos);
   f.write(ten_rows());
   CHECK(train(config, {.out = out, .resume = true}).steps == 4);
 }
