@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "app/study_report.h"
 #include "app/table.h"
+#include "app/training_study.h"
 #include "lab/fidelity.h"
 #include "lab/report.h"
 #include "moe/registry.h"
@@ -166,7 +167,7 @@ int run_fidelity(const FidelityArguments& a) {
   const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch, a.device);
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
-  report.write(list, fidelity_charts(rows, names), {table_of(rows)}, a.device);
+  report.write(list, fidelity_charts(rows, names), {table_of(rows)}, a.device, {}, data_text(task));
   return kOk;
 }
 

@@ -23,14 +23,16 @@ constexpr std::size_t kMaxBytes = 1 << 20;
 // Whole numbers that every reader of JSON keeps exactly.
 constexpr double kWhole = 9007199254740991.0;
 
-const TrainField& field_of(const std::string& name) {
+// `file`: where it was read, with ": "; or nothing.
+const TrainField& field_of(const std::string& name, const std::string& file = "") {
   const std::vector<TrainField>& fields = train_fields();
   const auto found = std::find_if(fields.begin(), fields.end(),
                                   [&](const TrainField& f) { return f.spec.name == name; });
   if (found != fields.end()) return *found;
   std::vector<std::string> names = {std::string(kOptions)};
   for (const TrainField& f : fields) names.push_back(f.spec.name);
-  fail("config", "there is no setting '{}'. Did you mean '{}'?", name, nearest(name, names));
+  fail("config", "{}there is no setting '{}'. Did you mean '{}'?", file, name,
+       nearest(name, names));
 }
 
 // A JSON object of at most two levels, each key once. `order` gets the keys of the top level as the
@@ -329,7 +331,7 @@ Settings read_settings(std::string_view json, std::string_view file) {
   for (const std::string& key : keys) {
     const PlainJson& value = object[key];
     if (key != kOptions) {
-      require_kind(field_of(key), value, file);
+      require_kind(field_of(key, std::string(file) + ": "), value, file);
       settings.emplace_back(key, text_of(value));
       continue;
     }

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "tensor/files.h"
@@ -139,12 +140,28 @@ std::uint64_t element_size(std::string_view descr) {
   return known ? static_cast<std::uint64_t>(descr[2] - '0') : 0;
 }
 
+// Beyond 2^53 several integers are one f64: labels would merge.
+template <class From>
+double exactly(From v, const std::string& file) {
+  if constexpr (std::is_integral_v<From> && sizeof(From) == 8) {
+    constexpr From kMost = From{1} << 53;
+    bool exact = v <= kMost;
+    if constexpr (std::is_signed_v<From>) exact = exact && v >= -kMost;
+    if (!exact) {
+      fail("npy",
+           "{}: an element is {}, and integers beyond 2^53 are not told apart. Save smaller ones.",
+           file, v);
+    }
+  }
+  return static_cast<double>(v);
+}
+
 template <class Put>
-void read_elements(const InputFile& input, std::uint64_t offset, std::string_view descr,
-                   std::int64_t count, Put put) {
+void read_elements(const InputFile& input, const std::string& file, std::uint64_t offset,
+                   std::string_view descr, std::int64_t count, Put put) {
   const auto as = [&]<class From>(From) {
     each<From>(
-        input, offset, count, [](From v) { return static_cast<double>(v); }, put);
+        input, offset, count, [&](From v) { return exactly(v, file); }, put);
   };
   const char kind = descr[1];
   const char size = descr[2];
@@ -228,9 +245,10 @@ Tensor read_npy(const std::filesystem::path& path) {
   }
   Tensor out = Tensor::empty({rows, columns}, DType::f64, Device::cpu);
   double* const to = out.write<double>();
-  read_elements(input, begin + length, header.descr, count, [&](std::int64_t i, double value) {
-    to[header.fortran ? i % rows * columns + i / rows : i] = value;
-  });
+  read_elements(input, file, begin + length, header.descr, count,
+                [&](std::int64_t i, double value) {
+                  to[header.fortran ? i % rows * columns + i / rows : i] = value;
+                });
   return out;
 }
 

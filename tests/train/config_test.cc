@@ -147,7 +147,7 @@ TEST_CASE("config: hostile JSON") {
   CHECK(json_error("null") ==
         "[config] run.json: the top level is null. Give an object, {\"epochs\": 3}.");
   CHECK(json_error(R"({"rooter": "top-k"})") ==
-        "[config] there is no setting 'rooter'. Did you mean 'router'?");
+        "[config] run.json: there is no setting 'rooter'. Did you mean 'router'?");
   CHECK(json_error(R"({"epochs": "3"})") ==
         "[config] run.json: 'epochs' is \"3\". Give a whole number.");
   CHECK(json_error(R"({"epochs": 3.0})") ==
@@ -182,10 +182,11 @@ TEST_CASE("config: hostile JSON") {
         "[config] run.json: 2000000 bytes. A configuration has 1048576 at most.");
   // Nothing of a name reaches the terminal unescaped, and no name is too long for a line.
   CHECK(json_error(R"({"\u001b[2J\u0000": 1})") ==
-        "[config] there is no setting '\\x1b[2J\\x00'. Did you mean 'task'?");
+        "[config] run.json: there is no setting '\\x1b[2J\\x00'. Did you mean 'task'?");
   const std::string name(5000, 'x');
-  CHECK(json_error("{\"" + name + "\": 1}") ==
-        "[config] there is no setting '" + shown(name) + "'. Did you mean 'expert_gradient'?");
+  CHECK(json_error("{\"" + name + "\": 1}") == "[config] run.json: there is no setting '" +
+                                                   shown(name) +
+                                                   "'. Did you mean 'expert_gradient'?");
   CHECK(json_error(R"({"task": "a\nmoegrad: all is well", "epochs": "\u001b[31m"})") ==
         "[config] run.json: 'epochs' is \"\\x1b[31m\". Give a whole number.");
   CHECK(json_error(R"({"options": {"\u009b": null}})") ==

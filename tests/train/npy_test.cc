@@ -102,6 +102,16 @@ TEST_CASE("npy: what is wrong") {
     CHECK(error(npy(header("<f8", shape), one)) ==
           fmt::format("an array of {} axes. Give two: rows and columns.", axes));
   }
+  const std::int64_t most = std::int64_t{1} << 53;
+  CHECK(read(npy(header("<i8", "(1, 2)"), bytes_of<std::int64_t>({most, -most}))).at(1) == -0x1p53);
+  for (const std::int64_t beyond : {most + 1, -most - 1}) {
+    CHECK(error(npy(header("<i8", "(1, 1)"), bytes_of<std::int64_t>({beyond}))) ==
+          fmt::format("an element is {}, and integers beyond 2^53 are not told apart. Save smaller "
+                      "ones.",
+                      beyond));
+  }
+  CHECK(error(npy(header("<u8", "(1, 1)"), bytes_of<std::uint64_t>({~std::uint64_t{0}})))
+            .starts_with("an element is 18446744073709551615, and"));
   CHECK(error(npy(header("<f8", "(0, 3)"), "")) == "0 rows of 3 columns. Is it the right file?");
   CHECK(error(npy(header("<f8", "(2, 1)"), one)) ==
         "2 rows of 1 columns need 16 bytes, and it has 8. Was it cut short?");
