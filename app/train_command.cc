@@ -106,8 +106,8 @@ int run(const TrainArguments& arguments) {
 
 void add_train(CLI::App& app, Global& global) {
   const auto arguments = std::make_shared<TrainArguments>();
-  CLI::App& command = add_command(
-      app, "train", "Train a model with mixture-of-experts layers.", kExample);
+  CLI::App& command =
+      add_command(app, "train", "Train a model with mixture-of-experts layers.", kExample);
   for (const TrainField& field : train_fields()) {
     const std::string name = field.spec.name;
     std::string help = field.spec.help;
