@@ -2,16 +2,10 @@
 
 #include <chrono>
 
-#include "lab/routes.h"
 #include "train/progress.h"
 #include "train/stored_model.h"
 
 namespace moegrad {
-namespace {
-
-constexpr std::int64_t kQuickExamples = 64;
-
-}  // namespace
 
 CLI::App& add_checkpoint_study(CLI::App& study, const std::shared_ptr<CheckpointStudy>& a,
                                const std::string& name, const std::string& summary,
@@ -38,9 +32,8 @@ Task task_with_rows(const CheckpointStudy& a, const std::string& run) {
   if (!a.data.empty()) config.data = a.data;
   Task task = load_task(config);
   require_shape(stored, task.shape());
-  std::int64_t rows = a.examples > 0 ? a.examples : task.test.x.size(0);
-  if (a.quick) rows = std::min(rows, kQuickExamples);
-  task.test = evenly(task.test, rows);
+  task.test = evenly(task.test, a.examples);
+  if (a.quick) task.test = evenly(task.test, kQuickExamples);
   return task;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -23,6 +24,9 @@ struct Global {
 // A subcommand with what every command has: --help that ends with an example, and --version.
 CLI::App& add_command(CLI::App& app, const std::string& name, const std::string& summary,
                       std::string_view example);
+
+// The examples that a study measures on with --quick.
+inline constexpr std::int64_t kQuickExamples = 64;
 
 // `--json [FILE]`: asks for one JSON object, on standard output where no file is named.
 struct JsonOutput {

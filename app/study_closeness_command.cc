@@ -46,7 +46,7 @@ int run_closeness(const ClosenessArguments& a) {
   if (made.code) return *made.code;
   const std::vector<CompareRow> rows = compare(plan, a.runs(), a.margin);
   const std::vector<ClosenessRow> closeness =
-      closeness_of(plan, a.runs(), load_task(plan.base), rows, a.batch);
+      closeness_of(plan, a.runs(), study_task(plan.base), rows, a.batch);
   ordered_json list = ordered_json::array();
   for (const ClosenessRow& row : closeness) list.push_back(ordered_json::parse(to_json(row)));
   for (const CompareRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));

@@ -77,7 +77,7 @@ int run_distil(DistilArguments a) {
   const Report report(a.out, a.json, {a.config_file, a.runs()});
   const MadeRuns made = make_study(a, plan);
   if (made.code) return *made.code;
-  const Task task = load_task(plan.base);
+  const Task task = study_task(plan.base);
   const std::vector<DistilRow> rows = compare_students(plan, a.runs(), task);
   ordered_json list = ordered_json::array();
   for (const DistilRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));

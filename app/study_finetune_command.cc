@@ -42,7 +42,7 @@ int run_finetune(const FinetuneArguments& a) {
   if (plan.methods.empty()) plan.methods = methods_of_finetune();
   TrainConfig source = plan.base;
   apply_settings(source, a.source);
-  const Task source_task = load_task(source);
+  const Task source_task = study_task(source);
   if (const Task target = load_task(plan.base); !(source_task.shape() == target.shape())) {
     fail("study",
          "the source '{}' and the target '{}' are data of other kinds: one model cannot "

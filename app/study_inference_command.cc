@@ -60,7 +60,7 @@ Chart chart_of_gaps(const std::vector<GapRow>& rows) {
 
 int run_inference(const InferenceArguments& a) {
   StudyPlan plan = plan_of(a);
-  const Task task = load_task(plan.base);
+  const Task task = study_task(plan.base);
   std::vector<std::string> left_out;
   if (plan.methods.empty()) plan.methods = every_router(plan.base, task.shape(), left_out);
   const Report report(a.out, a.json, {a.config_file, a.runs()});

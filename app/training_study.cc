@@ -54,6 +54,12 @@ double seconds_of(const std::vector<PlannedRun>& runs, LoadedTasks& tasks) {
 
 }  // namespace
 
+Task study_task(const TrainConfig& config) {
+  Task task = load_task(config);
+  task.test = evenly(task.test, config.test_examples);
+  return task;
+}
+
 std::string data_text(const Task& task) {
   return fmt::format("data {}, crc {}", task.name, checksum_of(task));
 }
@@ -99,7 +105,8 @@ CLI::App& add_training_study(CLI::App& study, const std::shared_ptr<TrainingStud
              "nats within which a difference does not matter [0.005]");
   add_number(command, "--jobs", a->jobs, 0, 1024, "processes at a time; 0: as many as cores [0]");
   command.add_flag("--quick", a->quick,
-                   fmt::format("two seeds of {} steps: does it work?", a->quick_steps));
+                   fmt::format("two seeds of {} steps, {} examples to test on: does it work?",
+                               a->quick_steps, kQuickExamples));
   command.add_flag("--estimate", a->estimate, "only say how long it would take");
   command.add_option("--out", a->out, "folder of the runs and the report [" + a->out + "]")
       ->type_name("DIR");
@@ -117,6 +124,9 @@ StudyPlan plan_of(const TrainingStudy& a) {
   if (!a.quick) return plan;
   plan.seeds = std::min(plan.seeds, 2);
   plan.most_steps = a.quick_steps;
+  if (plan.base.test_examples == 0 || plan.base.test_examples > kQuickExamples) {
+    plan.base.test_examples = kQuickExamples;
+  }
   return plan;
 }
 

@@ -25,7 +25,7 @@ struct TrainingStudy {
   double margin = kMargin;
   int jobs = 0;
   bool quick = false;
-  std::int64_t quick_steps = 60;
+  std::int64_t quick_steps = 40;
   bool estimate = false;
   std::string out;
   JsonOutput json;
@@ -53,6 +53,8 @@ struct MadeRuns {
 };
 MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan);
 
+// The data of a configuration; to test on, what evaluations take.
+Task study_task(const TrainConfig& config);
 // "data synthetic, crc 0123abcd".
 std::string data_text(const Task& task);
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstring>
 
 #include "ops/ops.h"
 #include "train/byte_pairs.h"
@@ -100,21 +99,6 @@ std::vector<TokenClasses> token_classes(const StoredModel& model, const Dataset&
     classes.of_token.push_back(data.labels.data<std::int32_t>()[i * columns]);
   }
   return {classes};
-}
-
-Dataset evenly(const Dataset& data, std::int64_t rows) {
-  const std::int64_t all = data.x.size(0);
-  if (rows >= all) return data;
-  const auto some = [&](const Tensor& from) {
-    Tensor to = from.rank() == 1 ? from.like({rows}) : from.like({rows, from.size(1)});
-    const std::size_t bytes = to.bytes() / static_cast<std::size_t>(rows);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      std::memcpy(to.write_raw() + static_cast<std::size_t>(i) * bytes,
-                  from.raw() + static_cast<std::size_t>(i * all / rows) * bytes, bytes);
-    }
-    return to;
-  };
-  return {.x = some(data.x), .labels = some(data.labels)};
 }
 
 }  // namespace moegrad

@@ -34,7 +34,4 @@ struct TokenClasses {
 // where it has one.
 std::vector<TokenClasses> token_classes(const StoredModel& model, const Dataset& data);
 
-// So many rows, evenly from a whole data set; all of it where it has fewer.
-Dataset evenly(const Dataset& data, std::int64_t rows);
-
 }  // namespace moegrad

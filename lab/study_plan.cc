@@ -48,7 +48,7 @@ void keep_examples(TrainConfig& config, std::int64_t batch) {
 
 void keep_short(TrainConfig& config, std::int64_t most) {
   config.steps = config.steps > 0 ? std::min(config.steps, most) : most;
-  config.evaluate_every = std::max<std::int64_t>(1, most / 6);
+  config.evaluate_every = std::max<std::int64_t>(1, (most + 1) / 2);
 }
 
 void require_names(const std::vector<Variant>& variants) {

@@ -72,6 +72,7 @@ struct TrainConfig {
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
   std::int64_t evaluate_every = 0;
+  std::int64_t test_examples = 0;  // that an evaluation takes, evenly from all; 0: all
   std::int64_t keep = 2;
 
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }

@@ -117,6 +117,22 @@ void require_at_least(std::string_view option, std::int64_t value, std::int64_t 
 
 }  // namespace
 
+Dataset evenly(const Dataset& data, std::int64_t rows) {
+  const std::int64_t all = data.x.size(0);
+  if (rows == 0 || rows >= all) return data;
+  const auto some = [&](const Tensor& from) {
+    if (!from.defined()) return from;
+    Tensor to = from.rank() == 1 ? from.like({rows}) : from.like({rows, from.size(1)});
+    const std::size_t bytes = to.bytes() / static_cast<std::size_t>(rows);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      std::memcpy(to.write_raw() + static_cast<std::size_t>(i) * bytes,
+                  from.raw() + static_cast<std::size_t>(i * all / rows) * bytes, bytes);
+    }
+    return to;
+  };
+  return {.x = some(data.x), .labels = some(data.labels), .guide = some(data.guide)};
+}
+
 std::span<const TaskInfo> tasks() { return kTasks; }
 
 bool is_drawn(std::string_view task) {

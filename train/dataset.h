@@ -22,6 +22,9 @@ struct Dataset {
   Tensor guide = {};  // floating [N, G]: what a teacher tells of each; undefined: there is none
 };
 
+// So many rows, evenly from all: row i is i N / rows. All of them where there are fewer, or rows is 0.
+Dataset evenly(const Dataset& data, std::int64_t rows);
+
 // What a model is to tell.
 struct Target {
   enum class Kind {

@@ -101,6 +101,7 @@ class TrainingRun {
       : config_(config),
         options_(options),
         task_(task),
+        test_(evenly(task.test, config.test_examples)),
         data_(checksum_of(task)),
         folder_(options.out),
         model_(make_model(task.shape(), config)),
@@ -137,7 +138,7 @@ class TrainingRun {
       epoch(metrics);
       if (signal_ != 0) return result({});
     }
-    if (!evaluated_) evaluation_ = evaluate(*model_, parameters_, task_.test, config_.dropless);
+    if (!evaluated_) evaluation_ = evaluate(*model_, parameters_, test_, config_.dropless);
     const TrainResult finished = result(evaluation_);
     lock_->require_held();
     write_file_atomic(folder_.result(), to_json(finished, config_) + "\n");
@@ -250,7 +251,7 @@ class TrainingRun {
   }
 
   void evaluate_here(MetricsLog& metrics) {
-    evaluation_ = evaluate(*model_, parameters_, task_.test, config_.dropless);
+    evaluation_ = evaluate(*model_, parameters_, test_, config_.dropless);
     Json line = {{"kind", "evaluation"}, {"step", state_.step}, {"epoch", state_.epoch}};
     add_to(line, evaluation_);
     line["seconds"] = seconds_;
@@ -352,7 +353,8 @@ class TrainingRun {
   const TrainConfig& config_;
   const RunOptions& options_;
   const Task& task_;
-  std::string data_;  // its checksum
+  const Dataset test_;  // what evaluations take
+  std::string data_;    // its checksum
   RunFolder folder_;
   std::optional<FolderLock> lock_;
   std::unique_ptr<Model> model_;

@@ -82,13 +82,3 @@ TEST_CASE("a router that mixes tokens has no routes") {
         "[study] router soft-moe selects no experts for a token. Give a run of another router.");
   CHECK(token_classes(stored, task.test).front().of_token.size() == 8);
 }
-
-TEST_CASE("rows evenly from a whole") {
-  const Dataset data = windows();
-  const Dataset one = evenly({.x = Tensor::of<double>({6, 1}, {0, 1, 2, 3, 4, 5}),
-                              .labels = Tensor::of<std::int32_t>({6}, {0, 1, 2, 3, 4, 5})},
-                             3);
-  CHECK(one.x.to_vector() == std::vector<double>{0, 2, 4});
-  CHECK(one.labels.to_vector() == std::vector<double>{0, 2, 4});
-  CHECK(evenly(data, 7).x.size(0) == 2);
-}

@@ -33,6 +33,24 @@ TEST_CASE("tasks: the list, and a name that is not on it") {
         "fashion-pairs, movielens, adult, reviews, distil.");
 }
 
+TEST_CASE("rows evenly from a whole") {
+  const Tensor numbers = Tensor::of<double>({6, 1}, {0, 1, 2, 3, 4, 5});
+  const Dataset data{
+      .x = numbers, .labels = Tensor::of<std::int32_t>({6}, {0, 1, 2, 3, 4, 5}), .guide = numbers};
+  const Dataset some = evenly(data, 4);
+  const std::vector<double> expected{0, 1, 3, 4};
+  CHECK(some.x.to_vector() == expected);
+  CHECK(some.labels.to_vector() == expected);
+  CHECK(some.guide.to_vector() == expected);
+  CHECK(!evenly({.x = data.x, .labels = data.labels}, 4).guide.defined());
+  CHECK(evenly(data, 7).x.size(0) == 6);
+  CHECK(evenly(data, 0).x.size(0) == 6);
+  const Dataset pairs{.x = Tensor::of<double>({2, 2}, {0, 1, 2, 3}),
+                      .labels = Tensor::of<std::int32_t>({2, 2}, {4, 5, 6, 7})};
+  CHECK(evenly(pairs, 1).x.to_vector() == std::vector<double>{0, 1});
+  CHECK(evenly(pairs, 1).labels.to_vector() == std::vector<double>{4, 5});
+}
+
 TEST_CASE("synthetic: a function of the seed, with labels that do not depend on the dtype") {
   const Task a = make_synthetic(DType::f64, 1);
   const Task b = make_synthetic(DType::f64, 1);

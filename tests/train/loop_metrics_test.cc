@@ -85,6 +85,25 @@ std::set<std::string> documented(int table) {
   return fields;
 }
 
+TEST_CASE("evaluations take as many test examples as asked for, training none fewer") {
+  const auto losses = [](const Task& task, const char* test_examples) {
+    const TemporaryFolder folder;
+    const TrainConfig config = config_of({{"test_examples", test_examples}});
+    const TrainResult result = train(config, {.out = folder / "run", .task = &task});
+    return std::pair(result.test.loss, result.data);
+  };
+  const Task task = task_of_five_batches();
+  const auto all = losses(task, "0");
+  CHECK(losses(task, "100") == all);
+  const auto some = losses(task, "10");
+  CHECK(some.first != all.first);
+  CHECK(some.second == all.second);  // the data are the same
+  Task other = task;
+  other.test = evenly(task.test, 10);
+  CHECK(losses(other, "0").first == some.first);
+  CHECK(losses(other, "0").second != some.second);
+}
+
 }  // namespace
 
 TEST_CASE("metrics: the fields of both kinds of lines are the documented ones") {
