@@ -192,7 +192,8 @@ void add_study_fidelity(CLI::App& study, Global& global) {
   command.add_option("--task", a->task, "to train on [vision]");
   add_number<std::int64_t>(command, "--epochs", a->epochs, 1, 1000, "to train for [1]");
   add_number<std::int64_t>(command, "--points", a->points, 1, 1000, "on the way [10]");
-  add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536, "tokens to measure on [512]");
+  add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536,
+                           "examples to measure on: tokens; of text, windows [512]");
   add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
   command.add_option("--data", a->data, "folder of the data; of the task own its file [data]")
       ->type_name("PATH");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include <nlohmann/json.hpp>
 
@@ -20,8 +21,35 @@ constexpr std::int64_t kTokensAtATime = 8192;
 constexpr std::uint64_t kModeStream = 0x6d6f6465'00000000U;
 
 struct Measured {
-  double loss = 0.0;  // the sum over the targets
+  std::vector<double> losses;  // by target, of the mean row
+  std::vector<double> known;   // by target, the rows whose label is known
   double experts = 0.0;
+
+  double loss() const { return std::accumulate(losses.begin(), losses.end(), 0.0); }
+};
+
+// Of each target the mean over the rows of all batches where it is known; of all targets the sum.
+class MeanLoss {
+ public:
+  void add(const Measured& m) {
+    sums_.resize(m.losses.size());
+    known_.resize(m.losses.size());
+    for (std::size_t t = 0; t < sums_.size(); ++t) {
+      sums_[t] += m.losses[t] * m.known[t];
+      known_[t] += m.known[t];
+    }
+  }
+  double value() const {
+    double sum = 0.0;
+    for (std::size_t t = 0; t < sums_.size(); ++t) {
+      if (known_[t] > 0.0) sum += sums_[t] / known_[t];
+    }
+    return sum;
+  }
+
+ private:
+  std::vector<double> sums_;
+  std::vector<double> known_;
 };
 
 Measured measured(const StoredModel& model, const Batch& batch, bool training, const Rng& rng) {
@@ -30,7 +58,12 @@ Measured measured(const StoredModel& model, const Batch& batch, bool training, c
                                          {.training = training, .dropless = model.config.dropless});
   Measured m;
   for (std::size_t t = 0; t < pass.predictions.size(); ++t) {
-    m.loss += loss_of(model.model->targets()[t], pass.predictions[t]).value().item();
+    const Target& target = model.model->targets()[t];
+    const Prediction& prediction = pass.predictions[t];
+    m.losses.push_back(loss_of(target, prediction).value().item());
+    const std::span<const std::int32_t> labels = prediction.labels.values<std::int32_t>();
+    m.known.push_back(static_cast<double>(std::ranges::count_if(
+        labels, [&](std::int32_t label) { return label >= 0 || !target.partial; })));
   }
   for (const MixturePass& mixture : pass.mixtures) {
     m.experts +=
@@ -98,25 +131,29 @@ ModeGap mode_gap(const StoredModel& model, const Dataset& data, int draws) {
   const Batches batches(data, rows);
   std::vector<double> training;
   std::vector<double> inference;
+  MeanLoss in_training;
+  MeanLoss at_inference;
   ModeGap gap;
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     const Batch batch = of_model_type(batches.get(i), model);
     const double weight =
         static_cast<double>(batch.x.size(0)) / static_cast<double>(data.x.size(0));
     const Measured calm = measured(model, batch, false, {.seed = 1, .stream = kModeStream});
-    inference.push_back(calm.loss);
-    gap.inference += weight * calm.loss;
+    inference.push_back(calm.loss());
+    at_inference.add(calm);
     gap.experts_inference += weight * calm.experts;
     double sum = 0.0;
     for (int d = 0; d < draws; ++d) {
       const std::uint64_t stream = kModeStream + static_cast<std::uint64_t>(i * draws + d);
       const Measured m = measured(model, batch, true, {.seed = 1, .stream = stream});
-      sum += m.loss / draws;
+      sum += m.loss() / draws;
+      in_training.add(m);
       gap.experts_training += weight * m.experts / draws;
     }
     training.push_back(sum);
-    gap.training += weight * sum;
   }
+  gap.training = in_training.value();
+  gap.inference = at_inference.value();
   gap.error = paired_difference(training, inference, 0.0).error;
   return gap;
 }

@@ -41,7 +41,7 @@ LANGUAGE = [
         "The same, from a common trunk",
         """
         The methods of each seed go on for 500 steps from one model that top-k has trained for
-        500: differences vary far less between seeds.
+        500, at a constant rate that then falls: differences vary far less between seeds.
         """,
         ["compare", *steps(500), "--trunk", "500", "--seeds", "4"]
         + methods(
@@ -55,7 +55,8 @@ LANGUAGE = [
         "Is it only a larger gradient?",
         """
         Four rates, 500 steps, two seeds. The controls `-norms` have the sparse gradient with the
-        norms that another estimator's has.
+        norms that another estimator's has. Each method's best rate is chosen on the seeds that
+        are compared: a difference at the best rates is a little too good.
         """,
         ["learning-rate", *steps(500), "--seeds", "2", "--rates", "0.001,0.002,0.004,0.008"]
         + methods(TOP_K, STE_DENSE, "ste-dense-norms: norms_of=ste-dense")

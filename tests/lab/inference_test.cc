@@ -57,6 +57,32 @@ TEST_CASE("training and inference: the same for top-k, not for a router that sam
   CHECK(to_json(rows[2]).find("\"gap\":null") != std::string::npos);
 }
 
+TEST_CASE("a target that few rows have counts by those, in whatever batch they are") {
+  const TemporaryFolder folder;
+  Task task = make_synthetic(DType::f32, 1, {.train_size = 256, .test_size = 8192 + 400});
+  for (Dataset* const data : {&task.train, &task.test}) {
+    const std::int64_t rows = data->x.size(0);
+    const Tensor both = data->labels.like({rows, 2});
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int32_t label = data->labels.data<std::int32_t>()[i];
+      both.write<std::int32_t>()[2 * i] = label;
+      // Of few rows of the first batch, of all of the second.
+      const bool is_known = i < 100 ? label < 2 : i >= 8192 || rows == 256;
+      both.write<std::int32_t>()[2 * i + 1] = is_known ? label : -1;
+    }
+    data->labels = both;
+  }
+  task.targets.push_back(task.targets.front());
+  task.targets[1].name = "some";
+  task.targets[1].partial = true;
+  const StudyPlan plan = plan_of_routers();
+  const TrainConfig config = config_of(plan, {}, plan.methods.front(), 1);
+  const double evaluated = train(config, {.out = folder / "run", .task = &task}).test.loss;
+  const ModeGap gap = mode_gap(load_model(checkpoint_of(folder / "run")), task.test, 2);
+  CHECK(gap.inference == doctest::Approx(evaluated).epsilon(1e-6));
+  CHECK(gap.training == doctest::Approx(evaluated).epsilon(1e-6));
+}
+
 TEST_CASE("backward-only estimators change no bit; one that adds to the output does") {
   const TemporaryFolder folder;
   const Task task = small();
