@@ -51,8 +51,8 @@ LANGUAGE_RUN = Language(
     """
     The default run, size M, 14 M bytes: top-k with 8 experts, 2 active, and a dense model with as
     many active parameters (one expert of twice the width), on the same bytes; one seed each.
-    Compressors on the same texts (`xz -9e`): prose 1.39 nats a byte, shakespeare 1.73, code 0.90, glosses 1.41, jargon
-    1.64.
+    Compressors on the same texts (`xz -9e`): prose 1.39 nats a byte, shakespeare 1.73, code 0.90,
+    glosses 1.41, jargon 1.64.
     """,
 )
 
