@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
 
 def pytest_collection_modifyitems(items):
     """Tests of another package's code are skipped where it is missing, and say so."""
