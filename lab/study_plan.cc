@@ -48,7 +48,7 @@ void keep_examples(TrainConfig& config, std::int64_t batch) {
 
 void keep_short(TrainConfig& config, std::int64_t most) {
   config.steps = config.steps > 0 ? std::min(config.steps, most) : most;
-  config.evaluate_every = std::max<std::int64_t>(1, (most + 1) / 2);
+  config.evaluate_every = (most + 1) / 2;
 }
 
 void require_names(const std::vector<Variant>& variants) {
@@ -61,9 +61,9 @@ void require_names(const std::vector<Variant>& variants) {
 
 // Names of their own, and the same data for all methods.
 void require_comparable(const StudyPlan& plan) {
-  static const std::set<std::string> of_data = {"task",   "seed",  "domains",  "context",
-                                                "pieces", "label", "classes",  "test_share",
-                                                "header", "data",  "test_data"};
+  static const std::set<std::string> of_data = {"task",   "seed",  "domains",   "context",
+                                                "pieces", "label", "classes",   "test_share",
+                                                "header", "data",  "test_data", "test_examples"};
   require_names(plan.points);
   require_names(plan.methods);
   for (const Variant& method : plan.methods) {

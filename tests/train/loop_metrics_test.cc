@@ -85,7 +85,7 @@ std::set<std::string> documented(int table) {
   return fields;
 }
 
-TEST_CASE("evaluations take as many test examples as asked for, training none fewer") {
+TEST_CASE("evaluations take as many test examples as asked for; the data are the same") {
   const auto losses = [](const Task& task, const char* test_examples) {
     const TemporaryFolder folder;
     const TrainConfig config = config_of({{"test_examples", test_examples}});
@@ -97,7 +97,7 @@ TEST_CASE("evaluations take as many test examples as asked for, training none fe
   CHECK(losses(task, "100") == all);
   const auto some = losses(task, "10");
   CHECK(some.first != all.first);
-  CHECK(some.second == all.second);  // the data are the same
+  CHECK(some.second == all.second);
   Task other = task;
   other.test = evenly(task.test, 10);
   CHECK(losses(other, "0").first == some.first);
