@@ -231,11 +231,11 @@ std::vector<TrainField> make_fields() {
                                    "steps between evaluations; 0: one an epoch, or at the end")
                        .from(0, 1e12),
                    &C::evaluate_every}),
-      result_free({option::integer("test_examples",
-                                   "examples that an evaluation takes, evenly from all there are "
-                                   "to test on; 0: all")
-                       .from(0, 1e9),
-                   &C::test_examples}),
+      {option::integer("test_examples",
+                       "examples that an evaluation takes, evenly from all there are to test on; "
+                       "0: all")
+           .from(0, 1e9),
+       &C::test_examples},
       result_free({option::integer("keep", "checkpoints to keep").from(1, 1e6), &C::keep})};
   const TrainConfig defaults;
   for (TrainField& f : fields) f.spec.default_value = field_text(defaults, f);

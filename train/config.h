@@ -65,6 +65,10 @@ struct TrainConfig {
   double lr_floor = 0.0;
   double clip = 1.0;
 
+  // That an evaluation takes, evenly from all; 0: all. Changes no parameter, and yet holds for the whole
+  // run: all its losses are of the same examples.
+  std::int64_t test_examples = 0;
+
   // These change no parameter.
   bool dropless = false;      // evaluations drop no choice, whatever the capacity of the router
   std::string data = "data";  // a folder; of the task own a file
@@ -72,7 +76,6 @@ struct TrainConfig {
   std::int64_t log_every = 20;
   std::int64_t checkpoint_every = 0;
   std::int64_t evaluate_every = 0;
-  std::int64_t test_examples = 0;  // that an evaluation takes, evenly from all; 0: all
   std::int64_t keep = 2;
 
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }

@@ -252,6 +252,9 @@ TEST_CASE("moegrad train: mistakes, each with its message and exit code 2") {
   check_mistake({"train", "--resume", "--out", out.string(), "--seed", "2"},
                 "[train] --seed 2 contradicts the run in '" + out.string() +
                     "', which has 1. Leave it out, or start another run with --out.");
+  check_mistake({"train", "--resume", "--out", out.string(), "--test-examples", "9"},
+                "[train] --test-examples 9 contradicts the run in '" + out.string() +
+                    "', which has 0. Leave it out, or start another run with --out.");
   // The checkpoint of another shape: its configuration was edited behind the program's back.
   std::string config = read_file(out / "config.json");
   config.replace(config.find("\"hidden\": 16"), 12, "\"hidden\": 17");

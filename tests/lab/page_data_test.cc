@@ -99,6 +99,16 @@ TEST_CASE("page_data: runs that differ by the seed, or by what changes no result
   CHECK(page_data(runs.paths).groups == 4);
 }
 
+TEST_CASE("page_data: runs whose losses are of other examples are groups of their own") {
+  Runs runs;
+  runs.add({{"seed", "1"}});
+  runs.add({{"seed", "1"}, {"test_examples", "3"}});
+  const json data = runs.data();
+  CHECK(data["groups"] == json{{{"name", "test_examples 0"}, {"runs", {0}}},
+                               {{"name", "test_examples 3"}, {"runs", {1}}}});
+  CHECK(page_data(runs.paths).groups == 2);
+}
+
 TEST_CASE("page_data: each seed of a group may begin with a run of its own") {
   Runs runs;
   runs.add({{"seed", "5"}, {"from", "trunk-1"}});
