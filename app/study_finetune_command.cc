@@ -42,7 +42,7 @@ int run_finetune(const FinetuneArguments& a) {
   if (plan.methods.empty()) plan.methods = methods_of_finetune();
   TrainConfig source = plan.base;
   apply_settings(source, a.source);
-  const Task source_task = study_task(source);
+  const Task source_task = load_task(source);
   if (const Task target = load_task(plan.base); !(source_task.shape() == target.shape())) {
     fail("study",
          "the source '{}' and the target '{}' are data of other kinds: one model cannot "
@@ -53,7 +53,8 @@ int run_finetune(const FinetuneArguments& a) {
   const MadeRuns made = make_study(a, plan);
   if (made.code) return *made.code;
   const std::vector<CompareRow> rows = compare(plan, a.runs(), a.margin);
-  const std::vector<ForgettingRow> forgotten = forgetting(plan, a.runs(), source_task, a.margin);
+  const std::vector<ForgettingRow> forgotten =
+      forgetting(plan, a.runs(), test_data_of_seeds(source, plan.seeds), a.margin);
   ordered_json list = ordered_json::array();
   for (const CompareRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   for (const ForgettingRow& row : forgotten) list.push_back(ordered_json::parse(to_json(row)));

@@ -67,7 +67,8 @@ int run_inference(const InferenceArguments& a) {
   for (const std::string& reason : left_out) put(stderr, "left out: {}\n", reason);
   const MadeRuns made = make_study(a, plan);
   if (made.code) return *made.code;
-  const std::vector<GapRow> gaps = gaps_of(plan, a.runs(), task.test, a.draws);
+  const std::vector<GapRow> gaps =
+      gaps_of(plan, a.runs(), test_data_of_seeds(plan.base, plan.seeds), a.draws);
   ordered_json list = ordered_json::array();
   for (const GapRow& row : gaps) list.push_back(ordered_json::parse(to_json(row)));
   std::vector<Table> tables = {table_of(gaps)};

@@ -60,6 +60,15 @@ Task study_task(const TrainConfig& config) {
   return task;
 }
 
+std::vector<Dataset> test_data_of_seeds(TrainConfig config, int seeds) {
+  std::vector<Dataset> data;
+  for (config.seed = 1; config.seed <= seeds; ++config.seed) {
+    const bool known = !data.empty() && !is_drawn(config.task);
+    data.push_back(known ? data.front() : study_task(config).test);
+  }
+  return data;
+}
+
 std::string data_text(const Task& task) {
   return fmt::format("data {}, crc {}", task.name, checksum_of(task));
 }

@@ -55,6 +55,8 @@ MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan);
 
 // The data of a configuration; to test on, what evaluations take.
 Task study_task(const TrainConfig& config);
+// Of the seeds 1, 2, ... what evaluations of their runs take.
+std::vector<Dataset> test_data_of_seeds(TrainConfig config, int seeds);
 // "data synthetic, crc 0123abcd".
 std::string data_text(const Task& task);
 

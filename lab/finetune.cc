@@ -31,12 +31,13 @@ double mean_of_seeds(const std::vector<double>& losses) {
 }  // namespace
 
 std::vector<ForgettingRow> forgetting(const StudyPlan& plan, const fs::path& folder,
-                                      const Task& source, double margin) {
+                                      const std::vector<Dataset>& source, double margin) {
   const Variant& point = plan.points.front();
   const auto losses_of = [&](const std::string& name) {
     std::vector<double> losses;
     for (int seed = 1; seed <= plan.seeds; ++seed) {
-      losses.push_back(loss_on(source.test, folder / run_name(point, name, seed)));
+      const Dataset& of_seed = source.at(static_cast<std::size_t>(seed - 1));
+      losses.push_back(loss_on(of_seed, folder / run_name(point, name, seed)));
     }
     return losses;
   };

@@ -16,9 +16,10 @@ struct ForgettingRow {
   std::vector<double> seeds;  // after, by seed; NaN where a run has not ended
   Judged judged;              // after, less the first method's
 };
-// Of a plan with a trunk, whose runs are in `folder`; of its first point.
+// Of a plan with a trunk, whose runs are in `folder`; of its first point. `source`: by seed, what its trunk
+// is tested on.
 std::vector<ForgettingRow> forgetting(const StudyPlan& plan, const std::filesystem::path& folder,
-                                      const Task& source, double margin = kMargin);
+                                      const std::vector<Dataset>& source, double margin = kMargin);
 std::string to_json(const ForgettingRow& row);
 
 // Every estimator that gives the sparse layer another gradient, beside the sparse one.

@@ -158,8 +158,8 @@ ModeGap mode_gap(const StoredModel& model, const Dataset& data, int draws) {
   return gap;
 }
 
-std::vector<GapRow> gaps_of(const StudyPlan& plan, const fs::path& folder, const Dataset& data,
-                            int draws) {
+std::vector<GapRow> gaps_of(const StudyPlan& plan, const fs::path& folder,
+                            const std::vector<Dataset>& data, int draws) {
   std::vector<GapRow> rows;
   for (const Variant& method : plan.methods) {
     GapRow& row = rows.emplace_back();
@@ -168,7 +168,8 @@ std::vector<GapRow> gaps_of(const StudyPlan& plan, const fs::path& folder, const
     for (int seed = 1; seed <= plan.seeds; ++seed) {
       const fs::path run = folder / run_name(plan.points.front(), method.name, seed);
       if (!path_exists(RunFolder(run).result())) continue;
-      const ModeGap gap = mode_gap(load_model(checkpoint_of(run)), data, draws);
+      const Dataset& of_seed = data.at(static_cast<std::size_t>(seed - 1));
+      const ModeGap gap = mode_gap(load_model(checkpoint_of(run)), of_seed, draws);
       ++row.runs;
       row.mean.training += gap.training;
       row.mean.inference += gap.inference;

@@ -27,8 +27,9 @@ struct GapRow {
   int runs = 0;
   ModeGap mean;
 };
+// `data`: by seed, what its runs are tested on; where the seed draws the data, another's was trained on.
 std::vector<GapRow> gaps_of(const StudyPlan& plan, const std::filesystem::path& folder,
-                            const Dataset& data, int draws);
+                            const std::vector<Dataset>& data, int draws);
 std::string to_json(const GapRow& row);
 
 // What another estimator changes of the values of a trained model: of one that is backward-only, nothing.

@@ -27,6 +27,16 @@ json rows_of(const TemporaryFolder& folder) {
   return json::parse(moegrad::read_file(folder / "study/rows.json"));
 }
 
+// The mean loss of two runs, each on its own test data: the seed draws those of this task.
+double own_loss(const TemporaryFolder& folder, const std::string& name) {
+  double sum = 0.0;
+  for (const char* seed : {"-s1", "-s2"}) {
+    const auto result = folder / ("study/runs/" + name + seed) / "result.json";
+    sum += json::parse(moegrad::read_file(result))["test_loss"].get<double>();
+  }
+  return sum / 2;
+}
+
 // Rows that have this key.
 std::size_t with(const json& rows, const char* key) {
   std::size_t count = 0;
@@ -97,6 +107,11 @@ TEST_CASE("study finetune: from a common source, and what is forgotten of it") {
   CHECK(outcome.err.find("6 runs, ") != std::string::npos);
   CHECK(outcome.out.find("source after") != std::string::npos);
   CHECK(with(rows_of(folder), "source_before") == 2);
+  for (const json& row : rows_of(folder)) {
+    if (!row.contains("source_before")) continue;
+    CHECK(row["source_before"].get<double>() ==
+          doctest::Approx(own_loss(folder, "trunk")).epsilon(1e-6));
+  }
   const json trunk = json::parse(moegrad::read_file(folder / "study/runs/trunk-s2/config.json"));
   CHECK(trunk["steps"] == 4);
   const json run_config =
@@ -118,6 +133,8 @@ TEST_CASE("study inference: gaps of routers, bits of estimators") {
   const json rows = rows_of(folder);
   CHECK(rows[0]["method"] == "top-k");
   CHECK(rows[0]["gap"] == 0.0);
+  CHECK(rows[0]["inference"].get<double>() ==
+        doctest::Approx(own_loss(folder, "top-k")).epsilon(1e-6));
   CHECK(rows[1]["gap"] != 0.0);
   CHECK(with(rows, "same_inference") > 5);
   for (const json& row : rows) {

@@ -36,7 +36,8 @@ TEST_CASE("what is forgotten of the source: losses of the models before and afte
     if (run.name.starts_with("c")) continue;
     train(run.config, {.out = folder / run.name, .task = &target});
   }
-  const std::vector<ForgettingRow> rows = forgetting(plan, folder.path(), source);
+  const std::vector<ForgettingRow> rows =
+      forgetting(plan, folder.path(), {source.test, source.test});
   REQUIRE(rows.size() == 3);
   double before = 0.0;
   for (const char* trunk : {"trunk-s1", "trunk-s2"}) {

@@ -41,7 +41,7 @@ TEST_CASE("training and inference: the same for top-k, not for a router that sam
     if (run.name.starts_with("none")) continue;
     train(run.config, {.out = folder / run.name, .task = &task});
   }
-  const std::vector<GapRow> rows = gaps_of(plan, folder.path(), task.test, 2);
+  const std::vector<GapRow> rows = gaps_of(plan, folder.path(), {task.test, task.test}, 2);
   REQUIRE(rows.size() == 3);
   CHECK(rows[0].runs == 2);
   CHECK(rows[0].mean.training == rows[0].mean.inference);
