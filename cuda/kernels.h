@@ -82,6 +82,8 @@ class CudaKernels : public Kernels {
   void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const Tensor& out, const Tensor& lse, const Tensor& dout,
                                  const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
+  void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool back,
+              const Tensor& y) override;
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void scatter_add_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;
   void take_columns(const Tensor& x, const Tensor& index, const Tensor& out) override;

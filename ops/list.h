@@ -30,7 +30,7 @@ struct Mapped<Op, TypeList<F...>> {
 
 using StructuredOps = TypeList<
     // products
-    Matmul, CausalAttention,
+    Matmul, CausalAttention, Rotary,
     // along an axis
     Sum, Mean, Max, LogSumExp, Norm, CumulativeSum, Softmax, LogSoftmax, LayerNorm, RmsNorm,
     // shapes and places

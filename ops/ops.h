@@ -11,6 +11,7 @@
 #include "ops/norm.h"
 #include "ops/random.h"
 #include "ops/reduce.h"
+#include "ops/rotary.h"
 #include "ops/select.h"
 #include "ops/shape.h"
 #include "ops/softmax.h"

@@ -253,6 +253,11 @@ class Kernels {
                                          const Tensor& out, const Tensor& lse, const Tensor& dout,
                                          const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
 
+  // Rotary positions: y [R, d] of x [R, d], row r by cos and sin [L, d] of place r % L. With turned(x) =
+  // (-second half, first half) of a row: y = x cos + turned(x) sin; back: the transpose of that map.
+  virtual void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool back,
+                      const Tensor& y) = 0;
+
   // --- rows and columns by index (i32); where nothing else is said of any dtype
   // out [R, C] = x[index[r], :]; an index of -1 gives a row of zeros
   virtual void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) = 0;
@@ -371,7 +376,8 @@ class Kernels {
   // In place, for each parameter p with g = gradient * min(1, max_norm / norm), t = steps + 1:
   //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
   //   p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p)
-  // and steps = t. Nothing at all is changed where the norm is not finite.
+  // and steps = t. Nothing at all is changed where the norm is not finite. Moments that would be
+  // subnormal become 0: those of what gets no gradient any more, as of dead experts, would stay so.
   virtual void adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,
                      const StepSize& size) = 0;
   // Likewise:  g += weight_decay p;  u = momentum u + g;  p -= lr u (nesterov: lr (g + momentum u))

@@ -96,15 +96,6 @@ void LanguageModel::declare(Parameters& parameters, const Rng& rng) const {
   ones("norm");
 }
 
-Var LanguageModel::rotated(Var x, std::int64_t begin, const Weights& w) const {
-  const std::int64_t length = x.size(1);
-  const std::int64_t half = x.size(2) / 2;
-  const Var cos = slice(w.at("rotary.cos"), 0, begin, begin + length);
-  const Var sin = slice(w.at("rotary.sin"), 0, begin, begin + length);
-  const std::vector<Var> turned = {-slice(x, 2, half, 2 * half), slice(x, 2, 0, half)};
-  return x * cos + concat(turned, 2) * sin;
-}
-
 Var LanguageModel::attention(Var h, const Weights& w, std::int64_t length, Memory* memory,
                              std::size_t layer) const {
   const std::string name = name_of_layer(static_cast<std::int64_t>(layer)) + "attention.";
@@ -112,8 +103,14 @@ Var LanguageModel::attention(Var h, const Weights& w, std::int64_t length, Memor
     return split_heads(matmul(h, w.at(name + which)), length, size_.heads);
   };
   const std::int64_t begin = memory != nullptr ? memory->place : 0;
-  Var q = rotated(heads("q"), begin, w);
-  Var k = rotated(heads("k"), begin, w);
+  const auto rotated = [&](Var x) {
+    const auto of_places = [&](const char* which) {
+      return w.at(which).value().rows(begin, begin + length);
+    };
+    return rotary(x, of_places("rotary.cos"), of_places("rotary.sin"));
+  };
+  const Var q = rotated(heads("q"));
+  Var k = rotated(heads("k"));
   Var v = heads("v");
   Var out;
   if (memory == nullptr) {

@@ -55,8 +55,6 @@ class LanguageModel : public Model {
                 std::size_t layer) const;
   Var layers(Var h, const Tensor& ids, std::int64_t length, const Parameters& parameters,
              PassMode mode, Pass& pass, Memory* memory) const;
-  // x [B, T, d] turned, for places from `begin` on.
-  Var rotated(Var x, std::int64_t begin, const Weights& w) const;
 
   Size size_;
   BytePairs pairs_;

@@ -195,6 +195,10 @@ class GuardedKernels final : public Kernels {
                                  const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
     run(&CpuKernels::causal_attention_backward, q, k, v, out, lse, dout, dq, dk, dv);
   }
+  void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool back,
+              const Tensor& y) override {
+    run(&CpuKernels::rotate, x, cos, sin, back, y);
+  }
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) override {
     run(&CpuKernels::gather_rows, x, index, out);
   }
