@@ -37,7 +37,7 @@ struct Constants<float> {
   static constexpr float kRounder = 0x1.8p23F;  // x + kRounder is x to the nearest integer
   // ln 2 in two parts: the first has so few bits that its products with exponents are exact.
   static constexpr float kLn2High = 0x1.62e3p-1F, kLn2Low = 9.05800061e-6F;
-  static constexpr float kExpLow = -104.0F, kExpHigh = 89.0F;  // beyond them 0 and infinity
+  static constexpr float kExpLow = -104.0F, kExpHigh = 89.0F;  // below 0, above infinity
   static constexpr float kTanhNear = 0.55F;
   static constexpr float kErfOne = 4.0F;  // from here on erf is 1
   // (e^r - 1 - r) / r^2 for |r| <= ln(2)/2
@@ -191,11 +191,20 @@ using detail::select;
 template <class T>
 concept Own = std::is_same_v<T, float> || std::is_same_v<T, double>;
 
+// x, but 0 for a subnormal number, which takes a processor thirty times as long to compute with.
+template <Own T>
+MOEGRAD_HD T flushed(T x) {
+  constexpr T kLeast = std::numeric_limits<T>::min();
+  return select((x < kLeast) & (x > -kLeast), T(0), x);
+}
+
 template <Own T>
 MOEGRAD_HD T exp(T x) {
   using C = detail::Constants<T>;
+  // An underflow takes a processor ten times as long as the rest of the function.
+  const bool vanishes = x < C::kExpLow;
   x = select(x > C::kExpHigh, C::kExpHigh, x);
-  x = select(x < C::kExpLow, C::kExpLow, x);
+  x = select(vanishes, T(0), x);
   // x = n ln 2 + r; the last bits of `shifted` are n.
   const T shifted = x * T(1.44269504088896340736) + C::kRounder;
   const T n = shifted - C::kRounder;
@@ -205,7 +214,9 @@ MOEGRAD_HD T exp(T x) {
   // number or to 0.
   const auto twice_biased = detail::bits(shifted) - detail::bits(C::kRounder) + 2 * C::kBias;
   const auto first = twice_biased >> 1;
-  return exp_r * detail::power_of_two<T>(first) * detail::power_of_two<T>(twice_biased - first);
+  const T exp_x =
+      exp_r * detail::power_of_two<T>(first) * detail::power_of_two<T>(twice_biased - first);
+  return select(vanishes, T(0), exp_x);
 }
 
 template <Own T>

@@ -1,6 +1,7 @@
 // Causal attention by tiles, in a few rows of scores at a time (Dao et al. 2022, FlashAttention,
 // arXiv:2205.14135; the order of loops of Dao 2023, arXiv:2307.08691).
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -97,6 +98,26 @@ void seen_product(RowTile queries, RowTile keys, std::int64_t width, Matrix<T> a
   }
 }
 
+// The largest of n numbers, -infinity where there is none. NaN is passed over: the sum has it.
+template <class T>
+T largest(const T* x, std::int64_t n) {
+  std::array<T, cpu::kPack> top;
+  top.fill(-std::numeric_limits<T>::infinity());
+  const auto take = [&top](std::int64_t lane, T value) {
+    T& t = top[static_cast<std::size_t>(lane)];
+    t = value > t ? value : t;
+  };
+  std::int64_t i = 0;
+  for (; i + cpu::kPack <= n; i += cpu::kPack) {
+    for (std::int64_t l = 0; l < cpu::kPack; ++l) take(l, x[i + l]);
+  }
+  for (; i < n; ++i) take(0, x[i]);
+  for (std::int64_t half = cpu::kPack / 2; half > 0; half /= 2) {
+    for (std::int64_t l = 0; l < half; ++l) take(l, top[static_cast<std::size_t>(l + half)]);
+  }
+  return top[0];
+}
+
 // x [queries, kScoreTile] = e^(x - shift of the row), 0 where the key comes after the query.
 template <class T>
 void exp_rows(RowTile queries, RowTile keys, const T* shift, T* x) {
@@ -148,7 +169,6 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
   const T* const q_rows = all.rows(q, sequence, queries);
   T* const out_rows = all.rows(out, sequence, queries);
   std::fill(top, top + queries.count, kLowest);
-  std::fill(sum, sum + queries.count, T(0));
   std::optional<AttendedSums<T>> totals;
   if (tile >= kTilesTogether) totals.emplace(queries.count, all.width);
   for (std::int64_t t = 0; t <= tile; ++t) {
@@ -156,18 +176,22 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
     const bool starts = t % kTilesTogether == 0;  // sums of their own
     scores_of(all, q_rows, queries, all.rows(k, sequence, keys), keys, s);
     T shift[kScoreTile];
+    T factor[kScoreTile];
     for (std::int64_t r = 0; r < queries.count; ++r) {
-      const T* const row = s + r * kScoreTile;
-      const T here = cpu::largest_of(cpu::Along<T>(0, keys.count), row).lane[0];
       const T before = top[r];
-      top[r] = here > before || here != here ? here : before;
+      top[r] = std::max(before, largest(s + r * kScoreTile, keys.count));
       shift[r] = top[r] == kLowest ? T(0) : top[r];
-      // What was summed so far was relative to the largest score before.
-      const T factor = starts ? T(0) : math::exp(before - shift[r]);
-      sum[r] *= factor;
-      T* const so_far = out_rows + r * all.width;
-      if (!starts) {
-        for (std::int64_t c = 0; c < all.width; ++c) so_far[c] *= factor;
+      factor[r] = before - shift[r];
+    }
+    if (starts) {
+      std::fill(sum, sum + queries.count, T(0));
+    } else {  // what was summed so far was relative to the largest score before
+      for (std::int64_t r = 0; r < queries.count; ++r) factor[r] = math::exp(factor[r]);
+      for (std::int64_t r = 0; r < queries.count; ++r) {
+        const T by = factor[r];
+        sum[r] *= by;
+        T* const so_far = out_rows + r * all.width;
+        for (std::int64_t c = 0; c < all.width; ++c) so_far[c] *= by;
       }
     }
     exp_rows(queries, keys, shift, s);
