@@ -3,6 +3,7 @@
 
 #include "cuda/kernels.h"
 #include "cuda/lines.h"
+#include "tensor/math.h"
 
 namespace moegrad {
 namespace {
@@ -109,8 +110,8 @@ __global__ void adamw_kernel(AdamWStep o, Parts<T> parts, Size size) {
   const auto epsilon = static_cast<T>(o.epsilon);
   parts.for_each(blockIdx.x, [=](const Part<T>& p, std::int64_t i) {
     const T g = p.gradient == nullptr ? T(0) : p.gradient[i] * scale;
-    const T m = beta1 * p.first[i] + rest1 * g;
-    const T v = beta2 * p.second[i] + rest2 * g * g;
+    const T m = math::flushed(beta1 * p.first[i] + rest1 * g);
+    const T v = math::flushed(beta2 * p.second[i] + rest2 * g * g);
     p.first[i] = m;
     p.second[i] = v;
     const T change = (m / correction1) / (std::sqrt(v / correction2) + epsilon);
@@ -127,7 +128,7 @@ __global__ void sgd_kernel(T momentum, bool nesterov, Parts<T> parts, Size size)
   parts.for_each(blockIdx.x, [=](const Part<T>& p, std::int64_t i) {
     const T slope = p.gradient == nullptr ? T(0) : p.gradient[i] * scale;
     const T g = slope + p.decay * p.parameter[i];
-    const T u = momentum * p.first[i] + g;
+    const T u = math::flushed(momentum * p.first[i] + g);
     p.first[i] = u;
     p.parameter[i] -= static_cast<T>(learning_rate * p.rate) * (nesterov ? g + momentum * u : u);
   });

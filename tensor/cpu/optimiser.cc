@@ -6,6 +6,7 @@
 
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/parallel.h"
+#include "tensor/math.h"
 
 namespace moegrad {
 namespace {
@@ -39,8 +40,8 @@ void adamw_of(const AdamWStep& o, const ParameterStep& s, double learning_rate, 
   cpu::parallel_for(s.parameter.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const T g_i = gradient == nullptr ? T(0) : gradient[i] * scale;
-      const T m_i = beta1 * first[i] + rest1 * g_i;
-      const T v_i = beta2 * second[i] + rest2 * g_i * g_i;
+      const T m_i = math::flushed(beta1 * first[i] + rest1 * g_i);
+      const T v_i = math::flushed(beta2 * second[i] + rest2 * g_i * g_i);
       first[i] = m_i;
       second[i] = v_i;
       const T step = (m_i / correction1) / (std::sqrt(v_i / correction2) + epsilon);
@@ -63,7 +64,7 @@ void sgd_of(const SgdStep& o, const ParameterStep& s, double learning_rate, doub
     for (std::int64_t i = begin; i < end; ++i) {
       const T slope = gradient == nullptr ? T(0) : gradient[i] * scale;
       const T g_i = slope + decay * parameter[i];
-      const T u_i = momentum * velocity[i] + g_i;
+      const T u_i = math::flushed(momentum * velocity[i] + g_i);
       velocity[i] = u_i;
       parameter[i] -= rate * (nesterov ? g_i + momentum * u_i : u_i);
     }

@@ -189,6 +189,39 @@ KERNEL_TEST("a step whose norm is not finite changes nothing") {
   }
 }
 
+KERNEL_TEST("moments without gradient fade to 0, and do not stay subnormal") {
+  for (const DType dtype : floating()) {
+    const double least = dtype == DType::f64 ? std::numeric_limits<double>::min()
+                                             : double{std::numeric_limits<float>::min()};
+    const Values moments = {1.5 * least, -1.5 * least, 1.01 * least, -1.01 * least, 3.0 * least};
+    const auto stepped = [&](bool by_adamw) {
+      const auto tensor = [&](const Values& v) { return on(tensor_of({5}, dtype, v).clone()); };
+      const ParameterStep s{.parameter = tensor(Values(5, 1.0)),
+                            .gradient = {},
+                            .moments = {tensor(moments), tensor(Values(5, 1.05 * least))}};
+      const StepSize size{.learning_rate = on(Tensor::scalar(1.0)),
+                          .norm = on(Tensor::scalar(1.0)),
+                          .steps = on(Tensor::scalar(0.0))};
+      if (by_adamw) {
+        on->adamw({.beta1 = 0.75, .beta2 = 0.5}, {&s, 1}, size);
+        CHECK(s.moments[1].to_vector() == Values(5, 0.0));
+      } else {
+        on->sgd({.momentum = 0.75}, {&s, 1}, size);
+      }
+      CHECK(s.parameter.to_vector() == Values(5, 1.0));
+      return s.moments[0].to_vector();
+    };
+    for (const bool by_adamw : {true, false}) {
+      const Values after = stepped(by_adamw);
+      CHECK(after[0] == 1.125 * least);
+      CHECK(after[1] == -1.125 * least);
+      CHECK(after[2] == 0.0);
+      CHECK(after[3] == 0.0);
+      CHECK(after[4] == 2.25 * least);
+    }
+  }
+}
+
 KERNEL_TEST("the norm of gradients: huge, tiny, none, not finite") {
   for (const DType dtype : floating()) {
     for (const double each : {1e20, 1e-25, 1e-38, 1.0, 0.0}) {
