@@ -113,11 +113,17 @@ std::vector<std::string> classes_of(const Table& table, std::int64_t column, std
   std::set<std::int64_t> numbers;
   const std::int64_t most = classes > 0 ? classes : kMostOwnClasses;
   std::int64_t beyond = -1;
+  std::int64_t fraction = -1;  // the first row whose label is a number, and not a whole one
+  bool texts = false;
   for (std::int64_t row = 0; row < table.rows(); ++row) {
     const auto [at, added] = first.try_emplace(label_of(table, row, column), row);
     if (!added) continue;
-    if (const auto v = table.number(row, column); v && is_whole(*v)) {
-      numbers.insert(static_cast<std::int64_t>(*v));
+    const auto number = table.number(row, column);
+    texts = texts || !number;
+    if (number && is_whole(*number)) {
+      numbers.insert(static_cast<std::int64_t>(*number));
+    } else if (number && fraction < 0) {
+      fraction = row;
     }
     if (static_cast<std::int64_t>(first.size()) == most + 1) beyond = row;
     if (static_cast<std::int64_t>(first.size()) > kMostOwnClasses) break;
@@ -132,6 +138,12 @@ std::vector<std::string> classes_of(const Table& table, std::int64_t column, std
     if (wrong == table.rows()) return numbers_below(classes);
     fail("own", "{}: with {} classes labels are 0 to {}. Correct it, or give more --classes.",
          table.place(wrong, column), classes, classes - 1);
+  }
+  if (classes == 0 && fraction >= 0 && !texts) {
+    fail("own",
+         "{}: labels are classes, and this is a quantity. Name the column of the labels with "
+         "--label; if each number is a class, say of how many with --classes.",
+         table.place(fraction, column));
   }
   if (beyond >= 0) {
     fail("own", "{}: the label of one class more than {}. {}", table.place(beyond, column), most,

@@ -61,6 +61,12 @@ TEST_CASE("csv: what is wrong, with its line") {
   CHECK(error("a,b\n\"x\"y,2\n") ==
         "line 2: text behind a closing quote. Write a quote in a text as \"\".");
   CHECK(error("a,b\n1,\xff\n") == "line 2: '\\xff' is not UTF-8. Save the file as UTF-8.");
+  CHECK(error(std::string_view("\xff\xfe"
+                               "1\0,\0",
+                               6)) == "it is UTF-16. Save the file as UTF-8.");
+  CHECK(error(std::string_view("\xfe\xff\0"
+                               "1\0,",
+                               6)) == "it is UTF-16. Save the file as UTF-8.");
   CHECK(error(std::string_view("a,b\n1,\0\n", 9)) ==
         "line 2: a zero byte. Save the file as text in UTF-8.");
 }

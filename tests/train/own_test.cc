@@ -165,6 +165,14 @@ TEST_CASE("own: errors name the row of the file") {
       "give more --classes.");
   CHECK(f.load_error("1,a\n2,b\n", {.folder = "", .classes = 3}) ==
         "[own] f.csv: column '2' has 2 different labels, and --classes is 3. Leave it out.");
+  // A quantity in the last column; its numbers are classes where that is said.
+  CHECK(
+      f.load_error("1,2\n2,0.5\n3,1\n") ==
+      "[own] f.csv: line 2, column '2' is '0.5': labels are classes, and this is a quantity. Name "
+      "the column of the labels with --label; if each number is a class, say of how many with "
+      "--classes.");
+  CHECK(f.load_error("1,2\n2,0.5\n3,1\n", {.folder = "", .classes = 3}) == "no error");
+  CHECK(f.load_error("1,0.5\n2,a\n3,1\n") == "no error");
   CHECK(f.load_error("1,a\n2,a\n") ==
         "[own] f.csv: line 1, column '2' is 'a' in every row. There must be two classes at least.");
   CHECK(f.load_error("1,\"a\nb\"\n2,a\n").find("a class needs a name of one line") !=
