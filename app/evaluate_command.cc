@@ -5,6 +5,7 @@
 
 #include "app/commands.h"
 #include "train/evaluation.h"
+#include "train/language.h"
 #include "train/own.h"
 #include "train/stored_model.h"
 
@@ -32,13 +33,9 @@ Dataset test_data(const EvaluateArguments& a, const StoredModel& stored, TrainCo
       fail("evaluate", "--domains is of language models, and '{}' was trained on {}. Leave it out.",
            shown(a.run), config.task);
     }
-    if (!stored.task.pairs.empty()) {
-      fail("evaluate",
-           "--domains is of models of bytes: the pieces of '{}' are those of the texts that it was "
-           "trained on. Leave it out.",
-           shown(a.run));
-    }
-    config.domains = a.domains;
+    return load_language(a.data.empty() ? config.data : a.data, a.domains, config.context,
+                         BytePairs(stored.task.pairs))
+        .test;
   }
   if (config.task == "own" && !a.data.empty()) {
     return read_own(
@@ -88,9 +85,8 @@ void add_evaluate(CLI::App& app, Global& global) {
                   "[that of the run]")
       ->type_name("PATH");
   command
-      .add_option(
-          "--domains", a->domains,
-          "of a language model of bytes: the test text of these alone, a,b [those of the run]")
+      .add_option("--domains", a->domains,
+                  "of a language model: the test text of these alone, a,b [those of the run]")
       ->type_name("NAMES");
   add_header(command, a->header);
   add_device(command, a->device);

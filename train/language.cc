@@ -1,6 +1,7 @@
 #include "train/language.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "moe/options.h"
 #include "tensor/files.h"
@@ -93,20 +94,23 @@ std::vector<std::string> language_domains() {
 
 Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context,
                        std::int64_t pieces) {
-  if (context < 1) fail("language", "a context of {} pieces of text. Give 1 or more.", context);
-  Language language{.names = chosen(domains), .pairs = {}, .train = {}, .test = {}};
   std::vector<std::string> texts;
-  for (const std::string& name : language.names) {
+  for (const std::string& name : chosen(domains)) {
     texts.push_back(read_domain(folder, name, kTrain));
   }
-  language.pairs = BytePairs::learn(texts, pieces);
+  return load_language(folder, domains, context, BytePairs::learn(texts, pieces));
+}
+
+Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context,
+                       const BytePairs& pairs) {
+  if (context < 1) fail("language", "a context of {} pieces of text. Give 1 or more.", context);
+  Language language{.names = chosen(domains), .pairs = pairs, .train = {}, .test = {}};
   std::vector<Pieces> train;
   std::vector<Pieces> test;
-  for (std::size_t d = 0; d < texts.size(); ++d) {
-    const std::string& name = language.names[d];
-    train.push_back(pieces_of(language.pairs, texts[d], name, kTrain, context));
-    test.push_back(
-        pieces_of(language.pairs, read_domain(folder, name, kTest), name, kTest, context));
+  for (const std::string& name : language.names) {
+    for (const auto& [part, texts] : {std::pair(kTrain, &train), std::pair(kTest, &test)}) {
+      texts->push_back(pieces_of(pairs, read_domain(folder, name, part), name, part, context));
+    }
   }
   language.train = cut(train, windows_of(train, context), context);
   std::vector<Place> windows = windows_of(test, context);

@@ -21,7 +21,7 @@ std::vector<std::string> language_domains();
 // domain that fills no window is left out. Labels are the place of the domain in `names`.
 struct Language {
   std::vector<std::string> names;
-  BytePairs pairs;  // what the texts to train on teach
+  BytePairs pairs;  // what the texts to train on teach, where no others are given
   Dataset train;
   Dataset test;  // at most 1024 windows, evenly from the whole
 };
@@ -30,5 +30,8 @@ struct Language {
 // missing, or shorter than a window; those of BytePairs::learn.
 Language load_language(const std::filesystem::path& folder, std::string_view domains,
                        std::int64_t context, std::int64_t pieces = kBytes);
+// In the pieces that a model has.
+Language load_language(const std::filesystem::path& folder, std::string_view domains,
+                       std::int64_t context, const BytePairs& pairs);
 
 }  // namespace moegrad

@@ -87,9 +87,10 @@ TEST_CASE("study fidelity: of each layer along the checkpoints of a run") {
   }
 }
 
-TEST_CASE("evaluate: of some domains alone") {
+TEST_CASE("evaluate: of some domains alone, in the pieces of the model") {
   const TemporaryFolder folder;
-  train(folder);
+  SUBCASE("bytes") { train(folder); }
+  SUBCASE("pieces of text") { train(folder, "264"); }
   const auto other = folder.path() / "data/language/code";
   moegrad::make_folder(other);
   moegrad::write_file_atomic(other / "train.txt", text_of(20));
@@ -112,9 +113,6 @@ TEST_CASE("evaluate: of some domains alone") {
 TEST_CASE("sample: of pieces of text too, and the perplexity is a byte's") {
   const TemporaryFolder folder;
   train(folder, "264");
-  const Outcome domains = run(folder, {"evaluate", folder / "run", "--domains", "jargon"});
-  CHECK(domains.code == 2);
-  CHECK(domains.err.find("[evaluate] --domains is of models of bytes") != std::string::npos);
   const Outcome sampled =
       run(folder, {"sample", folder / "run", "--prompt", "a line of text", "--bytes", "33"});
   CHECK(sampled.code == 0);

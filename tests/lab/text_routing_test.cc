@@ -99,9 +99,9 @@ TEST_CASE("text_routing: pieces of several bytes") {
   CHECK(longest > 1);
   const fs::path data = fs::path(folder / "data") / "language" / "code";
   CHECK(read_file(data / "validation.txt").starts_with(text));
+  // The pieces are the model's, whatever the texts would teach by now.
   write_file_atomic(data / "train.txt", std::string(100, 'a') + std::string(100, 'b'));
-  CHECK(error_of([&] { (void)text_routing(run); }).find("teach other pieces than") !=
-        std::string::npos);
+  CHECK(text_routing(run) == t);
 }
 
 TEST_CASE("text_routing: a byte that no expert had room for has none") {

@@ -93,5 +93,16 @@ TEST_CASE("language: errors") {
   CHECK(error("prose", 0) == "[language] a context of 0 pieces of text. Give 1 or more.");
 }
 
+TEST_CASE("other texts in the pieces of a model") {
+  const TemporaryFolder data;
+  write_domain(data, "prose", "the then the", "then");
+  write_domain(data, "code", "xyxy", "xythe");
+  const Language prose = load_language(data.path(), "prose", 1, 257);
+  const Language code = load_language(data.path(), "code", 1, prose.pairs);
+  CHECK(code.pairs.pairs() == prose.pairs.pairs());
+  CHECK(code.train.x.to_vector() == std::vector<double>{'x', 'y', 'y', 'x', 'x', 'y'});
+  CHECK(code.test.x.to_vector() == std::vector<double>{'x', 'y', 'y', 't', 't', 256});
+}
+
 }  // namespace
 }  // namespace moegrad
