@@ -20,14 +20,25 @@ std::optional<double> gradient_factor(const StepSize& size) {
 
 double count_step(const StepSize& size) { return *size.steps.write<double>() += 1.0; }
 
+// Calls f(i, g_i) for all i of a step, g = scale gradient or 0: a loop for either.
+template <class T, class F>
+void for_gradient(const ParameterStep& s, T scale, F f) {
+  const auto each = [&](auto gradient) {
+    cpu::parallel_for(s.parameter.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) f(i, gradient(i));
+    });
+  };
+  const T* const gradient = cpu::data_or_null<T>(s.gradient);
+  if (gradient == nullptr) return each([](std::int64_t) { return T(0); });
+  each([=](std::int64_t i) { return gradient[i] * scale; });
+}
+
 template <class T>
 void adamw_of(const AdamWStep& o, const ParameterStep& s, double learning_rate, double factor,
               double steps) {
-  const T* const gradient = cpu::data_or_null<T>(s.gradient);
   T* const first = s.moments[0].write<T>();
   T* const second = s.moments[1].write<T>();
   T* const parameter = s.parameter.write<T>();
-  const auto scale = static_cast<T>(factor);
   const auto beta1 = static_cast<T>(o.beta1);
   const auto beta2 = static_cast<T>(o.beta2);
   const auto rest1 = static_cast<T>(1.0 - o.beta1);
@@ -37,37 +48,29 @@ void adamw_of(const AdamWStep& o, const ParameterStep& s, double learning_rate, 
   const auto epsilon = static_cast<T>(o.epsilon);
   const auto rate = static_cast<T>(learning_rate * s.rate);
   const auto decay = static_cast<T>(s.decays ? o.weight_decay : 0.0);
-  cpu::parallel_for(s.parameter.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const T g_i = gradient == nullptr ? T(0) : gradient[i] * scale;
-      const T m_i = math::flushed(beta1 * first[i] + rest1 * g_i);
-      const T v_i = math::flushed(beta2 * second[i] + rest2 * g_i * g_i);
-      first[i] = m_i;
-      second[i] = v_i;
-      const T step = (m_i / correction1) / (std::sqrt(v_i / correction2) + epsilon);
-      parameter[i] -= rate * (step + decay * parameter[i]);
-    }
+  for_gradient(s, static_cast<T>(factor), [=](std::int64_t i, T g_i) {
+    const T m_i = math::flushed(beta1 * first[i] + rest1 * g_i);
+    const T v_i = math::flushed(beta2 * second[i] + rest2 * g_i * g_i);
+    first[i] = m_i;
+    second[i] = v_i;
+    const T step = (m_i / correction1) / (std::sqrt(v_i / correction2) + epsilon);
+    parameter[i] -= rate * (step + decay * parameter[i]);
   });
 }
 
 template <class T>
 void sgd_of(const SgdStep& o, const ParameterStep& s, double learning_rate, double factor) {
-  const T* const gradient = cpu::data_or_null<T>(s.gradient);
   T* const velocity = s.moments[0].write<T>();
   T* const parameter = s.parameter.write<T>();
-  const auto scale = static_cast<T>(factor);
   const auto rate = static_cast<T>(learning_rate * s.rate);
   const auto momentum = static_cast<T>(o.momentum);
   const auto decay = static_cast<T>(s.decays ? o.weight_decay : 0.0);
   const bool nesterov = o.nesterov;
-  cpu::parallel_for(s.parameter.numel(), cpu::kGrain, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const T slope = gradient == nullptr ? T(0) : gradient[i] * scale;
-      const T g_i = slope + decay * parameter[i];
-      const T u_i = math::flushed(momentum * velocity[i] + g_i);
-      velocity[i] = u_i;
-      parameter[i] -= rate * (nesterov ? g_i + momentum * u_i : u_i);
-    }
+  for_gradient(s, static_cast<T>(factor), [=](std::int64_t i, T slope) {
+    const T g_i = slope + decay * parameter[i];
+    const T u_i = math::flushed(momentum * velocity[i] + g_i);
+    velocity[i] = u_i;
+    parameter[i] -= rate * (nesterov ? g_i + momentum * u_i : u_i);
   });
 }
 
