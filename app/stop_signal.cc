@@ -2,6 +2,11 @@
 
 #include <csignal>
 
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
 namespace moegrad {
 
 std::atomic<int> stop_signal{0};
@@ -15,6 +20,19 @@ void stop_on_signals() {
   struct sigaction hangup = {};
   ::sigaction(SIGHUP, nullptr, &hangup);
   if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
+}
+
+void stop_with(int parent) {
+#ifdef __linux__
+  // The signal comes once for each thread of the parent that ends: the second must not end this program.
+  struct sigaction action = {};
+  action.sa_handler = [](int number) { stop_signal.store(number); };
+  ::sigaction(SIGTERM, &action, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (::getppid() != parent) stop_signal.store(SIGTERM);  // it ended before that call
+#else
+  static_cast<void>(parent);
+#endif
 }
 
 }  // namespace moegrad

@@ -9,5 +9,8 @@ extern std::atomic<int> stop_signal;
 // The first SIGINT, SIGTERM or SIGHUP asks to stop, the second ends the program at once. What outlives
 // its terminal, because SIGHUP is ignored (nohup), goes on.
 void stop_on_signals();
+// Asks to stop, as SIGTERM does, when the process that started this one has ended, in whatever way (on
+// Linux). A run of a study so does not outlive it.
+void stop_with(int parent);
 
 }  // namespace moegrad

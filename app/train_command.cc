@@ -32,6 +32,7 @@ struct TrainArguments {
   Maths maths = Maths::exact;
   bool resume = false;
   bool force = false;
+  int parent = 0;
   JsonOutput json;
 };
 
@@ -78,6 +79,7 @@ int run(const TrainArguments& arguments) {
   // The folder of the run may still have to be made: then it is asked again when it is there.
   if (!lies_in(arguments.json.file, out)) arguments.json.require();
   stop_on_signals();
+  if (arguments.parent != 0) stop_with(arguments.parent);
   Progress progress(stderr, Progress::style_for(stderr));
   const TrainResult result = train(config, {.out = out,
                                             .resume = arguments.resume,
@@ -148,6 +150,7 @@ void add_train(CLI::App& app, Global& global) {
   add_number(command, "--threads", arguments->threads, 0, 1024,
              "threads; 0: all. Results do not depend on it")
       ->type_name("");
+  command.add_option("--parent", arguments->parent, "the study that this is a run of")->group("");
   add_device(command, arguments->device);
   command.add_flag("--capture", arguments->capture,
                    "launch each step of training as one CUDA graph, to the same bits");

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <string>
 #include <thread>
 
 #include <fcntl.h>
@@ -167,8 +168,14 @@ class StudyRuns {
     const fs::path config = path(run, ".json");
     write_file_atomic(config, to_json(run.config) + "\n");
     remove_file(path(run, ".log"));
-    std::vector<std::string> arguments = {options_.program.string(), "train",     "--out",
-                                          folder.path().string(),    "--threads", "1"};
+    std::vector<std::string> arguments = {options_.program.string(),
+                                          "train",
+                                          "--out",
+                                          folder.path().string(),
+                                          "--threads",
+                                          "1",
+                                          "--parent",
+                                          std::to_string(::getpid())};
     if (path_exists(folder.config())) {
       arguments.emplace_back("--resume");
     } else {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "tensor/folders.h"
 #include "tests/app/program.h"
 
 using namespace moegrad::test;
@@ -165,15 +166,35 @@ TEST_CASE("compare: stopped, it saves, and goes on the next time") {
   const std::vector<std::string> longer = {"--set", "steps=100000", "--set", "checkpoint_every=1"};
   Process process(folder, command(folder, longer));
   const auto file = folder / "study/runs/top-k-s1/checkpoints";
-  for (int i = 0; i < 3000 && !std::filesystem::exists(file / "step-00000003.safetensors"); ++i) {
-    ::usleep(10000);
-  }
+  for (int i = 0; i < 3000 && !std::filesystem::exists(file); ++i) ::usleep(10000);
   process.signal(SIGINT);
   const Outcome stopped = process.wait();
   CHECK(stopped.code == 128 + SIGINT);
   CHECK(stopped.err.find("stopped; the same command goes on") != std::string::npos);
   CHECK(!std::filesystem::exists(folder / "study/runs/top-k-s1/result.json"));
   CHECK(std::filesystem::exists(file));
+}
+
+TEST_CASE("compare: its runs do not outlive it, however it ends") {
+  const TemporaryFolder folder;
+  Process process(folder,
+                  command(folder, {"--set", "steps=1000000", "--set", "checkpoint_every=1"}));
+  const std::filesystem::path runs(folder / "study/runs");
+  const auto within_30_s = [&](auto&& of_run) {
+    const auto of_both = [&] { return of_run(runs / "top-k-s1") && of_run(runs / "dense-s1"); };
+    for (int i = 0; i < 3000 && !of_both(); ++i) ::usleep(10000);
+    return of_both();
+  };
+  REQUIRE(
+      within_30_s([](const auto& run) { return std::filesystem::exists(run / "checkpoints"); }));
+  CHECK(moegrad::is_in_use(runs / "top-k-s1"));
+  process.signal(SIGKILL);
+  process.wait();
+  CHECK(within_30_s([](const auto& run) {
+    return !moegrad::is_in_use(run) &&
+           moegrad::read_file(run.string() + ".log").find("stopped after step") !=
+               std::string::npos;
+  }));
 }
 
 TEST_CASE("sweep: every point of a grid, and the difference there") {
