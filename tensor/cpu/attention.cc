@@ -145,7 +145,9 @@ class AttendedSums {
   // Adds the sums of row r, and gives back all so far.
   void add(std::int64_t r, T shift, T& sum, T* out) {
     const auto row = static_cast<std::size_t>(r);
-    const double factor = std::exp(shift_[row] - static_cast<double>(shift));
+    // Of nothing nothing is left, whatever its shift was.
+    const double factor =
+        sum_[row] == 0.0 ? 0.0 : std::exp(shift_[row] - static_cast<double>(shift));
     shift_[row] = static_cast<double>(shift);
     sum = static_cast<T>(sum_[row] = sum_[row] * factor + static_cast<double>(sum));
     double* const total = out_.data() + r * width_;

@@ -225,6 +225,28 @@ std::vector<Tensor> passes(const OnDevice& on, const std::vector<Tensor>& inputs
 
 }  // namespace
 
+KERNEL_TEST("causal attention: low scores behind many tiles of -infinity") {
+  constexpr std::int64_t kLength = 1030;
+  constexpr std::int64_t kNone = 1024;  // scores of -infinity
+  const Shape shape{1, kLength, 1};
+  for (const DType dtype : floating()) {
+    const Tensor k = Tensor::full(shape, -800.0, DType::f64, Device::cpu);
+    for (std::int64_t i = 0; i < kNone; ++i) k.write<double>()[i] = -HUGE_VAL;
+    const Tensor v = random(shape, dtype, 3);
+    const Tensor out = Tensor::empty(shape, dtype, on.device);
+    const Tensor lse = Tensor::empty({1, kLength}, dtype, on.device);
+    on->causal_attention(on(Tensor::full(shape, 1.0, dtype, Device::cpu)), on(k.to(dtype)), on(v),
+                         out, lse);
+    double sum = 0.0;
+    for (std::int64_t i = kNone; i < kLength; ++i) {
+      sum += v.at(i);
+      const auto count = static_cast<double>(i - kNone + 1);
+      CHECK(out.to(Device::cpu).at(i) == doctest::Approx(sum / count));
+      CHECK(lse.to(Device::cpu).at(i) == doctest::Approx(-800.0 + std::log(count)));
+    }
+  }
+}
+
 KERNEL_TEST("causal attention: what a row does not depend on leaves its bits alone") {
   const CheckedPool checked;
   for (const DType dtype : floating()) {
