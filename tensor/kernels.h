@@ -375,7 +375,7 @@ class Kernels {
                              const Tensor& norm) = 0;
   // In place, for each parameter p with g = gradient * min(1, max_norm / norm), t = steps + 1:
   //   m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
-  //   p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p)
+  //   p -= lr (m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + epsilon) + weight_decay p), epsilon >= 1e-12
   // and steps = t. Nothing at all is changed where the norm is not finite. Moments that would be
   // subnormal become 0: those of what gets no gradient any more, as of dead experts, would stay so.
   virtual void adamw(const AdamWStep& o, std::span<const ParameterStep> parameters,

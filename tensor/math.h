@@ -191,7 +191,7 @@ using detail::select;
 template <class T>
 concept Own = std::is_same_v<T, float> || std::is_same_v<T, double>;
 
-// x, but 0 for a subnormal number, which takes a processor thirty times as long to compute with.
+// x, but 0 for a subnormal number (or -0), which takes a processor thirty times as long to compute with.
 template <Own T>
 MOEGRAD_HD T flushed(T x) {
   // All ones where the exponent's field is not 0. A comparison would be made a branch.

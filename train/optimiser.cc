@@ -103,7 +103,12 @@ void SgdOptimiser::update(Kernels& device, std::span<const ParameterStep> parame
 }
 
 AdamWOptimiser::AdamWOptimiser(const Parameters& parameters, const Config& config)
-    : Optimiser(parameters, {"first_moment", "second_moment"}), config_(config) {}
+    : Optimiser(parameters, {"first_moment", "second_moment"}), config_(config) {
+  // Beside a smaller one moments count that the kernels make 0.
+  if (!(config.epsilon >= 1e-12)) {
+    fail("adamw", "epsilon is {}. Use 1e-12 or more.", config.epsilon);
+  }
+}
 
 void AdamWOptimiser::update(Kernels& device, std::span<const ParameterStep> parameters,
                             const StepSize& size) {

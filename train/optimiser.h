@@ -80,7 +80,7 @@ class AdamWOptimiser : public Optimiser {
   struct Config {
     double beta1 = 0.9;
     double beta2 = 0.999;
-    double epsilon = 1e-8;
+    double epsilon = 1e-8;  // at least 1e-12
     double weight_decay = 0.01;
   };
   AdamWOptimiser(const Parameters& parameters, const Config& config);

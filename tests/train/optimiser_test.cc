@@ -178,6 +178,14 @@ TEST_CASE("optimiser: a step before a second backward pass is noticed") {
   }
 }
 
+TEST_CASE("adamw: an epsilon beside which subnormal moments would count") {
+  for (const double epsilon : {0.0, 1e-13, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(error_of([&] { AdamWOptimiser(two(), {.epsilon = epsilon}); }) ==
+          fmt::format("[adamw] epsilon is {}. Use 1e-12 or more.", epsilon));
+  }
+  CHECK(error_of([] { AdamWOptimiser(two(), {.epsilon = 1e-12}); }) == "no error");
+}
+
 TEST_CASE("optimiser: a parameter that changed its size") {
   Parameters p = two();
   AdamWOptimiser optimiser(p, {});
