@@ -24,11 +24,12 @@ void stop_on_signals() {
 
 void stop_with(int parent) {
 #ifdef __linux__
-  // The signal comes once for each thread of the parent that ends: the second must not end this program.
+  // A signal of its own: it comes once for each thread of the parent that ends, and a second SIGTERM
+  // would end this program.
   struct sigaction action = {};
-  action.sa_handler = [](int number) { stop_signal.store(number); };
-  ::sigaction(SIGTERM, &action, nullptr);
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  action.sa_handler = [](int) { stop_signal.store(SIGTERM); };
+  ::sigaction(SIGUSR1, &action, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGUSR1);
   if (::getppid() != parent) stop_signal.store(SIGTERM);  // it ended before that call
 #else
   static_cast<void>(parent);
