@@ -151,7 +151,7 @@ CsvFile read_csv(const std::filesystem::path& path, const CsvLimits& limits) {
   input.read(0, std::as_writable_bytes(std::span(csv.text)));
   const std::string_view text(csv.text.data(), csv.text.size());
   if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff")) {
-    fail("csv", "{}: it is UTF-16. Save the file as UTF-8.", file);
+    fail("csv", "{}: it begins as UTF-16 does. Save the file as UTF-8.", file);
   }
   if (const std::size_t zero = text.find('\0'); zero != text.npos) {
     const std::string_view before = text.substr(0, zero);

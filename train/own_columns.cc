@@ -114,15 +114,15 @@ std::vector<std::string> classes_of(const Table& table, std::int64_t column, std
   const std::int64_t most = classes > 0 ? classes : kMostOwnClasses;
   std::int64_t beyond = -1;
   std::int64_t fraction = -1;  // the first row whose label is a number, and not a whole one
-  bool texts = false;
+  std::int64_t rows_of_numbers = 0;
   for (std::int64_t row = 0; row < table.rows(); ++row) {
+    const auto number = table.number(row, column);
+    if (number) ++rows_of_numbers;
     const auto [at, added] = first.try_emplace(label_of(table, row, column), row);
     if (!added) continue;
-    const auto number = table.number(row, column);
-    texts = texts || !number;
     if (number && is_whole(*number)) {
       numbers.insert(static_cast<std::int64_t>(*number));
-    } else if (number && fraction < 0) {
+    } else if (number && *number != std::floor(*number) && fraction < 0) {
       fraction = row;
     }
     if (static_cast<std::int64_t>(first.size()) == most + 1) beyond = row;
@@ -139,7 +139,7 @@ std::vector<std::string> classes_of(const Table& table, std::int64_t column, std
     fail("own", "{}: with {} classes labels are 0 to {}. Correct it, or give more --classes.",
          table.place(wrong, column), classes, classes - 1);
   }
-  if (classes == 0 && fraction >= 0 && !texts) {
+  if (classes == 0 && fraction >= 0 && 2 * rows_of_numbers > table.rows()) {
     fail("own",
          "{}: labels are classes, and this is a quantity. Name the column of the labels with "
          "--label; if each number is a class, say of how many with --classes.",
@@ -150,8 +150,8 @@ std::vector<std::string> classes_of(const Table& table, std::int64_t column, std
          classes > 0 ? "Correct it, or give more --classes." : "Is it the column of the labels?");
   }
   if (classes > 0 && static_cast<std::int64_t>(first.size()) != classes) {
-    fail("own", "{}: column '{}' has {} different labels, and --classes is {}. Leave it out.",
-         table.file(), table.name(column), first.size(), classes);
+    fail("own", "{}: column '{}' has {} different labels, and --classes is {}. Give --classes {}.",
+         table.file(), table.name(column), first.size(), classes, first.size());
   }
   if (first.size() < 2) {
     fail("own", "{} in every row. There must be two classes at least.", table.place(0, column));

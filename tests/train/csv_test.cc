@@ -63,10 +63,10 @@ TEST_CASE("csv: what is wrong, with its line") {
   CHECK(error("a,b\n1,\xff\n") == "line 2: '\\xff' is not UTF-8. Save the file as UTF-8.");
   CHECK(error(std::string_view("\xff\xfe"
                                "1\0,\0",
-                               6)) == "it is UTF-16. Save the file as UTF-8.");
+                               6)) == "it begins as UTF-16 does. Save the file as UTF-8.");
   CHECK(error(std::string_view("\xfe\xff\0"
                                "1\0,",
-                               6)) == "it is UTF-16. Save the file as UTF-8.");
+                               6)) == "it begins as UTF-16 does. Save the file as UTF-8.");
   CHECK(error(std::string_view("a,b\n1,\0\n", 9)) ==
         "line 2: a zero byte. Save the file as text in UTF-8.");
 }

@@ -164,7 +164,8 @@ TEST_CASE("own: errors name the row of the file") {
       "[own] f.csv: line 3, column '2' is 'c': the label of one class more than 2. Correct it, or "
       "give more --classes.");
   CHECK(f.load_error("1,a\n2,b\n", {.folder = "", .classes = 3}) ==
-        "[own] f.csv: column '2' has 2 different labels, and --classes is 3. Leave it out.");
+        "[own] f.csv: column '2' has 2 different labels, and --classes is 3. Give "
+        "--classes 2.");
   // A quantity in the last column; its numbers are classes where that is said.
   CHECK(
       f.load_error("1,2\n2,0.5\n3,1\n") ==
@@ -172,7 +173,9 @@ TEST_CASE("own: errors name the row of the file") {
       "the column of the labels with --label; if each number is a class, say of how many with "
       "--classes.");
   CHECK(f.load_error("1,2\n2,0.5\n3,1\n", {.folder = "", .classes = 3}) == "no error");
-  CHECK(f.load_error("1,0.5\n2,a\n3,1\n") == "no error");
+  CHECK(f.load_error("1,2\n2,0.5\n3,n/a\n").find("this is a quantity") != std::string::npos);
+  CHECK(f.load_error("1,0.5\n2,a\n3,1\n4,b\n") == "no error");  // as many texts as numbers
+  CHECK(f.load_error("1,12345678901234567890\n2,12345678901234567891\n") == "no error");
   CHECK(f.load_error("1,a\n2,a\n") ==
         "[own] f.csv: line 1, column '2' is 'a' in every row. There must be two classes at least.");
   CHECK(f.load_error("1,\"a\nb\"\n2,a\n").find("a class needs a name of one line") !=
