@@ -10,7 +10,7 @@ extern std::atomic<int> stop_signal;
 // its terminal, because SIGHUP is ignored (nohup), goes on.
 void stop_on_signals();
 // Asks to stop, as SIGTERM does, when the process that started this one has ended, in whatever way (on
-// Linux). A run of a study so does not outlive it.
+// Linux): a run of a study outlives it by a step or an evaluation at most.
 void stop_with(int parent);
 
 }  // namespace moegrad
