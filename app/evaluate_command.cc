@@ -33,9 +33,8 @@ Dataset test_data(const EvaluateArguments& a, const StoredModel& stored, TrainCo
       fail("evaluate", "--domains is of language models, and '{}' was trained on {}. Leave it out.",
            shown(a.run), config.task);
     }
-    return load_language(a.data.empty() ? config.data : a.data, a.domains, config.context,
-                         BytePairs(stored.task.pairs))
-        .test;
+    return test_windows(a.data.empty() ? config.data : a.data, a.domains, config.context,
+                        BytePairs(stored.task.pairs));
   }
   if (config.task == "own" && !a.data.empty()) {
     return read_own(

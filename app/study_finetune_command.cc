@@ -5,6 +5,7 @@
 #include "app/study_report.h"
 #include "app/training_study.h"
 #include "lab/finetune.h"
+#include "train/language.h"
 
 namespace moegrad {
 namespace {
@@ -42,6 +43,10 @@ int run_finetune(const FinetuneArguments& a) {
   if (plan.methods.empty()) plan.methods = methods_of_finetune();
   TrainConfig source = plan.base;
   apply_settings(source, a.source);
+  // One model reads both: in the pieces that it learned first.
+  if (source.pieces_from.empty() && source.pieces > kBytes) {
+    source.pieces_from = plan.base.pieces_from = source.domains;
+  }
   const Task source_task = load_task(source);
   if (const Task target = load_task(plan.base); !(source_task.shape() == target.shape())) {
     fail("study",

@@ -18,9 +18,9 @@ class LoadedTasks {
  public:
   explicit LoadedTasks(Progress& progress) : progress_(progress) {}
   const Task& operator()(const TrainConfig& config) {
-    const std::string key =
-        fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}", config.task, config.data, config.test_data,
-                    config.domains, config.context, config.pieces, config.dtype);
+    const std::string key = fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", config.task, config.data,
+                                        config.test_data, config.domains, config.context,
+                                        config.pieces, config.pieces_from, config.dtype);
     const auto found = tasks_.find(key);
     if (found != tasks_.end()) return found->second;
     const auto message = [&](std::string_view text) { progress_.message(text); };

@@ -112,26 +112,27 @@ Json text_routing(const std::filesystem::path& run) {
     fail("report", "'{}' was trained on the task {}, which has no text. Leave --texts out.",
          run.string(), config.task);
   }
-  const Language language =
-      load_language(config.data, config.domains, config.context, BytePairs(stored.task.pairs));
+  const BytePairs pairs(stored.task.pairs);
+  const Dataset data = test_windows(config.data, config.domains, config.context, pairs);
+  const std::vector<std::string> names = chosen_domains(config.domains);
   Json out = {{"domains", Json::array()},
               {"windows", Json::array()},
               {"shares", Json::array()},
               {"texts", Json::array()}};
-  for (std::size_t d = 0; d < language.names.size(); ++d) {
+  for (std::size_t d = 0; d < names.size(); ++d) {
     const std::vector<std::int64_t> rows =
-        window_rows(language.test, static_cast<std::int32_t>(d), kMostTextWindows);
+        window_rows(data, static_cast<std::int32_t>(d), kMostTextWindows);
     if (rows.empty()) continue;
-    const Batch batch = window_batch(language.test, rows);
+    const Batch batch = window_batch(data, rows);
     Tape tape({.gradients = false});
     const Pass pass = stored.model->forward(tape, batch, stored.parameters, {.training = false});
-    out["domains"].push_back(language.names[d]);
+    out["domains"].push_back(names[d]);
     out["windows"].push_back(rows.size());
     for (std::size_t l = 0; l < pass.mixtures.size(); ++l) {
       if (out["shares"].size() == l) out["shares"].push_back(Json::array());
       out["shares"][l].push_back(domain_shares(pass.mixtures[l]));
     }
-    out["texts"].push_back(routed_text(batch, language.pairs, pass, config.context));
+    out["texts"].push_back(routed_text(batch, pairs, pass, config.context));
   }
   return out;
 }

@@ -16,8 +16,12 @@ void begin_from(const TrainConfig& config, const Task& task, Parameters& paramet
   const Checkpoint checkpoint = read_checkpoint(path);
   if (const auto& other = checkpoint.task;
       other && other->pairs.size() == task.pairs.size() && other->pairs != task.pairs) {
-    fail("train", "{}: its pieces of text are others. Give the --domains and --pieces of that run.",
-         path.string());
+    const TrainConfig of = stored_run(checkpoint.settings);
+    const std::string& teachers = of.pieces_from.empty() ? of.domains : of.pieces_from;
+    fail("train",
+         "{}: its pieces of text are others, taught by {}. Give --pieces-from {}, and the same "
+         "texts.",
+         path.string(), teachers, teachers);
   }
   const std::vector<std::string> missing =
       Checkpoints::copy_common(checkpoint, parameters, optimiser);

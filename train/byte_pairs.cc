@@ -53,8 +53,9 @@ BytePairs::Pair pair_of(std::uint64_t key) {
 }
 
 std::vector<std::int32_t> bytes_of(std::string_view word) {
-  std::vector<std::int32_t> pieces;
-  for (const char c : word) pieces.push_back(static_cast<unsigned char>(c));
+  std::vector<std::int32_t> pieces(word.size());
+  std::ranges::transform(word, pieces.begin(),
+                         [](char c) { return static_cast<unsigned char>(c); });
   return pieces;
 }
 
@@ -203,6 +204,7 @@ std::vector<std::int32_t> BytePairs::encode_word(std::string_view word) const {
 }
 
 std::vector<std::int32_t> BytePairs::encode(std::string_view text) const {
+  if (pairs_.empty()) return bytes_of(text);
   std::unordered_map<std::string_view, std::vector<std::int32_t>> known;
   std::vector<std::int32_t> pieces;
   for_each_word(text, [&](std::string_view word) {

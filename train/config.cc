@@ -156,6 +156,9 @@ std::vector<TrainField> make_fields() {
        &C::pieces},
       {option::text("domains", "what it reads: all, or some of the language task's domains, a,b"),
        &C::domains},
+      {option::text("pieces_from",
+                    "domains that teach the pieces above 256, where they are not those it reads"),
+       &C::pieces_from},
       {option::number("teacher_kl",
                       "what the teacher's logits count in the loss of a student, beside the labels")
            .from(0, 1e6),
@@ -272,6 +275,7 @@ Task load_task(const TrainConfig& c, const std::function<void(std::string_view)>
                             .domains = c.domains,
                             .context = c.context,
                             .pieces = c.pieces,
+                            .pieces_from = c.pieces_from,
                             .message = message,
                             .file = c.data == TrainConfig().data ? "" : c.data,
                             .test_file = c.test_data,

@@ -33,8 +33,9 @@ struct TrainConfig {
   std::int64_t heads = 4;
   std::int64_t context = 128;
   std::int64_t pieces = 256;
-  std::string domains = "all";  // of the language task
-  double teacher_kl = 1.0;      // of the task distil, as in train/student.h
+  std::string domains = "all";   // of the language task
+  std::string pieces_from = {};  // the domains whose texts teach its pieces; empty: `domains`
+  double teacher_kl = 1.0;       // of the task distil, as in train/student.h
   double teacher_features = 1.0;
   double temperature = 2.0;
   std::string label = {};  // of the task own: of this on, what TaskOptions has under the same name

@@ -25,11 +25,12 @@ namespace {
 
 Task synthetic(const TaskOptions& o) { return make_synthetic(o.dtype, o.seed); }
 Task language(const TaskOptions& o) {
-  const Language read = load_language(o.folder, o.domains, o.context, o.pieces);
+  const BytePairs pairs =
+      learned_pairs(o.folder, o.pieces_from.empty() ? o.domains : o.pieces_from, o.pieces);
   return {.targets = {{.name = o.pieces == kBytes ? "byte" : "piece", .classes = o.pieces}},
-          .train = read.train,
-          .test = read.test,
-          .pairs = read.pairs.pairs()};
+          .train = training_windows(o.folder, o.domains, o.context, pairs),
+          .test = test_windows(o.folder, o.domains, o.context, pairs),
+          .pairs = pairs.pairs()};
 }
 
 constexpr std::array<TaskInfo, 9> kTasks = {{

@@ -119,6 +119,7 @@ struct TaskOptions {
   std::string domains = "all";
   std::int64_t context = 128;  // likewise of the task distil
   std::int64_t pieces = 256;
+  std::string pieces_from = {};  // the domains that teach the pieces; empty: `domains`
   // Told of long work.
   std::function<void(std::string_view)> message = [](std::string_view) {};
   // Of the task own (train/own.h).

@@ -16,25 +16,6 @@ constexpr std::int64_t kTestWindows = 1024;
 constexpr const char* kTrain = "train";
 constexpr const char* kTest = "validation";
 
-std::vector<std::string> chosen(std::string_view domains) {
-  const std::vector<std::string> all = language_domains();
-  if (domains == "all") return all;
-  std::vector<std::string> names;
-  for (std::size_t begin = 0; begin <= domains.size();) {
-    const std::size_t end = std::min(domains.find(',', begin), domains.size());
-    const std::string name(domains.substr(begin, end - begin));
-    if (std::ranges::find(all, name) == all.end()) {
-      fail("language", "there is no domain '{}'. Choose from: {}.", name, fmt::join(all, ", "));
-    }
-    if (std::ranges::find(names, name) != names.end()) {
-      fail("language", "the domain '{}' is there twice. Name it once.", name);
-    }
-    names.push_back(name);
-    begin = end + 1;
-  }
-  return names;
-}
-
 std::string read_domain(const fs::path& folder, const std::string& domain, const char* part) {
   const fs::path path = folder / "language" / domain / (std::string(part) + ".txt");
   if (!path_exists(path))
@@ -77,6 +58,17 @@ Dataset cut(const std::vector<Pieces>& texts, const std::vector<Place>& windows,
   return data;
 }
 
+std::vector<Pieces> pieces_of(const BytePairs& pairs, const fs::path& folder,
+                              const std::vector<std::string>& domains, const char* part,
+                              std::int64_t context) {
+  if (context < 1) fail("language", "a context of {} pieces of text. Give 1 or more.", context);
+  std::vector<Pieces> texts;
+  for (const std::string& name : domains) {
+    texts.push_back(pieces_of(pairs, read_domain(folder, name, part), name, part, context));
+  }
+  return texts;
+}
+
 std::vector<Place> windows_of(const std::vector<Pieces>& texts, std::int64_t context) {
   const auto step = static_cast<std::size_t>(context);
   std::vector<Place> windows;
@@ -92,28 +84,45 @@ std::vector<std::string> language_domains() {
   return {"prose", "shakespeare", "glosses", "code", "jargon"};
 }
 
-Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context,
-                       std::int64_t pieces) {
-  std::vector<std::string> texts;
-  for (const std::string& name : chosen(domains)) {
-    texts.push_back(read_domain(folder, name, kTrain));
+std::vector<std::string> chosen_domains(std::string_view domains) {
+  const std::vector<std::string> all = language_domains();
+  if (domains == "all") return all;
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin <= domains.size();) {
+    const std::size_t end = std::min(domains.find(',', begin), domains.size());
+    const std::string name(domains.substr(begin, end - begin));
+    if (std::ranges::find(all, name) == all.end()) {
+      fail("language", "there is no domain '{}'. Choose from: {}.", name, fmt::join(all, ", "));
+    }
+    if (std::ranges::find(names, name) != names.end()) {
+      fail("language", "the domain '{}' is there twice. Name it once.", name);
+    }
+    names.push_back(name);
+    begin = end + 1;
   }
-  return load_language(folder, domains, context, BytePairs::learn(texts, pieces));
+  return names;
 }
 
-Language load_language(const fs::path& folder, std::string_view domains, std::int64_t context,
-                       const BytePairs& pairs) {
-  if (context < 1) fail("language", "a context of {} pieces of text. Give 1 or more.", context);
-  Language language{.names = chosen(domains), .pairs = pairs, .train = {}, .test = {}};
-  std::vector<Pieces> train;
-  std::vector<Pieces> test;
-  for (const std::string& name : language.names) {
-    for (const auto& [part, texts] : {std::pair(kTrain, &train), std::pair(kTest, &test)}) {
-      texts->push_back(pieces_of(pairs, read_domain(folder, name, part), name, part, context));
-    }
+BytePairs learned_pairs(const fs::path& folder, std::string_view domains, std::int64_t pieces) {
+  std::vector<std::string> texts;
+  for (const std::string& name : chosen_domains(domains)) {
+    if (pieces > kBytes) texts.push_back(read_domain(folder, name, kTrain));
   }
-  language.train = cut(train, windows_of(train, context), context);
-  std::vector<Place> windows = windows_of(test, context);
+  return BytePairs::learn(texts, pieces);
+}
+
+Dataset training_windows(const fs::path& folder, std::string_view domains, std::int64_t context,
+                         const BytePairs& pairs) {
+  const std::vector<Pieces> texts =
+      pieces_of(pairs, folder, chosen_domains(domains), kTrain, context);
+  return cut(texts, windows_of(texts, context), context);
+}
+
+Dataset test_windows(const fs::path& folder, std::string_view domains, std::int64_t context,
+                     const BytePairs& pairs) {
+  const std::vector<Pieces> texts =
+      pieces_of(pairs, folder, chosen_domains(domains), kTest, context);
+  std::vector<Place> windows = windows_of(texts, context);
   if (const auto all = static_cast<std::int64_t>(windows.size()); all > kTestWindows) {
     std::vector<Place> some;
     for (std::int64_t i = 0; i < kTestWindows; ++i) {
@@ -121,8 +130,7 @@ Language load_language(const fs::path& folder, std::string_view domains, std::in
     }
     windows = std::move(some);
   }
-  language.test = cut(test, windows, context);
-  return language;
+  return cut(texts, windows, context);
 }
 
 }  // namespace moegrad

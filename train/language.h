@@ -16,22 +16,23 @@ inline constexpr std::int64_t kBytes = 256;
 // each ended by a zero byte.
 std::vector<std::string> language_domains();
 
+// The domains of "all", or of names with commas between them. An Error for an unknown one, or one
+// that is there twice.
+std::vector<std::string> chosen_domains(std::string_view domains);
+
+// The pieces of text that the training texts of the domains teach (BytePairs::learn); the bytes need
+// no texts.
+BytePairs learned_pairs(const std::filesystem::path& folder, std::string_view domains,
+                        std::int64_t pieces);
+
 // Windows of text, [N, context + 1] i32: the pieces that a model sees and, shifted by one, tells.
 // They follow each other, so that each piece but the first of a domain is told once; the rest of a
-// domain that fills no window is left out. Labels are the place of the domain in `names`.
-struct Language {
-  std::vector<std::string> names;
-  BytePairs pairs;  // what the texts to train on teach, where no others are given
-  Dataset train;
-  Dataset test;  // at most 1024 windows, evenly from the whole
-};
-
-// `domains`: "all", or names with commas between them. Errors: an unknown domain; a file that is
-// missing, or shorter than a window; those of BytePairs::learn.
-Language load_language(const std::filesystem::path& folder, std::string_view domains,
-                       std::int64_t context, std::int64_t pieces = kBytes);
-// In the pieces that a model has.
-Language load_language(const std::filesystem::path& folder, std::string_view domains,
-                       std::int64_t context, const BytePairs& pairs);
+// domain that fills no window is left out. Labels are the place of the domain in chosen_domains().
+// Of the texts to test on at most 1024, evenly from the whole. Errors: those of chosen_domains(); a
+// file that is missing, or shorter than a window.
+Dataset training_windows(const std::filesystem::path& folder, std::string_view domains,
+                         std::int64_t context, const BytePairs& pairs = {});
+Dataset test_windows(const std::filesystem::path& folder, std::string_view domains,
+                     std::int64_t context, const BytePairs& pairs = {});
 
 }  // namespace moegrad

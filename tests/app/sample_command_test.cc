@@ -132,17 +132,37 @@ TEST_CASE("--from: rows of the embedding are not taken for those of other pieces
     for (int i = 0; i < 200; ++i) text += "return value of " + std::to_string(7 * i) + "\n";
     moegrad::write_file_atomic(domain / part, text);
   }
-  std::vector<std::string> command = {"train",    "language",     "--data",  folder / "data",
-                                      "--pieces", "264",          "--steps", "1",
-                                      "--from",   folder / "run", "--out",   folder / "next"};
-  command.insert(command.end(), {"--domains", "code"});
-  const Outcome other = run(folder, command);
+  const std::vector<std::string> small = {
+      "--data", folder / "data", "--pieces", "264",       "--steps", "1", "--width",
+      "16",     "--heads",       "2",        "--context", "16"};
+  const auto next = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", "language", "--from", folder / "run", "--out",
+                               folder / "next", "--force", "--domains"});
+    more.insert(more.end(), small.begin(), small.end());
+    return run(folder, more);
+  };
+  const Outcome other = next({"code"});
   CHECK(other.code == 2);
-  CHECK(other.err.find("its pieces of text are others. Give the --domains and --pieces of that "
-                       "run.") != std::string::npos);
-  command.back() = "jargon";
-  command.insert(command.end(), {"--context", "16", "--width", "16", "--heads", "2"});
-  CHECK(run(folder, command).code == 0);
+  CHECK(
+      other.err.find("its pieces of text are others, taught by jargon. Give --pieces-from jargon, "
+                     "and the same texts.") != std::string::npos);
+  CHECK(next({"jargon"}).code == 0);
+  // In the model's own pieces it goes on with any text.
+  CHECK(next({"code", "--pieces-from", "jargon"}).code == 0);
+  const Outcome measured = run(folder, {"evaluate", folder / "next"});
+  CHECK(measured.code == 0);
+
+  std::vector<std::string> study = {
+      "study",    "finetune",       "--task",  "language",      "--seeds",
+      "1",        "--method",       "sparse:", "--set",         "domains=code",
+      "--source", "domains=jargon", "--out",   folder / "study"};
+  for (std::size_t i = 0; i < small.size(); i += 2) {
+    study.insert(study.end(), {"--set", small[i].substr(2) + "=" + small[i + 1]});
+  }
+  const Outcome tuned = run(folder, study);
+  CHECK(tuned.code == 0);
+  CHECK(moegrad::read_file(folder / "study/runs/sparse-s1/config.json").find("\"jargon\"") !=
+        std::string::npos);
 }
 
 TEST_CASE("sample: a reader who is gone ends it, and is not taken for success") {

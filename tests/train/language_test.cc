@@ -34,33 +34,31 @@ TEST_CASE("windows tell each byte but the first once; bytes are bytes") {
   const TemporaryFolder data;
   write_domain(data, "prose", "abcdefghijk", "0123");
   write_domain(data, "code", std::string("\xff\0\x80xyz", 6), "wxyz");
-  const Language both = load_language(data.path(), "prose,code", 3);
-  CHECK(both.names == std::vector<std::string>{"prose", "code"});
-  REQUIRE(both.train.x.shape() == Shape{4, 4});
-  CHECK(window(both.train, 0) == "abcd");
-  CHECK(window(both.train, 1) == "defg");
-  CHECK(window(both.train, 2) == "ghij");
-  CHECK(window(both.train, 3) == std::string("\xff\0\x80x", 4));
-  CHECK(both.train.x.at(12) == 255.0);
-  CHECK(both.train.labels.same_bits(Tensor::of<std::int32_t>({4}, {0, 0, 0, 1})));
-  CHECK(both.test.x.size(0) == 2);
-  CHECK(load_language(data.path(), "code", 3).train.labels.at(0) == 0.0);
+  CHECK(chosen_domains("prose,code") == std::vector<std::string>{"prose", "code"});
+  const Dataset both = training_windows(data.path(), "prose,code", 3);
+  REQUIRE(both.x.shape() == Shape{4, 4});
+  CHECK(window(both, 0) == "abcd");
+  CHECK(window(both, 1) == "defg");
+  CHECK(window(both, 2) == "ghij");
+  CHECK(window(both, 3) == std::string("\xff\0\x80x", 4));
+  CHECK(both.x.at(12) == 255.0);
+  CHECK(both.labels.same_bits(Tensor::of<std::int32_t>({4}, {0, 0, 0, 1})));
+  CHECK(test_windows(data.path(), "prose,code", 3).x.size(0) == 2);
+  CHECK(training_windows(data.path(), "code", 3).labels.at(0) == 0.0);
 }
 
 TEST_CASE("pieces are learned from the texts to train on") {
   const TemporaryFolder data;
   write_domain(data, "prose", "the then the", "then");
   write_domain(data, "code", "xyxy", "xythe");
-  const Language both = load_language(data.path(), "prose,code", 1, 258);
-  CHECK(both.pairs.pairs() == std::vector<BytePairs::Pair>{{'h', 'e'}, {'t', 256}});
-  CHECK(both.train.x.to_vector() == std::vector<double>{257, ' ', ' ', 257, 257, 'n', 'n', ' ', ' ',
-                                                        257,  // the then the
-                                                        'x', 'y', 'y', 'x', 'x', 'y'});
-  CHECK(both.test.x.to_vector() == std::vector<double>{257, 'n', 'x', 'y', 'y', 257});
   const Task task = load_task(
       "language", {.folder = data.path(), .domains = "prose,code", .context = 1, .pieces = 258});
   CHECK(task.targets[0].name == "piece");
-  CHECK(task.shape().pairs == both.pairs.pairs());
+  CHECK(task.shape().pairs == std::vector<BytePairs::Pair>{{'h', 'e'}, {'t', 256}});
+  CHECK(task.train.x.to_vector() == std::vector<double>{257, ' ', ' ', 257, 257, 'n', 'n', ' ', ' ',
+                                                        257,  // the then the
+                                                        'x', 'y', 'y', 'x', 'x', 'y'});
+  CHECK(task.test.x.to_vector() == std::vector<double>{257, 'n', 'x', 'y', 'y', 257});
 }
 
 TEST_CASE("a long validation text is seen evenly") {
@@ -68,16 +66,16 @@ TEST_CASE("a long validation text is seen evenly") {
   std::string text;
   for (int i = 0; i < 4097; ++i) text += static_cast<char>(i % 251);
   write_domain(data, "jargon", "abc", text);
-  const Language l = load_language(data.path(), "jargon", 2);
-  CHECK(l.test.x.size(0) == 1024);  // of 2048
-  CHECK(l.test.x.at(3) == 4.0);     // the second window is the third of all
+  const Dataset test = test_windows(data.path(), "jargon", 2);
+  CHECK(test.x.size(0) == 1024);  // of 2048
+  CHECK(test.x.at(3) == 4.0);     // the second window is the third of all
 }
 
 TEST_CASE("language: errors") {
   const TemporaryFolder data;
   write_domain(data, "prose", "ab", "0123");
   const auto error = [&](std::string_view domains, std::int64_t context) {
-    return error_of([&] { load_language(data.path(), domains, context); });
+    return error_of([&] { training_windows(data.path(), domains, context); });
   };
   CHECK(error("prose", 2) ==
         "[language] prose/train.txt: 2 pieces of text, fewer than the 3 of a window. Run "
@@ -93,15 +91,30 @@ TEST_CASE("language: errors") {
   CHECK(error("prose", 0) == "[language] a context of 0 pieces of text. Give 1 or more.");
 }
 
-TEST_CASE("other texts in the pieces of a model") {
+TEST_CASE("text in pieces that other texts teach") {
   const TemporaryFolder data;
   write_domain(data, "prose", "the then the", "then");
   write_domain(data, "code", "xyxy", "xythe");
-  const Language prose = load_language(data.path(), "prose", 1, 257);
-  const Language code = load_language(data.path(), "code", 1, prose.pairs);
-  CHECK(code.pairs.pairs() == prose.pairs.pairs());
+  TaskOptions options{.folder = data.path(), .domains = "code", .context = 1, .pieces = 257};
+  CHECK(load_task("language", options).pairs == std::vector<BytePairs::Pair>{{'x', 'y'}});
+  options.pieces_from = "prose";
+  const Task code = load_task("language", options);
+  CHECK(code.pairs == std::vector<BytePairs::Pair>{{'h', 'e'}});
   CHECK(code.train.x.to_vector() == std::vector<double>{'x', 'y', 'y', 'x', 'x', 'y'});
   CHECK(code.test.x.to_vector() == std::vector<double>{'x', 'y', 'y', 't', 't', 256});
+
+  options.pieces_from = "verse";
+  options.pieces = 256;  // which nothing teaches
+  CHECK(error_of([&] {
+          load_task("language", options);
+        }).starts_with("[language] there is no domain 'verse'."));
+}
+
+TEST_CASE("to test on a text, its training text need not be there") {
+  const TemporaryFolder data;
+  make_folder(data.path() / "language/code");
+  write_file_atomic(data.path() / "language/code/validation.txt", "wxyz");
+  CHECK(window(test_windows(data.path(), "code", 3), 0) == "wxyz");
 }
 
 }  // namespace
