@@ -147,6 +147,7 @@ void read_result(LoggedRun& run, const RunFolder& folder) {
     const bool measure = key.starts_with("test_");
     if (value.is_number() || measure) run.result.emplace_back(key, number_of(value));
     if (key == "maths" && value.is_string()) run.maths = value.get<std::string>();
+    if (key == "data" && value.is_string()) run.data = value.get<std::string>();
     if (!measure && !keys_of_a_result().contains(key)) unknown.insert(key);
   }
   note_unknown(run, "result.json", unknown);

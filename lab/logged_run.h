@@ -33,7 +33,7 @@ struct LoggedRun {
   std::vector<std::string> set = {};               // those that are no default
   std::string command = {};                        // makes the same run again
   std::vector<std::pair<std::string, double>> result = {};  // the numbers of result.json
-  std::string maths = {};                                   // of the result
+  std::string maths = {}, data = {};  // of the result; data: their checksum, where it has one
   LoggedLines steps = {}, evaluations = {};
   // What this version does not know, what is missing and what could not be read.
   std::vector<std::string> notes = {};

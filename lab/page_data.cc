@@ -17,6 +17,7 @@
 #include "tensor/files.h"
 #include "tensor/folders.h"
 #include "train/config.h"
+#include "train/dataset.h"
 #include "train/run_folder.h"
 
 namespace moegrad {
@@ -162,6 +163,31 @@ std::vector<Group> groups_of(LoggedRuns& runs, std::vector<std::string> keys) {
   return groups;
 }
 
+// Which data a run asks for. The files that it finds may be others than those of another run.
+std::vector<std::string> data_asked(const LoggedRun& run) {
+  const std::string task = setting(run, "task");
+  std::vector<std::string> asked = {task, is_drawn(task) ? setting(run, "seed") : ""};
+  for (const char* key : {"dtype", "domains", "context", "pieces", "pieces_from", "label",
+                          "classes", "test_share", "header"}) {
+    asked.push_back(setting(run, key));
+  }
+  return asked;
+}
+
+// Of finished runs, whose checksums are known.
+void note_other_data(LoggedRuns& runs) {
+  std::map<std::vector<std::string>, const LoggedRun*> first;
+  for (LoggedRun& run : runs) {
+    if (run.data.empty()) continue;
+    const LoggedRun& other = *first.emplace(data_asked(run), &run).first->second;
+    if (other.data == run.data) continue;
+    run.notes.push_back(
+        shown_format("has other data than {}: their checksum is {} there and {} here, and losses "
+                     "of the two do not compare",
+                     other.name, other.data, run.data));
+  }
+}
+
 // So that the longest run keeps at most so many lines.
 std::size_t every(const LoggedRuns& runs, LoggedLines LoggedRun::*lines, std::size_t most) {
   std::size_t longest = 1;
@@ -270,6 +296,7 @@ PageData page_data(const std::vector<fs::path>& folders, bool texts) {
     paths.insert(paths.end(), made.begin(), made.end());
   }
   for (const fs::path& path : paths) runs.push_back(read_run(path));
+  note_other_data(runs);
   const std::vector<std::string> differ = differing(runs);
   const std::vector<Group> groups = groups_of(runs, differ);
   const std::size_t of_steps = every(runs, &LoggedRun::steps, kMostPoints);

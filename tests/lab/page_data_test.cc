@@ -132,6 +132,21 @@ TEST_CASE("page_data: one group is named after router and estimator; the same ru
                                  runs.paths[0].string());
 }
 
+TEST_CASE("page_data: runs that ask for the same data and found others are told") {
+  Runs runs;
+  for (const char* seed : {"1", "2", "3"}) runs.add({{"task", "vision"}, {"seed", seed}});
+  runs.add({{"task", "synthetic"}, {"seed", "4"}});  // whose data the seed draws
+  runs.add({{"task", "synthetic"}, {"seed", "5"}});
+  for (const auto& [run, checksum] : {std::pair(0, "aa"), {2, "bb"}, {3, "cc"}, {4, "dd"}}) {
+    write_file_atomic(runs.paths[static_cast<std::size_t>(run)] / "result.json",
+                      fmt::format(R"({{"data": "{}"}})", checksum));
+  }
+  const std::string all = fmt::format("{}", fmt::join(page_data(runs.paths).notes, "\n"));
+  CHECK(all.find(runs.paths[2].string() + ": has other data than " + runs.paths[0].string() +
+                 ": their checksum is aa there and bb here") != std::string::npos);
+  CHECK(all.find("has other data", all.find("has other data") + 1) == std::string::npos);
+}
+
 TEST_CASE("page_data: columns, loads and settings of a run") {
   Runs runs;
   runs.add({}, step(20, {{"loss", 1.23456789}, {"expert_load", {0.123456, 0.876544}}}) +
