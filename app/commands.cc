@@ -20,6 +20,9 @@ CLI::App& add_command(CLI::App& app, const std::string& name, const std::string&
 std::string json_text(const nlohmann::ordered_json& json) {
   return json.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
 }
+std::string json_line(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+}
 std::string json_text(const nlohmann::json& json) {
   return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace);
 }

@@ -44,6 +44,7 @@ void require_distinct(std::string_view command, const std::vector<std::string>& 
 // Indented JSON in ASCII, as a terminal may show it; what is not UTF-8 in it (a path) is replaced.
 std::string json_text(const nlohmann::ordered_json& json);
 std::string json_text(const nlohmann::json& json);
+std::string json_line(const nlohmann::ordered_json& json);  // likewise, on one line
 void add_json(CLI::App& command, JsonOutput& output);
 
 // `--device cpu|cuda`: an Error, before the work, where this build or this machine has none.

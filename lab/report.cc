@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -104,14 +105,46 @@ std::string script(const std::vector<Chart>& charts) {
   return out + "unset multiplot\n";
 }
 
-// Runs gnuplot, without a shell, on a script; nothing where it is not installed.
+// A file in memory, for what gnuplot writes.
+class MemoryFile {
+ public:
+  MemoryFile() {
+    const int any = ::memfd_create("gnuplot", MFD_CLOEXEC);
+    descriptor_ = ::fcntl(any, F_DUPFD_CLOEXEC, 3);  // no standard stream's, which may be closed
+    const int code = errno;
+    ::close(any);
+    if (descriptor_ < 0) fail_gnuplot("make a file for", code);
+  }
+  ~MemoryFile() { ::close(descriptor_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  std::string content() const {
+    std::string text;
+    std::array<char, 65536> part;
+    while (true) {
+      const ssize_t got =
+          ::pread(descriptor_, part.data(), part.size(), static_cast<off_t>(text.size()));
+      if (got <= 0) return text;
+      text.append(part.data(), static_cast<std::size_t>(got));
+    }
+  }
+
+ private:
+  int descriptor_;
+};
+
+// Runs gnuplot, without a shell, on a script; nothing where it is not installed. What it says is told
+// where it fails; where it draws, it only warns of axes that it has chosen.
 std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
-  std::array<int, 2> pipe = {};
-  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) fail_gnuplot("make a pipe for", errno);
+  const MemoryFile svg;
+  const MemoryFile messages;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, commands.c_str(), O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, pipe[1], STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, svg.descriptor(), STDOUT_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, messages.descriptor(), STDERR_FILENO);
   // What this program ignores ends gnuplot as it ends any other.
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
@@ -128,28 +161,22 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
       ::posix_spawnp(&child, name.c_str(), &actions, &attributes, arguments.data(), environ);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
-  ::close(pipe[1]);
-  std::string svg;
-  std::array<char, 65536> part;
-  while (code == 0) {
-    const ssize_t got = ::read(pipe[0], part.data(), part.size());
-    if (got > 0) svg.append(part.data(), static_cast<std::size_t>(got));
-    if (got == 0 || (got < 0 && errno != EINTR)) break;
-  }
-  ::close(pipe[0]);
   if (code == ENOENT) return std::nullopt;
   if (code != 0) fail_gnuplot("start", code);
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   if (status != 0) {
-    fail("plot", "gnuplot could not draw '{}'. Its message is above.", commands.string());
+    std::string said = on_one_line(messages.content());
+    while (said.ends_with(' ')) said.pop_back();
+    fail("plot", "gnuplot could not draw '{}'. It says: {}", commands.string(), said);
   }
-  if (svg.empty()) {
+  std::string drawn = svg.content();
+  if (drawn.empty()) {
     fail("plot", "gnuplot drew nothing of '{}'. Is the program of this name gnuplot?",
          commands.string());
   }
-  return svg;
+  return drawn;
 }
 
 }  // namespace

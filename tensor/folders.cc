@@ -7,6 +7,7 @@
 #include <csignal>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -75,6 +76,19 @@ void make_folder(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) fail_folder("make the folder", path, error.value());
+}
+
+OutputFolder::OutputFolder(fs::path path) : path_(std::move(path)) {
+  for (fs::path part = path_; !part.empty() && !path_exists(part); part = part.parent_path()) {
+    made_.push_back(part);
+  }
+  make_folder(path_);
+}
+
+OutputFolder::~OutputFolder() {
+  for (const fs::path& folder : made_) {
+    if (::rmdir(folder.c_str()) != 0 && errno != ENOENT) break;
+  }
 }
 
 std::vector<fs::path> files_in(const fs::path& folder) {

@@ -20,6 +20,22 @@ std::filesystem::path folder_of(const std::filesystem::path& file);
 // Makes the folder, and those that it lies in.
 void make_folder(const std::filesystem::path& path);
 
+// A folder for what a command writes at its end: made at once, with those that it lies in. When this
+// is destroyed, those of them which it made and in which nothing lies are removed.
+class OutputFolder {
+ public:
+  explicit OutputFolder(std::filesystem::path path);
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  std::vector<std::filesystem::path> made_ = {};  // from the innermost to the outermost
+};
+
 // What the folder holds, in no order; nothing where there is no folder.
 std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder);
 

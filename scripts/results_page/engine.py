@@ -92,7 +92,8 @@ class Study(Section):
         if not self.measures:
             return []
         rows = [["method", *(name.replace("_", " ") for name in self.measures)]]
-        planned = {row.get("method") for row in json.loads((folder / "rows.json").read_text())}
+        lines = (folder / "rows.jsonl").read_text().splitlines()
+        planned = {json.loads(line).get("method") for line in lines}
         for method, results in self.results(folder).items():
             if method not in planned:
                 continue

@@ -5,6 +5,7 @@
 #include "tests/devices.h"
 
 using moegrad::Device;
+using moegrad::test::json_lines;
 using moegrad::test::Outcome;
 using moegrad::test::run;
 using moegrad::test::TemporaryFolder;
@@ -47,8 +48,7 @@ TEST_CASE("study on each device of the build: rows and report name it") {
                      (folder / "bias").string()});
     CHECK(bias.code == 0);
     CHECK(bias.out.find("computed on the " + name + " device; written to ") != std::string::npos);
-    const std::string rows = moegrad::read_file(folder / "bias/rows.json");
-    CHECK(nlohmann::json::parse(rows)[0]["device"] == name);
+    CHECK(json_lines(folder / "bias/rows.jsonl")[0]["device"] == name);
 
     const std::string trained = (folder / "run").string();
     REQUIRE(run(folder, {"train", "synthetic", "--epochs", "1", "--experts", "4", "--width", "8",

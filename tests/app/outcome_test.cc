@@ -85,7 +85,7 @@ TEST_CASE("outcome: a full disk or nothing behind standard output is exit code 2
           fmt::runtime(kLost), out == kClosed ? "Bad file descriptor" : "No space left on device");
       CHECK_MESSAGE(o.err.ends_with(expected), name << ": " << o.err);
     }
-    CHECK(fs::exists(folder / "bias/rows.json"));
+    CHECK(fs::exists(folder / "bias/rows.jsonl"));
     CHECK(fs::exists(folder / "run/result.json"));
   }
 }

@@ -155,10 +155,10 @@ TEST_CASE("paths: what cannot be written is refused before the work") {
   CHECK(study.err == fmt::format("moegrad: [write] '{}' is not a regular file. Choose another "
                                  "path.\n",
                                  (folder / "folder").string()));
-  fs::create_directories(folder / "report/rows.json");
+  fs::create_directories(folder / "report/rows.jsonl");
   CHECK(run(folder, {"study", "bias", "--draws", "200", "--out", folder / "report"}).err ==
         fmt::format("moegrad: [write] '{}' is not a regular file. Choose another path.\n",
-                    (folder / "report/rows.json").string()));
+                    (folder / "report/rows.jsonl").string()));
   const Outcome check = run(folder, {"gradcheck", "--json", folder / "folder"});
   CHECK(check.code == 2);
   CHECK(check.out.empty());
@@ -201,7 +201,7 @@ TEST_CASE("paths: no output is an input, a file of the run, or another output") 
     refused(small_training(fresh), {"--json", fresh + "/" + name});
   }
   refused(small_training(fresh), {"--data", folder / "d", "--json", folder / "d/fashion-mnist/a"});
-  for (const char* name : {"plot.gp", "plot.svg"}) {
+  for (const char* name : {"plot.gp", "plot.svg", "rows.jsonl"}) {
     refused(small_study(fresh), {"--json", fresh + "/" + name});
   }
   write_file_atomic(folder / "c.json", R"({"task": "synthetic"})");
@@ -210,15 +210,11 @@ TEST_CASE("paths: no output is an input, a file of the run, or another output") 
   refused(fidelity, {"--out", fresh, "--json", checkpoint});
   CHECK(!fs::exists(fresh));
   fs::create_directory(fresh);
-  fs::create_hard_link(checkpoint, fresh + "/rows.json");
-  refused({"study", "fidelity", "--checkpoint", fresh + "/rows.json"}, {"--out", fresh});
+  fs::create_hard_link(checkpoint, fresh + "/rows.jsonl");
+  refused({"study", "fidelity", "--checkpoint", fresh + "/rows.jsonl"}, {"--out", fresh});
   CHECK(read_file(checkpoint) == bytes);
   refused({"study", "fidelity", "--along-training", "--task", "synthetic"},
           {"--out", fresh, "--json", fresh + "/run/a"});
-  // The same rows twice are no loss.
-  std::vector<std::string> twice = small_study(folder / "bias");
-  twice.insert(twice.end(), {"--json", folder / "bias/rows.json"});
-  CHECK(run(folder, twice).code == 0);
 }
 
 TEST_CASE("paths: a study along training starts over its own run, and no other") {
@@ -279,7 +275,7 @@ TEST_CASE("paths: without gnuplot a study gives its rows and says so") {
   ::setenv("PATH", path.c_str(), 1);
   CHECK(o.code == 0);
   CHECK(o.err == "no plot: gnuplot is not installed (Debian: gnuplot-nox).\n");
-  CHECK(o.out.ends_with("rows.json\n"));
+  CHECK(o.out.ends_with("rows.jsonl\n"));
   CHECK(!fs::exists(folder / "bias/plot.svg"));
 }
 
@@ -287,14 +283,14 @@ TEST_CASE("paths: symbolic links at the names of outputs stay, and what they poi
   const TemporaryFolder folder;
   fs::create_directories(folder / "run");
   fs::create_directories(folder / "bias");
-  for (const char* name : {"run/config.json", "bias/rows.json", "bias/plot.svg", "bias/plot.gp"}) {
+  for (const char* name : {"run/config.json", "bias/rows.jsonl", "bias/plot.svg", "bias/plot.gp"}) {
     const std::string target = "../" + fs::path(name).filename().string();
     fs::create_symlink(target, folder / name);  // dangling
   }
   // A link of that name is not a run: it points to nothing.
   CHECK(run(folder, small_training(folder / "run")).code == 0);
   CHECK(run(folder, small_study(folder / "bias")).code == 0);
-  for (const char* name : {"run/config.json", "bias/rows.json", "bias/plot.svg", "bias/plot.gp"}) {
+  for (const char* name : {"run/config.json", "bias/rows.jsonl", "bias/plot.svg", "bias/plot.gp"}) {
     CHECK(fs::is_symlink(folder / name));
     CHECK(fs::is_regular_file(folder / fs::path(name).filename().string()));
   }

@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,6 +11,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +20,16 @@
 #include "tests/temporary_files.h"
 
 namespace moegrad::test {
+
+// The objects of a file with one a line.
+inline nlohmann::json json_lines(const std::filesystem::path& file) {
+  nlohmann::json objects = nlohmann::json::array();
+  std::istringstream lines(read_file(file));
+  for (std::string line; std::getline(lines, line);) {
+    objects.push_back(nlohmann::json::parse(line));
+  }
+  return objects;
+}
 
 struct Outcome {
   int code = -1;  // 128 + n where signal n ended it

@@ -67,6 +67,29 @@ TEST_CASE("signals: where its terminal is closed, a training stops and is saved"
   CHECK(run(folder, {"train", "--resume", "--out", folder / "run"}).code == 0);
 }
 
+TEST_CASE("signals: a second one ends a run of a study at once, in the middle of a step") {
+  const TemporaryFolder folder;
+  std::vector<std::string> command = {"train", "synthetic", "--parent", std::to_string(::getpid())};
+  // Steps of more than a second.
+  for (const auto& [flag, value] : {std::pair("--experts", "8"),
+                                    {"--active", "8"},
+                                    {"--width", "256"},
+                                    {"--hidden", "4096"},
+                                    {"--batch", "2048"}}) {
+    command.insert(command.end(), {flag, value});
+  }
+  command.insert(command.end(), {"--out", folder / "run"});
+  Process process(folder, command);
+  while (!fs::exists(folder / "run/config.json")) ::usleep(1000);
+  ::usleep(100'000);
+  process.signal(SIGTERM);
+  ::usleep(100'000);
+  process.signal(SIGTERM);
+  const Outcome o = process.wait();
+  CHECK(o.code == 128 + SIGTERM);
+  CHECK(o.err.find("stopped after step") == std::string::npos);
+}
+
 TEST_CASE("signals: under nohup it goes on") {
   const TemporaryFolder folder;
   const auto before = std::signal(SIGHUP, SIG_IGN);
@@ -119,7 +142,7 @@ TEST_CASE("signals: every command outlives the reader of its text, and writes it
     CHECK(o.err.find("could not be written: Broken pipe") != std::string::npos);
   }
   CHECK(fs::exists(folder / "checks.json"));
-  for (const char* name : {"rows.json", "plot.svg"}) CHECK(fs::exists(folder / "bias" / name));
+  for (const char* name : {"rows.jsonl", "plot.svg"}) CHECK(fs::exists(folder / "bias" / name));
 }
 
 TEST_CASE("signals: a reader that is slow, of a pipe that does not block, gets the whole text") {

@@ -23,9 +23,7 @@ std::vector<std::string> small_study(const TemporaryFolder& folder, const std::s
   return all;
 }
 
-json rows_of(const TemporaryFolder& folder) {
-  return json::parse(moegrad::read_file(folder / "study/rows.json"));
-}
+json rows_of(const TemporaryFolder& folder) { return json_lines(folder / "study/rows.jsonl"); }
 
 // The mean loss of two runs, each on its own test data: the seed draws those of this task.
 double own_loss(const TemporaryFolder& folder, const std::string& name) {
@@ -95,7 +93,7 @@ TEST_CASE("study learning-rate: norms of an estimator with a state are refused")
                               {"--rates", "0.01", "--method", "a: norms_of=default-ema"}));
   CHECK(outcome.code == 2);
   CHECK(outcome.err.find("Name an estimator without a state.") != std::string::npos);
-  CHECK(!std::filesystem::exists(folder / "study/runs"));
+  CHECK(!std::filesystem::exists(folder / "study"));
 }
 
 TEST_CASE("study finetune: from a common source, and what is forgotten of it") {

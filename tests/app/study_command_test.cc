@@ -44,7 +44,7 @@ TEST_CASE("study bias: a table, JSON rows and a plot") {
     CHECK(help.find(text) != std::string::npos);
   }
   CHECK(run_of.out.find("norm ratio to dense") != std::string::npos);
-  const json rows = json::parse(moegrad::read_file(folder / "bias/rows.json"));
+  const json rows = json_lines(folder / "bias/rows.jsonl");
   REQUIRE(rows.size() == 4);
   for (const char* key :
        {"router", "estimator", "experts", "active", "scale", "loss", "weight_bias_l1", "weight_mse",
@@ -69,9 +69,9 @@ TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   CHECK(run_of.err.find("cells") == std::string::npos);
   CHECK(run_of.out.find("nan") == std::string::npos);
   CHECK(run_of.out.find("0.0000        -                -") != std::string::npos);
-  const std::string text = moegrad::read_file(folder / "bias/rows.json");
+  const std::string text = moegrad::read_file(folder / "bias/rows.jsonl");
   CHECK(text.find("nan") == std::string::npos);
-  const json rows = json::parse(text);
+  const json rows = json_lines(folder / "bias/rows.jsonl");
   REQUIRE(rows.size() == 4);
   for (const json& row : rows) {
     CHECK(row["cosine"].is_null());
@@ -115,8 +115,28 @@ TEST_CASE("study: gnuplot reads no settings of the user; where it draws nothing,
   CHECK(nothing.err == "moegrad: [plot] gnuplot drew nothing of '" +
                            (folder / "bias/plot.gp").string() +
                            "'. Is the program of this name gnuplot?\n");
-  CHECK(json::parse(moegrad::read_file(folder / "bias/rows.json")).size() == 4);
+  CHECK(json_lines(folder / "bias/rows.jsonl").size() == 4);
   CHECK(!std::filesystem::exists(folder / "bias/plot.svg"));
+}
+
+TEST_CASE("study: what gnuplot says is told where it fails, and only there") {
+  const TemporaryFolder folder;
+  const std::string program = (folder / "gnuplot").string();
+  const auto run_with = [&](const std::string& script) {
+    moegrad::write_file_atomic(program, "#!/bin/sh\n" + script);
+    std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+    const ChangedVariable variable("PATH", folder.path().string());
+    return run(folder, {"study", "bias", "--experts", "4", "--active", "2", "--routers", "top-k",
+                        "--scale", "1", "--out", (folder / "bias").string()});
+  };
+  const Outcome failed = run_with("echo 'line 7: why' >&2; exit 3\n");
+  CHECK(failed.code == 2);
+  CHECK(failed.err == "moegrad: [plot] gnuplot could not draw '" +
+                          (folder / "bias/plot.gp").string() + "'. It says: line 7: why\n");
+  const Outcome drawn = run_with("echo 'empty y range' >&2; echo '<svg/>'\n");
+  CHECK(drawn.code == 0);
+  CHECK(drawn.err.empty());
+  CHECK(moegrad::read_file(folder / "bias/plot.svg") == "<svg/>\n");
 }
 
 TEST_CASE("study: mistakes are named, with exit code 2") {

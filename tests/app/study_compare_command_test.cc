@@ -26,9 +26,7 @@ std::vector<std::string> command(const TemporaryFolder& folder,
   return all;
 }
 
-json rows(const TemporaryFolder& folder) {
-  return json::parse(moegrad::read_file(folder / "study/rows.json"));
-}
+json rows(const TemporaryFolder& folder) { return json_lines(folder / "study/rows.jsonl"); }
 
 }  // namespace
 

@@ -38,7 +38,7 @@ TEST_CASE("study distil: runs, a table with the teacher, rows; done runs are not
   CHECK(first.err.find("the teacher reads 12 sentences") != std::string::npos);
   CHECK(first.err.find("2 of 2 are done") != std::string::npos);
   CHECK(first.out.find("McNemar") != std::string::npos);
-  const json rows = json::parse(moegrad::read_file(folder / "study/rows.json"));
+  const json rows = json_lines(folder / "study/rows.jsonl");
   REQUIRE(rows.size() == 3);
   CHECK(rows[0]["student"] == "top-k");
   CHECK(rows[0]["active_parameters"] == rows[1]["active_parameters"]);
@@ -51,7 +51,7 @@ TEST_CASE("study distil: runs, a table with the teacher, rows; done runs are not
   const Outcome again = run(folder, command(folder, small));
   CHECK(again.code == 0);
   CHECK(again.err.find("half-s1 is there already") != std::string::npos);
-  CHECK(json::parse(moegrad::read_file(folder / "study/rows.json")) == rows);
+  CHECK(json_lines(folder / "study/rows.jsonl") == rows);
 }
 
 TEST_CASE("study distil: errors") {

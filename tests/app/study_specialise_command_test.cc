@@ -20,7 +20,7 @@ std::string trained(const TemporaryFolder& folder) {
 }
 
 json rows_of_report(const TemporaryFolder& folder) {
-  return json::parse(moegrad::read_file(folder / "report/rows.json"));
+  return json_lines(folder / "report/rows.jsonl");
 }
 
 }  // namespace

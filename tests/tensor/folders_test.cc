@@ -49,6 +49,30 @@ TEST_CASE("folders: what is there, and what the system does not tell") {
         std::string::npos);
 }
 
+TEST_CASE("folders: one for outputs goes again where nothing is written, with those it lies in") {
+  const TemporaryFolder folder;
+  for (const char* name : {"a/b/c", "a/b/c/"}) {
+    {
+      const OutputFolder out(folder / name);
+      CHECK(folder_exists(folder / "a/b/c"));
+    }
+    CHECK(!path_exists(folder / "a"));
+  }
+  make_folder(folder / "there");
+  { const OutputFolder out(folder / "there"); }
+  CHECK(path_exists(folder / "there"));
+  {
+    const OutputFolder out(folder / "a/b/c");
+    write_file_atomic(out.path() / "file", "text");
+    write_file_atomic(folder / "a/file", "text");
+  }
+  CHECK(path_exists(folder / "a/b/c/file"));
+  remove_file(folder / "a/b/c/file");
+  { const OutputFolder out(folder / "a/b/c/d/e"); }
+  CHECK(folder_exists(folder / "a/b/c"));
+  CHECK(!path_exists(folder / "a/b/c/d"));
+}
+
 TEST_CASE("folders: making, listing, removing") {
   const TemporaryFolder folder;
   make_folder(folder / "a/b/c");
