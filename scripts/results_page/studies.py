@@ -15,8 +15,8 @@ def methods(*texts):
 
 
 def steps(n):
-    """Of a language model of size XS: so many steps, ten evaluations."""
-    return [*XS, "--set", f"steps={n}", "--set", f"evaluate_every={n // 10}"]
+    """Of a language model of size XS: so many steps, five evaluations."""
+    return [*XS, "--set", f"steps={n}", "--set", f"evaluate_every={n // 5}"]
 
 
 def routers(*names):
