@@ -44,14 +44,16 @@ int run_finetune(const FinetuneArguments& a) {
   TrainConfig source = plan.base;
   apply_settings(source, a.source);
   // One model reads both: in the pieces that it learned first.
-  if (source.pieces_from.empty() && source.pieces > kBytes) {
-    source.pieces_from = plan.base.pieces_from = source.domains;
+  if (source.pieces > kBytes && plan.base.pieces_from.empty()) {
+    if (source.pieces_from.empty()) source.pieces_from = source.domains;
+    plan.base.pieces_from = source.pieces_from;
   }
   const Task source_task = load_task(source);
   if (const Task target = load_task(plan.base); !(source_task.shape() == target.shape())) {
     fail("study",
-         "the source '{}' and the target '{}' are data of other kinds: one model cannot "
-         "read both. Give a source of the same kind.",
+         "the source '{}' and the target '{}' are data of other kinds, or text in other pieces: "
+         "one model cannot read both. Give a source of the same kind, and what says the kind by "
+         "--set, which is for both.",
          source_task.name, target.name);
   }
   const Report report(a.out, a.json, {a.config_file, a.runs()});

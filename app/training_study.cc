@@ -18,9 +18,10 @@ class LoadedTasks {
  public:
   explicit LoadedTasks(Progress& progress) : progress_(progress) {}
   const Task& operator()(const TrainConfig& config) {
-    const std::string key = fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", config.task, config.data,
-                                        config.test_data, config.domains, config.context,
-                                        config.pieces, config.pieces_from, config.dtype);
+    std::string key = config.dtype;
+    for (const TrainField& field : train_fields()) {
+      if (field.of_data) key += "\n" + field_text(config, field);
+    }
     const auto found = tasks_.find(key);
     if (found != tasks_.end()) return found->second;
     const auto message = [&](std::string_view text) { progress_.message(text); };

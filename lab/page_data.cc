@@ -166,10 +166,13 @@ std::vector<Group> groups_of(LoggedRuns& runs, std::vector<std::string> keys) {
 // Which data a run asks for. The files that it finds may be others than those of another run.
 std::vector<std::string> data_asked(const LoggedRun& run) {
   const std::string task = setting(run, "task");
-  std::vector<std::string> asked = {task, is_drawn(task) ? setting(run, "seed") : ""};
-  for (const char* key : {"dtype", "domains", "context", "pieces", "pieces_from", "label",
-                          "classes", "test_share", "header"}) {
-    asked.push_back(setting(run, key));
+  std::vector<std::string> asked = {setting(run, "dtype"),
+                                    is_drawn(task) ? setting(run, "seed") : ""};
+  for (const TrainField& field : train_fields()) {
+    const std::string& name = field.spec.name;
+    if (!field.of_data || (field.result_free && task != "own")) continue;  // where the sets lie
+    const std::string value = setting(run, name);
+    asked.push_back(name == "pieces_from" && value.empty() ? setting(run, "domains") : value);
   }
   return asked;
 }

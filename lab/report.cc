@@ -169,7 +169,10 @@ std::optional<std::string> drawn_by_gnuplot(const fs::path& commands) {
   if (status != 0) {
     std::string said = on_one_line(messages.content());
     while (said.ends_with(' ')) said.pop_back();
-    fail("plot", "gnuplot could not draw '{}'. It says: {}", commands.string(), said);
+    fail("plot", "gnuplot could not draw '{}' ({} {}). It says{}", commands.string(),
+         WIFSIGNALED(status) ? "signal" : "exit status",
+         WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
+         said.empty() ? " nothing." : ": " + said);
   }
   std::string drawn = svg.content();
   if (drawn.empty()) {

@@ -61,9 +61,12 @@ void require_names(const std::vector<Variant>& variants) {
 
 // Names of their own, and the same data for all methods.
 void require_comparable(const StudyPlan& plan) {
-  static const std::set<std::string> of_data = {"task",   "seed",  "domains",   "context",
-                                                "pieces", "label", "classes",   "test_share",
-                                                "header", "data",  "test_data", "test_examples"};
+  const auto of_data = [](const std::string& key) {
+    return key == "seed" || key == "test_examples" ||
+           std::ranges::any_of(train_fields(), [&](const TrainField& field) {
+             return field.of_data && field.spec.name == key;
+           });
+  };
   require_names(plan.points);
   require_names(plan.methods);
   for (const Variant& method : plan.methods) {
@@ -71,7 +74,7 @@ void require_comparable(const StudyPlan& plan) {
       fail("study", "the name '{}' is taken. Give each method one of its own.", method.name);
     }
     for (const auto& [key, value] : method.settings) {
-      if (!of_data.contains(key) && (key != "from" || plan.trunk.empty())) continue;
+      if (!of_data(key) && (key != "from" || plan.trunk.empty())) continue;
       fail(
           "study",
           "method {} sets '{}', which all have in common: their losses would be of different data. "

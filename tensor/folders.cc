@@ -82,13 +82,19 @@ OutputFolder::OutputFolder(fs::path path) : path_(std::move(path)) {
   for (fs::path part = path_; !part.empty() && !path_exists(part); part = part.parent_path()) {
     made_.push_back(part);
   }
-  make_folder(path_);
+  try {
+    make_folder(path_);
+  } catch (...) {
+    remove_empty();
+    throw;
+  }
 }
 
-OutputFolder::~OutputFolder() {
-  for (const fs::path& folder : made_) {
-    if (::rmdir(folder.c_str()) != 0 && errno != ENOENT) break;
-  }
+OutputFolder::~OutputFolder() { remove_empty(); }
+
+void OutputFolder::remove_empty() const {
+  // Others fail: what is not empty, and names of it by "." and "..".
+  for (const fs::path& folder : made_) ::rmdir(folder.c_str());
 }
 
 std::vector<fs::path> files_in(const fs::path& folder) {

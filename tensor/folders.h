@@ -32,6 +32,8 @@ class OutputFolder {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  void remove_empty() const;
+
   std::filesystem::path path_;
   std::vector<std::filesystem::path> made_ = {};  // from the innermost to the outermost
 };

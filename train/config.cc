@@ -116,11 +116,15 @@ TrainField result_free(TrainField field) {
   field.result_free = true;
   return field;
 }
+TrainField of_data(TrainField field) {
+  field.of_data = true;
+  return field;
+}
 
 std::vector<TrainField> make_fields() {
   using C = TrainConfig;
   std::vector<TrainField> fields = {
-      {option::text("task", "what to learn"), &C::task},
+      of_data({option::text("task", "what to learn"), &C::task}),
       {option::text("router", "which experts a token uses"), &C::router},
       {option::text("estimator", "how the gradient passes the selection"), &C::estimator},
       {option::text("router_gradient", "an estimator for the router's gradient alone"),
@@ -149,16 +153,18 @@ std::vector<TrainField> make_fields() {
            .from(1, 1024),
        &C::layers},
       {option::integer("heads", "heads of its attention").from(1, 1024), &C::heads},
-      {option::integer("context", "pieces of text that it sees at most").from(1, 65536),
-       &C::context},
-      {option::integer("pieces", "its vocabulary: the bytes, and above 256 pairs of pieces")
-           .from(256, BytePairs::kMostPieces),
-       &C::pieces},
-      {option::text("domains", "what it reads: all, or some of the language task's domains, a,b"),
-       &C::domains},
-      {option::text("pieces_from",
-                    "domains that teach the pieces above 256, where they are not those it reads"),
-       &C::pieces_from},
+      of_data({option::integer("context", "pieces of text that it sees at most").from(1, 65536),
+               &C::context}),
+      of_data({option::integer("pieces", "its vocabulary: the bytes, and above 256 pairs of pieces")
+                   .from(256, BytePairs::kMostPieces),
+               &C::pieces}),
+      of_data({option::text("domains",
+                            "what it reads: all, or some of the language task's domains, a,b"),
+               &C::domains}),
+      of_data({option::text(
+                   "pieces_from",
+                   "domains that teach the pieces above 256, where they are not those it reads"),
+               &C::pieces_from}),
       {option::number("teacher_kl",
                       "what the teacher's logits count in the loss of a student, beside the labels")
            .from(0, 1e6),
@@ -167,16 +173,19 @@ std::vector<TrainField> make_fields() {
        &C::teacher_features},
       {option::number("temperature", "that both logits are divided by for it").from(1e-3, 1e3),
        &C::temperature},
-      {option::text("label", "column of the labels, by name or number; else 'label', or the last"),
-       &C::label},
-      {option::integer("classes", "classes of your own data; 0: as many as the labels have")
-           .from(0, kMostOwnClasses),
-       &C::classes},
-      {option::number("test_share", "part of the rows of your own data that is kept to test on")
-           .from(0.0001, 0.9),
-       &C::test_share},
-      {option::choice("header", {"auto", "yes", "no"}, "whether line 1 of your own data is names"),
-       &C::header},
+      of_data({option::text("label",
+                            "column of the labels, by name or number; else 'label', or the last"),
+               &C::label}),
+      of_data({option::integer("classes", "classes of your own data; 0: as many as the labels have")
+                   .from(0, kMostOwnClasses),
+               &C::classes}),
+      of_data(
+          {option::number("test_share", "part of the rows of your own data that is kept to test on")
+               .from(0.0001, 0.9),
+           &C::test_share}),
+      of_data({option::choice("header", {"auto", "yes", "no"},
+                              "whether line 1 of your own data is names"),
+               &C::header}),
       {option::number(
            "aux",
            "coefficient of the balance loss E sum f P; -1: that of the router's paper, which is 0 "
@@ -221,10 +230,11 @@ std::vector<TrainField> make_fields() {
           {option::flag("dropless",
                         "evaluate without dropping choices, whatever the router's capacity"),
            &C::dropless}),
+      result_free(of_data(
+          {option::text("data", "folder of the data sets; of the task own its file"), &C::data})),
       result_free(
-          {option::text("data", "folder of the data sets; of the task own its file"), &C::data}),
-      result_free({option::text("test_data", "another file, to test on, in place of test_share"),
-                   &C::test_data}),
+          of_data({option::text("test_data", "another file, to test on, in place of test_share"),
+                   &C::test_data})),
       result_free({option::integer("log_every", "steps between lines of metrics").from(1, 1e9),
                    &C::log_every}),
       result_free({option::integer("checkpoint_every", "steps between checkpoints; 0: one an epoch")

@@ -96,6 +96,7 @@ struct TrainField {
   OptionSpec spec;  // name as in JSON: "weight_decay"; the flag is "--weight-decay"
   Member member;
   bool result_free = false;  // changes no parameter: may differ when a run is resumed
+  bool of_data = false;      // chooses what is to train and to test on, beside dtype and seed
 };
 const std::vector<TrainField>& train_fields();
 std::string flag_of(const TrainField& field);

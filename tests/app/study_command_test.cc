@@ -131,8 +131,10 @@ TEST_CASE("study: what gnuplot says is told where it fails, and only there") {
   };
   const Outcome failed = run_with("echo 'line 7: why' >&2; exit 3\n");
   CHECK(failed.code == 2);
-  CHECK(failed.err == "moegrad: [plot] gnuplot could not draw '" +
-                          (folder / "bias/plot.gp").string() + "'. It says: line 7: why\n");
+  const std::string not_drawn =
+      "moegrad: [plot] gnuplot could not draw '" + (folder / "bias/plot.gp").string() + "' ";
+  CHECK(failed.err == not_drawn + "(exit status 3). It says: line 7: why\n");
+  CHECK(run_with("kill -9 $$\n").err == not_drawn + "(signal 9). It says nothing.\n");
   const Outcome drawn = run_with("echo 'empty y range' >&2; echo '<svg/>'\n");
   CHECK(drawn.code == 0);
   CHECK(drawn.err.empty());

@@ -137,7 +137,10 @@ TEST_CASE("page_data: runs that ask for the same data and found others are told"
   for (const char* seed : {"1", "2", "3"}) runs.add({{"task", "vision"}, {"seed", seed}});
   runs.add({{"task", "synthetic"}, {"seed", "4"}});  // whose data the seed draws
   runs.add({{"task", "synthetic"}, {"seed", "5"}});
-  for (const auto& [run, checksum] : {std::pair(0, "aa"), {2, "bb"}, {3, "cc"}, {4, "dd"}}) {
+  runs.add({{"task", "own"}, {"data", "a.csv"}});
+  runs.add({{"task", "own"}, {"data", "b.csv"}});
+  for (const auto& [run, checksum] :
+       {std::pair(0, "aa"), {2, "bb"}, {3, "cc"}, {4, "dd"}, {5, "ee"}, {6, "ff"}}) {
     write_file_atomic(runs.paths[static_cast<std::size_t>(run)] / "result.json",
                       fmt::format(R"({{"data": "{}"}})", checksum));
   }

@@ -131,9 +131,9 @@ TEST_CASE("methods have names of their own, and the data in common") {
   CHECK(error({"a: lr=0.1", "b: lr=0.1"}) == "no error");
   CHECK(error({"a: lr=0.1", "a: lr=0.2"}) ==
         "[study] 'a' is there twice. Give each a name of its own.");
-  for (const char* setting :
-       {"task=vision", "seed=7", "domains=code", "context=9", "pieces=300", "label=x", "classes=3",
-        "test_share=0.5", "header=yes", "data=d", "test_data=d", "test_examples=9"}) {
+  for (const char* setting : {"task=vision", "seed=7", "domains=code", "context=9", "pieces=300",
+                              "pieces_from=code", "label=x", "classes=3", "test_share=0.5",
+                              "header=yes", "data=d", "test_data=d", "test_examples=9"}) {
     const std::string key = std::string(setting).substr(0, std::string(setting).find('='));
     CHECK(error({"a:", std::string("b: ") + setting}) ==
           "[study] method b sets '" + key +

@@ -51,13 +51,18 @@ TEST_CASE("folders: what is there, and what the system does not tell") {
 
 TEST_CASE("folders: one for outputs goes again where nothing is written, with those it lies in") {
   const TemporaryFolder folder;
-  for (const char* name : {"a/b/c", "a/b/c/"}) {
+  for (const char* name :
+       {"a/b/c", "a/b/c/", "a/.", "a/b/.", "a/../c", "a/./b/../c", "a/b/..", "a/b/../../c"}) {
+    CAPTURE(name);
     {
       const OutputFolder out(folder / name);
-      CHECK(folder_exists(folder / "a/b/c"));
+      CHECK(folder_exists(folder / name));
     }
-    CHECK(!path_exists(folder / "a"));
+    CHECK(files_in(folder.path()).empty());
   }
+  // Nor does a part of one that cannot be made stay.
+  CHECK(error_of([&] { OutputFolder(folder / ("a/b/" + std::string(300, 'x'))); }) != "");
+  CHECK(files_in(folder.path()).empty());
   make_folder(folder / "there");
   { const OutputFolder out(folder / "there"); }
   CHECK(path_exists(folder / "there"));
