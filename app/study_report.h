@@ -35,7 +35,8 @@ class Report {
   }
 
   // Writes rows.jsonl, a row a line, report.json, which `moegrad report` reads, and, where gnuplot is
-  // there, plot.svg; then prints the tables, their legend, and says where they are, and where they were computed.
+  // there, plot.svg; then prints the tables, their legend, and says where they are, and where they
+  // were computed.
   void write(const nlohmann::ordered_json& rows, const std::vector<Chart>& charts,
              const std::vector<Table>& tables, Device device, std::string_view legend = {},
              std::string_view data = {}) const {
