@@ -1,4 +1,4 @@
-// Causal attention by tiles of queries and keys, in space that does not grow with L^2 (Dao et al.
+// Attention by tiles of queries and keys, in space that does not grow with L^2 (Dao et al.
 // 2022, arXiv:2205.14135). Sums over keys and queries are in f64.
 #include <limits>
 
@@ -14,18 +14,36 @@ using cuda::out;
 constexpr int kAttentionThreads = 128;
 constexpr int kMostTile = 16;
 
-// Sequences [B, L, d], gone through by tiles of `tile` rows.
-struct Sequences {
-  std::int64_t batch, length, width;
+// The rows [first, first + length) of all, gone through by tiles of `tile` rows.
+struct Sequence {
+  std::int64_t first, length;
   int tile;
+  bool causal;
 
-  __host__ __device__ std::int64_t tiles() const { return (length + tile - 1) / tile; }
+  __device__ std::int64_t tiles() const { return (length + tile - 1) / tile; }
   __device__ int rows_of(std::int64_t t) const {
     const std::int64_t left = length - t * tile;
     return left < tile ? static_cast<int>(left) : tile;
   }
-  __device__ std::int64_t first_row(std::int64_t sequence, std::int64_t t) const {
-    return sequence * length + t * tile;
+  __device__ std::int64_t first_row(std::int64_t t) const { return first + t * tile; }
+};
+
+// The sequences of [B, L, d]: B causal ones of L rows, or in each of the B those that lie one behind
+// the other from `starts` on, the last of which is L.
+struct Sequences {
+  std::int64_t batch, length, width, longest;
+  int tile;
+  const std::int32_t* starts = nullptr;
+  std::int64_t packed = 1;  // sequences in each of the batch
+
+  // Of the longest; a block for each, of every sequence.
+  __host__ __device__ std::int64_t tiles() const { return (longest + tile - 1) / tile; }
+  std::int64_t blocks() const { return batch * packed * tiles(); }
+  __device__ Sequence of_block(std::int64_t block) const {
+    const std::int64_t s = block / tiles();
+    if (starts == nullptr) return {s * length, length, tile, true};
+    const std::int32_t* const start = starts + s % packed;
+    return {s / packed * length + start[0], start[1] - start[0], tile, false};
   }
   template <class T>
   __device__ T scale() const {
@@ -63,10 +81,11 @@ struct Room {
 template <class T>
 __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T* lse) {
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  const std::int64_t sequence = blockIdx.x / s.tiles();
+  const Sequence own = s.of_block(blockIdx.x);
   const std::int64_t tile = blockIdx.x % s.tiles();
-  const std::int64_t first = s.first_row(sequence, tile);
-  const int queries = s.rows_of(tile);
+  if (tile >= own.tiles()) return;
+  const std::int64_t first = own.first_row(tile);
+  const int queries = own.rows_of(tile);
   const std::int64_t d = s.width;
   DYNAMIC_SHARED(unsigned char, memory);
   Room<T> room = {memory};
@@ -87,11 +106,12 @@ __global__ void attend(Sequences s, const T* q, const T* k, const T* v, T* to, T
     top[r] = kLowest;
     total[r] = 0.0;
   });
-  for (std::int64_t other = 0; other <= tile; ++other) {
-    const std::int64_t from = s.first_row(sequence, other) * d;
-    const int keys = s.rows_of(other);
-    const auto seen_by = [=](std::int64_t r) {  // the keys before this one
-      return other < tile ? keys : static_cast<int>(r) + 1;
+  const std::int64_t end = own.causal ? tile + 1 : own.tiles();
+  for (std::int64_t other = 0; other < end; ++other) {
+    const std::int64_t from = own.first_row(other) * d;
+    const int keys = own.rows_of(other);
+    const auto seen_by = [=](std::int64_t r) {  // all keys, or those not after this query
+      return own.causal && other == tile ? static_cast<int>(r) + 1 : keys;
     };
     __syncthreads();
     share(keys * d, [=](std::int64_t i) {
@@ -156,10 +176,11 @@ __device__ Pair<T> pair_of(const Sequences& s, const T* q, const T* k, const T* 
 template <class T, bool kOfQueries>
 __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v, const T* y,
                                 const T* lse, const T* dout, T* dq, T* dk, T* dv) {
-  const std::int64_t sequence = blockIdx.x / s.tiles();
+  const Sequence own = s.of_block(blockIdx.x);
   const std::int64_t tile = blockIdx.x % s.tiles();
-  const std::int64_t first = s.first_row(sequence, tile);
-  const int mine = s.rows_of(tile);
+  if (tile >= own.tiles()) return;
+  const std::int64_t first = own.first_row(tile);
+  const int mine = own.rows_of(tile);
   const std::int64_t d = s.width;
   DYNAMIC_SHARED(unsigned char, memory);
   Room<T> room = {memory};
@@ -179,11 +200,12 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
     sums[i] = 0.0;
     more_sums[i] = 0.0;
   });
-  const std::int64_t begin = kOfQueries ? 0 : tile;
-  const std::int64_t end = kOfQueries ? tile + 1 : s.tiles();
+  const std::int64_t begin = kOfQueries || !own.causal ? 0 : tile;
+  const std::int64_t end = kOfQueries && own.causal ? tile + 1 : own.tiles();
   for (std::int64_t other = begin; other < end; ++other) {
-    const std::int64_t from = s.first_row(sequence, other);
-    const int others = s.rows_of(other);
+    const std::int64_t from = own.first_row(other);
+    const int others = own.rows_of(other);
+    const bool ends_here = own.causal && other == tile;  // some do not see some
     __syncthreads();
     share(others * d, [=](std::int64_t i) {
       c[i] = (kOfQueries ? k : q)[from * d + i];
@@ -199,8 +221,8 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
       const std::int64_t o = i % others;
       const std::int64_t query = kOfQueries ? tile * s.tile + r : other * s.tile + o;
       const std::int64_t key = kOfQueries ? other * s.tile + o : tile * s.tile + r;
-      if (key > query) return;
-      const T l = lse[sequence * s.length + query];
+      if (own.causal && key > query) return;
+      const T l = lse[own.first + query];
       const Pair<T> pair =
           kOfQueries ? pair_of(s, a + r * d, c + o * d, e + o * d, b + r * d, l, product[r])
                      : pair_of(s, c + o * d, a + r * d, b + r * d, e + o * d, l, product[o]);
@@ -212,10 +234,10 @@ __global__ void attend_backward(Sequences s, const T* q, const T* k, const T* v,
       const std::int64_t r = i / d;
       T sum(0);
       T more(0);
-      // The keys up to this query, or the queries from this key on.
-      const int own = static_cast<int>(r);
-      const int first_seen = kOfQueries || other > tile ? 0 : own;
-      const int end_seen = kOfQueries && other == tile ? own + 1 : others;
+      // All, or the keys up to this query, or the queries from this key on.
+      const int row = static_cast<int>(r);
+      const int first_seen = !kOfQueries && ends_here ? row : 0;
+      const int end_seen = kOfQueries && ends_here ? row + 1 : others;
       for (int o = first_seen; o < end_seen; ++o) {
         sum = fma(ds[r * others + o], c[o * d + i % d], sum);
         if constexpr (!kOfQueries) more = fma(p[r * others + o], e[o * d + i % d], more);
@@ -239,46 +261,88 @@ std::size_t room_for(int tile, std::int64_t width, int doubles, int others, std:
          rows * (cols * static_cast<std::size_t>(others) + 2 * rows + 2) * size;
 }
 
-// The largest tile that a block has room for.
-Sequences sequences(const Tensor& q, int doubles, int others) {
+// Causal sequences, gone through by the largest tile that a block has room for.
+Sequences causal_sequences(std::string_view operation, const Tensor& q, int doubles, int others) {
   constexpr std::size_t kRoom = 64 * 1024;  // that every device has: an sm_75 no more
-  Sequences s = {q.size(0), q.size(1), q.size(2), kMostTile};
+  Sequences s = {q.size(0), q.size(1), q.size(2), q.size(1), kMostTile};
   const auto room = [&] { return room_for(s.tile, s.width, doubles, others, size_of(q.dtype())); };
   while (s.tile > 1 && room() > kRoom) s.tile /= 2;
   if (room() > kRoom) {
-    fail("causal_attention", "{} dimensions a head. Use fewer, by more heads.", s.width);
+    fail(operation, "{} dimensions a head. Use fewer, by more heads.", s.width);
   }
   return s;
+}
+
+// Those of the packed form.
+Sequences packed_sequences(Sequences s, const Tensor& starts, std::int64_t longest) {
+  s.longest = longest;
+  s.starts = in<std::int32_t>(starts);
+  s.packed = starts.numel() - 1;
+  return s;
+}
+
+constexpr int kForwardDoubles = 1;  // arrays of rows in shared memory, of f64 and of T
+constexpr int kForwardOthers = 3;
+constexpr int kBackwardDoubles = 2;
+constexpr int kBackwardOthers = 4;
+
+void run_forward(const char* operation, const Sequences& s, const Tensor& q, const Tensor& k,
+                 const Tensor& v, const Tensor& t, const Tensor& lse) {
+  with_floating(q.dtype(), operation, [&](auto zero) {
+    using T = decltype(zero);
+    cuda::run_with<attend<T>>(room_for(s.tile, s.width, kForwardDoubles, kForwardOthers, sizeof(T)),
+                              operation, s.blocks(), kAttentionThreads, s, in<T>(q), in<T>(k),
+                              in<T>(v), out<T>(t), out<T>(lse));
+  });
+}
+
+void run_backward(const char* operation, const Sequences& s, const Tensor& q, const Tensor& k,
+                  const Tensor& v, const Tensor& t, const Tensor& lse, const Tensor& dout,
+                  const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  with_floating(q.dtype(), operation, [&](auto zero) {
+    using T = decltype(zero);
+    const auto run = [&]<bool kOfQueries>() {
+      cuda::run_with<attend_backward<T, kOfQueries>>(
+          room_for(s.tile, s.width, kBackwardDoubles, kBackwardOthers, sizeof(T)), operation,
+          s.blocks(), kAttentionThreads, s, in<T>(q), in<T>(k), in<T>(v), in<T>(t), in<T>(lse),
+          in<T>(dout), out<T>(dq), out<T>(dk), out<T>(dv));
+    };
+    run.template operator()<true>();
+    run.template operator()<false>();
+  });
 }
 
 }  // namespace
 
 void CudaKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const Tensor& t, const Tensor& lse) {
-  const Sequences s = sequences(q, 1, 3);
-  with_floating(q.dtype(), "causal_attention", [&](auto zero) {
-    using T = decltype(zero);
-    cuda::run_with<attend<T>>(room_for(s.tile, s.width, 1, 3, sizeof(T)), "causal_attention",
-                              s.batch * s.tiles(), kAttentionThreads, s, in<T>(q), in<T>(k),
-                              in<T>(v), out<T>(t), out<T>(lse));
-  });
+  constexpr const char* kName = "causal_attention";
+  run_forward(kName, causal_sequences(kName, q, kForwardDoubles, kForwardOthers), q, k, v, t, lse);
 }
 
 void CudaKernels::causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                             const Tensor& t, const Tensor& lse, const Tensor& dout,
                                             const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  const Sequences s = sequences(q, 2, 4);
-  with_floating(q.dtype(), "causal_attention_backward", [&](auto zero) {
-    using T = decltype(zero);
-    const auto run = [&]<bool kOfQueries>() {
-      cuda::run_with<attend_backward<T, kOfQueries>>(
-          room_for(s.tile, s.width, 2, 4, sizeof(T)), "causal_attention_backward",
-          s.batch * s.tiles(), kAttentionThreads, s, in<T>(q), in<T>(k), in<T>(v), in<T>(t),
-          in<T>(lse), in<T>(dout), out<T>(dq), out<T>(dk), out<T>(dv));
-    };
-    run.template operator()<true>();
-    run.template operator()<false>();
-  });
+  constexpr const char* kName = "causal_attention_backward";
+  run_backward(kName, causal_sequences(kName, q, kBackwardDoubles, kBackwardOthers), q, k, v, t,
+               lse, dout, dq, dk, dv);
+}
+
+void CudaKernels::packed_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const Tensor& starts, std::int64_t longest, const Tensor& t,
+                                   const Tensor& lse) {
+  constexpr const char* kName = "packed_attention";
+  const Sequences s = causal_sequences(kName, q, kForwardDoubles, kForwardOthers);
+  run_forward(kName, packed_sequences(s, starts, longest), q, k, v, t, lse);
+}
+
+void CudaKernels::packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                            const Tensor& starts, std::int64_t longest,
+                                            const Tensor& t, const Tensor& lse, const Tensor& dout,
+                                            const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  constexpr const char* kName = "packed_attention_backward";
+  const Sequences s = causal_sequences(kName, q, kBackwardDoubles, kBackwardOthers);
+  run_backward(kName, packed_sequences(s, starts, longest), q, k, v, t, lse, dout, dq, dk, dv);
 }
 
 }  // namespace moegrad

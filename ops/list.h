@@ -4,7 +4,6 @@
 
 #include "autograd/operation_check.h"
 #include "ops/ops.h"
-#include "ops/padded_attention.h"
 
 namespace moegrad {
 
@@ -30,7 +29,7 @@ struct Mapped<Op, TypeList<F...>> {
 
 using StructuredOps = TypeList<
     // products
-    Matmul, CausalAttention, Rotary,
+    Matmul, CausalAttention, PackedAttention, Rotary,
     // along an axis
     Sum, Mean, Max, LogSumExp, Norm, CumulativeSum, Softmax, LogSoftmax, LayerNorm, RmsNorm,
     // shapes and places
@@ -45,8 +44,8 @@ using AllOps = Joined<Mapped<Unary, UnaryFunctors>::type, Mapped<Binary, BinaryF
                       StructuredOps>::type;
 
 // Functions composed of the above that have a name, a claim and cases of their own.
-using ComposedFunctions = TypeList<PaddedAttention, TopKValues, StopGradient, Embedding,
-                                   EmbeddingPadded, Mse, BceWithLogits>;
+using ComposedFunctions =
+    TypeList<TopKValues, StopGradient, Embedding, EmbeddingPadded, Mse, BceWithLogits>;
 
 // One entry for each of both lists: what is checked, timed and documented.
 std::vector<OperationEntry> all_operations();

@@ -244,12 +244,23 @@ class Kernels {
   virtual void grouped_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) = 0;
 
   // --- attention: q, k, v, out [B, L, d], lse [B, L]
-  // out_i = sum over j <= i of e^(s_ij - lse_i) v_j, s_ij = q_i k_j / sqrt(d), lse_i = log of the
-  // sum over j <= i of e^s_ij, in space that does not grow with L^2. What later rows hold is not
-  // read for row i, nor on the way back an adjoint of earlier rows for k_i and v_i: not even NaN.
+  // out_i = sum over the j that i sees of e^(s_ij - lse_i) v_j, s_ij = q_i k_j / sqrt(d), lse_i = log
+  // of the sum of e^s_ij over them, in space that does not grow with L^2. What lies in rows that i
+  // does not see is not read for it, nor on the way back an adjoint of rows that do not see k_i and
+  // v_i: not even NaN.
+  // Row i sees the rows j <= i.
   virtual void causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                 const Tensor& out, const Tensor& lse) = 0;
   virtual void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                         const Tensor& out, const Tensor& lse, const Tensor& dout,
+                                         const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
+  // Row i sees all rows of its sequence: in each of the B the rows [starts[n], starts[n + 1]), with
+  // starts i32 [sequences + 1] from 0 to L, rising, none longer than `longest`.
+  virtual void packed_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                const Tensor& starts, std::int64_t longest, const Tensor& out,
+                                const Tensor& lse) = 0;
+  virtual void packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                         const Tensor& starts, std::int64_t longest,
                                          const Tensor& out, const Tensor& lse, const Tensor& dout,
                                          const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
 

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "ops/ops.h"
-#include "ops/padded_attention.h"
 #include "train/modules.h"
 
 namespace moegrad {
@@ -113,11 +112,11 @@ Var encoded(const Tokens& tokens, const EncoderSize& size, const Weights& w,
     const std::string layer = std::to_string(l) + ".";
     const auto heads = [&](const char* which) {
       const Var x = projected(h, w, layer + "attention." + which + ".");
-      return split_heads(tokens.padded(x), tokens.length, size.heads);
+      return split_heads(x, x.size(0), size.heads);
     };
     const Var seen = join_heads(
-        padded_attention(heads("q"), heads("k"), heads("v"), tokens.lengths), size.heads);
-    h = normed(h + projected(tokens.packed(seen), w, layer + "attention.o."), w, layer + "norm1.");
+        packed_attention(heads("q"), heads("k"), heads("v"), tokens.lengths), size.heads);
+    h = normed(h + projected(seen, w, layer + "attention.o."), w, layer + "norm1.");
     h = normed(h + network(l, h), w, layer + "norm2.");
   }
   return h;

@@ -12,7 +12,7 @@ namespace moegrad {
 // whoever puts them together: the teacher, whose networks are dense, and its student.
 
 // The tokens of B texts x, i32 [B, W], each with zeros behind its end. What is computed of them lies
-// in rows [N, D], one for each of the N tokens: padding costs nothing but in attention.
+// in rows [N, D], one for each of the N tokens, text behind text, without padding.
 struct Tokens {
   // x is read on the host. Errors: a text without a token, a zero before its last one.
   explicit Tokens(const Tensor& x);
@@ -47,7 +47,7 @@ void declare_encoder(const EncoderSize& size, Parameters& parameters, const Rng&
 
 // h [N, D] = layer_norm(piece + place)
 //   for each layer l:  h = layer_norm(h + attention(h)),  h = layer_norm(h + network(l, h))
-// with padded_attention among the tokens of a text. The norms' epsilon is BERT's 1e-12.
+// with packed_attention among the tokens of a text. The norms' epsilon is BERT's 1e-12.
 using EncoderNetwork = std::function<Var(std::int64_t layer, Var h)>;
 Var encoded(const Tokens& tokens, const EncoderSize& size, const Weights& w,
             const EncoderNetwork& network);

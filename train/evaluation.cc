@@ -13,7 +13,7 @@ namespace moegrad {
 namespace {
 
 constexpr std::int64_t kRows = 512;     // in a pass, of models of one token an example
-constexpr std::int64_t kTokens = 8192;  // of others
+constexpr std::int64_t kTokens = 2048;  // of others: what a pass writes stays in a core's cache
 
 std::int64_t rows_of_pass(const Model& model) {
   const std::int64_t tokens = model.tokens();

@@ -1,4 +1,4 @@
-// Causal attention by tiles, in a few rows of scores at a time (Dao et al. 2022, FlashAttention,
+// Attention by tiles, in a few rows of scores at a time (Dao et al. 2022, FlashAttention,
 // arXiv:2205.14135; the order of loops of Dao 2023, arXiv:2307.08691).
 
 #include <array>
@@ -11,80 +11,49 @@
 #include "tensor/cpu/lines.h"
 #include "tensor/cpu/parallel.h"
 #include "tensor/cpu/product.h"
+#include "tensor/cpu/sequences.h"
 #include "tensor/cpu/sum.h"
 #include "tensor/math.h"
 
 namespace moegrad {
 namespace {
 
+using cpu::AttendedSequences;
+using cpu::kScoreTile;
+using cpu::kTilesTogether;
 using cpu::Matrix;
+using cpu::RowTile;
+using cpu::Sequence;
+using cpu::TilePair;
 
-constexpr std::int64_t kScoreTile = 64;  // queries and keys of a tile of scores
 constexpr std::int64_t kManySequences =
     8;  // from here on backward gives each sequence to one worker
-// Tiles whose sums are added in the type of the numbers; beyond, sums of so many go to f64.
-constexpr std::int64_t kTilesTogether = 16;
-
-// Rows [first, first + count) of the sequences of a batch.
-struct RowTile {
-  std::int64_t first;
-  std::int64_t count;
-};
-
-// The sizes of [B, L, d] and where things lie in it.
-struct AttendedSequences {
-  std::int64_t batch, length, width;
-
-  explicit AttendedSequences(const Tensor& q)
-      : batch(q.size(0)), length(q.size(1)), width(q.size(2)) {}
-  std::int64_t tiles() const { return (length + kScoreTile - 1) / kScoreTile; }
-  // What LongSums counts as summands: enough for sums in f64 where there are that many tiles.
-  std::int64_t summands() const { return tiles() > kTilesTogether ? length : 0; }
-  RowTile tile(std::int64_t t) const {
-    return {t * kScoreTile, std::min(kScoreTile, length - t * kScoreTile)};
-  }
-  template <class T>
-  T* rows(T* x, std::int64_t sequence, RowTile t) const {
-    return x + (sequence * length + t.first) * width;
-  }
-  template <class T>
-  T scale() const {
-    return T(1) / std::sqrt(static_cast<T>(std::max<std::int64_t>(1, width)));
-  }
-};
-
-// How many keys of a tile do not come after query r of another.
-std::int64_t seen_keys(RowTile queries, RowTile keys, std::int64_t r) {
-  return std::clamp<std::int64_t>(queries.first + r + 1 - keys.first, 0, keys.count);
-}
-
-// s [queries, kScoreTile] = scale q k^T, -infinity where the key comes after the query.
+// s [queries, kScoreTile] = scale q k^T, -infinity where the query does not see the key.
 template <class T>
-void scores_of(const AttendedSequences& all, const T* q, RowTile queries, const T* k, RowTile keys,
-               T* s) {
+void scores_of(const AttendedSequences& all, const TilePair& tiles, const T* q, const T* k, T* s) {
+  const auto [queries, keys, causal] = tiles;
   cpu::product(queries.count, keys.count, all.width, Matrix<T>{q, all.width},
                Matrix<T>{k, all.width, true}, T(0), s, kScoreTile);
   const T scale = all.scale<T>();
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = s + r * kScoreTile;
     for (std::int64_t c = 0; c < keys.count; ++c) row[c] *= scale;
-    std::fill(row + seen_keys(queries, keys, r), row + keys.count,
-              -std::numeric_limits<T>::infinity());
+    std::fill(row + tiles.seen(r), row + keys.count, -std::numeric_limits<T>::infinity());
   }
 }
 
-// c = op(a) b + beta c for a [queries, keys], or its transpose, which is 0 where the key comes after
-// the query: there b, of rows [.., width], does not count, even where it is not finite.
+// c = op(a) b + beta c for a [queries, keys], or its transpose, which is 0 where the query does not
+// see the key: there b, of rows [.., width], does not count, even where it is not finite.
 template <class T>
-void seen_product(RowTile queries, RowTile keys, std::int64_t width, Matrix<T> a, const T* b,
-                  T beta, T* c) {
+void seen_product(const TilePair& tiles, std::int64_t width, Matrix<T> a, const T* b, T beta,
+                  T* c) {
+  const auto [queries, keys, causal] = tiles;
   const std::int64_t rows = a.transposed ? keys.count : queries.count;
   const std::int64_t depth = a.transposed ? queries.count : keys.count;
   const auto multiply = [&](const T* right) {
     cpu::product(rows, width, depth, a, Matrix<T>{right, width}, beta, c, width);
   };
-  const bool sees_all = seen_keys(queries, keys, 0) == keys.count;
-  if (sees_all || cpu::all_finite(b, depth * width)) return multiply(b);
+  if (tiles.sees_all() || cpu::all_finite(b, depth * width)) return multiply(b);
   multiply(cpu::finite_part(b, depth * width).data());
   for (std::int64_t i = 0; i < depth * width; ++i) {
     if (cpu::is_finite(b[i])) continue;
@@ -118,13 +87,14 @@ T largest(const T* x, std::int64_t n) {
   return top[0];
 }
 
-// x [queries, kScoreTile] = e^(x - shift of the row), 0 where the key comes after the query.
+// x [queries, kScoreTile] = e^(x - shift of the row), 0 where the query does not see the key.
 template <class T>
-void exp_rows(RowTile queries, RowTile keys, const T* shift, T* x) {
+void exp_rows(const TilePair& tiles, const T* shift, T* x) {
+  const auto [queries, keys, causal] = tiles;
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = x + r * kScoreTile;
     const T by = shift[r];
-    const std::int64_t seen = seen_keys(queries, keys, r);
+    const std::int64_t seen = tiles.seen(r);
     const std::int64_t packs = (seen + cpu::kPack - 1) / cpu::kPack;  // of them no rest is left
     const std::int64_t end = std::min(keys.count, packs * cpu::kPack);
     for (std::int64_t c = 0; c < end; ++c) row[c] = math::exp(row[c] - by);
@@ -164,19 +134,21 @@ class AttendedSums {
 // One tile of queries over all its keys. `s` has kScoreTile^2 elements, `top` kScoreTile, `sum`
 // kScoreTile.
 template <class T>
-void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t tile, const T* q,
+void attend(const AttendedSequences& all, const Sequence& sequence, std::int64_t tile, const T* q,
             const T* k, const T* v, T* s, T* top, T* sum, T* out, T* lse) {
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  const RowTile queries = all.tile(tile);
+  const RowTile queries = sequence.tile(tile);
+  const std::int64_t end = sequence.end_of_keys(tile);
   const T* const q_rows = all.rows(q, sequence, queries);
   T* const out_rows = all.rows(out, sequence, queries);
   std::fill(top, top + queries.count, kLowest);
   std::optional<AttendedSums<T>> totals;
-  if (tile >= kTilesTogether) totals.emplace(queries.count, all.width);
-  for (std::int64_t t = 0; t <= tile; ++t) {
-    const RowTile keys = all.tile(t);
+  if (end > kTilesTogether) totals.emplace(queries.count, all.width);
+  for (std::int64_t t = 0; t < end; ++t) {
+    const TilePair tiles = sequence.pair(tile, t);
+    const RowTile keys = tiles.keys;
     const bool starts = t % kTilesTogether == 0;  // sums of their own
-    scores_of(all, q_rows, queries, all.rows(k, sequence, keys), keys, s);
+    scores_of(all, tiles, q_rows, all.rows(k, sequence, keys), s);
     T shift[kScoreTile];
     T factor[kScoreTile];
     for (std::int64_t r = 0; r < queries.count; ++r) {
@@ -196,14 +168,14 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
         for (std::int64_t c = 0; c < all.width; ++c) so_far[c] *= by;
       }
     }
-    exp_rows(queries, keys, shift, s);
+    exp_rows(tiles, shift, s);
     for (std::int64_t r = 0; r < queries.count; ++r) {
       const T* const row = s + r * kScoreTile;
       sum[r] += cpu::lane_sum<T>(keys.count, [=](std::int64_t c) { return row[c]; });
     }
-    seen_product(queries, keys, all.width, Matrix<T>{s, kScoreTile}, all.rows(v, sequence, keys),
+    seen_product(tiles, all.width, Matrix<T>{s, kScoreTile}, all.rows(v, sequence, keys),
                  starts ? T(0) : T(1), out_rows);
-    if (!totals || (t < tile && (t + 1) % kTilesTogether > 0)) continue;
+    if (!totals || (t + 1 < end && (t + 1) % kTilesTogether > 0)) continue;
     for (std::int64_t r = 0; r < queries.count; ++r) {
       totals->add(r, shift[r], sum[r], out_rows + r * all.width);
     }
@@ -211,7 +183,7 @@ void attend(const AttendedSequences& all, std::int64_t sequence, std::int64_t ti
   for (std::int64_t r = 0; r < queries.count; ++r) {
     T* const row = out_rows + r * all.width;
     for (std::int64_t c = 0; c < all.width; ++c) row[c] /= sum[r];
-    lse[sequence * all.length + queries.first + r] = top[r] + math::log(sum[r]);
+    lse[sequence.first + queries.first + r] = top[r] + math::log(sum[r]);
   }
 }
 
@@ -226,19 +198,18 @@ struct AttentionGradients {
 // p = e^(s - lse) and ds = p (dout v^T - delta): dv += p^T dout, dk += scale ds^T q, dq += scale
 // ds k. `p` and `ds` have kScoreTile^2 elements each.
 template <class T>
-void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t query_tile,
-              std::int64_t key_tile, bool to_keys, bool to_queries, const AttentionGradients<T>& g,
-              T* p, T* ds) {
-  const RowTile queries = all.tile(query_tile);
-  const RowTile keys = all.tile(key_tile);
+void add_tile(const AttendedSequences& all, const Sequence& sequence, const TilePair& tiles,
+              bool to_keys, bool to_queries, const AttentionGradients<T>& g, T* p, T* ds) {
+  const RowTile queries = tiles.queries;
+  const RowTile keys = tiles.keys;
   const auto of_queries = [&](auto* x) { return all.rows(x, sequence, queries); };
   const auto of_keys = [&](auto* x) { return all.rows(x, sequence, keys); };
-  const std::int64_t first = sequence * all.length + queries.first;
+  const std::int64_t first = sequence.first + queries.first;
   const std::int64_t width = all.width;
-  scores_of(all, of_queries(g.q), queries, of_keys(g.k), keys, p);
-  exp_rows(queries, keys, g.lse + first, p);
+  scores_of(all, tiles, of_queries(g.q), of_keys(g.k), p);
+  exp_rows(tiles, g.lse + first, p);
   if (to_keys) {
-    seen_product(queries, keys, width, Matrix<T>{p, kScoreTile, true}, of_queries(g.dout), T(1),
+    seen_product(tiles, width, Matrix<T>{p, kScoreTile, true}, of_queries(g.dout), T(1),
                  of_keys(g.dv));
   }
   cpu::product(queries.count, keys.count, width, Matrix<T>{of_queries(g.dout), width},
@@ -250,24 +221,20 @@ void add_tile(const AttendedSequences& all, std::int64_t sequence, std::int64_t 
     for (std::int64_t c = 0; c < keys.count; ++c) {
       row[c] = scale * p[r * kScoreTile + c] * (row[c] - delta);
     }
-    std::fill(row + seen_keys(queries, keys, r), row + keys.count, T(0));
+    std::fill(row + tiles.seen(r), row + keys.count, T(0));
   }
   if (to_keys) {
-    seen_product(queries, keys, width, Matrix<T>{ds, kScoreTile, true}, of_queries(g.q), T(1),
+    seen_product(tiles, width, Matrix<T>{ds, kScoreTile, true}, of_queries(g.q), T(1),
                  of_keys(g.dk));
   }
   if (to_queries) {
-    seen_product(queries, keys, width, Matrix<T>{ds, kScoreTile}, of_keys(g.k), T(1),
-                 of_queries(g.dq));
+    seen_product(tiles, width, Matrix<T>{ds, kScoreTile}, of_keys(g.k), T(1), of_queries(g.dq));
   }
 }
 
-}  // namespace
-
-void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                                  const Tensor& out, const Tensor& lse) {
-  const AttendedSequences all(q);
-  with_floating(out.dtype(), "causal_attention", [&](auto zero) {
+void attention_forward(std::string_view operation, const AttendedSequences& all, const Tensor& q,
+                       const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse) {
+  with_floating(out.dtype(), operation, [&](auto zero) {
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = kScoreTile * kScoreTile + 2 * kScoreTile;
     const T* const q_data = q.data<T>();
@@ -278,21 +245,23 @@ void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor
     const Tensor workspace =
         Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>, Device::cpu);
     T* const space = workspace.write<T>();
-    // The last tiles of a sequence have the most keys: they come first.
-    cpu::parallel_pieces(all.batch * all.tiles(), [=](std::int64_t piece, int worker) {
+    // The last tiles of a causal sequence have the most keys: they come first.
+    cpu::parallel_pieces(all.count() * all.tiles(), [=](std::int64_t piece, int worker) {
       T* const s = space + worker * kAttentionSpace;
       T* const top = s + kScoreTile * kScoreTile;
-      attend(all, piece % all.batch, all.tiles() - 1 - piece / all.batch, q_data, k_data, v_data, s,
-             top, top + kScoreTile, out_data, lse_data);
+      const Sequence sequence = all.sequence(piece % all.count());
+      const std::int64_t tile = all.tiles() - 1 - piece / all.count();
+      if (tile >= sequence.tiles()) return;
+      attend(all, sequence, tile, q_data, k_data, v_data, s, top, top + kScoreTile, out_data,
+             lse_data);
     });
   });
 }
 
-void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                           const Tensor& out, const Tensor& lse, const Tensor& dout,
-                                           const Tensor& dq, const Tensor& dk, const Tensor& dv) {
-  const AttendedSequences all(q);
-  with_floating(dq.dtype(), "causal_attention_backward", [&](auto zero) {
+void attention_backward(std::string_view operation, const AttendedSequences& all, const Tensor& q,
+                        const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                        const Tensor& dout, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  with_floating(dq.dtype(), operation, [&](auto zero) {
     using T = decltype(zero);
     constexpr std::int64_t kAttentionSpace = 2 * kScoreTile * kScoreTile;
     const Tensor deltas = Tensor::empty(lse.shape(), dtype_of<T>, Device::cpu);
@@ -314,23 +283,26 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
     const Tensor workspace =
         Tensor::empty({cpu::workers(), kAttentionSpace}, dtype_of<T>, Device::cpu);
     T* const space = workspace.write<T>();
-    const std::int64_t tiles = all.tiles();
     // The sums of rows of dq, dk or dv, of which each tile adds something.
-    const auto sums_of = [=](T* rows, std::int64_t count) {
-      return cpu::LongSums<T>(rows, count * width, all.summands(), kTilesTogether);
+    const auto sums_of = [=](T* rows, std::int64_t count, const Sequence& sequence) {
+      return cpu::LongSums<T>(rows, count * width, sequence.summands(), kTilesTogether);
     };
-    const auto sums_of_tile = [=](T* x, std::int64_t sequence, std::int64_t tile) {
-      return sums_of(all.rows(x, sequence, all.tile(tile)), all.tile(tile).count);
+    const auto sums_of_tile = [=](T* x, const Sequence& sequence, std::int64_t tile) {
+      const RowTile rows = sequence.tile(tile);
+      return sums_of(all.rows(x, sequence, rows), rows.count, sequence);
     };
-    if (all.batch >= kManySequences) {
-      cpu::parallel_pieces(all.batch, [=](std::int64_t sequence, int worker) {
+    if (all.count() >= kManySequences) {
+      cpu::parallel_pieces(all.count(), [=](std::int64_t piece, int worker) {
         T* const p = space + worker * kAttentionSpace;
-        auto to_queries = sums_of(g.dq + sequence * all.length * width, all.length);
-        for (std::int64_t key = 0; key < tiles; ++key) {
+        const Sequence sequence = all.sequence(piece);
+        auto to_queries = sums_of(g.dq + sequence.first * width, sequence.length, sequence);
+        for (std::int64_t key = 0; key < sequence.tiles(); ++key) {
           auto to_keys = sums_of_tile(g.dk, sequence, key);
           auto to_values = sums_of_tile(g.dv, sequence, key);
-          for (std::int64_t query = key; query < tiles; ++query) {
-            add_tile(all, sequence, query, key, true, true, g, p, p + kScoreTile * kScoreTile);
+          for (std::int64_t query = sequence.first_queries(key); query < sequence.tiles();
+               ++query) {
+            add_tile(all, sequence, sequence.pair(query, key), true, true, g, p,
+                     p + kScoreTile * kScoreTile);
             to_keys.added();
             to_values.added();
           }
@@ -344,31 +316,63 @@ void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, con
     }
     // Few sequences: a piece owns the rows of one tile, of dk and dv or of dq. It computes the
     // scores for itself; the sums have the same order as above.
-    cpu::parallel_pieces(2 * all.batch * tiles, [=](std::int64_t piece, int worker) {
+    cpu::parallel_pieces(2 * all.count() * all.tiles(), [=](std::int64_t piece, int worker) {
       T* const p = space + worker * kAttentionSpace;
-      const std::int64_t sequence = piece / 2 % all.batch;
-      const std::int64_t place = piece / 2 / all.batch;  // the longest first
+      const Sequence sequence = all.sequence(piece / 2 % all.count());
+      const std::int64_t place = piece / 2 / all.count();  // of causal ones the longest first
+      if (place >= sequence.tiles()) return;
       if (piece % 2 == 0) {
         auto to_keys = sums_of_tile(g.dk, sequence, place);
         auto to_values = sums_of_tile(g.dv, sequence, place);
-        for (std::int64_t query = place; query < tiles; ++query) {
-          add_tile(all, sequence, query, place, true, false, g, p, p + kScoreTile * kScoreTile);
+        for (std::int64_t query = sequence.first_queries(place); query < sequence.tiles();
+             ++query) {
+          add_tile(all, sequence, sequence.pair(query, place), true, false, g, p,
+                   p + kScoreTile * kScoreTile);
           to_keys.added();
           to_values.added();
         }
         to_keys.finish();
         to_values.finish();
       } else {
-        const std::int64_t query = tiles - 1 - place;
+        const std::int64_t query = sequence.tiles() - 1 - place;
         auto to_queries = sums_of_tile(g.dq, sequence, query);
-        for (std::int64_t key = 0; key <= query; ++key) {
-          add_tile(all, sequence, query, key, false, true, g, p, p + kScoreTile * kScoreTile);
+        for (std::int64_t key = 0; key < sequence.end_of_keys(query); ++key) {
+          add_tile(all, sequence, sequence.pair(query, key), false, true, g, p,
+                   p + kScoreTile * kScoreTile);
           to_queries.added();
         }
         to_queries.finish();
       }
     });
   });
+}
+
+}  // namespace
+
+void CpuKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor& out, const Tensor& lse) {
+  attention_forward("causal_attention", AttendedSequences(q), q, k, v, out, lse);
+}
+
+void CpuKernels::causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const Tensor& out, const Tensor& lse, const Tensor& dout,
+                                           const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  attention_backward("causal_attention_backward", AttendedSequences(q), q, k, v, out, lse, dout, dq,
+                     dk, dv);
+}
+
+void CpuKernels::packed_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor& starts, std::int64_t longest, const Tensor& out,
+                                  const Tensor& lse) {
+  attention_forward("packed_attention", AttendedSequences(q, starts, longest), q, k, v, out, lse);
+}
+
+void CpuKernels::packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const Tensor& starts, std::int64_t longest,
+                                           const Tensor& out, const Tensor& lse, const Tensor& dout,
+                                           const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  attention_backward("packed_attention_backward", AttendedSequences(q, starts, longest), q, k, v,
+                     out, lse, dout, dq, dk, dv);
 }
 
 }  // namespace moegrad

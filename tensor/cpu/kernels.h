@@ -81,6 +81,12 @@ class CpuKernels : public Kernels {
   void causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const Tensor& out, const Tensor& lse, const Tensor& dout,
                                  const Tensor& dq, const Tensor& dk, const Tensor& dv) override;
+  void packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& starts,
+                        std::int64_t longest, const Tensor& out, const Tensor& lse) override;
+  void packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const Tensor& starts, std::int64_t longest, const Tensor& out,
+                                 const Tensor& lse, const Tensor& dout, const Tensor& dq,
+                                 const Tensor& dk, const Tensor& dv) override;
   void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool back,
               const Tensor& y) override;
   void gather_rows(const Tensor& x, const Tensor& index, const Tensor& out) override;

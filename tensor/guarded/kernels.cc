@@ -195,6 +195,17 @@ class GuardedKernels final : public Kernels {
                                  const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
     run(&CpuKernels::causal_attention_backward, q, k, v, out, lse, dout, dq, dk, dv);
   }
+  void packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& starts,
+                        std::int64_t longest, const Tensor& out, const Tensor& lse) override {
+    run(&CpuKernels::packed_attention, q, k, v, starts, longest, out, lse);
+  }
+  void packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const Tensor& starts, std::int64_t longest, const Tensor& out,
+                                 const Tensor& lse, const Tensor& dout, const Tensor& dq,
+                                 const Tensor& dk, const Tensor& dv) override {
+    run(&CpuKernels::packed_attention_backward, q, k, v, starts, longest, out, lse, dout, dq, dk,
+        dv);
+  }
   void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool back,
               const Tensor& y) override {
     run(&CpuKernels::rotate, x, cos, sin, back, y);

@@ -72,10 +72,11 @@ def softmax(lines, n):
 
 
 def attention(pointers):
-    """Of struct Sequences in cuda/attention.cu, [2, 7, 3] in tiles of 4, and tensors."""
-    sizes = [number("s64", size, 8 * i) for i, size in enumerate([2, 7, 3])]
+    """Of struct Sequences in cuda/attention.cu, causal [2, 7, 3] in tiles of 4, and tensors."""
+    sizes = [number("s64", size, 8 * i) for i, size in enumerate([2, 7, 3, 7])]
+    starts = [number("s32", 4, 32), number("u64", 0, 40), number("s64", 1, 48)]
     tensors = [pointer(f"t{i}", 0, 1 + i) for i in range(pointers)]
-    return [*sizes, number("s32", 4, 24), *tensors]
+    return [*sizes, *starts, *tensors]
 
 
 # Source, what the readable name of the kernel has, blocks, threads, shared memory, parameters.

@@ -9,12 +9,70 @@ namespace {
 
 struct Case {
   std::int64_t batch, length, width;
+  std::vector<std::int32_t> packed = {};  // lengths of the sequences in each; empty: one, causal
+
+  // The rows that row i sees are [first, end).
+  struct Rows {
+    std::int64_t first, end;
+  };
+  Rows seen(std::int64_t i) const {
+    if (packed.empty()) return {0, i + 1};
+    std::int64_t first = 0;
+    for (const std::int32_t n : packed) {
+      if (i < first + n) return {first, first + n};
+      first += n;
+    }
+    return {0, 0};
+  }
 };
 // Lengths around the tile of 64, and beyond sixteen tiles; nine sequences are shared out in another
 // way than two.
-const std::vector<Case> kCases = {{0, 3, 2},  {2, 0, 3},    {1, 1, 1},   {3, 1, 4},
-                                  {2, 5, 3},  {2, 63, 8},   {1, 64, 5},  {2, 65, 16},
-                                  {9, 66, 4}, {1, 200, 32}, {1, 1100, 2}};
+const std::vector<Case> kCases = {{0, 3, 2},
+                                  {2, 0, 3},
+                                  {1, 1, 1},
+                                  {3, 1, 4},
+                                  {2, 5, 3},
+                                  {2, 63, 8},
+                                  {1, 64, 5},
+                                  {2, 65, 16},
+                                  {9, 66, 4},
+                                  {1, 200, 32},
+                                  {1, 1100, 2},
+                                  {0, 3, 2, {3}},
+                                  {2, 0, 3, {0}},
+                                  {1, 1, 1, {1}},
+                                  {2, 9, 3, {1, 5, 0, 3}},
+                                  {1, 70, 5, {64, 6}},
+                                  {3, 200, 8, {65, 3, 130, 2}},
+                                  {1, 1103, 2, {3, 1100}}};
+
+// Kernels and what they are run on: q, k, v, dout; out, lse, dq, dk, dv.
+enum Input { kQ, kK, kV, kDout };
+enum Output { kOut, kLse, kDq, kDk, kDv };
+std::vector<Tensor> passes(const OnDevice& on, const std::vector<std::int32_t>& packed,
+                           const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> in;
+  for (const Tensor& x : inputs) in.push_back(on(x));
+  const Shape& shape = in[0].shape();
+  std::vector<Tensor> r;
+  for (const Shape& s : {shape, Shape{shape[0], shape[1]}, shape, shape, shape}) {
+    r.push_back(Tensor::empty(s, in[0].dtype(), on.device));
+  }
+  if (packed.empty()) {
+    on->causal_attention(in[kQ], in[kK], in[kV], r[kOut], r[kLse]);
+    on->causal_attention_backward(in[kQ], in[kK], in[kV], r[kOut], r[kLse], in[kDout], r[kDq],
+                                  r[kDk], r[kDv]);
+  } else {
+    std::vector<std::int32_t> starts = {0};
+    for (const std::int32_t n : packed) starts.push_back(starts.back() + n);
+    const Tensor from = on(Tensor::of({std::ssize(starts)}, starts));
+    const std::int64_t longest = *std::ranges::max_element(packed);
+    on->packed_attention(in[kQ], in[kK], in[kV], from, longest, r[kOut], r[kLse]);
+    on->packed_attention_backward(in[kQ], in[kK], in[kV], from, longest, r[kOut], r[kLse],
+                                  in[kDout], r[kDq], r[kDk], r[kDv]);
+  }
+  return r;
+}
 
 // Plain loops with all scores of one row at a time.
 struct Expected {
@@ -26,7 +84,7 @@ Expected expected(const Case& c, const Tensor& queries, const Tensor& keys, cons
   const Values k = keys.to_vector();
   const Values v = values.to_vector();
   const Values dout = dy.to_vector();
-  const auto [batch, length, width] = c;
+  const auto& [batch, length, width, packed] = c;
   const auto rows = at(batch * length);
   const auto size = at(batch * length * width);
   Expected e{Values(size), Values(rows), Values(size), Values(size), Values(size)};
@@ -34,9 +92,10 @@ Expected expected(const Case& c, const Tensor& queries, const Tensor& keys, cons
   for (std::int64_t b = 0; b < batch; ++b) {
     for (std::int64_t i = 0; i < length; ++i) {
       const std::int64_t row = b * length + i;
+      const auto [first, end] = c.seen(i);
       Values p;
       double sum = 0.0;
-      for (std::int64_t j = 0; j <= i; ++j) {
+      for (std::int64_t j = first; j < end; ++j) {
         double s = 0.0;
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
           s += scale * q[at(row * width + c_)] * k[at((b * length + j) * width + c_)];
@@ -51,20 +110,20 @@ Expected expected(const Case& c, const Tensor& queries, const Tensor& keys, cons
       e.lse[at(row)] = top + std::log(sum);
       Values dp;
       double dot = 0.0;
-      for (std::int64_t j = 0; j <= i; ++j) {
-        p[at(j)] /= sum;
+      for (std::int64_t j = first; j < end; ++j) {
+        p[at(j - first)] /= sum;
         double d = 0.0;
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
           const std::int64_t of_v = (b * length + j) * width + c_;
-          e.out[at(row * width + c_)] += p[at(j)] * v[at(of_v)];
-          e.dv[at(of_v)] += p[at(j)] * dout[at(row * width + c_)];
+          e.out[at(row * width + c_)] += p[at(j - first)] * v[at(of_v)];
+          e.dv[at(of_v)] += p[at(j - first)] * dout[at(row * width + c_)];
           d += dout[at(row * width + c_)] * v[at(of_v)];
         }
         dp.push_back(d);
-        dot += p[at(j)] * d;
+        dot += p[at(j - first)] * d;
       }
-      for (std::int64_t j = 0; j <= i; ++j) {
-        const double ds = scale * p[at(j)] * (dp[at(j)] - dot);
+      for (std::int64_t j = first; j < end; ++j) {
+        const double ds = scale * p[at(j - first)] * (dp[at(j - first)] - dot);
         for (std::int64_t c_ = 0; c_ < width; ++c_) {
           const std::int64_t of_k = (b * length + j) * width + c_;
           e.dq[at(row * width + c_)] += ds * k[at(of_k)];
@@ -78,63 +137,57 @@ Expected expected(const Case& c, const Tensor& queries, const Tensor& keys, cons
 
 }  // namespace
 
-KERNEL_TEST("causal attention and its backward pass equal plain loops") {
+KERNEL_TEST("attention and its backward pass equal plain loops") {
   for (const DType dtype : floating()) {
     for (const Case& c : kCases) {
       CAPTURE(c.batch);
       CAPTURE(c.length);
       CAPTURE(c.width);
+      CAPTURE(c.packed.size());
       const Shape shape{c.batch, c.length, c.width};
       const Tensor q = random(shape, dtype, 1);
       const Tensor k = random(shape, dtype, 2);
       const Tensor v = random(shape, dtype, 3);
       const Tensor dout = random(shape, dtype, 4);
       const Expected want = expected(c, q, k, v, dout);
-      const auto got = on.at_all_threads([&] {
-        std::vector<Tensor> r;
-        for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(shape, dtype, on.device));
-        r.push_back(Tensor::empty({c.batch, c.length}, dtype, on.device));
-        on->causal_attention(on(q), on(k), on(v), r[0], r[4]);
-        on->causal_attention_backward(on(q), on(k), on(v), r[0], r[4], on(dout), r[1], r[2], r[3]);
-        return r;
-      });
-      check_close(got[0], want.out);
-      check_close(got[4], want.lse);
-      check_close(got[1], want.dq, 16.0);
-      check_close(got[2], want.dk, 16.0);
-      check_close(got[3], want.dv, 16.0);
+      const auto got = on.at_all_threads([&] { return passes(on, c.packed, {q, k, v, dout}); });
+      check_close(got[kOut], want.out);
+      check_close(got[kLse], want.lse);
+      check_close(got[kDq], want.dq, 16.0);
+      check_close(got[kDk], want.dk, 16.0);
+      check_close(got[kDv], want.dv, 16.0);
     }
   }
 }
 
-KERNEL_TEST("causal attention: a sequence has the same bits among few and among many") {
-  for (const std::int64_t length : {130, 1100}) {
-    const Shape one{1, length, 8};
-    const Shape many{9, length, 8};
-    const auto repeated = [&](std::uint64_t seed) {
-      const Tensor x = random(one, DType::f32, seed);
-      Tensor all = Tensor::empty(many, DType::f32, Device::cpu);
-      for (std::int64_t i = 0; i < all.numel(); ++i) {
-        all.write<float>()[i] = x.data<float>()[i % x.numel()];
-      }
-      return all;
-    };
-    const std::vector<Tensor> inputs = {repeated(1), repeated(2), repeated(3), repeated(4)};
-    const auto gradients = [&](std::int64_t sequences) {
+KERNEL_TEST("attention: a sequence has the same bits among few and among many") {
+  for (const std::int32_t length : {130, 1100}) {
+    // The same rows, once and nine times: of causal ones by batch, and packed one behind the other.
+    const auto results = [&](std::int64_t times, bool packed) {
       std::vector<Tensor> in;
-      for (const Tensor& x : inputs) in.push_back(on(x).rows(0, sequences));
-      std::vector<Tensor> r;
-      for (int i = 0; i < 4; ++i) r.push_back(Tensor::empty(in[0].shape(), DType::f32, on.device));
-      const Tensor lse = Tensor::empty({sequences, one[1]}, DType::f32, on.device);
-      on->causal_attention(in[0], in[1], in[2], r[0], lse);
-      on->causal_attention_backward(in[0], in[1], in[2], r[0], lse, in[3], r[1], r[2], r[3]);
+      for (const std::uint64_t seed : {1, 2, 3, 4}) {
+        const Tensor x = random({1, length, 8}, DType::f32, seed);
+        const Shape batches{times, length, 8};
+        Tensor all =
+            Tensor::empty(packed ? Shape{1, times * length, 8} : batches, DType::f32, Device::cpu);
+        for (std::int64_t i = 0; i < all.numel(); ++i) {
+          all.write<float>()[i] = x.data<float>()[i % x.numel()];
+        }
+        in.push_back(all);
+      }
+      const std::vector<std::int32_t> lengths(static_cast<std::size_t>(packed ? times : 0), length);
+      std::vector<Tensor> r = passes(on, lengths, in);
+      for (Tensor& x : r)
+        x = x.to(Device::cpu).reshape({times * length, x.numel() / (times * length)});
       return r;
     };
-    const auto few = gradients(1);
-    const auto all = gradients(9);
-    for (std::size_t i = 0; i < few.size(); ++i) {
-      CHECK(few[i].same_bits(all[i].rows(0, 1)));
-      CHECK(few[i].same_bits(all[i].rows(8, 9)));
+    for (const bool packed : {false, true}) {
+      const auto few = results(1, packed);
+      const auto all = results(9, packed);
+      for (std::size_t i = 0; i < few.size(); ++i) {
+        CHECK(few[i].same_bits(all[i].rows(0, length)));
+        CHECK(few[i].same_bits(all[i].rows(8 * length, 9 * length)));
+      }
     }
   }
 }
@@ -196,31 +249,27 @@ KERNEL_TEST("causal attention: of scores that are all -infinity so is the lse") 
 
 namespace {
 
-enum Input { kQ, kK, kV, kDout };
-enum Output { kOut, kLse, kDq, kDk, kDv };
-
-// Whether `row` of a result depends on what an input holds in row `at` of the same sequence: the
-// query of a pair comes after its key, or is of the same row.
-bool depends(Output result, std::int64_t row, Input input, std::int64_t at) {
-  if (input == kDout && (result == kOut || result == kLse)) return false;
-  if (input == kV && (result == kLse || result == kDv)) return false;
-  if (result == kDk || result == kDv) return input == kK || input == kV || row <= at;
-  return input == kK || input == kV ? row >= at : row == at;
+std::vector<Tensor> on_host(std::vector<Tensor> tensors) {
+  for (Tensor& x : tensors) x = x.to(Device::cpu);
+  return tensors;
 }
 
-std::vector<Tensor> passes(const OnDevice& on, const std::vector<Tensor>& inputs) {
-  std::vector<Tensor> in;
-  for (const Tensor& x : inputs) in.push_back(on(x));
-  const Shape& shape = in[0].shape();
-  std::vector<Tensor> r;
-  for (const Shape& s : {shape, Shape{shape[0], shape[1]}, shape, shape, shape}) {
-    r.push_back(Tensor::empty(s, in[0].dtype(), on.device));
+// Whether `row` of a result depends on what an input holds in row `at` of the same batch: the query
+// of a pair sees its key, or is of the same row.
+bool depends(const Case& c, Output result, std::int64_t row, Input input, std::int64_t at) {
+  if (input == kDout && (result == kOut || result == kLse)) return false;
+  if (input == kV && (result == kLse || result == kDv)) return false;
+  const auto sees = [&](std::int64_t query, std::int64_t key) {
+    const auto [first, end] = c.seen(query);
+    return first <= key && key < end;
+  };
+  const bool of_keys = input == kK || input == kV;
+  // What reaches a key comes through the queries that see it, with all that they see.
+  if (result == kDk || result == kDv) {
+    if (!of_keys) return sees(at, row);
+    return !c.packed.empty() ? sees(row, at) : true;
   }
-  on->causal_attention(in[kQ], in[kK], in[kV], r[kOut], r[kLse]);
-  on->causal_attention_backward(in[kQ], in[kK], in[kV], r[kOut], r[kLse], in[kDout], r[kDq], r[kDk],
-                                r[kDv]);
-  for (Tensor& x : r) x = x.to(Device::cpu);
-  return r;
+  return of_keys ? sees(row, at) : row == at;
 }
 
 }  // namespace
@@ -247,15 +296,16 @@ KERNEL_TEST("causal attention: low scores behind many tiles of -infinity") {
   }
 }
 
-KERNEL_TEST("causal attention: what a row does not depend on leaves its bits alone") {
+KERNEL_TEST("attention: what a row does not depend on leaves its bits alone") {
   const CheckedPool checked;
   for (const DType dtype : floating()) {
-    for (const Case& c : {Case{2, 70, 3}, Case{9, 19, 1}}) {
+    for (const Case& c :
+         {Case{2, 70, 3}, Case{9, 19, 1}, Case{2, 70, 3, {5, 64, 1}}, Case{9, 19, 1, {9, 4, 6}}}) {
       const Shape shape{c.batch, c.length, c.width};
       const Tensor positive = random(shape, dtype, 2, 0.5, 2.0);  // an lse may be infinite
       const std::vector<Tensor> inputs = {random(shape, dtype, 1), positive,
                                           random(shape, dtype, 3), random(shape, dtype, 4)};
-      const std::vector<Tensor> want = passes(on, inputs);
+      const std::vector<Tensor> want = on_host(passes(on, c.packed, inputs));
       for (const Input poisoned : {kQ, kK, kV, kDout}) {
         for (const std::int64_t place : {std::int64_t{0}, std::int64_t{7}, c.length - 2}) {
           for (const double poison : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
@@ -268,7 +318,7 @@ KERNEL_TEST("causal attention: what a row does not depend on leaves its bits alo
             const auto row = x.begin() + (c.length + place) * c.width;  // of the second sequence
             std::fill(row, row + c.width, poison);
             in[poisoned] = tensor_of(shape, dtype, x);
-            const std::vector<Tensor> got = passes(on, in);
+            const std::vector<Tensor> got = on_host(passes(on, c.packed, in));
             for (const Output o : {kOut, kLse, kDq, kDk, kDv}) {
               CAPTURE(static_cast<int>(o));
               const std::int64_t width = o == kLse ? 1 : c.width;
@@ -276,7 +326,7 @@ KERNEL_TEST("causal attention: what a row does not depend on leaves its bits alo
               const Tensor before = want[o].reshape({c.batch * c.length, width});
               std::int64_t wrong = -1;
               for (std::int64_t r = 0; r < c.batch * c.length; ++r) {
-                const bool sees = r / c.length == 1 && depends(o, r % c.length, poisoned, place);
+                const bool sees = r / c.length == 1 && depends(c, o, r % c.length, poisoned, place);
                 const bool right = !sees ? now.rows(r, r + 1).same_bits(before.rows(r, r + 1))
                                          : !std::isnan(poison) || std::isnan(now.at(r * width));
                 if (!right) wrong = r;

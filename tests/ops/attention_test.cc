@@ -1,7 +1,10 @@
 #include "ops/attention.h"
 
+#include <cmath>
+
 #include <doctest/doctest.h>
 
+#include "ops/elementwise.h"
 #include "ops/reduce.h"
 
 using namespace moegrad;
@@ -70,4 +73,67 @@ TEST_CASE("errors of causal_attention") {
                        Error);
   CHECK_THROWS_AS(causal_attention(matrix, matrix, matrix), Error);
   CHECK_THROWS_AS(causal_attention(q, q, wide), Error);
+}
+
+TEST_CASE("packed_attention: two texts, by hand") {
+  Tape t;
+  const auto rows = [&](const std::vector<double>& x) {
+    return t.variable(Tensor::of({1, 3, 1}, x));
+  };
+  const Var q = rows({5.0, 1.0, 0.0});
+  const Var k = rows({9.0, 0.0, std::log(3.0)});
+  const Var v = rows({1e6, 4.0, 8.0});
+  const Var out = packed_attention(q, k, v, Tensor::of({2}, std::vector<std::int32_t>{1, 2}));
+  CHECK(out.value().at(0) == 1e6);  // a text of one token
+  CHECK(out.value().at(1) == doctest::Approx(0.25 * 4.0 + 0.75 * 8.0));
+  CHECK(out.value().at(2) == doctest::Approx(6.0));  // both keys alike
+  const Gradients g = t.backward(sum(out));
+  CHECK(g[q].at(0) == 0.0);
+  CHECK(g[k].at(0) == 0.0);
+  CHECK(g[v].at(0) == 1.0);
+}
+
+TEST_CASE("packed_attention: of equal texts it is what a batch of them is, to the bit") {
+  const auto run = [](const Shape& shape, const std::vector<std::int32_t>& lengths) {
+    Tape t;
+    std::vector<Var> x;
+    for (const std::uint64_t stream : {1, 2, 3}) {
+      x.push_back(t.variable(random({1, 210, 8}, stream).reshape(shape)));
+    }
+    const Var out = packed_attention(x[0], x[1], x[2], Tensor::of({std::ssize(lengths)}, lengths));
+    std::vector<Tensor> all = {out.value()};
+    const Gradients g = t.backward(sum(out * x[0]));
+    for (const Var& v : x) all.push_back(g[v]);
+    for (Tensor& r : all) r = r.reshape({210, 8});
+    return all;
+  };
+  const auto packed = run({1, 210, 8}, {70, 70, 70});
+  const auto batch = run({3, 70, 8}, {70});
+  for (std::size_t i = 0; i < packed.size(); ++i) CHECK(packed[i].same_bits(batch[i]));
+}
+
+TEST_CASE("errors of packed_attention") {
+  Tape t;
+  const Var q = t.constant(Tensor::zeros({4, 5, 2}, DType::f32, Device::cpu));
+  const Var longer = t.constant(Tensor::zeros({4, 6, 2}, DType::f32, Device::cpu));
+  const auto lengths = [](const std::vector<std::int32_t>& n) {
+    return Tensor::of({std::ssize(n)}, n);
+  };
+  CHECK_THROWS_WITH_AS(packed_attention(q, longer, q, lengths({2, 3})),
+                       "[packed_attention] q, k, v have shapes [4, 5, 2], [4, 6, 2], [4, 5, 2]. "
+                       "Give all three as [H, N, d].",
+                       Error);
+  CHECK_THROWS_WITH_AS(packed_attention(q, q, q, lengths({2, 2})),
+                       "[packed_attention] lengths of 4 in all, and q has shape [4, 5, 2]. Give "
+                       "lengths of N in all.",
+                       Error);
+  CHECK_THROWS_WITH_AS(packed_attention(q, q, q, lengths({2, -1, 4})),
+                       "[packed_attention] text 1 has the length -1, and q has shape [4, 5, 2]. "
+                       "Give lengths of N in all.",
+                       Error);
+  CHECK_THROWS_AS(packed_attention(q, q, q, lengths({3, 2147483647})), Error);
+  CHECK_THROWS_WITH_AS(packed_attention(q, q, q, Tensor::zeros({2, 2}, DType::i32, Device::cpu)),
+                       "[packed_attention] lengths are i32 [2, 2] on cpu. Give i32 [B] on cpu.",
+                       Error);
+  CHECK_THROWS_AS(packed_attention(q, q, q, Tensor::zeros({5}, DType::f32, Device::cpu)), Error);
 }
