@@ -262,7 +262,7 @@ std::size_t room_for(int tile, std::int64_t width, int doubles, int others, std:
 }
 
 // Causal sequences, gone through by the largest tile that a block has room for.
-Sequences causal_sequences(std::string_view operation, const Tensor& q, int doubles, int others) {
+Sequences sequences_of(std::string_view operation, const Tensor& q, int doubles, int others) {
   constexpr std::size_t kRoom = 64 * 1024;  // that every device has: an sm_75 no more
   Sequences s = {q.size(0), q.size(1), q.size(2), q.size(1), kMostTile};
   const auto room = [&] { return room_for(s.tile, s.width, doubles, others, size_of(q.dtype())); };
@@ -273,8 +273,8 @@ Sequences causal_sequences(std::string_view operation, const Tensor& q, int doub
   return s;
 }
 
-// Those of the packed form.
-Sequences packed_sequences(Sequences s, const Tensor& starts, std::int64_t longest) {
+// The same rows, in sequences from `starts` on.
+Sequences as_packed(Sequences s, const Tensor& starts, std::int64_t longest) {
   s.longest = longest;
   s.starts = in<std::int32_t>(starts);
   s.packed = starts.numel() - 1;
@@ -317,23 +317,23 @@ void run_backward(const char* operation, const Sequences& s, const Tensor& q, co
 void CudaKernels::causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const Tensor& t, const Tensor& lse) {
   constexpr const char* kName = "causal_attention";
-  run_forward(kName, causal_sequences(kName, q, kForwardDoubles, kForwardOthers), q, k, v, t, lse);
+  run_forward(kName, sequences_of(kName, q, kForwardDoubles, kForwardOthers), q, k, v, t, lse);
 }
 
 void CudaKernels::causal_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
                                             const Tensor& t, const Tensor& lse, const Tensor& dout,
                                             const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   constexpr const char* kName = "causal_attention_backward";
-  run_backward(kName, causal_sequences(kName, q, kBackwardDoubles, kBackwardOthers), q, k, v, t,
-               lse, dout, dq, dk, dv);
+  run_backward(kName, sequences_of(kName, q, kBackwardDoubles, kBackwardOthers), q, k, v, t, lse,
+               dout, dq, dk, dv);
 }
 
 void CudaKernels::packed_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const Tensor& starts, std::int64_t longest, const Tensor& t,
                                    const Tensor& lse) {
   constexpr const char* kName = "packed_attention";
-  const Sequences s = causal_sequences(kName, q, kForwardDoubles, kForwardOthers);
-  run_forward(kName, packed_sequences(s, starts, longest), q, k, v, t, lse);
+  const Sequences s = sequences_of(kName, q, kForwardDoubles, kForwardOthers);
+  run_forward(kName, as_packed(s, starts, longest), q, k, v, t, lse);
 }
 
 void CudaKernels::packed_attention_backward(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -341,8 +341,8 @@ void CudaKernels::packed_attention_backward(const Tensor& q, const Tensor& k, co
                                             const Tensor& t, const Tensor& lse, const Tensor& dout,
                                             const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   constexpr const char* kName = "packed_attention_backward";
-  const Sequences s = causal_sequences(kName, q, kBackwardDoubles, kBackwardOthers);
-  run_backward(kName, packed_sequences(s, starts, longest), q, k, v, t, lse, dout, dq, dk, dv);
+  const Sequences s = sequences_of(kName, q, kBackwardDoubles, kBackwardOthers);
+  run_backward(kName, as_packed(s, starts, longest), q, k, v, t, lse, dout, dq, dk, dv);
 }
 
 }  // namespace moegrad

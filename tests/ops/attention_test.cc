@@ -137,3 +137,14 @@ TEST_CASE("errors of packed_attention") {
                        Error);
   CHECK_THROWS_AS(packed_attention(q, q, q, Tensor::zeros({5}, DType::f32, Device::cpu)), Error);
 }
+
+TEST_CASE("packed_attention: no text, and texts of no token") {
+  for (const std::vector<std::int32_t>& lengths :
+       {std::vector<std::int32_t>{}, std::vector<std::int32_t>{0, 0}}) {
+    Tape t;
+    const Var x = t.variable(Tensor::zeros({2, 0, 3}, DType::f32, Device::cpu));
+    const Var out = packed_attention(x, x, x, Tensor::of({std::ssize(lengths)}, lengths));
+    CHECK(out.shape() == x.shape());
+    CHECK(t.backward(sum(out))[x].shape() == x.shape());
+  }
+}
