@@ -15,8 +15,8 @@ def methods(*texts):
 
 
 def steps(n):
-    """Of a language model of size XS: so many steps."""
-    return [*XS, "--set", f"steps={n}"]
+    """Of a language model of size XS: so many steps, then the one evaluation that tables need."""
+    return [*XS, "--set", f"steps={n}", "--set", f"evaluate_every={n}"]
 
 
 def routers(*names):
@@ -34,7 +34,8 @@ LANGUAGE = [
         perplexity of top-2 22.06, top-3 21.38, all experts 21.08, expert-group with k = 2 21.38
         (69 % of the gap) at 97.7 % of the speed. ste-dense was announced there and not shown.
         """,
-        ["compare", *steps(1000), "--seeds", "4", "--equal-operations"],
+        ["compare", *steps(1000), "--set", "checkpoint_every=200"]  # fidelity-language reads two
+        + ["--seeds", "4", "--equal-operations"],
     ),
     Study(
         "branch",
