@@ -7,13 +7,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lab/routes.h"
 #include "tensor/rng.h"
+#include "train/evaluation.h"
 #include "train/model.h"
 
 namespace moegrad {
 namespace {
 
-constexpr std::int64_t kTokensTogether = 8192;
 constexpr std::uint64_t kRouteStream = 0x726f7574'65730000U;
 // Of a loss: what the same numbers in another order may differ by.
 constexpr double kSameLoss = 1e-6;
@@ -223,8 +224,8 @@ std::vector<TokenRoutes> other_routes(const StoredModel& model, const Dataset& d
          "the model tells no class, of which there is a probability. Give a run of "
          "another task.");
   }
-  const std::int64_t rows = std::max<std::int64_t>(1, kTokensTogether / model.model->tokens());
-  const Batches batches(data, rows);
+  require_classes_of_tokens(model);
+  const Batches batches(data, rows_of_pass(*model.model));
   std::vector<TokenRoutes> all;
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     Batch batch = batches.get(i);

@@ -9,6 +9,7 @@
 #include "lab/fidelity.h"
 #include "moe/registry.h"
 #include "tensor/folders.h"
+#include "train/evaluation.h"
 #include "train/run_folder.h"
 
 namespace moegrad {
@@ -17,7 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr std::int64_t kTokensAtATime = 8192;
 constexpr std::uint64_t kModeStream = 0x6d6f6465'00000000U;
 
 struct Measured {
@@ -127,8 +127,7 @@ double difference_of(const std::vector<Tensor>& a, const std::vector<Tensor>& b,
 }  // namespace
 
 ModeGap mode_gap(const StoredModel& model, const Dataset& data, int draws) {
-  const std::int64_t rows = std::max<std::int64_t>(1, kTokensAtATime / model.model->tokens());
-  const Batches batches(data, rows);
+  const Batches batches(data, rows_of_pass(*model.model));
   std::vector<double> training;
   std::vector<double> inference;
   MeanLoss in_training;

@@ -5,12 +5,11 @@
 
 #include "ops/ops.h"
 #include "train/byte_pairs.h"
+#include "train/evaluation.h"
 #include "train/language.h"
 
 namespace moegrad {
 namespace {
-
-constexpr std::int64_t kTokensOfPass = 8192;
 
 bool reads_text(const StoredModel& model) { return model.task.ids && model.task.fields.empty(); }
 
@@ -65,8 +64,7 @@ std::vector<TokenClasses> classes_of_text(const StoredModel& model, const Datase
 
 std::vector<Routes> routes_of(const StoredModel& model, const Dataset& data) {
   std::vector<Routes> all;
-  const std::int64_t rows = std::max<std::int64_t>(1, kTokensOfPass / model.model->tokens());
-  const Batches batches(data, rows);
+  const Batches batches(data, rows_of_pass(*model.model));
   for (std::int64_t i = 0; i < batches.size(); ++i) {
     Batch batch = batches.get(i);
     if (is_floating(batch.x.dtype())) batch.x = batch.x.to(model.config.type());
@@ -89,7 +87,15 @@ std::vector<Routes> routes_of(const StoredModel& model, const Dataset& data) {
   return all;
 }
 
+void require_classes_of_tokens(const StoredModel& model) {
+  if (model.task.vocabulary == 0) return;
+  fail("study",
+       "the model tells a class of a text, and routes its tokens. Give a run of another "
+       "task.");
+}
+
 std::vector<TokenClasses> token_classes(const StoredModel& model, const Dataset& data) {
+  require_classes_of_tokens(model);
   if (reads_text(model)) return classes_of_text(model, data);
   const Target& target = model.task.targets.front();
   if (target.kind == Target::Kind::number) return {};

@@ -33,5 +33,7 @@ struct TokenClasses {
 // or several; of anything else the class of the first target,
 // where it has one.
 std::vector<TokenClasses> token_classes(const StoredModel& model, const Dataset& data);
+// An Error for a model that routes tokens and tells a class of their text alone.
+void require_classes_of_tokens(const StoredModel& model);
 
 }  // namespace moegrad

@@ -143,6 +143,7 @@ std::vector<OperationCase> PackedAttention::cases() {
 Var packed_attention(Var q, Var k, Var v, const Tensor& lengths) {
   constexpr std::string_view name = PackedAttention::name;
   require_rank(name, "q", q.shape(), 3);
+  require_numbered(name, q.size(1));
   if (lengths.dtype() != DType::i32 || lengths.rank() != 1 || lengths.device() != Device::cpu) {
     fail(name, "lengths are {} {} on {}. Give i32 [B] on cpu.", name_of(lengths.dtype()),
          lengths.shape(), name_of(lengths.device()));
@@ -151,15 +152,14 @@ Var packed_attention(Var q, Var k, Var v, const Tensor& lengths) {
   std::int64_t longest = 0;
   std::int64_t end = 0;
   for (const std::int32_t n : lengths.values<std::int32_t>()) {
-    end += n;
-    if (n < 0 || end > q.size(1)) {
-      fail(name, "text {} has the length {}, and q has shape {}. Give lengths of N in all.",
-           starts.size() - 1, n, q.shape());
+    if (n < 0) {
+      fail(name, "text {} has the length {}. Give lengths of 0 or more.", starts.size() - 1, n);
     }
+    end += n;
     longest = std::max<std::int64_t>(longest, n);
     starts.push_back(static_cast<std::int32_t>(end));
   }
-  if (end < q.size(1)) {
+  if (end != q.size(1)) {
     fail(name, "lengths of {} in all, and q has shape {}. Give lengths of N in all.", end,
          q.shape());
   }

@@ -13,7 +13,7 @@ Var causal_attention(Var q, Var k, Var v);
 // Each position attends to all of its text: out_i = sum over the j of its text of p_ij v_j with p_i =
 // softmax over them of q_i k_j / sqrt(d). q, k, v and out are [H, N, d], H heads of N tokens of texts
 // that lie one behind the other, lengths (i32 [B], on the host) rows each, N in all: nothing is
-// padded. Saved are q, k, v, out and [H, N] more.
+// padded. Saved are q, k, v, out, [H, N] and the texts' places, i32 [B + 1], more. N is at most 2^31 - 1.
 Var packed_attention(Var q, Var k, Var v, const Tensor& lengths);
 
 struct CausalAttention {

@@ -27,8 +27,9 @@ Var projected(Var x, const Weights& w, const std::string& prefix) {
 }  // namespace
 
 Tokens::Tokens(const Tensor& x) {
-  if (x.dtype() != DType::i32 || x.rank() != 2) {
-    fail("encoder", "texts are {} {}. Give i32 [B, W], zeros behind the end of each.",
+  if (x.dtype() != DType::i32 || x.rank() != 2 || x.size(0) == 0) {
+    fail("encoder",
+         "texts are {} {}. Give i32 [B, W] of one or more, zeros behind the end of each.",
          name_of(x.dtype()), x.shape());
   }
   const Tensor there = x.to(Device::cpu);

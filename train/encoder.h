@@ -14,7 +14,7 @@ namespace moegrad {
 // The tokens of B texts x, i32 [B, W], each with zeros behind its end. What is computed of them lies
 // in rows [N, D], one for each of the N tokens, text behind text, without padding.
 struct Tokens {
-  // x is read on the host. Errors: a text without a token, a zero before its last one.
+  // x is read on the host. Errors: no text, a text without a token, a zero before its last one.
   explicit Tokens(const Tensor& x);
 
   std::int64_t texts = 0;

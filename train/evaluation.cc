@@ -15,11 +15,6 @@ namespace {
 constexpr std::int64_t kRows = 512;     // in a pass, of models of one token an example
 constexpr std::int64_t kTokens = 2048;  // of others: what a pass writes stays in a core's cache
 
-std::int64_t rows_of_pass(const Model& model) {
-  const std::int64_t tokens = model.tokens();
-  return tokens == 1 ? kRows : std::max<std::int64_t>(1, kTokens / tokens);
-}
-
 // Of one target, all predictions of a data set, on the host.
 class Collected {
  public:
@@ -100,6 +95,11 @@ std::vector<double> mean_of_lists(const std::vector<std::vector<double>>& lists)
   }
   for (double& m : mean) m /= static_cast<double>(lists.size());
   return mean;
+}
+
+std::int64_t rows_of_pass(const Model& model) {
+  const std::int64_t tokens = model.tokens();
+  return tokens == 1 ? kRows : std::max<std::int64_t>(1, kTokens / tokens);
 }
 
 Evaluation evaluate(const Model& model, const Parameters& parameters, const Dataset& data,

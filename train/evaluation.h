@@ -28,6 +28,10 @@ struct Evaluation {
 // "test accuracy 0.9000, test loss 0.1000".
 std::string text_of(const Evaluation& evaluation);
 
+// So many examples of a data set make a pass of an evaluation. What a router with a capacity, or one
+// by which experts choose tokens, does with a token depends on the others of its pass.
+std::int64_t rows_of_pass(const Model& model);
+
 // Over a data set, in inference; `dropless`: LayerInput::dropless.
 Evaluation evaluate(const Model& model, const Parameters& parameters, const Dataset& data,
                     bool dropless = false);

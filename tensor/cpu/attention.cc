@@ -26,8 +26,9 @@ using cpu::RowTile;
 using cpu::Sequence;
 using cpu::TilePair;
 
-constexpr std::int64_t kManySequences =
-    8;  // from here on backward gives each sequence to one worker
+// Rows of that many of the longest sequence: from here on backward gives each to one worker.
+constexpr std::int64_t kManySequences = 8;
+
 // s [queries, kScoreTile] = scale q k^T, -infinity where the query does not see the key.
 template <class T>
 void scores_of(const AttendedSequences& all, const TilePair& tiles, const T* q, const T* k, T* s) {
@@ -291,7 +292,7 @@ void attention_backward(std::string_view operation, const AttendedSequences& all
       const RowTile rows = sequence.tile(tile);
       return sums_of(all.rows(x, sequence, rows), rows.count, sequence);
     };
-    if (all.count() >= kManySequences) {
+    if (all.batch * all.length >= kManySequences * all.longest) {
       cpu::parallel_pieces(all.count(), [=](std::int64_t piece, int worker) {
         T* const p = space + worker * kAttentionSpace;
         const Sequence sequence = all.sequence(piece);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "tests/kernels/kernel_checks.h"
 
@@ -25,8 +26,8 @@ struct Case {
     return {0, 0};
   }
 };
-// Lengths around the tile of 64, and beyond sixteen tiles; nine sequences are shared out in another
-// way than two.
+// Lengths around the tile of 64, and beyond sixteen tiles; sequences that are many beside the longest
+// are shared out in another way than few.
 const std::vector<Case> kCases = {{0, 3, 2},
                                   {2, 0, 3},
                                   {1, 1, 1},
@@ -44,6 +45,7 @@ const std::vector<Case> kCases = {{0, 3, 2},
                                   {2, 9, 3, {1, 5, 0, 3}},
                                   {1, 70, 5, {64, 6}},
                                   {3, 200, 8, {65, 3, 130, 2}},
+                                  {3, 130, 8, {40, 20, 40, 30}},
                                   {1, 1103, 2, {3, 1100}}};
 
 // Kernels and what they are run on: q, k, v, dout; out, lse, dq, dk, dv.
@@ -189,6 +191,32 @@ KERNEL_TEST("attention: a sequence has the same bits among few and among many") 
         CHECK(few[i].same_bits(all[i].rows(8 * length, 9 * length)));
       }
     }
+  }
+}
+
+KERNEL_TEST("packed attention: a sequence has the same bits whatever lies beside it") {
+  constexpr std::int64_t kLength = 130;
+  const auto results = [&](std::int64_t before, const std::vector<std::int32_t>& packed) {
+    const std::int64_t all = std::accumulate(packed.begin(), packed.end(), std::int64_t{0});
+    std::vector<Tensor> in;
+    for (const std::uint64_t seed : {1, 2, 3, 4}) {
+      const Tensor own = random({1, kLength, 8}, DType::f32, seed);
+      const Tensor x = random({1, all, 8}, DType::f32, 10 + seed);
+      std::copy_n(own.data<float>(), own.numel(), x.write<float>() + before * 8);
+      in.push_back(x);
+    }
+    std::vector<Tensor> r = passes(on, packed, in);
+    for (Tensor& x : r) {
+      x = x.to(Device::cpu).reshape({all, x.numel() / all}).rows(before, before + kLength);
+    }
+    return r;
+  };
+  const auto alone = results(0, {kLength});
+  const auto one_of_few = results(71, {1, 70, kLength, 300});
+  const auto one_of_many = results(260, {130, 0, 130, kLength, 130, 130, 130, 130, 130, 130});
+  for (std::size_t i = 0; i < alone.size(); ++i) {
+    CHECK(alone[i].same_bits(one_of_few[i]));
+    CHECK(alone[i].same_bits(one_of_many[i]));
   }
 }
 

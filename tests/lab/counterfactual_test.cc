@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "lab/routes.h"
 #include "tests/temporary_files.h"
 #include "train/evaluation.h"
 #include "train/language.h"
@@ -106,6 +107,26 @@ TEST_CASE("parts by confidence, by hand") {
   CHECK(rows[2].better_tokens == 0.0);
   CHECK(rows[2].loss == 1.0);
   CHECK(rows_by_confidence({}, 2).empty());
+}
+
+TEST_CASE("a student tells of texts, not of their tokens") {
+  StoredModel stored;
+  stored.config.task = "distil";
+  stored.config.width = stored.config.hidden = 8;
+  stored.config.heads = 2;
+  stored.config.layers = 2;
+  stored.config.experts = 4;
+  stored.task = {
+      .inputs = 4, .ids = true, .targets = {{.name = "mood", .classes = 2}}, .vocabulary = 9};
+  stored.model = make_model(stored.task, stored.config);
+  stored.parameters = stored.model->initial(1, DType::f32);
+  const Dataset data{.x = Tensor::of<std::int32_t>({1, 4}, {2, 7, 5, 3}),
+                     .labels = Tensor::zeros({1}, DType::i32, Device::cpu)};
+  const char* const error =
+      "[study] the model tells a class of a text, and routes its tokens. Give a run of another "
+      "task.";
+  CHECK(error_of([&] { other_routes(stored, data, 0, {}); }) == error);
+  CHECK(error_of([&] { token_classes(stored, data); }) == error);
 }
 
 TEST_CASE("text: below the last layer one token of each window is replaced") {

@@ -57,17 +57,45 @@ TEST_CASE("training and inference: the same for top-k, not for a router that sam
   CHECK(to_json(rows[2]).find("\"gap\":null") != std::string::npos);
 }
 
+TEST_CASE("text: at inference the loss is an evaluation's, also of a router with a capacity") {
+  StoredModel stored;
+  stored.config.task = "language";
+  stored.config.router = "switch";
+  stored.config.options["eval-capacity"] = "0.6";  // many choices are dropped
+  stored.config.active = 1;
+  stored.config.width = 8;
+  stored.config.hidden = 4;
+  stored.config.heads = 2;
+  stored.config.layers = 2;
+  stored.config.experts = 4;
+  stored.task = {.inputs = 101, .ids = true, .targets = {{.name = "byte", .classes = 256}}};
+  stored.model = make_model(stored.task, stored.config);
+  stored.parameters = stored.model->initial(1, DType::f32);
+  Dataset data{.x = Tensor::empty({45, 101}, DType::i32, Device::cpu),
+               .labels = Tensor::zeros({45}, DType::i32, Device::cpu)};
+  for (std::int64_t i = 0; i < data.x.numel(); ++i) {
+    data.x.write<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 251);
+  }
+  const double evaluated = evaluate(*stored.model, stored.parameters, data).loss;
+  CHECK(mode_gap(stored, data, 1).inference == doctest::Approx(evaluated).epsilon(1e-9));
+  Tape tape(Tape::Options{.gradients = false});  // one pass of all drops others
+  const Pass pass = stored.model->forward(tape, {.x = data.x, .labels = data.labels, .ids = {}},
+                                          stored.parameters, {.training = false});
+  const double together = loss_of(stored.task.targets[0], pass.predictions[0]).value().item();
+  CHECK(std::abs(together - evaluated) > 1e-6);
+}
+
 TEST_CASE("a target that few rows have counts by those, in whatever batch they are") {
   const TemporaryFolder folder;
-  Task task = make_synthetic(DType::f32, 1, {.train_size = 256, .test_size = 8192 + 400});
+  Task task = make_synthetic(DType::f32, 1, {.train_size = 256, .test_size = 512 + 400});
   for (Dataset* const data : {&task.train, &task.test}) {
     const std::int64_t rows = data->x.size(0);
     const Tensor both = data->labels.like({rows, 2});
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int32_t label = data->labels.data<std::int32_t>()[i];
       both.write<std::int32_t>()[2 * i] = label;
-      // Of few rows of the first batch, of all of the second.
-      const bool is_known = i < 100 ? label < 2 : i >= 8192 || rows == 256;
+      // Of few rows of the first pass, of all of the second.
+      const bool is_known = i < 100 ? label < 2 : i >= 512 || rows == 256;
       both.write<std::int32_t>()[2 * i + 1] = is_known ? label : -1;
     }
     data->labels = both;

@@ -128,10 +128,16 @@ TEST_CASE("errors of packed_attention") {
                        "lengths of N in all.",
                        Error);
   CHECK_THROWS_WITH_AS(packed_attention(q, q, q, lengths({2, -1, 4})),
-                       "[packed_attention] text 1 has the length -1, and q has shape [4, 5, 2]. "
-                       "Give lengths of N in all.",
+                       "[packed_attention] text 1 has the length -1. Give lengths of 0 or more.",
                        Error);
-  CHECK_THROWS_AS(packed_attention(q, q, q, lengths({3, 2147483647})), Error);
+  CHECK_THROWS_WITH_AS(
+      packed_attention(q, q, q, lengths({3, 2147483647})),
+      "[packed_attention] lengths of 2147483650 in all, and q has shape [4, 5, 2]. "
+      "Give lengths of N in all.",
+      Error);
+  const std::int64_t rows = std::int64_t{1} << 31;  // their places are i32
+  const Var many = t.constant(Tensor::zeros({0, rows, 1}, DType::f32, Device::cpu));
+  CHECK_THROWS_AS(packed_attention(many, many, many, lengths({1 << 30, 1 << 30})), Error);
   CHECK_THROWS_WITH_AS(packed_attention(q, q, q, Tensor::zeros({2, 2}, DType::i32, Device::cpu)),
                        "[packed_attention] lengths are i32 [2, 2] on cpu. Give i32 [B] on cpu.",
                        Error);

@@ -53,15 +53,22 @@ TEST_CASE("tokens: rows of what is there, and cells of the longest text") {
   CHECK(t.padded(x).value().at(2 * 2) == 0.0);
 
   CHECK(error_of([] {
+          Tokens(texts_of({0, 2}, {}));
+        }) ==
+        "[encoder] texts are i32 [0, 2]. Give i32 [B, W] of one or more, zeros behind the end of "
+        "each.");
+  CHECK(error_of([] {
           Tokens(texts_of({2, 2}, {1, 2, 0, 0}));
         }) == "[encoder] text 1 has no token. Give its ids, none of them 0, and zeros behind.");
   CHECK(error_of([] {
           Tokens(texts_of({1, 3}, {1, 0, 2}));
         }) ==
         "[encoder] text 0 has a 0 before its end. Give its ids, none of them 0, and zeros behind.");
-  CHECK(error_of([] {
-          Tokens(texts_of({2}, {1, 2}));
-        }) == "[encoder] texts are i32 [2]. Give i32 [B, W], zeros behind the end of each.");
+  CHECK(
+      error_of([] {
+        Tokens(texts_of({2}, {1, 2}));
+      }) ==
+      "[encoder] texts are i32 [2]. Give i32 [B, W] of one or more, zeros behind the end of each.");
 }
 
 TEST_CASE("sentence_embedding: the direction of the mean of a text's tokens") {

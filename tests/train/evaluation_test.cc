@@ -64,6 +64,25 @@ TEST_CASE("measures of every target, over the examples where they are known") {
   CHECK(e.layer_loads[0] == e.expert_load);
 }
 
+TEST_CASE("a language model: more windows than a pass takes") {
+  LayerConfig config = layer();
+  config.activation = Activation::swiglu;
+  const LanguageModel model({.layers = 2, .heads = 2, .context = 100}, config);
+  CHECK(rows_of_pass(model) == 20);
+  CHECK(rows_of_pass(LanguageModel({.layers = 2, .heads = 2, .context = 5000}, config)) == 1);
+  const Parameters p = model.initial(1, DType::f64);
+  Dataset data{.x = Tensor::empty({45, 101}, DType::i32, Device::cpu),
+               .labels = Tensor::zeros({45}, DType::i32, Device::cpu)};
+  for (std::int64_t i = 0; i < data.x.numel(); ++i) {
+    data.x.write<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 251);
+  }
+  Tape tape(Tape::Options{.gradients = false});
+  const Pass pass =
+      model.forward(tape, {.x = data.x, .labels = data.labels, .ids = {}}, p, {.training = false});
+  CHECK(evaluate(model, p, data).loss ==
+        doctest::Approx(loss_of(model.targets()[0], pass.predictions[0]).value().item()));
+}
+
 TEST_CASE("a language model: nats a byte, and the load of each layer") {
   LayerConfig config = layer();
   config.activation = Activation::swiglu;
