@@ -28,11 +28,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
+constexpr std::int64_t kExamples = 512;
+constexpr std::int64_t kTexts = 16;
+
 struct FidelityArguments {
   std::string checkpoint;
   bool along_training = false;
   std::vector<std::string> estimators;
-  std::int64_t batch = 512;
+  std::int64_t batch = 0;  // 0: kExamples, of text kTexts
   std::int64_t epochs = 1;
   std::int64_t points = 10;
   std::int64_t seed = 1;
@@ -164,7 +167,9 @@ int run_fidelity(const FidelityArguments& a) {
                    .task = &task});
     checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
-  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch, a.device);
+  const bool text = task.shape().ids && task.fields.empty();
+  const std::int64_t batch = a.batch > 0 ? a.batch : text ? kTexts : kExamples;
+  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, batch, a.device);
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   report.write(list, fidelity_charts(rows, names), {table_of(rows)}, a.device, {}, data_text(task));
@@ -193,7 +198,7 @@ void add_study_fidelity(CLI::App& study, Global& global) {
   add_number<std::int64_t>(command, "--epochs", a->epochs, 1, 1000, "to train for [1]");
   add_number<std::int64_t>(command, "--points", a->points, 1, 1000, "on the way [10]");
   add_number<std::int64_t>(command, "--batch", a->batch, 1, 65536,
-                           "examples to measure on: tokens; of text, windows [512]");
+                           "examples to measure on [512; of text 16]");
   add_number<std::int64_t>(command, "--seed", a->seed, 0, kMostSteps, "0 to 2^53 - 1 [1]");
   command.add_option("--data", a->data, "folder of the data; of the task own its file [data]")
       ->type_name("PATH");
