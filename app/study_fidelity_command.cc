@@ -28,14 +28,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr std::int64_t kExamples = 512;
-constexpr std::int64_t kTexts = 16;
-
 struct FidelityArguments {
   std::string checkpoint;
   bool along_training = false;
   std::vector<std::string> estimators;
-  std::int64_t batch = 0;  // 0: kExamples, of text kTexts
+  std::int64_t batch = 0;  // as study_fidelity() has it
   std::int64_t epochs = 1;
   std::int64_t points = 10;
   std::int64_t seed = 1;
@@ -167,9 +164,7 @@ int run_fidelity(const FidelityArguments& a) {
                    .task = &task});
     checkpoints = Checkpoints(run.checkpoints(), config.keep, "{}").list();
   }
-  const bool text = task.shape().ids && task.fields.empty();
-  const std::int64_t batch = a.batch > 0 ? a.batch : text ? kTexts : kExamples;
-  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, batch, a.device);
+  const std::vector<FidelityRow> rows = study_fidelity(checkpoints, task, names, a.batch, a.device);
   ordered_json list = ordered_json::array();
   for (const FidelityRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));
   report.write(list, fidelity_charts(rows, names), {table_of(rows)}, a.device, {}, data_text(task));

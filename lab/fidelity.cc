@@ -12,6 +12,8 @@
 namespace moegrad {
 namespace {
 
+constexpr std::int64_t kExamples = 512;  // to measure on where nobody says how many
+constexpr std::int64_t kTexts = 16;
 constexpr int kWarmUpPasses = 30;                  // passes that fill a moving average
 constexpr Rng kDraws{1, 0x66696465'6c000000U, 0};  // every estimator sees the same draws
 
@@ -259,12 +261,14 @@ std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>
                                         const std::vector<std::string>& estimators,
                                         std::int64_t batch, Device device) {
   const std::vector<std::string> names = estimators.empty() ? comparable_estimators() : estimators;
-  const Batch tokens = Batches(task.train, batch).get(0);
+  const bool text = task.shape().ids && task.fields.empty();
+  const std::int64_t examples = batch > 0 ? batch : text ? kTexts : kExamples;
+  const Batch some = Batches(task.train, examples).get(0);
   std::vector<FidelityRow> rows;
   for (const std::filesystem::path& path : checkpoints) {
     const StoredModel model = load_model(path, device);
     require_shape(model, task.shape());
-    const auto more = measure_fidelity(model, tokens, names);
+    const auto more = measure_fidelity(model, some, names);
     rows.insert(rows.end(), more.begin(), more.end());
   }
   return rows;

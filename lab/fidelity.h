@@ -49,8 +49,8 @@ std::vector<FidelityRow> measure_fidelity(const StoredModel& model, const Batch&
 // Those that are not for a router of their own.
 std::vector<std::string> comparable_estimators();
 
-// Of each checkpoint, on a batch of so many tokens; with no estimator named, of the comparable
-// ones.
+// Of each checkpoint, on a batch of so many examples (0: 512, of text 16); with no estimator named,
+// of the comparable ones.
 std::vector<FidelityRow> study_fidelity(const std::vector<std::filesystem::path>& checkpoints,
                                         const Task& task,
                                         const std::vector<std::string>& estimators,

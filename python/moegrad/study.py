@@ -221,20 +221,20 @@ def fidelity(
     checkpoint: str | os.PathLike | Run | Sequence[str | os.PathLike | Run],
     *,
     estimators: str | Sequence[str] = (),
-    batch: int = 512,
+    batch: int | None = None,
     seed: int | None = None,
     data: str | os.PathLike | None = None,
     device: str = "cpu",
 ) -> Study:
     """How each estimator's router gradient follows ste-dense's in a trained model; `moegrad study
     fidelity`. A row for each checkpoint (of a Run its newest) and estimator, those that need no
-    router of their own by default, on a batch of the training data: of the run's own seed and
-    folder, where none are given. `device`: where the model is, of mg.devices()."""
+    router of their own by default, on a batch of the training data (512 examples, of text 16): of
+    the run's own seed and folder, where none are given. `device`: where the model is, of mg.devices()."""
     with keywords_for_flags():
         rows = _core.study_fidelity(
             [_checkpoint(c) for c in _list(checkpoint)],
             _names("estimators", estimators),
-            batch=_integer("batch", batch, 1, 65536),
+            batch=0 if batch is None else _integer("batch", batch, 1, 65536),
             seed=None if seed is None else _integer("seed", seed, 0, 2**53 - 1),
             data=None if data is None else path_text("study", data),
             device=device_name(device),

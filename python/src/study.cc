@@ -82,7 +82,7 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
                const std::string& device) {
   const Device on = device_of(device);
   if (checkpoints.empty()) fail("study", "no checkpoint is given. Give the path of one at least.");
-  if (batch < 1) fail("study", "a batch of {} tokens. Give 1 at least.", batch);
+  if (batch < 0) fail("study", "a batch of {} examples. Give 1 at least.", batch);
   for (const std::string& name : estimators) estimator_entry(name);
   const std::vector<fs::path> paths(checkpoints.begin(), checkpoints.end());
   const auto rows = interruptible([&] {

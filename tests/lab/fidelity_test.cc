@@ -110,6 +110,30 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("study_fidelity: on 16 texts where nobody says on how many") {
+  const TemporaryFolder folder;
+  Task task{.name = "language", .targets = {{.name = "byte", .classes = 256}}};
+  task.train = {.x = Tensor::empty({20, 6}, DType::i32, Device::cpu),
+                .labels = Tensor::zeros({20}, DType::i32, Device::cpu)};
+  for (std::int64_t i = 0; i < task.train.x.numel(); ++i) {
+    task.train.x.write<std::int32_t>()[i] = static_cast<std::int32_t>(i * i % 251);
+  }
+  task.test = task.train;
+  TrainConfig config;
+  config.task = "language";
+  config.steps = 1;
+  config.width = config.hidden = 8;
+  config.heads = 2;
+  config.experts = 4;
+  train(config, {.out = folder / "run", .task = &task});
+  const auto path = Checkpoints(RunFolder(folder / "run").checkpoints(), 1, "{}").newest().value();
+  const auto cosine = [&](std::int64_t batch) {
+    return study_fidelity({path}, task, {"sparse"}, batch)[0].cosine_real;
+  };
+  CHECK(cosine(0) == cosine(16));
+  CHECK(cosine(0) != cosine(20));
+}
+
 TEST_CASE("on another device: the cpu's rows within rounding") {
   const TemporaryFolder folder;
   const Task task = make_synthetic(DType::f64, 1, {.train_size = 64, .test_size = 16});
