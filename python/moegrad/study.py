@@ -229,7 +229,8 @@ def fidelity(
     """How each estimator's router gradient follows ste-dense's in a trained model; `moegrad study
     fidelity`. A row for each checkpoint (of a Run its newest) and estimator, those that need no
     router of their own by default, on a batch of the training data (512 examples, of text 16): of
-    the run's own seed and folder, where none are given. `device`: where the model is, of mg.devices()."""
+    the run's own seed and folder, where none are given. `device`: where the model is, of
+    mg.devices()."""
     with keywords_for_flags():
         rows = _core.study_fidelity(
             [_checkpoint(c) for c in _list(checkpoint)],
