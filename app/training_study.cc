@@ -118,6 +118,14 @@ CLI::App& add_training_study(CLI::App& study, const std::shared_ptr<TrainingStud
                    fmt::format("two seeds of {} steps, {} examples to test on: does it work?",
                                a->quick_steps, kQuickExamples));
   command.add_flag("--estimate", a->estimate, "only say how long it would take");
+  command
+      .add_option(
+          "--reuse", a->reuse,
+          "other studies, by their --out: a finished run of the same configuration and data "
+          "is linked, not made again; may be repeated")
+      ->type_name("DIR")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command.add_option("--out", a->out, "folder of the runs and the report [" + a->out + "]")
       ->type_name("DIR");
   add_json(command, a->json);
@@ -153,9 +161,12 @@ MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
                                trunks.size() + runs.size(), jobs, duration_text(estimate)));
   if (a.estimate) return {.code = kOk};
   stop_on_signals();
+  std::vector<fs::path> reuse;
+  for (const std::string& study : a.reuse) reuse.push_back(fs::path(study) / "runs");
   const RunsOptions options{.folder = a.runs(),
                             .program = fs::read_symlink("/proc/self/exe"),
                             .jobs = jobs,
+                            .reuse = reuse,
                             .data = [&](const TrainConfig& c) { return tasks.checksum(c); },
                             .stop = &stop_signal,
                             .message = [&](std::string_view line) { progress.message(line); }};

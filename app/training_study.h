@@ -24,6 +24,7 @@ struct TrainingStudy {
   int seeds = 4;
   double margin = kMargin;
   int jobs = 0;
+  std::vector<std::string> reuse;  // other studies' folders
   bool quick = false;
   std::int64_t quick_steps = 40;
   bool estimate = false;

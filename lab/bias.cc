@@ -39,7 +39,7 @@ Numbers all_of(const std::vector<Tensor>& tensors) {
 
 // The bias to the own expected loss is measured in passing where that is cheap.
 bool measures_own(const BiasOptions& options, const Expectation& e, std::size_t elements) {
-  if (options.own) return true;
+  if (options.own) return *options.own;
   return e.exact && e.outcomes * static_cast<std::int64_t>(elements) <= 2 * options.max_outcomes;
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,9 +37,10 @@ struct BiasOptions {
   std::uint64_t seed = 1;
   std::int64_t max_outcomes = 1000;  // more than these: Monte Carlo
   std::int64_t samples = 500;
-  // The bias to the own expected loss also where it takes Monte Carlo, or more than 2 max_outcomes
-  // passes for all elements to be moved once: some 40 times the passes of a row, for each element.
-  bool own = false;
+  // The bias to the own expected loss takes some 40 times the passes of a row, for each element. true:
+  // in every row; false: in none; unset: in exact ones where all elements can be moved once in
+  // 2 max_outcomes passes.
+  std::optional<bool> own = {};
   Device device = Device::cpu;  // where the layer is; decisions are enumerated on the host
 };
 

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -101,6 +102,7 @@ class StudyRuns {
 
   std::vector<RunOutcome> operator()() {
     for (const PlannedRun& run : runs_) require_same(run);
+    for (const fs::path& other : options_.reuse) find_finished(other);
     make_folder(options_.folder);
     std::size_t next = 0;
     while (next < runs_.size() || !processes_.empty()) {
@@ -122,11 +124,15 @@ class StudyRuns {
     return options_.folder / (run.name + suffix);
   }
 
+  // As its own config.json gives it back.
+  static TrainConfig as_stored(const PlannedRun& run) {
+    return stored_run(read_settings(to_json(run.config), run.name));
+  }
+
   void require_same(const PlannedRun& run) const {
     const RunFolder folder(path(run));
     if (!path_exists(folder.config())) return;
-    const TrainConfig here = stored_run(read_settings(to_json(run.config), run.name));
-    const std::string other = difference(folder.resumed({}), here);
+    const std::string other = difference(folder.resumed({}), as_stored(run));
     if (other.empty()) return require_same_data(run, folder);
     fail("study",
          "'{}' holds a run of another configuration: {}. Choose another folder with --out, or "
@@ -134,12 +140,19 @@ class StudyRuns {
          folder.path().string(), other);
   }
 
-  // Runs begun find out themselves; results of before have no checksum.
-  void require_same_data(const PlannedRun& run, const RunFolder& folder) const {
-    if (!options_.data || !path_exists(folder.result())) return;
+  // The checksum that a finished run has of its data. Runs begun find out themselves; results of
+  // before have none.
+  static std::optional<std::string> data_of(const RunFolder& folder) {
+    if (!path_exists(folder.result())) return {};
     const nlohmann::json result = nlohmann::json::parse(read_file(folder.result()), nullptr, false);
-    if (!result.is_object() || !result.contains("data") || !result["data"].is_string()) return;
-    const auto there = result["data"].get<std::string>();
+    if (!result.is_object() || !result.contains("data") || !result["data"].is_string()) return {};
+    return result["data"].get<std::string>();
+  }
+
+  void require_same_data(const PlannedRun& run, const RunFolder& folder) const {
+    const auto known = data_of(folder);
+    if (!options_.data || !known) return;
+    const std::string& there = *known;
     const std::string here = options_.data(run.config);
     if (there == here) return;
     fail("study",
@@ -148,13 +161,43 @@ class StudyRuns {
          folder.path().string(), there, here);
   }
 
+  void find_finished(const fs::path& other) {
+    if (!folder_exists(other)) {
+      fail("study", "there is no folder '{}' of runs to use again. Name that of a study.",
+           other.string());
+    }
+    for (const fs::path& run : files_in(other)) {
+      const RunFolder folder(run);
+      if (path_exists(folder.result())) finished_.emplace_back(run, folder.resumed({}));
+    }
+    std::ranges::sort(finished_, {}, &Finished::first);
+  }
+
+  // Makes folder/NAME a link to a finished run elsewhere, where there is one.
+  bool link(const PlannedRun& run) const {
+    const fs::path here = path(run);
+    if (path_exists(here)) return false;
+    remove_file(here);  // a link to what is gone
+    const auto found = std::ranges::find_if(finished_, [&](const Finished& other) {
+      return difference(other.second, as_stored(run)).empty() && options_.data &&
+             data_of(RunFolder(other.first)) == options_.data(run.config);
+    });
+    if (found == finished_.end()) return false;
+    std::error_code error;
+    fs::create_directory_symlink(fs::canonical(found->first), here, error);
+    if (error) fail("study", "cannot link '{}': {}.", here.string(), error.message());
+    options_.message(fmt::format("{} is that of {}", run.name, found->first.string()));
+    return true;
+  }
+
   void begin(std::size_t i) {
     const PlannedRun& run = runs_[i];
     const RunFolder folder(path(run));
+    const bool linked = link(run);
     if (path_exists(folder.result())) {
       outcomes_[i].state = RunState::was_there;
       ++done_;
-      options_.message(fmt::format("{} is there already", run.name));
+      if (!linked) options_.message(fmt::format("{} is there already", run.name));
       return;
     }
     // What begins with another run of the study needs the whole of it.
@@ -235,8 +278,11 @@ class StudyRuns {
     processes_.clear();
   }
 
+  using Finished = std::pair<fs::path, TrainConfig>;
+
   const std::vector<PlannedRun>& runs_;
   const RunsOptions& options_;
+  std::vector<Finished> finished_;  // in other studies, by folder
   std::vector<RunOutcome> outcomes_;
   std::map<::pid_t, Process> processes_;
   std::size_t done_ = 0;

@@ -179,7 +179,7 @@ def bias(
     seed: int = 1,
     outcomes: int = 1000,
     samples: int = 500,
-    own: bool = False,
+    own: bool | None = None,
     device: str = "cpu",
     options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[int, int], Any] = True,
@@ -190,8 +190,8 @@ def bias(
     each router, estimator, number of experts and of active ones, scale of the logits and loss
     (linear, quadratic, cubic, mlp; all by default), the mean over `draws` of logits. Of the mean
     router gradient E[G]: dense_bias is its distance to that of the softmax mixture of all experts,
-    own_bias that to the derivative of the layer's own expected loss. None: not measured, which
-    `own` does in every row. `device`: where the layers are, of mg.devices().
+    own_bias that to the derivative of the layer's own expected loss. None: not measured;
+    `own` True does it in every row, False in none. `device`: where the layers are, of mg.devices().
 
     `progress`: a callable is called with (cells done, cells); what it raises ends the study, as
     Ctrl-C does.
@@ -210,7 +210,7 @@ def bias(
             seed=_integer("seed", seed, 0, 2**64 - 1),
             outcomes=_integer("outcomes", outcomes, 1, most),
             samples=_integer("samples", samples, 2, most),
-            own=bool(own),
+            own=None if own is None else bool(own),
             device=device_name(device),
             progress=_progress(progress),
         )

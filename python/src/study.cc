@@ -56,14 +56,12 @@ std::pair<Texts, Texts> bias(const BiasGrid& grid, const BiasOptions& options,
   return {json_of(rows), skipped};
 }
 
-std::pair<Texts, Texts> bind_bias(const Texts& routers, const Texts& estimators,
-                                  const std::vector<std::int64_t>& experts,
-                                  const std::vector<std::int64_t>& active,
-                                  const std::vector<double>& scales, const Texts& losses,
-                                  const std::map<std::string, std::string>& layer_options,
-                                  std::int64_t draws, std::uint64_t seed, std::int64_t outcomes,
-                                  std::int64_t samples, bool own, const std::string& device,
-                                  const std::optional<nb::callable>& progress) {
+std::pair<Texts, Texts> bind_bias(
+    const Texts& routers, const Texts& estimators, const std::vector<std::int64_t>& experts,
+    const std::vector<std::int64_t>& active, const std::vector<double>& scales, const Texts& losses,
+    const std::map<std::string, std::string>& layer_options, std::int64_t draws, std::uint64_t seed,
+    std::int64_t outcomes, std::int64_t samples, std::optional<bool> own, const std::string& device,
+    const std::optional<nb::callable>& progress) {
   BiasGrid grid{routers, estimators, experts, active, scales, losses, layer_options};
   if (losses.empty()) grid.losses = bias_losses();
   return bias(grid,
@@ -101,7 +99,7 @@ Texts fidelity(const Texts& checkpoints, const Texts& estimators, std::int64_t b
 
 void bind_study(nb::module_& m) {
   m.def("study_bias", &bind_bias, "routers"_a, "estimators"_a, "experts"_a, "active"_a, "scales"_a,
-        "losses"_a, "options"_a, "draws"_a, "seed"_a, "outcomes"_a, "samples"_a, "own"_a,
+        "losses"_a, "options"_a, "draws"_a, "seed"_a, "outcomes"_a, "samples"_a, "own"_a.none(),
         "device"_a, "progress"_a.none());
   m.def("study_fidelity", &fidelity, "checkpoints"_a, "estimators"_a, "batch"_a, "seed"_a.none(),
         "data"_a.none(), "device"_a);

@@ -61,10 +61,14 @@ class Study(Section):
     without: tuple = ("s/step",)  # columns that the page leaves out
     measures: tuple = ()  # of the runs' results, beside the losses: mean and deviation over seeds
     can_be_quick: bool = True
+    reuses: tuple = ()  # sections whose runs of the same configuration it need not make again
 
     def make(self, quick):
         folder = self.folder(quick)
         arguments = [*self.arguments, "--out", folder]
+        for name in self.reuses:
+            if (folder.with_name(name) / "runs").exists():
+                arguments += ["--reuse", folder.with_name(name)]
         if quick and self.can_be_quick:
             arguments.append("--quick")
         moegrad("study", *arguments)

@@ -1,7 +1,6 @@
 """The sections that take more than one study, or none."""
 
 import json
-import shlex
 from dataclasses import dataclass
 
 from engine import Problem, Section, Study, digits, moegrad, table
@@ -14,23 +13,28 @@ DOMAINS = ["prose", "shakespeare", "glosses", "code", "jargon"]
 class Language(Section):
     """The default run, whose checkpoints other sections read, and a dense model beside it."""
 
+    config = "examples/configs/language-m.json"
     trained = {
-        "top-k": [],
-        "dense": ["--router", "softmax", "--experts", 1, "--active", 1, "--hidden", 352]
-        + ["--aux", -1],
+        "top-k": {},
+        "dense": {"router": "softmax", "experts": 1, "active": 1, "hidden": 352, "aux": -1},
     }
 
     def make(self, quick):
+        methods = []  # runs of a study: side by side, one core each
+        for name, settings in self.trained.items():
+            words = [f"{key}={value}" for key, value in settings.items()]
+            methods += ["--method", f"{name}: {' '.join(words)}"]
+        moegrad(
+            *["study", "compare", "--config", self.config, "--seeds", 1, *methods],
+            *["--out", self.folder(quick), *(["--quick"] if quick else [])],
+        )
         commands = []
         rows = [["run", "parameters", "loss", "byte perplexity"]]
         by_domain = [["run", *DOMAINS]]
-        for name, flags in self.trained.items():
-            command = ["train", "--config", "examples/configs/language-m.json", *flags]
-            commands.append(f"`moegrad {shlex.join(map(str, command))}`\n")
+        for name, settings in self.trained.items():
+            flags = [f"--{key} {value}" for key, value in settings.items()]
+            commands.append(f"`{' '.join(['moegrad train --config', self.config, *flags])}`\n")
             run = self.folder(quick) / "runs" / f"{name}-s1"
-            if not (run / "result.json").exists():
-                length = ["--steps", 30] if quick else []
-                moegrad(*command, *length, "--seed", 1, "--force", "--out", run)
             r = json.loads((run / "result.json").read_text())
             figures = [digits(r["test_loss"], 4), digits(r["test_byte_perplexity"], 3)]
             rows.append([name, f"{r['parameters']:,}", *figures])
@@ -160,8 +164,8 @@ class Weights(Section):
     def measured(self, quick, k, scale, draws, router):
         printed = moegrad(
             *["study", "bias", "--scale", scale, "--experts", 8, "--active", k, "--loss", "linear"],
-            *["--outcomes", 10000, "--draws", draws, "--json", "--out", self.folder(quick)],
-            *["--routers", *router],
+            *["--outcomes", 10000, "--draws", draws, "--no-own", "--json"],
+            *["--out", self.folder(quick), "--routers", *router],
             text=True,
         )
         return json.loads(printed)[0]

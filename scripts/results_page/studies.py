@@ -71,6 +71,7 @@ LANGUAGE = [
         + ["--point", "E8k2:", "--point", "E8k1: active=1", "--point", "E16k2: experts=16"]
         + ["--point", "E32k4: experts=32 active=4", "--point", "S: width=96 hidden=128"]
         + methods(TOP_K, STE_DENSE_ROUTER, EXPERT_GROUP),
+        reuses=("learning-rate",),
     ),
     Study(
         "balance",
@@ -78,6 +79,7 @@ LANGUAGE = [
         "500 steps, two seeds.",
         ["balance", *steps(500), "--seeds", "2"]
         + methods("sparse:", STE_DENSE_ROUTER, EXPERT_GROUP),
+        reuses=("shapes",),
     ),
     Study(
         "closeness",
@@ -87,6 +89,7 @@ LANGUAGE = [
         gradient better trained worse.
         """,
         ["closeness", *steps(500), "--seeds", "2"],
+        reuses=("learning-rate", "shapes"),
     ),
     Study(
         "finetune",

@@ -1,5 +1,8 @@
 // `moegrad study compare`: its processes, what it says and what it keeps.
 
+#include <algorithm>
+#include <filesystem>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -61,6 +64,35 @@ TEST_CASE("compare: runs paired by seed, a table, rows; done runs are not made a
   CHECK(
       other.err.find("holds a run of another configuration: lr is '0.002' there and '0.5' here") !=
       std::string::npos);
+}
+
+TEST_CASE("compare --reuse: what another study has finished is linked, what differs is made") {
+  const TemporaryFolder folder;
+  CHECK(run(folder, command(folder)).code == 0);
+  std::vector<std::string> words = command(folder, {"--reuse", (folder / "study").string()});
+  *std::ranges::find(words, (folder / "study").string()) = (folder / "other").string();
+  *std::ranges::find(words, "dense: estimator=ste-dense options.shared=1") =
+      "ste: estimator=ste-dense";
+  const Outcome other = run(folder, words);
+  CHECK(other.code == 0);
+  CHECK(other.err.find("top-k-s2 is that of ") != std::string::npos);
+  CHECK(other.err.find("ste-s2 is made") != std::string::npos);  // another configuration
+  CHECK(std::filesystem::is_symlink(folder / "other/runs/top-k-s1"));
+  CHECK(!std::filesystem::is_symlink(folder / "other/runs/ste-s1"));
+  CHECK(json_lines(folder / "other/rows.jsonl")[0]["runs"] == rows(folder)[0]["runs"]);
+
+  // What it is a link to is gone: made again.
+  std::filesystem::remove_all(folder / "study");
+  words.resize(words.size() - 2);
+  const Outcome alone = run(folder, words);
+  CHECK(alone.code == 0);
+  CHECK(alone.err.find("top-k-s2 is made") != std::string::npos);
+  CHECK(!std::filesystem::is_symlink(folder / "other/runs/top-k-s1"));
+
+  words.insert(words.end(), {"--reuse", (folder / "nowhere").string()});
+  const Outcome none = run(folder, words);
+  CHECK(none.code == 2);
+  CHECK(none.err.find("no folder '" + (folder / "nowhere/runs").string()) != std::string::npos);
 }
 
 TEST_CASE("compare: runs of other data are not those, nor is the report of another study its own") {

@@ -188,6 +188,17 @@ TEST_CASE("--own: by Monte Carlo where there are too many outcomes, or noise") {
   CHECK(noisy.own_error > 0.0);
 }
 
+TEST_CASE("--no-own: in no row, and all else as it is") {
+  const BiasCase of = cell("moesart", "sparse", 4, 2, "linear");
+  const BiasRow with = measure_bias(of);
+  const BiasRow without = measure_bias(of, {.own = false});
+  CHECK(with.own_known);
+  CHECK(!without.own_known);
+  CHECK(std::isnan(without.own_bias));
+  CHECK(without.weight_mse == with.weight_mse);
+  CHECK(without.dense_bias == with.dense_bias);
+}
+
 TEST_CASE("ste-dense has the dense layer's router gradient for a linear loss, and no other") {
   CHECK(measure_bias(cell("top-k", "ste-dense", 6, 2, "linear")).dense_bias < 1e-12);
   CHECK(measure_bias(cell("top-k", "ste-dense", 6, 2, "quadratic")).dense_bias > 0.01);
