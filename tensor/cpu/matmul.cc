@@ -35,7 +35,11 @@ Tiling tiling(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k
   if (batch * m * n * k <= kSerialWork || m * n * k <= kSerialWork / kEnoughTiles) return {m, n};
   if (batch * tiles_of(m, kLongSide) >= kEnoughTiles) return {kLongSide, n};
   if (batch * tiles_of(m, kShortSide) >= kEnoughTiles) return {kShortSide, n};
-  return transposed_a ? Tiling{kShortSide, kLongSide} : Tiling{kLongSide, kShortSide};
+  Tiling tile = transposed_a ? Tiling{kShortSide, kLongSide} : Tiling{kLongSide, kShortSide};
+  if (batch * tiles_of(m, tile.rows) * tiles_of(n, tile.cols) < kEnoughTiles / 2) {
+    tile = {tile.rows / 2, tile.cols / 2};
+  }
+  return tile;
 }
 
 template <class T>

@@ -15,7 +15,8 @@ struct Sizes {
 // Empty ones, vectors, odd ones, and products of several tiles in rows, in columns and in both.
 const std::vector<Sizes> kSizes = {{0, 3, 4},     {3, 0, 4},     {3, 4, 0},      {1, 1, 1},
                                    {1, 9, 5},     {9, 1, 5},     {7, 5, 3},      {33, 31, 37},
-                                   {8, 600, 300}, {300, 65, 90}, {130, 260, 64}, {1100, 20, 50}};
+                                   {8, 600, 300}, {300, 65, 90}, {130, 260, 64}, {1100, 20, 50},
+                                   {100, 130, 90}};
 
 // The sum over k of op(a)[i, k] op(b)[k, j].
 Values product(Sizes s, const Values& a, bool ta, const Values& b, bool tb) {
