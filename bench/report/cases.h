@@ -88,6 +88,32 @@ class DenseLayer {
   Tape tape_;
 };
 
+// The layers of a language model, each by itself, forward and backward from a given derivative of
+// its output: attention with its positions and four matrices, the dense network of the first layer,
+// the mixtures of the others with given gates and choices, the product with the tied embedding. A
+// step has besides: norms, the residual stream, routers, the loss, clipping, the optimiser.
+class LanguageLayers {
+ public:
+  explicit LanguageLayers(const TrainConfig& config);
+  void step();
+  // Of the matrix products.
+  double operations() const;
+
+ private:
+  void back(Var y, const Tensor& dy);
+  void attend();
+  void run_dense();
+  void run_mixture();
+  void run_head();
+
+  TrainConfig config_;
+  Tensor x_, dy_, cos_, sin_, gates_, embedding_, dlogits_;
+  std::vector<Tensor> projections_;      // of queries, keys, values and the output
+  std::vector<Tensor> dense_, experts_;  // w1, w3, w2
+  Plan plan_;
+  Tape tape_;
+};
+
 // A model with parameters and a loss on one fixed batch. `step` is that of training: backward,
 // clipping to norm 1, AdamW with learning rate 2e-3 and decay 0.01.
 class Model {

@@ -9,6 +9,8 @@
 #include "moe/experts.h"
 #include "ops/ops.h"
 #include "tensor/kernels.h"
+#include "train/language.h"
+#include "train/modules.h"
 
 namespace moegrad::bench {
 namespace {
@@ -155,6 +157,87 @@ void DenseLayer::step() {
   options.cotangent = dy_;
   tape_.backward(matmul(h, tape_.variable(w2_)), options);
   tape_.clear();
+}
+
+LanguageLayers::LanguageLayers(const TrainConfig& config) : config_(config) {
+  Rng rng{.seed = 1};
+  const auto matrix = [&](const Shape& shape) {
+    return normal(rng, shape, deviation(shape[shape.rank() - 2]));
+  };
+  const std::int64_t n = config.batch * config.context;
+  const std::int64_t d = config.width;
+  const std::int64_t h = config.hidden;
+  const std::int64_t e = config.experts;
+  x_ = normal(rng, {n, d});
+  dy_ = normal(rng, {n, d});
+  cos_ = rng.uniform({config.context, d / config.heads}, DType::f32);
+  sin_ = rng.uniform({config.context, d / config.heads}, DType::f32);
+  for (int i = 0; i < 4; ++i) projections_.push_back(matrix({d, d}));
+  const std::int64_t wide = config.active * h;
+  dense_ = {matrix({d, wide}), matrix({d, wide}), matrix({wide, d})};
+  experts_ = {matrix({e, d, h}), matrix({e, d, h}), matrix({e, h, d})};
+  gates_ = rng.uniform({n, config.active}, DType::f32);
+  const Tensor selected = Tensor::empty({n, config.active}, DType::i32, Device::cpu);
+  kernels(Device::cpu).top_k(rng.uniform({n, e}, DType::f32), config.active, selected);
+  plan_ = make_plan(selected, e);
+  embedding_ = normal(rng, {kBytes, d});
+  dlogits_ = normal(rng, {n, kBytes});
+}
+
+void LanguageLayers::back(Var y, const Tensor& dy) {
+  BackwardOptions options;
+  options.cotangent = dy;
+  tape_.backward(y, options);
+  tape_.clear();
+}
+
+void LanguageLayers::attend() {
+  const Var x = tape_.variable(x_);
+  const auto heads = [&](std::size_t which) {
+    const Var projected = matmul(x, tape_.variable(projections_[which]));
+    return split_heads(projected, config_.context, config_.heads);
+  };
+  const Var out =
+      causal_attention(rotary(heads(0), cos_, sin_), rotary(heads(1), cos_, sin_), heads(2));
+  back(matmul(join_heads(out, config_.heads), tape_.variable(projections_[3])), dy_);
+}
+
+void LanguageLayers::run_dense() {
+  const Var x = tape_.variable(x_);
+  const auto times = [&](std::size_t which) { return matmul(x, tape_.variable(dense_[which])); };
+  back(matmul(silu(times(0)) * times(1), tape_.variable(dense_[2])), dy_);
+}
+
+void LanguageLayers::run_mixture() {
+  Experts experts;
+  experts.activation = Activation::swiglu;
+  experts.w1 = tape_.variable(experts_[0]);
+  experts.w3 = tape_.variable(experts_[1]);
+  experts.w2 = tape_.variable(experts_[2]);
+  back(experts.mixture(tape_.variable(x_), tape_.variable(gates_), plan_), dy_);
+}
+
+void LanguageLayers::run_head() {
+  back(matmul(tape_.variable(x_), tape_.variable(embedding_), false, true), dlogits_);
+}
+
+void LanguageLayers::step() {
+  for (std::int64_t l = 0; l < config_.layers; ++l) {
+    attend();
+    if (l == 0) run_dense();
+    if (l > 0) run_mixture();
+  }
+  run_head();
+}
+
+double LanguageLayers::operations() const {
+  const auto d = static_cast<double>(config_.width);
+  const auto layers = static_cast<double>(config_.layers);
+  // A place attends to half of the places, for its scores and for their mean.
+  const double attention = d * (4.0 * d + static_cast<double>(config_.context));
+  const double network = 3.0 * d * static_cast<double>(config_.active * config_.hidden);
+  const double token = layers * (attention + network) + d * static_cast<double>(kBytes);
+  return 6.0 * static_cast<double>(config_.batch * config_.context) * token;
 }
 
 }  // namespace moegrad::bench

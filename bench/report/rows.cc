@@ -108,21 +108,26 @@ class Report {
     }
   }
 
-  // A training step of the default language model, by the operations of its matrix products, beside a
-  // bare layer of its tokens whose experts have as many operations: 2 matrices of 264 for 3 of 176.
+  // A training step of the default language model, by the operations of its matrix products: beside its
+  // layers, each by itself; and beside a bare layer of its tokens, of two matrices and relu, whose
+  // experts have as many operations: 2 matrices of 264 for 3 of 176.
   void language() {
     const TrainConfig config = language_m();
-    const Size bare{2048, 128, 264, 8, 2};
-    const SideBySide s =
-        compare("language model, size M", std::make_unique<BareLayer>(bare), make_language(config));
     const TaskShape text{.inputs = config.context + 1,
                          .ids = true,
                          .targets = {{.name = "byte", .classes = kBytes}}};
     const double operations = operations_of_step(config, text);
-    add("rate of a step over bare layer's", "language model, size M", "",
-        times(s.ratio, operations / bare.operations()), at_least(0.8));
-    add("rate of a step", "language model, size M", "GFLOP/s", rate(s.b, operations));
-    add("time of a step", "language model, size M", "ms", times(s.b, 1e3));
+    const std::string name = "language model, size M";
+    auto layers = std::make_unique<LanguageLayers>(config);
+    const double of_layers = operations / layers->operations();
+    const SideBySide s = compare(name, std::move(layers), make_language(config));
+    add("rate of a step over its layers'", name, "", times(s.ratio, of_layers), at_least(0.8));
+    add("rate of a step", name, "GFLOP/s", rate(s.b, operations));
+    add("time of a step", name, "ms", times(s.b, 1e3));
+    const Size size{2048, 128, 264, 8, 2};
+    const SideBySide bare = compare(name, std::make_unique<BareLayer>(size), make_language(config));
+    add("rate of a step over a bare layer's", name, "",
+        times(bare.ratio, operations / size.operations()));
   }
 
   void tape() {
