@@ -183,9 +183,14 @@ void add_study_bias(CLI::App& study, Global& global) {
                            "most outcomes to enumerate, to 1000000; above, Monte Carlo [1000]");
   add_number<std::int64_t>(command, "--samples", a->study.samples, 2, most,
                            "of Monte Carlo, to 1000000 [500]");
-  command.add_flag("--own,!--no-own", a->study.own,
-                   "the bias to the own expected loss in every row, or in none: it takes some 40 "
-                   "times the outcomes or samples, for each element [in exact ones, where short]");
+  CLI::Option* const own = command.add_flag_callback(
+      "--own", [a] { a->study.own = true; },
+      "the bias to the own expected loss in every row: it takes some 40 times the outcomes or "
+      "samples, for each element [in exact rows, where that is short]");
+  command
+      .add_flag_callback(
+          "--no-own", [a] { a->study.own = false; }, "in no row")
+      ->excludes(own);
   command.add_option("--option", a->options, "an option of router, estimator or layer")
       ->type_name("key=value")
       ->expected(1)

@@ -58,6 +58,29 @@ TEST_CASE("study bias: a table, JSON rows and a plot") {
   CHECK(std::filesystem::exists(folder / "bias/plot.svg"));
 }
 
+TEST_CASE(
+    "study bias: the bias to the own expected loss where it is short, in every row, in none") {
+  const TemporaryFolder folder;
+  const auto known = [&](const char* outcomes, std::vector<std::string> more) {
+    std::vector<std::string> words = {
+        "study",      "bias",  "--routers", "moesart",
+        "--experts",  "4",     "--active",  "2",
+        "--scale",    "1",     "--loss",    "linear",
+        "--draws",    "1",     "--out",     (folder / "bias").string(),
+        "--outcomes", outcomes};
+    words.insert(words.end(), more.begin(), more.end());
+    CHECK(run(folder, words).code == 0);
+    return json_lines(folder / "bias/rows.jsonl")[0]["own_bias"].is_number();
+  };
+  CHECK(known("1000", {}));
+  CHECK(!known("24", {}));  // as many as there are
+  CHECK(known("24", {"--own"}));
+  CHECK(!known("1000", {"--no-own"}));
+  const Outcome both = run(folder, {"study", "bias", "--own", "--no-own"});
+  CHECK(both.code == 2);
+  CHECK(both.err.find("--own") != std::string::npos);
+}
+
 TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {
   const TemporaryFolder folder;
   const std::vector<std::string> arguments = {
