@@ -14,6 +14,9 @@ constexpr std::string_view kDistilExample =
     "moegrad study distil --config examples/configs/distil.json --seeds 3\n"
     "  moegrad study distil --config examples/configs/distil.json --students top-k,moesart,all";
 
+// Evaluations of the runs themselves take so many, where not told otherwise; the study then reads all.
+constexpr std::int64_t kTextsOfRuns = 1000;
+
 struct DistilArguments : TrainingStudy {
   std::vector<std::string> students;
 };
@@ -73,11 +76,13 @@ int run_distil(DistilArguments a) {
     fail("study", "the task is '{}'. Students learn the task distil.", plan.base.task);
   }
   plan.base.keep = 1;  // a student has 14 million numbers
+  const TrainConfig of_all = plan.base;
+  if (plan.base.test_examples == 0) plan.base.test_examples = kTextsOfRuns;
   if (plan.methods.empty()) plan.methods = chosen_students(plan.base, a.students);
   const Report report(a.out, a.json, {a.config_file, a.runs()});
   const MadeRuns made = make_study(a, plan);
   if (made.code) return *made.code;
-  const Task task = study_task(plan.base);
+  const Task task = study_task(of_all);
   const std::vector<DistilRow> rows = compare_students(plan, a.runs(), task);
   ordered_json list = ordered_json::array();
   for (const DistilRow& row : rows) list.push_back(ordered_json::parse(to_json(row)));

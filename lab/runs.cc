@@ -184,7 +184,8 @@ class StudyRuns {
     });
     if (found == finished_.end()) return false;
     std::error_code error;
-    fs::create_directory_symlink(fs::canonical(found->first), here, error);
+    const fs::path from = fs::relative(found->first, options_.folder, error);
+    if (!error) fs::create_directory_symlink(from, here, error);
     if (error) fail("study", "cannot link '{}': {}.", here.string(), error.message());
     options_.message(fmt::format("{} is that of {}", run.name, found->first.string()));
     return true;

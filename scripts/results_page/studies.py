@@ -145,7 +145,7 @@ TASKS = [
         "A student of an encoder of sentences",
         "Three seeds. Published for moesart: 0.5 % better than top-k over tasks of language.",
         ["distil", "--config", "examples/configs/distil.json", "--seeds", "3"]
-        + ["--set", "evaluate_every=1000"],  # at the end alone: the study reads all texts again
+        + ["--set", "evaluate_every=1000"],  # at the end alone
     ),
 ]
 

@@ -47,6 +47,7 @@ TEST_CASE("study distil: runs, a table with the teacher, rows; done runs are not
   const json config = json::parse(moegrad::read_file(folder / "study/runs/half-s1/config.json"));
   CHECK(config["router"] == "softmax");
   CHECK(config["experts"] == 2);
+  CHECK(config["test_examples"] == 1000);
 
   const Outcome again = run(folder, command(folder, small));
   CHECK(again.code == 0);
