@@ -187,10 +187,12 @@ void add_study_bias(CLI::App& study, Global& global) {
       "--own", [a] { a->study.own = true; },
       "the bias to the own expected loss in every row: it takes some 40 times the outcomes or "
       "samples, for each element [in exact rows, where that is short]");
+  own->disable_flag_override();
   command
       .add_flag_callback(
           "--no-own", [a] { a->study.own = false; }, "in no row")
-      ->excludes(own);
+      ->excludes(own)
+      ->disable_flag_override();
   command.add_option("--option", a->options, "an option of router, estimator or layer")
       ->type_name("key=value")
       ->expected(1)

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "app/commands.h"
@@ -14,7 +15,8 @@ constexpr std::string_view kDistilExample =
     "moegrad study distil --config examples/configs/distil.json --seeds 3\n"
     "  moegrad study distil --config examples/configs/distil.json --students top-k,moesart,all";
 
-// Evaluations of the runs themselves take so many, where not told otherwise; the study then reads all.
+// Evaluations of the runs themselves take so many, where test_examples is not told; the study then reads
+// all.
 constexpr std::int64_t kTextsOfRuns = 1000;
 
 struct DistilArguments : TrainingStudy {
@@ -77,7 +79,12 @@ int run_distil(DistilArguments a) {
   }
   plan.base.keep = 1;  // a student has 14 million numbers
   const TrainConfig of_all = plan.base;
-  if (plan.base.test_examples == 0) plan.base.test_examples = kTextsOfRuns;
+  const auto tells = [](const Settings& settings) {
+    return std::ranges::any_of(settings, [](const auto& s) { return s.first == "test_examples"; });
+  };
+  const bool told = a.quick || tells(a.settings) ||
+                    (!a.config_file.empty() && tells(load_settings(a.config_file)));
+  if (!told) plan.base.test_examples = kTextsOfRuns;
   if (plan.methods.empty()) plan.methods = chosen_students(plan.base, a.students);
   const Report report(a.out, a.json, {a.config_file, a.runs()});
   const MadeRuns made = make_study(a, plan);

@@ -149,6 +149,14 @@ StudyPlan plan_of(const TrainingStudy& a) {
 }
 
 MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
+  std::vector<fs::path> reuse;
+  for (const std::string& study : a.reuse) {
+    reuse.push_back(fs::path(study) / "runs");
+    if (study.empty() || !folder_exists(reuse.back())) {
+      fail("study", "there is no folder '{}' of runs to use again. Name that of a study.",
+           reuse.back().string());
+    }
+  }
   const std::vector<PlannedRun> trunks = trunks_of(plan);
   const std::vector<PlannedRun> runs = runs_of(plan, a.runs());
   for (const PlannedRun& run : runs) check_run(run.config);
@@ -161,8 +169,6 @@ MadeRuns make_study(const TrainingStudy& a, const StudyPlan& plan) {
                                trunks.size() + runs.size(), jobs, duration_text(estimate)));
   if (a.estimate) return {.code = kOk};
   stop_on_signals();
-  std::vector<fs::path> reuse;
-  for (const std::string& study : a.reuse) reuse.push_back(fs::path(study) / "runs");
   const RunsOptions options{.folder = a.runs(),
                             .program = fs::read_symlink("/proc/self/exe"),
                             .jobs = jobs,

@@ -6,7 +6,6 @@
 #include <csignal>
 #include <cstring>
 #include <map>
-#include <optional>
 #include <string>
 #include <thread>
 
@@ -18,11 +17,13 @@
 
 #include "tensor/files.h"
 #include "tensor/folders.h"
+#include "tensor/maths.h"
 #include "tensor/threads.h"
 #include "train/optimiser.h"
 #include "train/progress.h"
 #include "train/run_folder.h"
 #include "train/step.h"
+#include "train/stored_model.h"
 
 namespace moegrad {
 namespace {
@@ -60,6 +61,15 @@ std::string difference(const TrainConfig& there, const TrainConfig& here) {
     add("option " + name, option(there, name), option(here, name));
   }
   return all;
+}
+
+// null where it is damaged.
+nlohmann::json result_of(const RunFolder& folder) {
+  return nlohmann::json::parse(read_file(folder.result()), nullptr, false);
+}
+std::string text_in(const nlohmann::json& object, const char* key) {
+  if (!object.is_object() || !object.contains(key) || !object[key].is_string()) return "";
+  return object[key].get<std::string>();
 }
 
 // The last line of a log that says something.
@@ -140,19 +150,11 @@ class StudyRuns {
          folder.path().string(), other);
   }
 
-  // The checksum that a finished run has of its data. Runs begun find out themselves; results of
-  // before have none.
-  static std::optional<std::string> data_of(const RunFolder& folder) {
-    if (!path_exists(folder.result())) return {};
-    const nlohmann::json result = nlohmann::json::parse(read_file(folder.result()), nullptr, false);
-    if (!result.is_object() || !result.contains("data") || !result["data"].is_string()) return {};
-    return result["data"].get<std::string>();
-  }
-
+  // Runs begun find out themselves; results of before have no checksum.
   void require_same_data(const PlannedRun& run, const RunFolder& folder) const {
-    const auto known = data_of(folder);
-    if (!options_.data || !known) return;
-    const std::string& there = *known;
+    if (!options_.data || !path_exists(folder.result())) return;
+    const std::string there = text_in(result_of(folder), "data");
+    if (there.empty()) return;
     const std::string here = options_.data(run.config);
     if (there == here) return;
     fail("study",
@@ -161,33 +163,42 @@ class StudyRuns {
          folder.path().string(), there, here);
   }
 
+  // The finished runs in the folder of another study; those that cannot be used are named.
   void find_finished(const fs::path& other) {
-    if (!folder_exists(other)) {
-      fail("study", "there is no folder '{}' of runs to use again. Name that of a study.",
-           other.string());
-    }
     for (const fs::path& run : files_in(other)) {
       const RunFolder folder(run);
-      if (path_exists(folder.result())) finished_.emplace_back(run, folder.resumed({}));
+      try {
+        if (!path_exists(folder.result())) continue;
+        const nlohmann::json result = result_of(folder);
+        if (text_in(result, "maths") != name_of(Maths::exact)) continue;  // which studies have
+        checkpoint_of(run);
+        finished_.push_back({run, folder.resumed({}), text_in(result, "data")});
+      } catch (const Error& e) {
+        options_.message(fmt::format("'{}' is not used again: {}", run.string(), e.what()));
+      }
     }
-    std::ranges::sort(finished_, {}, &Finished::first);
+    std::ranges::sort(finished_, {}, &Finished::run);
   }
 
-  // Makes folder/NAME a link to a finished run elsewhere, where there is one.
+  // Makes folder/NAME a link to a finished run elsewhere, where there is one. Not of those that go on
+  // from another run: its path does not tell which it was.
   bool link(const PlannedRun& run) const {
     const fs::path here = path(run);
-    if (path_exists(here)) return false;
-    remove_file(here);  // a link to what is gone
+    if (fs::is_symlink(here) && !path_exists(RunFolder(here).result())) remove_file(here);
+    if (path_exists(here) || !run.config.from.empty() || !options_.data) return false;
+    const TrainConfig config = as_stored(run);
     const auto found = std::ranges::find_if(finished_, [&](const Finished& other) {
-      return difference(other.second, as_stored(run)).empty() && options_.data &&
-             data_of(RunFolder(other.first)) == options_.data(run.config);
+      return difference(other.config, config).empty() && other.data == options_.data(run.config);
     });
     if (found == finished_.end()) return false;
     std::error_code error;
-    const fs::path from = fs::relative(found->first, options_.folder, error);
+    const fs::path from = fs::relative(found->run, options_.folder, error);
     if (!error) fs::create_directory_symlink(from, here, error);
-    if (error) fail("study", "cannot link '{}': {}.", here.string(), error.message());
-    options_.message(fmt::format("{} is that of {}", run.name, found->first.string()));
+    if (error) {
+      fail("study", "cannot link '{}': {}. Check that its folder can be written.", here.string(),
+           error.message());
+    }
+    options_.message(fmt::format("{} is that of {}", run.name, found->run.string()));
     return true;
   }
 
@@ -279,11 +290,15 @@ class StudyRuns {
     processes_.clear();
   }
 
-  using Finished = std::pair<fs::path, TrainConfig>;
+  struct Finished {
+    fs::path run;
+    TrainConfig config;
+    std::string data;  // its checksum
+  };
 
   const std::vector<PlannedRun>& runs_;
   const RunsOptions& options_;
-  std::vector<Finished> finished_;  // in other studies, by folder
+  std::vector<Finished> finished_;  // in other studies
   std::vector<RunOutcome> outcomes_;
   std::map<::pid_t, Process> processes_;
   std::size_t done_ = 0;

@@ -22,7 +22,7 @@ struct RunsOptions {
   std::filesystem::path program;  // moegrad, whose command `train` each run is
   int jobs = 1;                   // processes at a time, of one thread each
   // Of other studies: where a run that is not there is finished in one of these, of the same
-  // configuration and data, folder/NAME becomes a link to it.
+  // configuration and data, folder/NAME becomes a link to it; not where it goes on from another.
   std::vector<std::filesystem::path> reuse = {};
   // The checksum of the data of a run; a finished one must have been made of these.
   std::function<std::string(const TrainConfig&)> data;

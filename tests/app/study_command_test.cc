@@ -79,6 +79,7 @@ TEST_CASE(
   const Outcome both = run(folder, {"study", "bias", "--own", "--no-own"});
   CHECK(both.code == 2);
   CHECK(both.err.find("--own") != std::string::npos);
+  CHECK(run(folder, {"study", "bias", "--own=false"}).code == 2);
 }
 
 TEST_CASE("study bias: what is undefined is null, '-', and not in the plot") {

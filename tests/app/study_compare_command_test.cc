@@ -82,18 +82,50 @@ TEST_CASE("compare --reuse: what another study has finished is linked, what diff
   CHECK(!std::filesystem::is_symlink(folder / "other/runs/ste-s1"));
   CHECK(json_lines(folder / "other/rows.jsonl")[0]["runs"] == rows(folder)[0]["runs"]);
 
+  // Its result is gone: the run is made here, not there.
+  std::filesystem::remove(folder / "study/runs/top-k-s2/result.json");
+  const Outcome unfinished = run(folder, words);
+  CHECK(unfinished.err.find("top-k-s2 is made") != std::string::npos);
+  CHECK(!std::filesystem::exists(folder / "study/runs/top-k-s2/result.json"));
+
   // What it is a link to is gone: made again.
   std::filesystem::remove_all(folder / "study");
   words.resize(words.size() - 2);
   const Outcome alone = run(folder, words);
   CHECK(alone.code == 0);
-  CHECK(alone.err.find("top-k-s2 is made") != std::string::npos);
+  CHECK(alone.err.find("top-k-s1 is made") != std::string::npos);
   CHECK(!std::filesystem::is_symlink(folder / "other/runs/top-k-s1"));
 
   words.insert(words.end(), {"--reuse", (folder / "nowhere").string()});
   const Outcome none = run(folder, words);
   CHECK(none.code == 2);
   CHECK(none.err.find("no folder '" + (folder / "nowhere/runs").string()) != std::string::npos);
+}
+
+TEST_CASE("compare --reuse: not of runs that go on from another, nor of damaged ones") {
+  const TemporaryFolder folder;
+  const auto study = [&](const char* trunk, const char* out, std::vector<std::string> more) {
+    std::vector<std::string> words = command(folder, {"--trunk", trunk});
+    *std::ranges::find(words, (folder / "study").string()) = (folder / out).string();
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run(folder, words);
+    CHECK(outcome.code == 0);
+    return outcome.err;
+  };
+  // The branches have the same configuration, and another trunk: by its path the same.
+  study("2", "study", {});
+  std::filesystem::rename(folder / "study", folder / "before");
+  const std::string other = study("4", "study", {"--reuse", (folder / "before").string()});
+  CHECK(other.find("trunk-s1 is made") != std::string::npos);
+  CHECK(other.find("top-k-s1 is made") != std::string::npos);
+
+  moegrad::write_file_atomic(folder / "study/runs/trunk-s1/config.json", "{");
+  std::filesystem::remove_all(folder / "study/runs/trunk-s2/checkpoints");
+  const std::string damaged = study("4", "third", {"--reuse", (folder / "study").string()});
+  CHECK(damaged.find("trunk-s1' is not used again: [config]") != std::string::npos);
+  CHECK(damaged.find("trunk-s2' is not used again: [model]") != std::string::npos);
+  CHECK(damaged.find("trunk-s1 is made") != std::string::npos);
+  CHECK(damaged.find("trunk-s2 is made") != std::string::npos);
 }
 
 TEST_CASE("compare: runs of other data are not those, nor is the report of another study its own") {
