@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "app/stop_signal.h"
+#include "tensor/folders.h"
 #include "train/progress.h"
 #include "train/run_checks.h"
 
